@@ -1,0 +1,122 @@
+"""What several test files need: small random users, the scripts as a user starts them, a tiny reward model."""
+
+import io
+import os
+import runpy
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+SHARED = Path(os.environ.get("LORE_SHARED", ROOT.parent / "shared")) / "data"
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] | trim }}<|end|>\n{% endfor %}"
+)
+
+
+def random_users(counts, d, seed=0, dtype=torch.float32):
+    """List of per-user (m_i, d) differences, with enough signal to learn from and enough noise not to be separable."""
+    generator = torch.Generator().manual_seed(seed)
+    direction = torch.randn(d, generator=generator, dtype=dtype)
+    users = []
+    for count in counts:
+        x = torch.randn(count, d, generator=generator, dtype=dtype)
+        flip = torch.sign(x @ direction + 2 * torch.randn(count, generator=generator, dtype=dtype))
+        users.append(x * flip.unsqueeze(1))
+    return users
+
+
+def run_script(*arguments, cwd=ROOT):
+    """A script as a user starts it, in a process of its own: (exit status, stdout, stderr)."""
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+def call_script(script, *arguments):
+    """The same within this process, which saves the seconds that importing torch takes."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    argv, path, modules = sys.argv, sys.path[:], set(sys.modules)
+    sys.argv, sys.path = [str(script), *map(str, arguments)], [str(Path(script).parent), *path]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as ending:
+        status = ending.code or 0
+    finally:
+        sys.argv, sys.path = argv, path
+        for name in {"train_basis"} & (set(sys.modules) - modules):  # every dataset folder has its own
+            del sys.modules[name]
+    return status, out.getvalue(), err.getvalue()
+
+
+def assert_one_line_error(done, *words):
+    """Exit status 2, nothing but one line on stderr, and that line names what matters."""
+    status, _, stderr = done
+    lines = stderr.strip().splitlines()
+    assert status == 2 and len(lines) == 1 and lines[0].startswith("error: "), stderr
+    for word in words:
+        assert word in lines[0], stderr
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A byte-level BPE tokenizer trained here, with a chat template that writes its own special tokens."""
+    from tokenizers import ByteLevelBPETokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = ByteLevelBPETokenizer()
+    special = ["<s>", "</s>", "<|user|>", "<|assistant|>", "<|end|>"]
+    text = ["the cat sat on the mat and the dog lay beside it", "I met a friend, she said hello; I said nothing."]
+    bpe.train_from_iterator(text * 20, vocab_size=400, special_tokens=special)
+    bpe._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])  # as Llama's does
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+@pytest.fixture(scope="session")
+def reward_model(tmp_path_factory, tokenizer):
+    """Folder with a tiny, randomly initialised Llama reward model."""
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, num_labels=1, initializer_range=0.2,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("reward_model")
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_encoder(tmp_path_factory, tokenizer):
+    """Folder with a tiny, randomly initialised bidirectional encoder without a head or a chat template."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=512,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("text_encoder")
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "chat_template.jinja").unlink()
+    return folder

@@ -1,0 +1,112 @@
+"""Tables, JSON, pictures, basis files, settings and errors of the scripts."""
+
+import json
+from argparse import Namespace
+
+import pytest
+import torch
+from conftest import ROOT, run_script
+from test_utils_sweeps import HEAD, shots, sweep
+
+import utils
+from utils import InputError, load_basis, run, save_basis
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_table_of_one_seed_shows_the_spread_over_users(capsys):
+    rows = utils.run_rows(sweep(run, [0, 1, 2], [0.0]), [0, 1, 2], [0.0], [0])
+    utils.print_run_table([*rows, {**rows[0], "K": "best", "alpha": None}])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split("  ")[0] == "K" and "alpha" not in lines[0]
+    assert [line[:15].strip() for line in lines[1:5]] == ["0 reference", "1 Bradley-Terry", "2", "best possible"]
+    assert len({len(line) for line in lines[:5]}) == 1  # aligned
+    assert f"{100 * rows[0]['unseen']:.1f} ±{100 * rows[0]['unseen_std_users']:5.1f}" in lines[1]
+    assert lines[-1].endswith("std over users")
+
+
+def test_table_of_several_seeds_shows_the_spread_over_seeds(capsys):
+    result = sweep(run, [1, 2], [0.0, 0.5], seeds=[0, 1, 2])
+    utils.print_run_table(utils.run_rows(result, [1, 2], [0.0, 0.5], [0, 1, 2]))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and "alpha" in lines[0] and lines[-1].endswith("std over seeds")
+    unseen = result.unseen[:, 1]  # alpha 0, K 2
+    assert lines[2].endswith(f"{100 * unseen.mean():.1f} ±{100 * unseen.std():5.1f}")
+
+
+def test_run_report_holds_every_row_and_where_it_came_from_and_is_drawn(tmp_path, capsys):
+    for seeds in ([0], [0, 1]):
+        rows = utils.run_rows(sweep(run, [0, 1, 2], [0.0, 0.5], seeds=seeds), [0, 1, 2], [0.0, 0.5], seeds)
+        utils.save_results(tmp_path / "report", rows, Namespace(seed=0, data=tmp_path))
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["rows"] == rows and len(rows) == 6 * len(seeds)
+        assert report["settings"] == {"seed": 0, "data": str(tmp_path)}
+        assert report["environment"]["torch"] == torch.__version__ and "git_commit" in report
+        utils.plot_accuracy_vs_rank(tmp_path / "report")
+        assert (tmp_path / "report.png").read_bytes().startswith(PNG)
+
+
+def test_few_shot_report_is_printed_and_drawn(tmp_path, capsys):
+    rows = utils.few_shot_rows(shots(K_list=(0, 2)), (0, 2), (0.0,), (2, 5))
+    assert [(row["K"], row["shots"]) for row in rows] == [(0, 2), (0, 5), (2, 2), (2, 5)]
+    utils.print_few_shot_table(rows)
+    assert capsys.readouterr().out.splitlines()[-1].endswith("std over trials")
+    utils.save_results(tmp_path / "curve", rows, Namespace())
+    utils.plot_accuracy_vs_shots(tmp_path / "curve")
+    assert (tmp_path / "curve.png").read_bytes().startswith(PNG)
+
+
+def test_a_basis_comes_back_and_another_width_is_refused(tmp_path):
+    path = tmp_path / "basis.safetensors"
+    V, W = torch.randn(2, 6).T, torch.rand(3, 2)  # a column-major basis, as the fits keep it
+    save_basis(path, V, W, ["x", "y", "z"], alpha=0.0)
+    again = load_basis(path, 6)
+    assert torch.equal(again[0], V) and torch.equal(again[1], W) and again[2] == ("x", "y", "z")
+    with pytest.raises(InputError, match="basis of width 6, but the embeddings have 5"):
+        load_basis(path, 5)
+    with pytest.raises(InputError, match="is missing"):
+        load_basis(tmp_path / "none", 6)
+    path.write_text("not a basis")
+    with pytest.raises(InputError, match="is not a basis"):
+        load_basis(path, 6)
+
+
+def test_a_missing_device_is_refused():
+    with pytest.raises(InputError, match="device = cuda:99"):
+        utils.pick_device("cuda:99")
+    with pytest.raises(InputError, match="use auto, cpu, cuda"):
+        utils.pick_device("abacus")
+    assert utils.pick_device("cpu") == torch.device("cpu")
+
+
+SCRIPT = '''"""Says its settings."""
+import sys
+sys.path.insert(0, {root!r})
+from utils import settings, start
+# ------------------------------------------ settings ---
+K_list = [0, 1]  # ranks # of the basis
+rate = 0.5  # a number
+on = False  # a switch
+name = "x"
+# -------------------------------------------------------
+HIDDEN = 3  # not a setting
+start(lambda: print(vars(settings(globals()))))
+'''
+
+
+def test_every_setting_is_a_flag(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(root=str(ROOT)))
+    status, out, _ = run_script(script)
+    assert status == 0 and out.strip() == "{'K_list': [0, 1], 'rate': 0.5, 'on': False, 'name': 'x'}"
+    _, out, _ = run_script(script, "--K_list", 3, 4, "--rate", "1e-3", "--on", "--name", "y")
+    assert out.strip() == "{'K_list': [3, 4], 'rate': 0.001, 'on': True, 'name': 'y'}"
+    status, out, _ = run_script(script, "--help")
+    assert (
+        status == 0 and "Says its settings." in out and "ranks # of the basis [[0, 1]]" in out and "HIDDEN" not in out
+    )
+
+
+def test_head_is_a_column_whatever_its_shape():
+    for shape in ((6,), (1, 6), (6, 1)):
+        assert torch.equal(utils.reference_head(HEAD.reshape(shape), 6), HEAD)
