@@ -1,0 +1,132 @@
+"""Reddit TL;DR, step 2: learn a basis of rewards from seen workers, adapt it to unseen ones, sweep the rank.
+
+    python RedditTLDR/train_basis.py --synthetic        planted workers, nothing to download or prepare
+    python RedditTLDR/train_basis.py                    the prepared comparisons
+    python RedditTLDR/train_basis.py --K_list 1 5 --repeats 3 --train_posts 0.5
+
+Reads:  data/{train,validation}.{safetensors,parquet}, made by prepare.py
+Writes: results/train_basis.json, .png, and V, W, worker ids of each rank as .safetensors (planted: *_synthetic.*)
+Cost:   seconds on a CPU for planted workers; no GPU needed otherwise either, and no model is loaded.
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from utils import (  # noqa: E402
+    Comparisons,
+    Groups,
+    InputError,
+    best_row,
+    load_split,
+    pick_device,
+    planted_population,
+    plot_accuracy_vs_rank,
+    print_run_table,
+    run,
+    run_rows,
+    save_results,
+    settings,
+    start,
+)
+
+# --------------------------------------------------------------------------------------------------- settings ---
+K_list = [0, 1, 2, 3, 4, 5, 6]  # ranks: 0 = the reference head as it is, 1 = Bradley-Terry
+alpha_list = [0.0]  # pull of every basis reward to the reference head, 0 = none
+min_comparisons = 50  # workers with fewer on either side are left out
+max_train = 150  # training comparisons of a seen worker
+max_few_shot = 50  # few-shot comparisons of an unseen worker
+train_posts = 0.0  # where only one side is prepared: share of its posts to train on; 0 = expect both sides
+num_iterations = 1000  # Adam steps of the joint fit, as published
+learning_rate = 0.5  # of the joint fit, as published
+repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over seeds
+seed = 0  # of the choice of workers and comparisons, of the start of the fits, of the planted workers
+device = "auto"  # auto, cpu, cuda, cuda:1
+data = HERE / "data"  # prepared comparisons
+results = HERE / "results"  # table, picture and bases
+synthetic = False  # planted workers instead of the prepared data
+# --------------------------------------------------------------------------------------------------------------------
+
+PREPARE = "python RedditTLDR/prepare.py"
+PLANTED = {"num_features": 64, "num_directions": 4, "concentration": 0.2, "best_accuracy": 0.9}
+PLANTED_WORKERS, PLANTED_PAIRS = 40, {"train": 200, "validation": 200}  # as many workers as in the paper
+
+
+def load_sides(folder, train_posts, seed):
+    """(train, test) Splits: the two prepared sides, or the posts of the only one dealt out to both."""
+    found = [side for side in ("train", "validation") if (folder / f"{side}.safetensors").exists()]
+    if len(found) != 1:
+        train, test = (load_split(folder / side, PREPARE) for side in ("train", "validation"))
+        if train.model != test.model:
+            raise InputError(f"{folder}: train was embedded by {train.model}, validation by {test.model}")
+        if train_posts:
+            raise InputError(f"--train_posts {train_posts} is for one side only, but {folder} holds both")
+        return train, test
+    if not 0 < train_posts < 1:
+        raise InputError(f"{folder} holds only the {found[0]} side; a --train_posts between 0 and 1 splits it by post")
+    split = load_split(folder / found[0], PREPARE)
+    posts = np.random.default_rng(seed).permutation(sorted(split.frame["prompt"].unique()))
+    to_train = split.frame["prompt"].isin(posts[: round(train_posts * len(posts))])
+    return split._replace(frame=split.frame[to_train]), split._replace(frame=split.frame[~to_train])
+
+
+def split_workers(train, test, min_comparisons, max_train, max_few_shot, seed):
+    """Half of the workers seen, half unseen -> Groups. At most max_train and max_few_shot pairs; all test pairs."""
+    counts = [split.frame["user_id"].value_counts() for split in (train, test)]
+    enough = sorted(set.intersection(*(set(c.index[c >= min_comparisons]) for c in counts)))
+    if len(enough) < 2:
+        raise InputError(
+            f"{len(enough)} workers have {min_comparisons} comparisons on each side; lower --min_comparisons"
+        )
+    workers = np.random.default_rng(seed).permutation(enough).tolist()
+    seen, unseen = sorted(workers[: len(workers) // 2]), sorted(workers[len(workers) // 2 :])
+    shuffled = train.frame.sample(frac=1, random_state=seed).groupby("user_id")
+    both = set(train.frame["prompt"]) & set(test.frame["prompt"])
+    groups = Groups(
+        Comparisons.from_frame(train.table, shuffled.head(max_train), seen),
+        Comparisons.from_frame(test.table, test.frame, seen),
+        Comparisons.from_frame(train.table, shuffled.head(max_few_shot), unseen),
+        Comparisons.from_frame(test.table, test.frame, unseen),
+    )
+    for name, group in zip(groups._fields, groups):
+        print(f"{name:15} {len(group.user_ids):5} workers {len(group):7} comparisons, d = {group.num_features}")
+    print(f"{'warning: ' if both else ''}posts on both the training and the test side: {len(both)}")
+    return groups
+
+
+def planted(seed):
+    return planted_population(PLANTED_WORKERS, PLANTED_PAIRS, **PLANTED, seed=seed)
+
+
+def main():
+    args = settings(globals())
+    torch_device = pick_device(args.device)
+    args.results.mkdir(parents=True, exist_ok=True)
+    population = planted(args.seed) if args.synthetic else None
+    train, test = population.splits.values() if args.synthetic else load_sides(args.data, args.train_posts, args.seed)
+    groups = split_workers(train, test, args.min_comparisons, args.max_train, args.max_few_shot, args.seed)
+    seen, unseen = groups.train.user_ids, groups.unseen.user_ids
+    output = args.results / ("train_basis_synthetic" if args.synthetic else "train_basis")
+    seeds = [args.seed + i for i in range(args.repeats)]
+    result = run(
+        args.K_list, args.alpha_list, train.head, *groups, len(seen), len(unseen), torch_device,
+        num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=seeds, save=output,
+    )  # fmt: skip
+    rows = run_rows(result, args.K_list, args.alpha_list, seeds)
+    if population is not None:
+        W, W_unseen = (torch.stack([population.W[user] for user in users]) for users in (seen, unseen))
+        rows.append(best_row(population.V, W, W_unseen, groups))
+        print(f"planted workers: the best possible accuracy is {PLANTED['best_accuracy']:.0%} by construction")
+    print_run_table(rows)
+    save_results(output, rows, args)
+    plot_accuracy_vs_rank(output)
+    print(f"results are in {output}.json and .png, V and W beside them")
+
+
+if __name__ == "__main__":
+    start(main)
