@@ -184,9 +184,8 @@ class Encoder:
         if self.pooling == "mean":
             weights = (mask / mask.sum(1, keepdim=True)).to(states.dtype)  # (b, t)
             return (weights.unsqueeze(1) @ states).squeeze(1).cpu()  # (b, 1, t) @ (b, t, d) -> (b, d)
-        return states[
-            torch.arange(len(ids), device=mask.device), mask.sum(1) - 1
-        ].cpu()  # the last token of each, by the mask
+        last = mask.sum(1) - 1  # (b,) the last token of each, by the mask
+        return states[torch.arange(len(ids), device=mask.device), last].cpu()
 
     @torch.inference_mode()
     def check_head(self, ids, vector):
@@ -200,7 +199,7 @@ class Encoder:
     def embed(self, conversations):
         """One vector per conversation, in the order given. (len(conversations), d), model's dtype.
 
-        Batches of equal length, longest first: the first one shows whether the memory is enough.
+        Batches of similar length, longest first: the first one shows whether the memory is enough.
         """
         ids, cut = self.tokens(conversations)
         if cut:

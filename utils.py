@@ -678,6 +678,7 @@ def shuffled_places(user, trials, generator):
 # ------------------------------------------------------------------------------------------------------------------
 
 GROUP_NAMES = {"train": "train", "seen": "seen", "few_shot_train": "few-shot train", "unseen": "unseen"}
+RUN_COLUMNS = [*GROUP_NAMES, *(f"{name}_std_users" for name in GROUP_NAMES)]  # the order of RunResult
 RANK_NAMES = {0: "0 reference", 1: "1 Bradley-Terry", "best": "best possible"}
 
 
@@ -687,16 +688,14 @@ def run_rows(result, K_list, alpha_list, seeds):
     for cell, (seed, alpha, K) in enumerate(itertools.product(seeds, alpha_list, K_list)):
         values = [float(column.flat[cell]) for column in result]
         if not np.isnan(values[0]):
-            names = [*GROUP_NAMES, *(f"{name}_std_users" for name in GROUP_NAMES)]
-            rows.append({"seed": seed, "alpha": alpha, "K": K, **dict(zip(names, values))})
+            rows.append({"seed": seed, "alpha": alpha, "K": K, **dict(zip(RUN_COLUMNS, values))})
     return rows
 
 
 def best_row(V, W, W_unseen, groups):
     """The row of a planted population's own V (d, K), W (N, K) and W_unseen (N_unseen, K): nobody can know better."""
     values = four_accuracies([V], [W], [W_unseen], groups).flatten().tolist()
-    names = [*GROUP_NAMES, *(f"{name}_std_users" for name in GROUP_NAMES)]
-    return {"seed": None, "alpha": None, "K": "best", **dict(zip(names, values))}
+    return {"seed": None, "alpha": None, "K": "best", **dict(zip(RUN_COLUMNS, values))}
 
 
 def few_shot_rows(result, K_list, alpha_list, num_shots):
