@@ -29,7 +29,8 @@ data = HERE / "data"  # where the embedded comparisons go
 device = "auto"  # auto, cpu, cuda, cuda:1
 dtype = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU; float32, bfloat16, float16
 attention = "sdpa"  # attention kernel of transformers: sdpa, eager, flash_attention_2
-batch_size = 16  # conversations at a time
+batch_tokens = 16384  # tokens at a time, padding included; fewer where the memory does not suffice
+share = True  # compute the beginning that two conversations share once; needs plainly causal attention
 max_length = 0  # tokens; longer conversations lose their oldest; 0 = what the model takes
 limit = 0  # only the first N comparisons of each side, for a smoke test; 0 = all
 # --------------------------------------------------------------------------------------------------------------------
@@ -104,8 +105,9 @@ def main():
     import pandas as pd
 
     encoder = Encoder(
-        args.model, args.pooling, pick_device(args.device), args.dtype, args.attention, args.max_length, args.batch_size
-    )
+        args.model, args.pooling, pick_device(args.device), args.dtype, args.attention, args.max_length,
+        args.batch_tokens, args.share,
+    )  # fmt: skip
     args.data.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is better known before the embedding
     sides = clean(upstream_rows(args.source))
     if not any(sides.values()):

@@ -3,12 +3,13 @@
 import gzip
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from embeddings import Encoder, distinct, embed_split, exchange, read_json_lines
+from embeddings import Encoder, batches, distinct, embed_split, exchange, plant, read_json_lines
 from utils import InputError, load_split
 
 CPU = torch.device("cpu")
@@ -36,17 +37,118 @@ def test_text_encoder_joins_messages_plainly(text_encoder):
     assert model.tokenizer.decode(ids[0], skip_special_tokens=True) == "the cat\n\nsat"
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 16])
-def test_every_vector_equals_its_own_full_forward_pass(reward_model, batch_size):
-    model = encoder(reward_model, batch_size=batch_size)
+@pytest.mark.parametrize("batch_tokens", [1, 100, 1000])
+def test_every_vector_equals_its_own_full_forward_pass(reward_model, batch_tokens):
+    model = encoder(reward_model, batch_tokens=batch_tokens)
     table = model.embed(TALKS)
     for tokens, vector in zip(model.tokens(TALKS)[0], table):
-        inputs = torch.tensor([tokens])
+        inputs = torch.tensor(tokens[None])
         with torch.no_grad():
             alone = model.model.model(input_ids=inputs).last_hidden_state[0, -1]
             logit = model.model(input_ids=inputs).logits.item()
         assert torch.allclose(vector, alone, atol=1e-5)
         assert (vector @ model.head).item() == pytest.approx(logit, abs=1e-5)
+
+
+def alone(model, conversation):
+    """The vector of a conversation from its own full forward pass."""
+    tokens = torch.tensor(model.tokens([conversation])[0][0][None])
+    with torch.no_grad():
+        return model.model.base_model(input_ids=tokens).last_hidden_state[0, -1]
+
+
+def dialogue(turns, rejected=2, name=""):
+    """The chosen path of a dialogue with every turn of it, and the branches that were not taken."""
+    path, conversations = [], []
+    for turn in range(turns):
+        path.append({"role": "user", "content": f"{name} question {turn}: and the cat?"})
+        for reply in range(rejected):
+            other = {"role": "assistant", "content": f"{'no, ' * (reply + 1)}the dog lay in turn {turn}"}
+            conversations.append([*path, other])
+        path.append({"role": "assistant", "content": f"yes, the cat sat in turn {turn} " + "and sat " * turn})
+        conversations.append(path[:])
+    return conversations
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("batch_tokens", [1, 100000])
+def test_a_tree_of_conversations_gives_every_vector_of_its_own_pass(reward_model, attention, batch_tokens, capsys):
+    talks = [*dialogue(4), *TALKS, *dialogue(3, name="another"), *dialogue(1, name="short")]
+    talks = [talks[i] for i in torch.randperm(len(talks), generator=torch.Generator().manual_seed(0))]
+    model = encoder(reward_model, attention=attention, batch_tokens=batch_tokens)
+    table = model.embed(talks)
+    for talk, vector in zip(talks, table):
+        assert torch.allclose(vector, alone(model, talk), atol=1e-5)
+    ids = model.tokens(talks)[0]
+    prefixes = {tuple(tokens[: n + 1]) for tokens in ids for n in range(len(tokens))}
+    trees = model.trees(talks, ids)
+    computed = sum(len(tree.tokens) for tree in trees)
+    shared_between_trees = len(trees) * len(model.tokens([exchange("", "")])[0][0])  # at most the template's beginning
+    assert len(prefixes) <= computed <= len(prefixes) + shared_between_trees  # each distinct beginning once
+    assert capsys.readouterr().out.startswith(f"{computed} tokens to compute, {sum(map(len, ids))} without")
+
+
+def test_a_tree_is_cut_where_it_grows_too_large(reward_model, monkeypatch):
+    talks, model = dialogue(6), encoder(reward_model)
+    whole = model.embed(talks)
+    monkeypatch.setattr("embeddings.TREE_TOKENS", 300)
+    ids = model.tokens(talks)[0]
+    trees = model.trees(talks, ids)
+    assert len(trees) > 1 and all(len(tree.tokens) <= 300 or len(tree.members) == 1 for tree in trees)
+    assert sorted(i for tree in trees for i in tree.members) == list(range(len(talks)))
+    assert torch.allclose(model.embed(talks), whole, atol=1e-5)
+
+
+def test_a_tree_unpacks_to_its_token_lists():
+    lists = [[1, 2, 3], [1, 2], [1, 2, 3, 4], [5], [1, 7, 3], [1, 2, 3], [300, 2]]
+    ids = [np.array(tokens, dtype=np.int32) for tokens in lists]
+    (tree,) = plant(range(len(ids)), ids)
+    assert len(tree.tokens) == 9 and sorted(tree.members) == list(range(7))
+    for member, last in zip(tree.members, tree.last):
+        seen = [i for i in range(last + 1) if i <= last < tree.end[i]]
+        assert [tree.tokens[i] for i in seen] == lists[member] and [tree.depth[i] for i in seen] == list(
+            range(len(seen))
+        )
+
+
+def test_a_template_that_rewrites_earlier_turns_is_noticed_and_still_exact(reward_model, capsys):
+    model = encoder(reward_model)
+    template = (
+        "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>\n{{ '(last) ' if loop.last }}{{ m['content'] }}"
+    )
+    model.tokenizer.chat_template = template + "<|end|>\n{% endfor %}"
+    table = model.embed(dialogue(4))
+    assert "rewrites a turn once another follows" in capsys.readouterr().out
+    for talk, vector in zip(dialogue(4), table):
+        assert torch.allclose(vector, alone(model, talk), atol=1e-5)
+    encoder(reward_model).embed(dialogue(2))
+    assert "rewrites" not in capsys.readouterr().out
+
+
+def test_attention_that_takes_no_tree_is_computed_one_by_one(reward_model, tokenizer, tmp_path, capsys):
+    from transformers import MistralConfig, MistralForSequenceClassification
+
+    torch.manual_seed(1)
+    config = MistralConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, num_labels=1, sliding_window=8,
+    )  # fmt: skip
+    MistralForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = encoder(tmp_path)
+    table = model.embed(dialogue(3))
+    assert "windowed attention takes no tree" in capsys.readouterr().out
+    for talk, vector in zip(dialogue(3), table):
+        assert torch.allclose(vector, alone(model, talk), atol=1e-5)
+    by_hand = encoder(reward_model, share=False)
+    assert len(by_hand.trees(dialogue(2), by_hand.tokens(dialogue(2))[0])) == 6
+    assert torch.allclose(by_hand.embed(dialogue(2)), encoder(reward_model).embed(dialogue(2)), atol=1e-5)
+
+
+def test_batches_keep_to_their_budget_largest_first():
+    trees = [plant([0], [np.arange(n, dtype=np.int32)])[0] for n in (5, 40, 10, 12, 3, 9)]
+    sizes = [[len(tree.tokens) for tree in batch] for batch in batches(trees, 24)]
+    assert sizes == [[40], [12, 10], [9, 5], [3]]
 
 
 def test_the_head_is_the_score_weight_and_not_some_other_layer(reward_model):
@@ -63,7 +165,7 @@ def test_a_wrong_head_is_noticed(reward_model, monkeypatch):
         model.check_head(ids[0], table[1])
     monkeypatch.setattr(Encoder, "head", torch.randn(32, 1))
     with pytest.raises(InputError, match="but the model says"):  # before the second batch is embedded
-        encoder(reward_model, batch_size=1).embed(TALKS)
+        encoder(reward_model, batch_tokens=1).embed(TALKS)
 
 
 def test_the_last_token_is_read_even_when_it_is_the_pad_token(reward_model):
@@ -75,16 +177,16 @@ def test_the_last_token_is_read_even_when_it_is_the_pad_token(reward_model):
     table = model.embed(TALKS)
     for tokens, vector in zip(ids, table):
         with torch.no_grad():
-            alone = model.model.model(input_ids=torch.tensor([tokens])).last_hidden_state[0, -1]
+            alone = model.model.model(input_ids=torch.tensor(tokens[None])).last_hidden_state[0, -1]
         assert torch.allclose(vector, alone, atol=1e-5)
 
 
 def test_mean_pooling_is_the_mean_over_the_texts_own_tokens(text_encoder):
-    model = encoder(text_encoder, "mean", batch_size=4)
+    model = encoder(text_encoder, "mean", batch_tokens=200)
     table = model.embed(TALKS)
     for tokens, vector in zip(model.tokens(TALKS)[0], table):
         with torch.no_grad():
-            alone = model.model(input_ids=torch.tensor([tokens])).last_hidden_state[0].mean(0)
+            alone = model.model(input_ids=torch.tensor(tokens[None])).last_hidden_state[0].mean(0)
         assert torch.allclose(vector, alone, atol=1e-5)
     assert model.head is None
 
@@ -92,8 +194,9 @@ def test_mean_pooling_is_the_mean_over_the_texts_own_tokens(text_encoder):
 def test_long_conversations_lose_their_oldest_tokens_and_are_counted(reward_model, text_encoder, capsys):
     talks = [exchange("the cat sat on the mat " * 20, "and the dog"), exchange("x", "y")]
     short, whole = encoder(reward_model, max_length=12), encoder(reward_model)
-    (cut, same), count = short.tokens(talks)
-    everything = whole.tokens(talks)[0]
+    ids, count = short.tokens(talks)
+    cut, same = (tokens.tolist() for tokens in ids)
+    everything = [tokens.tolist() for tokens in whole.tokens(talks)[0]]
     assert count == 1 and cut == everything[0][:1] + everything[0][-11:] and same == everything[1]
     assert encoder(reward_model, max_length=10**6).longest == 512  # no more than the model takes
     short.embed(talks)
@@ -181,8 +284,8 @@ def test_a_reward_model_needs_a_chat_template_and_a_score_head(reward_model, tex
         encoder(tmp_path / "nothing").embed(TALKS)
     with pytest.raises(InputError, match="pooling = max"):
         encoder(reward_model, "max")
-    with pytest.raises(InputError, match="batch_size = 0"):
-        encoder(reward_model, batch_size=0)
+    with pytest.raises(InputError, match="batch_tokens = 0"):
+        encoder(reward_model, batch_tokens=0)
     with pytest.raises(InputError, match="dtype: use auto"):
         encoder(reward_model, dtype="int8")
 

@@ -340,11 +340,11 @@ def test_help_of_every_script_is_quick_and_names_every_flag():
 def test_real_comparisons_from_text_to_table(tmp_path, text_encoder):
     """The real Reddit rows; the encoder is tiny and random, so this is about the pipeline, not about accuracy."""
     common = ("--model", text_encoder, "--pooling", "mean", "--data", tmp_path / "data")
-    common += ("--max_length", 64, "--batch_size", 64)
+    common += ("--max_length", 64, "--batch_tokens", 4096)
     status, out, err = run_script(FOLDER / "prepare.py", "--source", SHARED / "tldr_comparisons", *common)
     assert status == 0, err
     assert "validation: 1776 comparisons by 31 workers on 1006 posts" in out and "left out: 874 x news" in out
-    assert "1776 comparisons, 2260 distinct conversations" in out
+    assert "1776 rows, 2260 distinct conversations" in out
     flags = (
         "--data",
         tmp_path / "data",
