@@ -45,12 +45,17 @@ def read_json_lines(path):
     try:
         with opener(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
+                if number == 1 and line.lstrip().startswith("<"):
+                    raise InputError(f"{path} is a web page under the name of a data file; download it again")
+                if number == 1 and line.startswith("version https://git-lfs"):
+                    raise InputError(f"{path} is a Git LFS pointer, not the data; fetch it with: git lfs pull")
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise InputError(f"{path}, line {number}: not a JSON object")
                 yield number, row
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {number}: broken JSON ({error.msg})") from error
+        cut = "" if line.endswith("\n") else ", and no line end: the file is cut off here; download it again"
+        raise InputError(f"{path}, line {number}: broken JSON ({error.msg}){cut}") from error
     except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
         raise InputError(f"{path}, after line {number}: damaged file ({error})") from error
 

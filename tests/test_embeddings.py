@@ -298,11 +298,17 @@ def test_json_lines_plain_and_gzipped_and_what_is_wrong_with_them(tmp_path):
     for name in ("plain.json", "packed.jsonl.gz"):
         assert list(read_json_lines(tmp_path / name)) == [(1, rows[0]), (2, rows[1])]
     (tmp_path / "broken.json").write_text(text + '{"a": \n')
+    (tmp_path / "cut.json").write_text(text + '{"a": 1, "b')
+    (tmp_path / "page.json").write_text("<!DOCTYPE html>\n<html>rate limit</html>\n")
+    (tmp_path / "pointer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     (tmp_path / "list.json").write_text("[1]\n")
     (tmp_path / "cut.json.gz").write_bytes(gzip.compress(text.encode() * 500)[:-20])
     (tmp_path / "fake.json.gz").write_text("<html>")
     for name, message in (
         ("broken.json", "broken.json, line 3: broken JSON"),
+        ("cut.json", "line 3: broken JSON .* and no line end: the file is cut off here"),
+        ("page.json", "page.json is a web page under the name of a data file"),
+        ("pointer.json", "Git LFS pointer"),
         ("list.json", "line 1: not a JSON object"),
         ("cut.json.gz", "damaged file"),
         ("fake.json.gz", "after line 0: damaged file"),
