@@ -42,6 +42,7 @@ PRUNE_BELOW = 1e-2  # LoRe_regularized drops a basis reward that no user gives m
 ROW_BLOCKS = 16  # blocks of rows that X is multiplied in: enough to feed the cores
 COLUMN_TILE = 8  # X is multiplied by a multiple of this many columns, so that none is rounded by what stands beside it
 TABLE_ROWS = 8192  # embeddings handled at a time, so that a table is never copied whole
+ALL_SHOTS = 0  # as a number of shots: everything known of a user
 QUIET_SECONDS = 3.0  # a progress bar appears after this long
 
 
@@ -63,6 +64,7 @@ class Comparisons:
     user_ids  C strings  who they are
     chosen    (n,)       table row of the preferred reply; None where the table holds differences
     rejected  (n,)       table row of the other one; None likewise
+    shot      (n,)       pairs that few-shot draws take together (a dialogue) share a number; None = each by itself
     """
 
     table: torch.Tensor
@@ -70,6 +72,7 @@ class Comparisons:
     user_ids: tuple
     chosen: torch.Tensor | None = None
     rejected: torch.Tensor | None = None
+    shot: torch.Tensor | None = None
 
     def __post_init__(self):
         if (self.user.diff() < 0).any():
@@ -95,15 +98,22 @@ class Comparisons:
         return cls(table, user, tuple(str(i) for i in range(len(features))))
 
     @classmethod
-    def from_frame(cls, table, frame, user_ids=None):
-        """Rows of a data frame (user_id, chosen, rejected) -> Comparisons of user_ids, in that order."""
+    def from_frame(cls, table, frame, user_ids=None, shot=None):
+        """Rows of a data frame (user_id, chosen, rejected) -> Comparisons of user_ids, in that order.
+
+        shot: the column whose equal values make one shot of a user's pairs.
+        """
         user_ids = tuple(sorted(frame["user_id"].unique()) if user_ids is None else user_ids)
         frame = frame[frame["user_id"].isin(user_ids)]
         number = {user: i for i, user in enumerate(user_ids)}
         user = torch.tensor(frame["user_id"].map(number).to_numpy(dtype=np.int64))
         order = user.argsort(stable=True)
         chosen, rejected = (torch.tensor(frame[c].to_numpy(dtype=np.int64))[order] for c in ("chosen", "rejected"))
-        return cls(table, user[order], user_ids, chosen, rejected)
+        if shot is not None:
+            names = frame[shot].to_numpy()[order]
+            numbers = {}
+            shot = torch.tensor([numbers.setdefault(key, len(numbers)) for key in zip(user[order].tolist(), names)])
+        return cls(table, user[order], user_ids, chosen, rejected, shot)
 
     def __len__(self):
         return len(self.user)
@@ -169,8 +179,11 @@ def save_split(path, split, **metadata):
         save_file(tensors, file, {"model": split.model, **{key: str(value) for key, value in metadata.items()}})
 
 
-def load_split(path, made_by):
-    """The Split saved at PATH. InputError: missing, damaged, NaN, rows outside the table, head of another width."""
+def load_split(path, made_by, columns=("chosen", "rejected")):
+    """The Split saved at PATH; `columns` of its frame hold table rows.
+
+    InputError: missing, damaged, NaN, rows outside the table, head of another width.
+    """
     import pandas as pd
 
     for file in (f"{path}.safetensors", f"{path}.parquet"):
@@ -190,7 +203,7 @@ def load_split(path, made_by):
     bad = unfinite_rows(split.table)
     if len(bad):
         raise InputError(f"{path}.safetensors: row {bad[0].item()} of the embeddings holds NaN or infinity")
-    rows = split.frame[["chosen", "rejected"]].to_numpy()
+    rows = split.frame[list(columns)].to_numpy()
     if len(rows) and not 0 <= rows.min() <= rows.max() < len(split.table):
         raise InputError(f"{path}.parquet points outside the {len(split.table)} rows of {path}.safetensors")
     if split.head is not None:
@@ -486,7 +499,8 @@ def run(
 
     V_final: reference head (d, 1), or None. Features: per-user lists of (m_i, d) tensors, or Comparisons.
     options: learning_rate=0.5, few_shot_iterations=500, seed=0, seeds=None (a list repeats from several starts),
-    solver="adam", save=None (a prefix: V, W and user ids go to PREFIX_K{K}_alpha{alpha}_seed{seed}.safetensors).
+    solver="adam", save=None (a prefix: V, and W and ids of seen and unseen users, go to basis_path(prefix, K, alpha,
+    seed)), model="" (what made the embeddings: noted there).
     """
     groups = Groups(train_features, test_features_sparse, train_features_unseen, test_features_sparse_unseen)
     options |= {"num_iterations": num_iterations, "few_shot_learning_rate": few_shot_learning_rate}
@@ -569,7 +583,7 @@ def fit_grid(model_class, grid, V_ref, train, device, num_iterations, learning_r
 
 def sweep(
     model_class, K_list, alpha_list, V_final, groups, N, N_unseen, device, *, num_iterations, few_shot_learning_rate,
-    learning_rate=0.5, few_shot_iterations=500, seed=0, seeds=None, solver="adam", save=None,
+    learning_rate=0.5, few_shot_iterations=500, seed=0, seeds=None, solver="adam", save=None, model="",
 ):  # fmt: skip
     """What `run` and `run_regularized` share: joint fit, few-shot fit and the four accuracies of the whole grid."""
     groups = groups.checked(N, N_unseen)
@@ -577,12 +591,6 @@ def sweep(
     grid = list(itertools.product([seed] if seeds is None else seeds, alpha_list, K_list))
     cells = fit_grid(model_class, grid, V_ref, groups.train, device, num_iterations, learning_rate, solver)
     fits = [fit for fit in cells if fit is not None]
-    if save is not None:
-        for (cell_seed, alpha, K), fit in zip(grid, cells):
-            if K > 0:
-                path = f"{save}_K{K}_alpha{alpha:g}_seed{cell_seed}.safetensors"
-                save_basis(path, fit.V, fit.W, groups.train.user_ids, alpha=alpha, seed=cell_seed)
-
     Vs, Ws = [fit.V for fit in fits], [fit.W for fit in fits]
     newcomers = [
         PersonalizeBatch(N_unseen, *fit.V.shape, few_shot_iterations, few_shot_learning_rate, generator=fit.generator)
@@ -590,6 +598,12 @@ def sweep(
     ]
     few = groups.few_shot_train
     Ws_unseen = PersonalizeBatch.fit_together(newcomers, few.project(Vs), few.user)
+    if save is not None:
+        fitted = [cell for cell, fit in zip(grid, cells) if fit is not None]
+        for (cell_seed, alpha, K), V, W, W_unseen in zip(fitted, Vs, Ws, Ws_unseen):
+            if K > 0:
+                basis = Basis(V, W, groups.train.user_ids, W_unseen, few.user_ids, model)
+                save_basis(basis_path(save, K, alpha, cell_seed), basis, alpha=alpha, seed=cell_seed)
     table = np.full((8, len(cells)), np.nan)
     table[:, [fit is not None for fit in cells]] = four_accuracies(Vs, Ws, Ws_unseen, groups)
     return RunResult(*(table if seeds is None else table.reshape(8, len(seeds), -1)))
@@ -615,31 +629,36 @@ def user_accuracy(Z, W, user):
 def run_few_shot_vary_shots(
     trials, alpha_list, K_list, num_shots, train_features, train_features_unseen, test_features_sparse_unseen, V_final,
     N, N_unseen, device, *, num_iterations=500, learning_rate=0.5, few_shot_iterations=500, few_shot_learning_rate=0.1,
-    seed=0, solver="adam",
+    seed=0, solver="adam", model_class=LoRe,
 ):  # fmt: skip
-    """Accuracy on unseen users against the number of pairs known of each, for every alpha and K. FewShotResult.
+    """Accuracy on unseen users against the number of shots known of each, for every alpha and K. FewShotResult.
 
-    Each trial puts every user's pairs in one random order whose first s are the s shots, so that a curve compares like
-    with like. All trials x shots x users are one batch of problems. InputError: more shots than a user has pairs.
+    A shot is a pair, or the pairs of one dialogue where train_features_unseen.shot says so; ALL_SHOTS = all of them.
+    Each trial puts every user's shots in one random order whose first s are taken, so that a curve compares like with
+    like. All trials x shots x users are one batch of problems. InputError: more shots than a user has.
     """
     train = pack(train_features)  # seen users are fitted but not scored here: no test pairs of theirs
     groups = Groups(train, train, train_features_unseen, test_features_sparse_unseen).checked(N, N_unseen)
     few, unseen = groups.few_shot_train, groups.unseen
     if trials < 1 or not num_shots:
         raise InputError("trials and num_shots: at least one draw of at least one number of shots is needed")
-    for user, count in zip(few.user_ids, few.counts.tolist()):
-        if max(num_shots) > count or min(num_shots) < 1:
-            wrong = min(num_shots) if min(num_shots) < 1 else max(num_shots)
-            raise InputError(f"shots = {wrong}: user {user} has {count} few-shot pairs; use 1..{few.counts.min()}")
+    shot = torch.arange(len(few)) if few.shot is None else few.shot
+    shot_user = torch.zeros(shot.max() + 1, dtype=torch.long).scatter_(0, shot, few.user.cpu())  # (shots,)
+    per_user = torch.bincount(shot_user)
+    for user, count in zip(few.user_ids, per_user.tolist()):
+        if max(num_shots) > count or min(num_shots) < ALL_SHOTS:
+            wrong = max(num_shots) if max(num_shots) > count else min(num_shots)
+            raise InputError(f"shots = {wrong}: user {user} has {count} to draw from; use 1..{per_user.min()}")
     grid = list(itertools.product([seed], alpha_list, K_list))
     V_ref = reference_head(V_final, train.num_features)
-    cells = fit_grid(LoRe, grid, V_ref, train, device, num_iterations, learning_rate, solver)
+    cells = fit_grid(model_class, grid, V_ref, train, device, num_iterations, learning_rate, solver)
     fits = [fit for fit in cells if fit is not None]
     Vs = [fit.V for fit in fits]
 
     S, owner = len(num_shots), few.user.cpu()
-    place = shuffled_places(owner, trials, torch.Generator().manual_seed(seed))  # (trials, n)
-    drawn = place.unsqueeze(1) < torch.tensor(num_shots).view(1, S, 1)  # (trials, S, n)
+    place = shuffled_places(shot_user, trials, torch.Generator().manual_seed(seed))[:, shot]  # (trials, n)
+    limits = torch.tensor([len(few) if shots == ALL_SHOTS else shots for shots in num_shots])
+    drawn = place.unsqueeze(1) < limits.view(1, S, 1)  # (trials, S, n)
     trial, shot, row = drawn.nonzero(as_tuple=True)
     problem = (trial * S + shot) * N_unseen + owner[row]  # one few-shot problem per (trial, shots, user), ascending
     newcomers = []
@@ -666,10 +685,10 @@ def run_few_shot_vary_shots(
 
 
 def shuffled_places(user, trials, generator):
-    """Place of each pair in a random order of its own user's pairs, 0 .. m_i - 1, per trial. (n,) -> (trials, n)"""
+    """Place of each shot in a random order of its own user's, 0 .. m_i - 1, per trial. (n,) -> (trials, n)"""
     keys = torch.rand(trials, len(user), generator=generator, dtype=torch.float64)
-    order = (keys + user).argsort(dim=1)  # users stay in their stretches, their pairs are shuffled
-    first = torch.searchsorted(user, user)  # (n,) where each pair's user begins
+    order = (keys + user).argsort(dim=1)  # users stay in their stretches, their shots are shuffled
+    first = torch.searchsorted(user, user)  # (n,) where each shot's user begins
     return torch.empty_like(order).scatter_(1, order, (torch.arange(len(user)) - first).expand(trials, -1))
 
 
@@ -705,8 +724,44 @@ def few_shot_rows(result, K_list, alpha_list, num_shots):
         few, few_std, unseen, unseen_std = (float(array[a, k, s]) for array in result)
         if not np.isnan(unseen):
             spreads = {"few_shot_train_std_trials": few_std, "unseen_std_trials": unseen_std}
-            rows.append({"alpha": alpha, "K": K, "shots": shots, "few_shot_train": few, "unseen": unseen, **spreads})
+            name = "all" if shots == ALL_SHOTS else shots
+            rows.append({"alpha": alpha, "K": K, "shots": name, "few_shot_train": few, "unseen": unseen, **spreads})
     return rows
+
+
+def basis_health(V, W, V_ref):
+    """What tells a healthy basis V (d, K) with mixtures W (C, K) from a collapsed one, as a dict.
+
+    columns: of V, after pruning; alike: largest |cos| of two of them, 1 = the same reward twice; to_head: smallest and
+    largest cosine to V_ref (d, 1) or None; used: exp of the entropy of the mean mixture, 1 = all people use one
+    column, K = all columns alike; used_by_one: mean of exp of the entropy of w_i, 1 = everybody is a pure type.
+    """
+    cosines = F.normalize(V, dim=0).T @ F.normalize(V, dim=0)  # (K, d) @ (d, K) -> (K, K)
+    entropy = lambda w: torch.special.entr(w).sum(-1)
+    to_head = None if V_ref is None else F.cosine_similarity(V, V_ref.to(V), dim=0).aminmax()
+    return {
+        "columns": V.shape[1],
+        "alike": cosines.fill_diagonal_(0).abs().max().item() if V.shape[1] > 1 else None,
+        "to_head": None if to_head is None else [value.item() for value in to_head],
+        "used": entropy(W.mean(0)).exp().item(),
+        "used_by_one": entropy(W).exp().mean().item(),
+    }
+
+
+def print_health(rows):
+    """One aligned line per fitted basis whose row holds its basis_health."""
+    keys = [key for key in ("K", "alpha", "seed") if key == "K" or len({row[key] for row in rows} - {None}) > 1]
+    lines = [[*keys, "columns", "alike", "cosine to head", "used", "used by one"]]
+    for row in (row for row in rows if "columns" in row):
+        alike = "-" if row["alike"] is None else f"{row['alike']:.2f}"
+        head = "-" if row["to_head"] is None else "{:.2f} .. {:.2f}".format(*row["to_head"])
+        numbers = [str(row["columns"]), alike, head, f"{row['used']:.1f}", f"{row['used_by_one']:.1f}"]
+        lines.append([*(key_text(row, key) for key in keys), *numbers])
+    print_aligned(lines)
+    print(
+        "alike: largest |cos| of two columns; used: columns the population uses, in effect, and one person on average"
+    )
+    print("alike or cosine to head near 1, or used near 1 at a higher rank: a basis that has collapsed")
 
 
 def average_over_seeds(rows):
@@ -743,12 +798,21 @@ def print_table(rows, keys, accuracies):
     keys = [key for key in keys if key != "alpha" or len({row["alpha"] for row in rows} - {None}) > 1]
     lines = [[*keys, *(GROUP_NAMES[name] for name, _ in accuracies)]]
     for row in rows:
-        named = {**row, "K": RANK_NAMES.get(row["K"], row["K"])}
         cells = [f"{100 * row[name]:5.1f} " + spread_text(row[std]) for name, std in accuracies]
-        lines.append([*("" if named[key] is None else str(named[key]) for key in keys), *cells])
+        lines.append([*(key_text(row, key) for key in keys), *cells])
+    print_aligned(lines)
+
+
+def print_aligned(lines):
+    """Lists of texts as columns, the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines)]
     for line in lines:
         print("  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:]))]))
+
+
+def key_text(row, key):
+    value = RANK_NAMES.get(row["K"], row["K"]) if key == "K" else row[key]
+    return "" if value is None else str(value)
 
 
 def spread_text(std):
@@ -796,13 +860,17 @@ def plot_accuracy_vs_rank(path):
     save_figure(figure, axes, path)
 
 
-def plot_accuracy_vs_shots(path):
+def plot_accuracy_vs_shots(path, shot="pairs"):
     """PATH.json -> PATH.png: accuracy of unseen users against shots; one colour per (alpha, K), band: std of trials."""
     rows = json.loads(Path(f"{path}.json").read_text())["rows"]
-    figure, axes = new_figure("pairs known of each unseen user (shots)", "accuracy on unseen users, new prompts (%)")
+    figure, axes = new_figure(f"{shot} known of each unseen user (shots)", "accuracy on unseen users, new prompts (%)")
+    numbers = sorted({r["shots"] for r in rows} - {"all"})
+    place = {**{shots: shots for shots in numbers}, "all": max(numbers, default=0) + 1}
+    if any(r["shots"] == "all" for r in rows):
+        axes.set_xticks(list(place.values()), list(map(str, place)))
     for colour, (alpha, K) in enumerate(dict.fromkeys((r["alpha"], r["K"]) for r in rows)):
-        curve = sorted((r for r in rows if (r["alpha"], r["K"]) == (alpha, K)), key=lambda r: r["shots"])
-        shots = [r["shots"] for r in curve]
+        curve = sorted((r for r in rows if (r["alpha"], r["K"]) == (alpha, K)), key=lambda r: place[r["shots"]])
+        shots = [place[r["shots"]] for r in curve]
         y, spread = (100 * np.array([r[key] for r in curve]) for key in ("unseen", "unseen_std_trials"))
         label = f"K = {RANK_NAMES.get(K, K)}" + (f", alpha {alpha:g}" if alpha else "")
         axes.plot(shots, y, "o-", color=f"C{colour}", markersize=4, label=label)
@@ -829,25 +897,43 @@ def save_figure(figure, axes, path):
         figure.savefig(file, dpi=150, format="png")
 
 
-def save_basis(path, V, W, user_ids, **metadata):
-    """V (d, K), W (C, K) probabilities, and the C user ids, as one safetensors file."""
-    metadata = {"user_ids": json.dumps(list(user_ids))} | {key: str(value) for key, value in metadata.items()}
+def basis_path(prefix, K, alpha, seed):
+    return f"{prefix}_K{K}_alpha{alpha:g}_seed{seed}.safetensors"
+
+
+class Basis(NamedTuple):
+    """What a fit has learned. Mixtures are probabilities."""
+
+    V: torch.Tensor  # (d, K)
+    W: torch.Tensor  # (C, K) seen users
+    user_ids: tuple  # C strings
+    W_unseen: torch.Tensor  # (C', K) unseen users, from their few-shot pairs
+    unseen_ids: tuple  # C' strings
+    model: str = ""  # what made the embeddings
+
+
+def save_basis(path, basis, **metadata):
+    """A Basis as one safetensors file: three tensors, the ids and the model in its header."""
+    ids = {"user_ids": json.dumps(basis.user_ids), "unseen_ids": json.dumps(basis.unseen_ids), "model": basis.model}
+    tensors = {name: getattr(basis, name).detach().cpu().contiguous() for name in ("V", "W", "W_unseen")}
     with written_whole(path) as file:
-        save_file({"V": V.detach().cpu().contiguous(), "W": W.detach().cpu().contiguous()}, file, metadata)
+        save_file(tensors, file, ids | {key: str(value) for key, value in metadata.items()})
 
 
 def load_basis(path, num_features):
-    """(V, W, user ids) of save_basis. InputError: missing, not such a file, or of another width than num_features."""
+    """The Basis of save_basis. InputError: missing, not such a file, or of another width than num_features."""
     if not Path(path).exists():
         raise InputError(f"{path} is missing; a train_basis.py writes such files to its results folder")
     try:
         with safe_open(path, framework="pt") as file:
-            V, W, user_ids = file.get_tensor("V"), file.get_tensor("W"), tuple(json.loads(file.metadata()["user_ids"]))
+            V, W, W_unseen = (file.get_tensor(name) for name in ("V", "W", "W_unseen"))
+            header = file.metadata()
+        user_ids, unseen_ids = (tuple(json.loads(header[name])) for name in ("user_ids", "unseen_ids"))
     except (SafetensorError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a basis saved by train_basis.py ({error})") from error
     if len(V) != num_features:
         raise InputError(f"{path}: basis of width {len(V)}, but the embeddings have {num_features}: not the same model")
-    return V, W, user_ids
+    return Basis(V, W, user_ids, W_unseen, unseen_ids, header["model"])
 
 
 @contextmanager
@@ -887,12 +973,8 @@ def planted_population(num_users, pairs, *, num_features, num_directions, concen
     import pandas as pd
 
     rng = np.random.default_rng(seed)
-    V = np.linalg.qr(rng.standard_normal((num_features, num_directions)))[0]  # (d, directions), orthonormal
-    W = rng.dirichlet(np.full(num_directions, concentration), num_users)  # (C, directions)
+    V, W, head = planted_rewards(num_users, num_features, num_directions, concentration, rng)
     user_ids = [f"planted{i:04d}" for i in range(num_users)]
-    direction = V.mean(axis=1, keepdims=True)
-    head = direction + np.linalg.norm(direction) * rng.standard_normal((num_features, 1)) / np.sqrt(num_features)
-
     tables, frames = {}, {}
     for side, count in pairs.items():
         tables[side] = rng.standard_normal((4 * count, num_features)).astype(np.float32)  # rows 2p and 2p + 1: prompt p
@@ -908,7 +990,8 @@ def planted_population(num_users, pairs, *, num_features, num_directions, concen
                 "margin": margin.ravel(),
             }
         )
-    temperature = solve_temperature(np.abs(np.concatenate([f["margin"] for f in frames.values()])), best_accuracy)
+    margin = np.abs(np.concatenate([f["margin"] for f in frames.values()]))
+    temperature = solve_temperature(lambda T: np.mean(1 / (1 + np.exp(-margin / T))), best_accuracy, margin.mean())
     splits = {}
     for side, frame in frames.items():
         prefers_first = rng.random(len(frame)) < 1 / (1 + np.exp(-frame["margin"] / temperature))
@@ -920,13 +1003,20 @@ def planted_population(num_users, pairs, *, num_features, num_directions, concen
     return Planted(splits, torch.from_numpy(V.astype(np.float32)), mixture)
 
 
-def solve_temperature(margin, accuracy):
-    """T such that the mean of sigmoid(|margin| / T) is `accuracy`, by bisection of log T."""
-    low, high = np.log(1e-6 * margin.mean()), np.log(1e6 * margin.mean())
+def planted_rewards(num_users, num_features, num_directions, concentration, rng):
+    """V (d, directions) orthonormal, W (C, directions) ~ Dirichlet, head (d, 1): the mean direction, blurred."""
+    V = np.linalg.qr(rng.standard_normal((num_features, num_directions)))[0]
+    W = rng.dirichlet(np.full(num_directions, concentration), num_users)
+    direction = V.mean(axis=1, keepdims=True)
+    return V, W, direction + np.linalg.norm(direction) * rng.standard_normal((num_features, 1)) / np.sqrt(num_features)
+
+
+def solve_temperature(accuracy_at, accuracy, scale):
+    """T with accuracy_at(T) = accuracy, by bisection of log T around `scale`; more noise, less accuracy."""
+    low, high = np.log(1e-6 * scale), np.log(1e6 * scale)
     for _ in range(100):
         middle = (low + high) / 2
-        too_easy = np.mean(1 / (1 + np.exp(-margin / np.exp(middle)))) > accuracy
-        low, high = (middle, high) if too_easy else (low, middle)
+        low, high = (middle, high) if accuracy_at(np.exp(middle)) > accuracy else (low, middle)
     return np.exp(middle)
 
 
@@ -961,7 +1051,7 @@ def settings(module):
         if isinstance(default, bool):
             kind = {"action": argparse.BooleanOptionalAction}
         elif isinstance(default, list):
-            kind = {"type": type(default[0]) if default else float, "nargs": "+"}
+            kind = {"type": type(default[0]) if default else str, "nargs": "+"}
         parser.add_argument(
             f"--{name}", default=default, help=f"{meaning or ''} [{default}]".replace("%", "%%"), **kind
         )

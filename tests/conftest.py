@@ -1,11 +1,12 @@
 """What several test files need: small random users, the scripts as a user starts them, a tiny reward model."""
 
+import importlib.util
 import io
 import os
 import runpy
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -41,20 +42,44 @@ def run_script(*arguments, cwd=ROOT):
     return done.returncode, done.stdout, done.stderr
 
 
+@contextmanager
+def folder_first(folder):
+    """Imports find the scripts of this folder, and forget them again: every dataset folder has its own train_basis."""
+    path = sys.path[:]
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        here = [
+            name
+            for name, module in sys.modules.items()
+            if str(getattr(module, "__file__", "")).startswith(f"{folder}/")
+        ]
+        for name in here:
+            del sys.modules[name]
+
+
+def load_script(script):
+    """A script as a module, its main not run."""
+    with folder_first(script.parent):
+        spec = importlib.util.spec_from_file_location(script.stem.replace("-", "_"), script)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
 def call_script(script, *arguments):
     """The same within this process, which saves the seconds that importing torch takes."""
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    argv, path, modules = sys.argv, sys.path[:], set(sys.modules)
-    sys.argv, sys.path = [str(script), *map(str, arguments)], [str(Path(script).parent), *path]
+    out, err, status, argv = io.StringIO(), io.StringIO(), 0, sys.argv
+    sys.argv = [str(script), *map(str, arguments)]
     try:
-        with redirect_stdout(out), redirect_stderr(err):
+        with folder_first(Path(script).parent), redirect_stdout(out), redirect_stderr(err):
             runpy.run_path(str(script), run_name="__main__")
     except SystemExit as ending:
         status = ending.code or 0
     finally:
-        sys.argv, sys.path = argv, path
-        for name in {"train_basis"} & (set(sys.modules) - modules):  # every dataset folder has its own
-            del sys.modules[name]
+        sys.argv = argv
     return status, out.getvalue(), err.getvalue()
 
 

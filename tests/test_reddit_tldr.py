@@ -3,21 +3,19 @@
 import gzip
 import json
 import random
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, SHARED, assert_one_line_error, call_script, run_script
-
-sys.path.append(str(ROOT / "RedditTLDR"))
-from train_basis import load_sides, planted, split_workers
+from conftest import ROOT, SHARED, assert_one_line_error, call_script, load_script, run_script
 
 from embeddings import Encoder, exchange
 from utils import SETTING, load_basis, load_split
 
 FOLDER = ROOT / "RedditTLDR"
+TRAIN = load_script(FOLDER / "train_basis.py")
+load_sides, planted, split_workers = TRAIN.load_sides, TRAIN.planted, TRAIN.split_workers
 WORDS = ["the", "cat", "sat", "on", "mat", "and", "dog", "lay", "beside", "it", "I", "met", "a", "friend", "nothing"]
 
 
@@ -100,8 +98,8 @@ def test_train_basis_from_the_top_and_from_its_own_folder(prepared, tmp_path):
         report = json.loads((results / "train_basis.json").read_text())
         assert [r["K"] for r in report["rows"]] == [0, 1, 2] and report["settings"]["num_iterations"] == 20
         assert (results / "train_basis.png").exists()
-        V, _, users = load_basis(results / "train_basis_K2_alpha0_seed0.safetensors", 32)
-        assert V.shape == (32, 2) and len(users) == 3
+        basis = load_basis(results / "train_basis_K2_alpha0_seed0.safetensors", 32)
+        assert basis.V.shape == (32, 2) and len(basis.user_ids) == len(basis.W) == 3
     assert (tmp_path / "top/train_basis.json").read_text().split('"rows"')[1] == (
         (tmp_path / "own/train_basis.json").read_text().split('"rows"')[1]
     )

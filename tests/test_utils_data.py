@@ -143,5 +143,6 @@ def test_planted_populations_are_as_noisy_as_asked_for_and_reproducible():
 @pytest.mark.parametrize("accuracy", [0.6, 0.9, 0.99])
 def test_temperature_gives_the_asked_for_accuracy(accuracy):
     margin = np.abs(np.random.default_rng(0).normal(size=1000))
-    T = utils.solve_temperature(margin, accuracy)
-    assert np.mean(1 / (1 + np.exp(-margin / T))) == pytest.approx(accuracy, abs=1e-6)
+    accuracy_at = lambda T: np.mean(1 / (1 + np.exp(-margin / T)))
+    T = utils.solve_temperature(accuracy_at, accuracy, margin.mean())
+    assert accuracy_at(T) == pytest.approx(accuracy, abs=1e-6)

@@ -9,7 +9,7 @@ from conftest import ROOT, run_script
 from test_utils_sweeps import HEAD, shots, sweep
 
 import utils
-from utils import InputError, load_basis, run, save_basis
+from utils import Basis, InputError, basis_health, load_basis, run, save_basis
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -58,10 +58,11 @@ def test_few_shot_report_is_printed_and_drawn(tmp_path, capsys):
 
 def test_a_basis_comes_back_and_another_width_is_refused(tmp_path):
     path = tmp_path / "basis.safetensors"
-    V, W = torch.randn(2, 6).T, torch.rand(3, 2)  # a column-major basis, as the fits keep it
-    save_basis(path, V, W, ["x", "y", "z"], alpha=0.0)
-    again = load_basis(path, 6)
-    assert torch.equal(again[0], V) and torch.equal(again[1], W) and again[2] == ("x", "y", "z")
+    V, W, W_unseen = torch.randn(2, 6).T, torch.rand(3, 2), torch.rand(1, 2)  # column-major, as the fits keep it
+    basis = Basis(V, W, ("x", "y", "z"), W_unseen, ("new",), "a model")
+    save_basis(path, basis, alpha=0.0)
+    for saved, loaded in zip(basis, load_basis(path, 6)):
+        assert torch.equal(saved, loaded) if isinstance(saved, torch.Tensor) else saved == loaded
     with pytest.raises(InputError, match="basis of width 6, but the embeddings have 5"):
         load_basis(path, 5)
     with pytest.raises(InputError, match="is missing"):
@@ -69,6 +70,27 @@ def test_a_basis_comes_back_and_another_width_is_refused(tmp_path):
     path.write_text("not a basis")
     with pytest.raises(InputError, match="is not a basis"):
         load_basis(path, 6)
+
+
+def test_health_of_bases_that_one_can_judge_by_eye(capsys):
+    eye = torch.eye(4)
+    types = basis_health(eye[:, :2], torch.tensor([[1.0, 0.0], [0.0, 1.0]]), eye[:, :1])  # two people, two rewards
+    assert types["columns"] == 2 and types["alike"] == 0 and types["to_head"] == [0, 1]
+    assert types["used"] == pytest.approx(2) and types["used_by_one"] == pytest.approx(1)
+    mixed = basis_health(eye[:, :2], torch.full((5, 2), 0.5), None)
+    assert mixed["used"] == pytest.approx(2) and mixed["used_by_one"] == pytest.approx(2) and mixed["to_head"] is None
+    column = eye[:, :1]
+    collapsed = basis_health(torch.cat([column, -3 * column, column], 1), eye[:1, :3].expand(5, 3), column)
+    assert collapsed["alike"] == pytest.approx(1) and collapsed["to_head"] == [-1, 1]
+    assert collapsed["used"] == pytest.approx(1)
+    one = basis_health(column, torch.ones(5, 1), column)
+    rows = [{"K": K, "alpha": 0.0, "seed": 0, **health} for K, health in ((2, types), (1, one), (3, mixed))]
+    utils.print_health([{"K": 0, "alpha": 0.0, "seed": 0}, *rows])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["K", "columns", "alike", "cosine", "to", "head", "used", "used", "by", "one"]
+    assert lines[1].split() == ["2", "2", "0.00", "0.00", "..", "1.00", "2.0", "1.0"]
+    assert lines[2].split() == ["1", "Bradley-Terry", "1", "-", "1.00", "..", "1.00", "1.0", "1.0"]
+    assert lines[3].split() == ["3", "2", "0.00", "-", "2.0", "2.0"] and len(lines) == 6
 
 
 def test_a_missing_device_is_refused():

@@ -1,7 +1,9 @@
 """run, run_regularized and run_few_shot_vary_shots: sweeps equal single fits, seeds, spreads, what is refused."""
 
+import itertools
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -157,9 +159,12 @@ def test_without_a_head_rank_zero_is_left_out_and_said(capsys):
 def test_bases_are_saved_with_their_users(tmp_path):
     sweep(run, [0, 2], [0.0], seeds=[3], save=tmp_path / "fit")
     assert [p.name for p in tmp_path.iterdir()] == ["fit_K2_alpha0_seed3.safetensors"]
-    V, W, user_ids = load_basis(tmp_path / "fit_K2_alpha0_seed3.safetensors", D)
-    expected = LoRe(HEAD, 0.0, N, D, 2, 60, 0.5, generator=torch.Generator().manual_seed(3)).fit(GROUPS[0])
-    assert torch.equal(V, expected[1]) and torch.equal(W, expected[0]) and user_ids == tuple("01234")
+    basis = load_basis(utils.basis_path(tmp_path / "fit", 2, 0.0, 3), D)
+    generator = torch.Generator().manual_seed(3)
+    W, V = LoRe(HEAD, 0.0, N, D, 2, 60, 0.5, generator=generator).fit(GROUPS[0])
+    W_unseen = PersonalizeBatch(N_UNSEEN, D, 2, 40, 0.1, generator=generator).fit(GROUPS[2], V)
+    assert torch.equal(basis.V, V) and torch.equal(basis.W, W) and torch.equal(basis.W_unseen, W_unseen)
+    assert basis.user_ids == tuple("01234") and basis.unseen_ids == tuple("0123"[:N_UNSEEN])
 
 
 def test_what_a_sweep_refuses():
@@ -189,22 +194,10 @@ def test_what_a_sweep_refuses():
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def shots(trials=3, alpha_list=(0.0,), K_list=(2,), num_shots=(2, 5), V=HEAD, **options):
-    return run_few_shot_vary_shots(
-        trials,
-        alpha_list,
-        K_list,
-        num_shots,
-        GROUPS[0],
-        GROUPS[2],
-        GROUPS[3],
-        V,
-        N,
-        N_UNSEEN,
-        "cpu",
-        **QUICK,
-        **options,
-    )
+def shots(trials=3, alpha_list=(0.0,), K_list=(2,), num_shots=(2, 5), V=HEAD, groups=GROUPS, **options):
+    train, _, few, unseen = groups
+    arguments = (trials, alpha_list, K_list, num_shots, train, few, unseen, V, N, N_UNSEEN, "cpu")
+    return run_few_shot_vary_shots(*arguments, **QUICK, **options)
 
 
 def test_few_shot_problems_of_a_batch_are_those_solved_one_by_one():
@@ -229,6 +222,35 @@ def test_few_shot_problems_of_a_batch_are_those_solved_one_by_one():
         assert np.allclose(array[0, 0], expected, atol=1e-6)
 
 
+def test_pairs_of_one_dialogue_are_drawn_together():
+    dialogues = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3])  # of each user's 8 pairs
+    newcomers = [x[:8] for x in GROUPS[2]]
+    data = utils.pack(newcomers)
+    shot = torch.cat([dialogues + 4 * i for i in range(N_UNSEEN)])
+    grouped = [*GROUPS[:2], replace(data, shot=shot), GROUPS[3]]
+    trials, num_shots = 3, [1, 3, utils.ALL_SHOTS]
+    result = shots(trials, num_shots=num_shots, groups=grouped, model_class=LoRe_regularized)
+    generator = torch.Generator().manual_seed(0)
+    _, V = LoRe_regularized(HEAD, 0.0, N, D, 2, 60, 0.5, generator=generator).fit(GROUPS[0])
+    starts = torch.randn(trials * N_UNSEEN, 2, generator=generator).view(trials, N_UNSEEN, 2)
+    owner = torch.arange(N_UNSEEN).repeat_interleave(4)
+    places = utils.shuffled_places(owner, trials, torch.Generator().manual_seed(0)).view(trials, N_UNSEEN, 4)
+    few, unseen = np.zeros((trials, 3)), np.zeros((trials, 3))
+    for t, s in itertools.product(range(trials), range(3)):
+        chosen = places[t] < (num_shots[s] or 4)  # (users, dialogues)
+        drawn = [x[picked[dialogues]] for x, picked in zip(newcomers, chosen)]
+        model = PersonalizeBatch(N_UNSEEN, D, 2, 40, 0.1)
+        model.w.data = starts[t].clone()
+        W = model.fit(drawn, V)
+        few[t, s], unseen[t, s] = np.mean(accuracy(V, W, drawn)), np.mean(accuracy(V, W, GROUPS[3]))
+    for array, expected in zip(result, (few.mean(0), few.std(0), unseen.mean(0), unseen.std(0))):
+        assert np.allclose(array[0, 0], expected, atol=1e-6)
+    rows = utils.few_shot_rows(result, [2], [0.0], num_shots)
+    assert [row["shots"] for row in rows] == [1, 3, "all"]
+    with pytest.raises(InputError, match="shots = 5: user 0 has 4 to draw from"):
+        shots(num_shots=[5], groups=grouped)
+
+
 def test_every_alpha_rank_and_number_of_shots_is_returned_and_independent_of_the_others():
     result = shots(alpha_list=(0.0, 0.5), K_list=(0, 1, 3), num_shots=(1, 4, 8))
     assert all(array.shape == (2, 3, 3) for array in result)
@@ -245,10 +267,10 @@ def test_shuffled_places_are_orders_within_users():
 
 
 def test_more_shots_than_pairs_is_refused():
-    with pytest.raises(InputError, match=r"shots = 9: user 0 has 8 few-shot pairs; use 1\.\.8"):
+    with pytest.raises(InputError, match=r"shots = 9: user 0 has 8 to draw from; use 1\.\.8"):
         shots(num_shots=(2, 9))
-    with pytest.raises(InputError, match="shots = 0: user 0"):
-        shots(num_shots=(0, 2))
+    with pytest.raises(InputError, match="shots = -1: user 0"):
+        shots(num_shots=(-1, 2))
     with pytest.raises(InputError, match="trials and num_shots"):
         shots(trials=0)
 
