@@ -1,0 +1,69 @@
+"""PRISM, step 2: from clean dialogues to embedded comparisons.
+
+    python PRISM/generate-prism-embeddings.py                                     8B reward model, one GPU
+    python PRISM/generate-prism-embeddings.py --limit 20                          the first 20 dialogues only
+    python PRISM/generate-prism-embeddings.py --model ENCODER --pooling mean      no GPU: a text encoder, no reference
+
+Reads:  data/dialogues.jsonl, made by prepare.py
+Writes: data/prism.safetensors (embeddings and head), data/prism.parquet (who preferred what, in which dialogue)
+Cost:   one pass of the model over each dialogue: every turn of its chosen path is read off that pass, and each rejected
+        reply branches off it. 8 kB of disk per reply for the 8B model. An interrupted run starts over.
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from embeddings import Encoder, embed_split, read_json_lines  # noqa: E402
+from utils import InputError, pick_device, settings, start  # noqa: E402
+
+# --------------------------------------------------------------------------------------------------- settings ---
+model = "Skywork/Skywork-Reward-Llama-3.1-8B-v0.2"  # Hub reward model, or a local folder
+pooling = "last"  # last = last token of a reward model; mean = mean of a text encoder's tokens, no reference head
+data = HERE / "data"  # the dialogues, and where the embedded comparisons go
+device = "auto"  # auto, cpu, cuda, cuda:1
+dtype = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU; float32, bfloat16, float16
+attention = "sdpa"  # attention kernel of transformers: sdpa, eager, flash_attention_2
+batch_tokens = 16384  # tokens at a time, padding included; fewer where the memory does not suffice
+share = True  # compute every turn of a dialogue in one pass; needs plainly causal attention
+max_length = 0  # tokens; longer conversations lose their oldest; 0 = what the model takes
+limit = 0  # only the first N dialogues, for a smoke test; 0 = all
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def comparisons(row):
+    """Yield one record per rejected reply of a dialogue: both conversations, from the first question on."""
+    history = []
+    for number, turn in enumerate(row["turns"]):
+        asked = [*history, {"role": "user", "content": turn["prompt"]}]
+        chosen = [*asked, {"role": "assistant", "content": turn["chosen"]}]
+        for reply in turn["rejected"]:
+            rejected = [*asked, {"role": "assistant", "content": reply}]
+            place = {"user_id": row["user_id"], "dialogue": row["dialogue"], "turn": number}
+            yield {**place, "chosen": chosen, "rejected": rejected}
+        history = chosen
+
+
+def main():
+    args = settings(globals())
+    import pandas as pd
+
+    source = args.data / "dialogues.jsonl"
+    if not source.exists():
+        raise InputError(f"{source} is missing; make it with: python PRISM/prepare.py")
+    encoder = Encoder(
+        args.model, args.pooling, pick_device(args.device), args.dtype, args.attention, args.max_length,
+        args.batch_tokens, args.share,
+    )  # fmt: skip
+    dialogues = [row for _, row in read_json_lines(source)][: args.limit or None]
+    frame = pd.DataFrame([record for row in dialogues for record in comparisons(row)])
+    if frame.empty:
+        raise InputError(f"{source} holds no comparison")
+    embed_split(args.data / "prism", frame, encoder)
+    print(f"{len(frame)} comparisons of {len(dialogues)} dialogues are in {args.data}")
+
+
+if __name__ == "__main__":
+    start(main)
