@@ -204,6 +204,13 @@ class Encoder:
             model.config.use_cache = False
         return model.to(self.device).eval()
 
+    @cached_property
+    def num_features(self):
+        """d, from the configuration alone."""
+        from transformers import AutoConfig
+
+        return self.loaded(AutoConfig).get_text_config().hidden_size
+
     @property
     def head(self):
         """V_ref: score.weight as a (d, 1) float32 column; None for a text encoder."""
