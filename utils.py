@@ -845,13 +845,14 @@ def plot_accuracy_vs_rank(path):
     """PATH.json -> PATH.png: the four accuracies against K >= 1, the reference head and the best possible as lines."""
     rows, over = average_over_seeds(json.loads(Path(f"{path}.json").read_text())["rows"])
     figure, axes = new_figure("rank K", "accuracy (%)")
+    alphas = sorted({r["alpha"] for r in rows} - {None})
     for colour, (name, label) in enumerate(GROUP_NAMES.items()):
-        for style, alpha in zip(itertools.cycle(("-", "--", "-.", ":")), sorted({r["alpha"] for r in rows} - {None})):
+        for style, alpha in zip(itertools.cycle(("-", "--", "-.", ":")), alphas):
             curve = sorted((r for r in rows if r["alpha"] == alpha and r["K"] != 0), key=lambda r: r["K"])
             y, spread = (100 * np.array([r[key] for r in curve]) for key in (name, f"{name}_std_{over}"))
             axes.errorbar(
                 [r["K"] for r in curve], y, yerr=spread if over == "seeds" else None, fmt=f"o{style}",
-                color=f"C{colour}", markersize=4, capsize=2, label=label if alpha == 0 else f"{label}, alpha {alpha:g}",
+                color=f"C{colour}", markersize=4, capsize=2, label=label + f", alpha {alpha:g}" * (len(alphas) > 1),
             )  # fmt: skip
     for K, style, label in ((0, ":", "reference, unseen"), ("best", "--", "best possible, unseen")):
         for row in [r for r in rows if r["K"] == K][:1]:
@@ -892,7 +893,11 @@ def new_figure(x_label, y_label):
 
 def save_figure(figure, axes, path):
     axes.set_title(Path(path).name, fontsize=9)
-    axes.legend(fontsize=8)
+    if len(axes.get_legend_handles_labels()[0]) > 7:  # it would hide the curves
+        figure.set_size_inches(8, 4)
+        figure.legend(fontsize=8, loc="outside right upper")
+    else:
+        axes.legend(fontsize=8)
     with written_whole(f"{path}.png") as file:
         figure.savefig(file, dpi=150, format="png")
 
