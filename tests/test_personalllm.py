@@ -1,0 +1,264 @@
+"""PersonalLLM/ from upstream columns to the paper's table, as a user runs it."""
+
+import json
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, assert_one_line_error, call_script, load_script, run_script
+
+import utils
+from embeddings import Encoder, exchange
+from utils import InputError, load_basis, load_split, save_split
+
+FOLDER = ROOT / "PersonalLLM"
+PREPARE = load_script(FOLDER / "prepare.py")
+TRAIN = load_script(FOLDER / "train_basis.py")
+NAMES = PREPARE.REWARD_MODELS
+WORDS = ["the", "cat", "sat", "on", "mat", "and", "dog", "lay", "beside", "it", "I", "met", "a", "friend", "nothing"]
+
+
+def upstream(prompts, responses=8, seed=0):
+    """Data frame in the upstream columns; scores are random numbers."""
+    rng = random.Random(seed)
+    text = lambda: " ".join(rng.choices(WORDS, k=rng.randint(2, 8)))
+    rows = []
+    for number in range(prompts):
+        row = {"prompt": text(), "subset": "s", "prompt_id": number}
+        for i in range(1, responses + 1):
+            row |= {f"response_{i}": f"{text()} {i}", f"response_{i}_model": "m"}
+            row |= {f"response_{i}_{name}": rng.gauss(0, 3) for name in NAMES}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def write(folder, train, test, suffix="parquet"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for side, frame in (("train", train), ("test", test)):
+        path = folder / f"{side}-00000-of-00001.{suffix}"
+        if suffix == "parquet":
+            frame.to_parquet(path)
+        elif suffix == "csv":
+            frame.to_csv(path, index=False)
+        else:
+            frame.to_json(path, orient="records", lines=True)
+
+
+def prepare(folder, model, *flags):
+    common = ("--source", folder, "--data", folder / "data", "--model", model)
+    return call_script(FOLDER / "prepare.py", *common, *flags)
+
+
+FEW = ("--num_seen", 6, "--num_unseen", 4, "--train_prompts", 8, "--few_shot_prompts", 3, "--num_iterations", 20)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, reward_model):
+    folder = tmp_path_factory.mktemp("personalllm")
+    write(folder, upstream(20), upstream(7, seed=1))
+    flags = ("--source", folder, "--data", folder / "data", "--model", reward_model)
+    status, out, err = run_script(FOLDER / "prepare.py", *flags)
+    assert status == 0, err
+    assert "train: 20 prompts, 8 responses each" in out and "test: 7 prompts" in out and "% saved" in out
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_response_has_its_own_vector_and_its_own_scores(prepared, reward_model):
+    original, split = upstream(20), load_split(prepared / "data/train", "", columns=["reply"])
+    assert list(split.frame) == ["prompt", "response", "reply", *NAMES] and len(split.frame) == 160
+    encoder = Encoder(str(reward_model), "last", torch.device("cpu"), share=False)
+    for row in split.frame.iloc[::23].itertuples():
+        talk = exchange(original["prompt"][row.prompt], original[f"response_{row.response + 1}"][row.prompt])
+        assert torch.allclose(split.table[row.reply], encoder.embed([talk])[0], atol=1e-5)
+        for name in NAMES:
+            assert getattr(row, name) == original[f"response_{row.response + 1}_{name}"][row.prompt]
+    assert split.head.shape == (32, 1)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_other_file_formats_give_the_same(prepared, tmp_path, text_encoder, suffix):
+    write(tmp_path, upstream(20), upstream(7, seed=1), suffix)
+    status, _, err = prepare(tmp_path, text_encoder, "--pooling", "mean", "--limit", 5)
+    assert status == 0, err
+    frame = load_split(tmp_path / "data/train", "", columns=["reply"]).frame
+    expected = load_split(prepared / "data/train", "", columns=["reply"]).frame[:40]
+    assert np.allclose(frame[list(NAMES)], expected[list(NAMES)]) and len(frame) == 40
+
+
+def test_what_prepare_refuses(tmp_path, text_encoder):
+    good = upstream(3)
+    cases = [
+        (good.drop(columns="response_2_beaver_7b"), ["missing columns response_2_beaver_7b"]),
+        (good.assign(response_3_gemma_2b=[1.0, float("nan"), 2.0]), ["row 1 has no number in response_3_gemma_2b"]),
+        (good.assign(response_3_gemma_2b=["1", "2", "x"]), ["row 2 has no number in response_3_gemma_2b"]),
+        (good.assign(response_4=["a", None, "b"]), ["row 1: response_4 is a", "not text"]),
+        (upstream(3, responses=1), ["1 columns response_1", "two responses"]),
+        (good.drop(columns="prompt"), ["missing columns prompt"]),
+    ]
+    for number, (bad, words) in enumerate(cases):
+        folder = tmp_path / str(number)
+        write(folder, good, bad)
+        assert_one_line_error(prepare(folder, text_encoder, "--pooling", "mean"), "test", *words)
+    (tmp_path / "empty").mkdir()
+    assert_one_line_error(prepare(tmp_path / "empty", text_encoder), "holds no file train*")
+    flags = (
+        "--source",
+        tmp_path / "nowhere",
+        "--data",
+        tmp_path / "data",
+        "--model",
+        text_encoder,
+        "--pooling",
+        "mean",
+    )
+    assert_one_line_error(call_script(FOLDER / "prepare.py", *flags), "no folder here", "cannot be fetched")
+    (tmp_path / "empty/train.parquet").write_text("no parquet")
+    assert_one_line_error(prepare(tmp_path / "empty", text_encoder), "train.parquet cannot be read")
+
+
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def test_from_embeddings_to_the_papers_table_and_pictures(prepared, tmp_path):
+    flags = ("--data", prepared / "data", "--results", tmp_path, *FEW, "--K_list", 0, 1, 3)
+    for cwd, script in ((ROOT, "PersonalLLM/train_basis.py"), (FOLDER, "train_basis.py")):
+        status, out, err = run_script(script, *flags, "--dirichlet_list", 0.001, 0.1, cwd=cwd)
+        assert status == 0, err
+    lines = out.strip().splitlines()
+    assert lines[-5].split("  ")[0] == "K" and "a = 0.001: seen" in lines[-5] and "overall" in lines[-5]
+    for a in ("0.001", "0.1"):
+        rows = json.loads((tmp_path / f"train_basis_a{a}.json").read_text())["rows"]
+        assert [row["K"] for row in rows] == [0, 1, 3]
+        assert all((tmp_path / f"train_basis_a{a}{part}.png").exists() for part in ("", "_mixtures"))
+        basis = load_basis(utils.basis_path(tmp_path / f"train_basis_a{a}", 3, 0.0, 0), 32)
+        assert len(basis.user_ids) == 6 and len(basis.unseen_ids) == 4
+        if a == "0.1":
+            overall = [(6 * row["seen"] + 4 * row["unseen"]) / 10 for row in rows]
+            assert [line.split()[-1] for line in lines[-4:-1]] == [f"{100 * value:.1f}" for value in overall]
+    flags = ("--data", prepared / "data", "--results", tmp_path, "--dirichlet_list", 0.1, "--num_iterations", 20)
+    flags += ("--num_seen", 6, "--num_unseen", 4, "--train_prompts", 8, "--max_shots", 12, "--trials", 2)
+    status, out, err = run_script(FOLDER / "vary_fewshot.py", *flags, "--num_shots", 1, 12)
+    assert status == 0, err
+    rows = json.loads((tmp_path / "vary_fewshot_a0.1.json").read_text())["rows"]
+    assert [(row["K"], row["shots"]) for row in rows] == [(K, s) for K in (1, 5) for s in (1, 12)]
+    assert (tmp_path / "vary_fewshot_a0.1.png").exists()
+    assert_one_line_error(
+        call_script(FOLDER / "vary_fewshot.py", *flags, "--num_shots", 13), "shots = 13", "12 to draw from"
+    )
+
+
+def test_a_pair_is_the_best_against_the_worst_of_the_eight():
+    train, test = TRAIN.planted(0, 50, 20, 8)
+    groups, weights = TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
+    assert [len(g.user_ids) for g in groups] == [5, 5, 4, 4]
+    assert [g.counts.unique().tolist() for g in groups] == [[7], [20], [3], [20]]
+    assert groups.train.user_ids == groups.seen.user_ids and groups.unseen.user_ids == groups.few_shot_train.user_ids
+    assert not set(groups.train.user_ids) & set(groups.unseen.user_ids)
+    names = [*groups.train.user_ids, *groups.unseen.user_ids]
+    for group, prompts in zip(groups, (train, test, train, test)):
+        for user, chosen, rejected in zip(group.user.tolist(), group.chosen.tolist(), group.rejected.tolist()):
+            w = weights[names.index(group.user_ids[user])]
+            prompt = chosen // 8
+            score = prompts.scores[prompt] @ w
+            assert prompts.reply[prompt, score.argmax()] == chosen and prompts.reply[prompt, score.argmin()] == rejected
+        assert group.table is prompts.table  # nothing is copied
+    pairs = set(zip(groups.train.user.tolist(), (groups.train.chosen // 8).tolist()))
+    assert len(pairs) == 35  # each prompt once per person
+
+
+def test_a_population_does_not_depend_on_the_others():
+    train, test = TRAIN.planted(0, 50, 20, 8)
+    first, weights = TRAIN.draw_people(train, test, 0.01, 5, 4, 7, 3, seed=1)
+    again, same = TRAIN.draw_people(train, test, 0.01, 5, 4, 7, 3, seed=1)
+    assert np.array_equal(weights, same) and all(torch.equal(a.chosen, b.chosen) for a, b in zip(first, again))
+    _, other = TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
+    _, elsewhere = TRAIN.draw_people(train, test, 0.01, 5, 4, 7, 3, seed=2)
+    assert not np.array_equal(weights, other) and not np.array_equal(weights, elsewhere)
+    assert np.allclose(weights.sum(1), 1) and np.isfinite(weights).all()
+
+
+def test_prompts_whose_responses_are_all_equal_are_left_out_and_counted(capsys):
+    train, test = TRAIN.planted(0, 50, 20, 8)
+    test.scores[3] = 1.5
+    groups, _ = TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
+    assert groups.seen.counts.tolist() == [19] * 5 and groups.unseen.counts.tolist() == [19] * 4
+    assert "4 prompts left out, all responses equal" in capsys.readouterr().out
+    train.scores[:] = 0.0
+    with pytest.raises(InputError, match="user person0000 has no pairs"):
+        TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
+
+
+def test_standardised_scores_have_one_scale_taken_from_training():
+    train, test = TRAIN.planted(0, 500, 50, 8)
+    wide = [side._replace(scores=side.scores * np.arange(1, 11) + 3) for side in (train, test)]
+    ours, tests = TRAIN.standardised(*wide)
+    assert np.allclose(ours.scores.mean((0, 1)), 0) and np.allclose(ours.scores.std((0, 1)), 1)
+    scale, shift = wide[0].scores.std((0, 1)), wide[0].scores.mean((0, 1))
+    assert np.allclose(tests.scores * scale + shift, wide[1].scores)
+
+
+def test_planted_reward_models_agree_as_much_as_they_say():
+    train, test = TRAIN.planted(0, 2000, 10, 64, agreement=0.3, unexplained=0.2)
+    correlation = np.corrcoef(train.scores.reshape(-1, 10).T)
+    off = correlation[~np.eye(10, dtype=bool)]
+    assert off.mean() == pytest.approx(0.3 * 0.8, abs=0.07)  # what no embedding tells is not shared
+    assert train.scores.shape == (2000, 8, 10) and test.reply.shape == (10, 8)
+    X = train.table.numpy()
+    residual = train.scores.reshape(-1, 10) - X @ np.linalg.lstsq(X, train.scores.reshape(-1, 10), rcond=None)[0]
+    assert residual.var() == pytest.approx(0.2, abs=0.02)
+
+
+def test_planted_populations_behave_as_in_the_paper(tmp_path):
+    """Low rank beats Bradley-Terry where everybody is different, and by less where people mix."""
+    few = ("--num_seen", 200, "--num_unseen", 100, "--num_iterations", 500, "--K_list", 0, 1, 5)
+    few += ("--dirichlet_list", 0.001, 0.1)
+    status, _, err = call_script(FOLDER / "train_basis.py", "--synthetic", "--results", tmp_path, *few)
+    assert status == 0, err
+    gain = {}
+    for a in ("0.001", "0.1"):
+        rows = json.loads((tmp_path / f"train_basis_synthetic_a{a}.json").read_text())["rows"]
+        reference, one, many = (row["unseen"] for row in rows)
+        assert reference < one < many
+        gain[a] = many - one
+    assert gain["0.001"] > gain["0.1"] + 0.02
+
+
+def test_what_training_refuses(prepared, tmp_path):
+    script = FOLDER / "train_basis.py"
+    flags = ("--data", prepared / "data", *FEW)
+    for extra, words in (
+        (("--dirichlet_list", 0.1, 0), ["0 is no Dirichlet parameter"]),
+        (("--train_prompts", 21), ["21 and 3 prompts a person", "between 1 and 20"]),
+        (("--few_shot_prompts", 0), ["8 and 0 prompts a person"]),
+        (("--num_unseen", 0), ["at least one person each"]),
+        (("--K_list", 33), ["K = 33"]),
+    ):
+        assert_one_line_error(call_script(script, *flags, *extra), *words)
+    done = call_script(script, "--data", tmp_path)
+    assert_one_line_error(done, "train.safetensors is missing", "python PersonalLLM/prepare.py")
+    train, test = (load_split(prepared / f"data/{side}", "", columns=["reply"]) for side in ("train", "test"))
+    for broken, words in (
+        (test._replace(table=test.table[:, :31], head=test.head[:31]), ["different widths: 32 and 31"]),
+        (test._replace(model="another"), ["embedded by different models"]),
+        (test._replace(frame=test.frame[:-1]), ["test.parquet: 55 rows are not 8 responses to each prompt"]),
+        (test._replace(table=test.table[:10]), ["points outside the 10 rows"]),
+        (test._replace(frame=test.frame.drop(columns="gemma_2b")), ["10 reward models in train, 9 in test"]),
+        (test._replace(frame=test.frame.assign(gemma_2b=float("nan"))), ["a score is NaN"]),
+    ):
+        save_split(tmp_path / "train", train)
+        save_split(tmp_path / "test", broken)
+        assert_one_line_error(call_script(script, "--data", tmp_path, *FEW), *words)
+
+
+def test_help_of_every_script_is_quick_and_names_every_flag():
+    for script in ("prepare.py", "train_basis.py", "vary_fewshot.py"):
+        status, out, err = call_script(FOLDER / script, "--help")
+        block = (FOLDER / script).read_text().split("settings ---", 1)[1].split("# ---", 1)[0]
+        matches = [utils.SETTING.match(line) for line in block.splitlines()[1:] if line]
+        assert status == 0 and not err and all(f"--{match[1]}" in out for match in matches)
+        assert all(match[2] for match in matches), "a setting without its meaning on the same line"
