@@ -21,12 +21,12 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from utils import (  # noqa: E402
-    RANK_NAMES,
     Comparisons,
     Groups,
     InputError,
     average_over_seeds,
     basis_path,
+    key_text,
     load_basis,
     load_split,
     pick_device,
@@ -207,10 +207,11 @@ def plot_mixtures(path, weights, basis):
 
 def print_paper_table(populations, num_seen, num_unseen):
     """As Table 1 of the paper: a line per rank, seen, unseen and overall accuracy of each population in percent."""
-    lines = [["K", *(text for a in populations for text in (f"a = {a:g}: seen", "unseen", "overall"))]]
     means = [average_over_seeds(rows)[0] for rows in populations.values()]
+    keys = ["K", "alpha"] if len({row["alpha"] for row in means[0]}) > 1 else ["K"]
+    lines = [[*keys, *(text for a in populations for text in (f"a = {a:g}: seen", "unseen", "overall"))]]
     for ranks in zip(*means):
-        line = [str(RANK_NAMES.get(ranks[0]["K"], ranks[0]["K"]))]
+        line = [key_text(ranks[0], key) for key in keys]
         for row in ranks:
             overall = (num_seen * row["seen"] + num_unseen * row["unseen"]) / (num_seen + num_unseen)
             line += [f"{100 * value:.1f}" for value in (row["seen"], row["unseen"], overall)]
