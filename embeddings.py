@@ -14,6 +14,8 @@ token once. Two kinds of model:
 import gzip
 import hashlib
 import json
+import re
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +31,7 @@ from utils import InputError, Split, save_split
 
 TOKENISED_AT_ONCE = 1024  # conversations; a tokenizer's own records of a text are many times its size
 TREE_TOKENS = 4096  # a tree of conversations is cut here: attention to tokens of other branches is masked, not free
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, no tokenizer takes it
 OPEN = 2**30  # the end of a branch that no other follows
 CHECK_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of 1 + |logit|: rounding
 
@@ -56,7 +59,7 @@ def read_json_lines(path):
     except json.JSONDecodeError as error:
         cut = "" if line.endswith("\n") else ", and no line end: the file is cut off here; download it again"
         raise InputError(f"{path}, line {number}: broken JSON ({error.msg}){cut}") from error
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}, after line {number}: damaged file ({error})") from error
 
 
@@ -74,6 +77,8 @@ def distinct(conversations):
             if not isinstance(message["content"], str):
                 kind = type(message["content"]).__name__
                 raise InputError(f"the content of a message is a {kind}, not text: {str(message['content'])[:60]!r}")
+            if SURROGATE.search(message["content"]):
+                raise InputError(f"half a character (a lone surrogate) in the text {message['content'][:60]!r}")
         key = hashlib.sha256(json.dumps(conversation).encode()).digest()
         if key not in rows:
             rows[key] = len(unique)
@@ -228,7 +233,8 @@ class Encoder:
     @cached_property
     def longest(self):
         """Tokens that the model takes, or fewer if max_length says so."""
-        own = min(self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", 10**9))
+        config = self.model.config.get_text_config()
+        own = min(self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", 10**9))
         return min(own, self.max_length or own)
 
     def tokens(self, conversations):
@@ -251,7 +257,7 @@ class Encoder:
     @cached_property
     def shares(self):
         """Whether shared beginnings are computed once; says why not where that was wanted."""
-        windowed = getattr(self.model.config, "sliding_window", None) is not None
+        windowed = getattr(self.model.config.get_text_config(), "sliding_window", None) is not None
         reason = "windowed attention" if windowed else "flash attention" if "flash" in self.attention else None
         if self.pooling == "mean" or not self.share or reason:
             if self.pooling == "last" and self.share:
@@ -333,32 +339,38 @@ class Encoder:
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def embed_split(path, frame, encoder, columns=("chosen", "rejected")):
+def embed_split(path, frame, encoder, columns=("chosen", "rejected"), made_from=""):
     """Embed the conversations of a frame and save the Split at PATH, or find that this is done already.
 
-    frame: conversations in `columns`, which become their row numbers, plus ids. InputError where PATH holds a split
-    made of other text or by another model.
+    frame: conversations in `columns`, which become their row numbers, plus ids; made_from: what the reader of the Split
+    compares with its source. InputError where PATH holds a split made of other text or in another way.
     """
     conversations, rows = distinct([conversation for name in columns for conversation in frame[name]])
     numbers = np.array(rows).reshape(len(columns), len(frame))
     frame = frame.assign(**dict(zip(columns, numbers))).reset_index(drop=True)
-    content = hashlib.sha256(json.dumps([encoder.identity, frame.to_csv()]).encode())
+    content = hashlib.sha256(json.dumps([encoder.identity, frame.to_csv(), made_from]).encode())
     for conversation in conversations:
         content.update(json.dumps(conversation).encode())
     fingerprint = content.hexdigest()
     if Path(f"{path}.safetensors").exists() and Path(f"{path}.parquet").exists():
         try:
             with safe_open(f"{path}.safetensors", framework="pt") as file:
-                found = (file.metadata() or {}).get("fingerprint")
+                found = file.metadata() or {}
         except SafetensorError as error:
             raise InputError(f"{path}.safetensors is damaged ({error}); delete it and start again") from error
-        if found != fingerprint:
+        if found.get("model") != str(encoder.identity):
             raise InputError(
-                f"{path}.safetensors was made of other text or by another model;"
+                f"{path}.safetensors was made with {found.get('model')}, this run has {encoder.identity};"
+                " use the same settings or another --data"
+            )
+        if found.get("fingerprint") != fingerprint:
+            raise InputError(
+                f"{path}.safetensors was made of other text, perhaps with another --limit;"
                 " delete it and its .parquet, or choose another --data"
             )
         print(f"{path}: done already")
         return
     print(f"{path}: {len(frame)} rows, {len(conversations)} distinct conversations")
     table = encoder.embed(conversations)
-    save_split(path, Split(table, frame, encoder.head, str(encoder.identity)), fingerprint=fingerprint)
+    split = Split(table, frame, encoder.head, str(encoder.identity), made_from)
+    save_split(path, split, fingerprint=fingerprint)

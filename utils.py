@@ -19,6 +19,7 @@ taken alone.
 import argparse
 import itertools
 import json
+import math
 import os
 import re
 import subprocess
@@ -80,6 +81,10 @@ class Comparisons:
         for user, count in zip(self.user_ids, self.counts.tolist()):
             if count == 0:
                 raise InputError(f"user {user} has no pairs; leave this user out")
+        if self.shot is not None:
+            number, user = torch.stack([self.shot, self.user.to(self.shot)]).unique(dim=1)  # (2, n) -> (2, shots)
+            if (number != torch.arange(len(number))).any() or (user.diff() < 0).any():
+                raise InputError("shots are numbered 0, 1, .. without a gap, user by user, and each has one user")
 
     @classmethod
     def from_list(cls, features):
@@ -166,6 +171,7 @@ class Split(NamedTuple):
     frame: object  # pandas DataFrame, one row per comparison: user_id, chosen, rejected, and the ids that place it
     head: torch.Tensor | None  # V_ref, (d, 1) float32; None for a text encoder, which has no score head
     model: str = ""  # which model made the embeddings
+    made_from: str = ""  # hash of the file that the texts come from, where that may change unnoticed
 
 
 def save_split(path, split, **metadata):
@@ -176,7 +182,8 @@ def save_split(path, split, **metadata):
     with written_whole(f"{path}.parquet") as file:  # first, so that a fingerprint vouches for both files
         split.frame.to_parquet(file)
     with written_whole(f"{path}.safetensors") as file:
-        save_file(tensors, file, {"model": split.model, **{key: str(value) for key, value in metadata.items()}})
+        header = {"model": split.model, "made_from": split.made_from, **metadata}
+        save_file(tensors, file, {key: str(value) for key, value in header.items()})
 
 
 def load_split(path, made_by, columns=("chosen", "rejected")):
@@ -191,7 +198,7 @@ def load_split(path, made_by, columns=("chosen", "rejected")):
             raise InputError(f"{file} is missing; make it with: {made_by}")
     try:
         with safe_open(f"{path}.safetensors", framework="pt") as file:
-            table, model = file.get_tensor("embeddings"), (file.metadata() or {}).get("model", "")
+            table, header = file.get_tensor("embeddings"), file.metadata() or {}
             head = file.get_tensor("head") if "head" in file.keys() else None  # noqa: SIM118, not a dict
     except SafetensorError as error:
         raise InputError(f"{path}.safetensors is damaged ({error}); delete it and run again: {made_by}") from error
@@ -199,7 +206,7 @@ def load_split(path, made_by, columns=("chosen", "rejected")):
         frame = pd.read_parquet(f"{path}.parquet")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}.parquet is damaged ({error}); delete it and run again: {made_by}") from error
-    split = Split(table, frame, head, model)
+    split = Split(table, frame, head, header.get("model", ""), header.get("made_from", ""))
     bad = unfinite_rows(split.table)
     if len(bad):
         raise InputError(f"{path}.safetensors: row {bad[0].item()} of the embeddings holds NaN or infinity")
@@ -307,7 +314,9 @@ class LoRe(nn.Module):
         super().__init__()
         check_rank(num_basis_vectors, num_features, smallest=1)
         if not alpha >= 0 or (alpha > 0 and V_sft is None):
-            raise InputError(f"alpha = {alpha}: never negative, and 0 where there is no reference head to pull to")
+            raise InputError(
+                f"alpha = {alpha:g}: never negative, and 0 (--alpha_list 0) where there is no reference head to pull to"
+            )
         self.register_buffer("V_sft", reference_head(V_sft, num_features))
         self.alpha, self.num_iterations, self.learning_rate = float(alpha), num_iterations, learning_rate
         self.W = nn.Parameter(self.draw_W(num_classes, num_basis_vectors, generator=generator))
@@ -568,6 +577,10 @@ def fit_grid(model_class, grid, V_ref, train, device, num_iterations, learning_r
     fits = []
     for cell, generator in enumerate(generators):
         if cell in models:
+            if not models[cell].V.isfinite().all():
+                raise InputError(
+                    f"the fit of K = {grid[cell][2]}, alpha = {grid[cell][1]:g} diverged; lower learning_rate"
+                )
             W, V = models[cell].solution()
             fits.append(Fit(V, W, generator))
         elif V_ref is not None:  # K = 0: the reference head, weight 1 for everybody
@@ -1010,6 +1023,8 @@ def planted_population(num_users, pairs, *, num_features, num_directions, concen
 
 def planted_rewards(num_users, num_features, num_directions, concentration, rng):
     """V (d, directions) orthonormal, W (C, directions) ~ Dirichlet, head (d, 1): the mean direction, blurred."""
+    if not (1 <= num_directions <= num_features and concentration > 0 and num_users > 1):
+        raise InputError("planted: at least 2 people, directions between 1 and the width, a concentration above 0")
     V = np.linalg.qr(rng.standard_normal((num_features, num_directions)))[0]
     W = rng.dirichlet(np.full(num_directions, concentration), num_users)
     direction = V.mean(axis=1, keepdims=True)
@@ -1018,6 +1033,8 @@ def planted_rewards(num_users, num_features, num_directions, concentration, rng)
 
 def solve_temperature(accuracy_at, accuracy, scale):
     """T with accuracy_at(T) = accuracy, by bisection of log T around `scale`; more noise, less accuracy."""
+    if not 0.5 < accuracy < 1:
+        raise InputError(f"planted accuracy {accuracy:g}: above 0.5, which is chance, and below 1")
     low, high = np.log(1e-6 * scale), np.log(1e6 * scale)
     for _ in range(100):
         middle = (low + high) / 2
@@ -1063,8 +1080,10 @@ def settings(module):
     arguments = parser.parse_args()
     for name, value in vars(arguments).items():
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int | float) and not number >= 0:
-                raise InputError(f"--{name} {number}: no setting is negative")
+            if isinstance(number, int | float) and not 0 <= number < math.inf:
+                raise InputError(f"--{name} {number}: a setting is never negative, and a number")
+            if name == "seed" and number >= 2**32:
+                raise InputError(f"--seed {number}: a seed is below 2 ** 32")
     return arguments
 
 

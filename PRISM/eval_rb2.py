@@ -1,11 +1,11 @@
 """PRISM, step 5: has a learned basis kept its general quality? Its rewards on RewardBench 2, scored the official way.
 
     python PRISM/eval_rb2.py                                                    the reward model's own head alone
-    python PRISM/eval_rb2.py --rm_head PRISM/results/train_basis_K5_alpha10000_seed0.safetensors --users user7 user12
+    python PRISM/eval_rb2.py --rm_head PRISM/results/train_basis_K5_alpha0_seed0.safetensors --users user682 user173
     python PRISM/eval_rb2.py --subset ties --limit 10 --source FILE.jsonl       the first ten Ties rows of a local file
 
 Reads:  allenai/reward-bench-2 (1,865 rows) or --source; a basis of train_basis.py, or a .pt or .npy with V (d, K)
-Writes: results/eval_rb2.csv, .json; data/rb2*.{safetensors,parquet}, so that other heads need no model
+Writes: results/eval_rb2*.csv, .json; data/rb2*.{safetensors,parquet}, so that other heads need no model
 Cost:   one pass of the model over the prompts, each with its replies, on a GPU; scoring any number of heads: a second.
 """
 
@@ -62,6 +62,8 @@ def read_rows(source, subset, limit):
     wanted = {name.lower(): name for name in SUBSETS}
     if subset and subset.lower() not in wanted:
         raise InputError(f"subset = {subset}: use one of {', '.join(SUBSETS)}")
+    if Path(source).is_dir():
+        raise InputError(f"{source} is a folder; name the JSON-lines file in it")
     if Path(source).is_file():
         found = ((f"{source}, line {number}", row) for number, row in read_json_lines(source))
     else:
@@ -73,9 +75,12 @@ def read_rows(source, subset, limit):
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{source} is no file here and cannot be fetched: {reason}") from error
         found = ((f"{source}, row {number}", row) for number, row in enumerate(loaded))
-    rows = []
+    rows, known = [], set()
     for place, row in found:
-        texts = [row.get("prompt"), *(row.get("chosen") or [None]), *(row.get("rejected") or [None])]
+        lists = [
+            row[name] if isinstance(row.get(name), list) and row[name] else [None] for name in ("chosen", "rejected")
+        ]
+        texts = [row.get("prompt"), *lists[0], *lists[1]]
         if row.get("subset") not in SUBSETS:
             raise InputError(f"{place}: subset {row.get('subset')!r} is none of {', '.join(SUBSETS)}")
         if not all(isinstance(text, str) for text in texts):
@@ -89,6 +94,9 @@ def read_rows(source, subset, limit):
             raise InputError(f"{place}: the id of a Ties row is ref:N or tied:N, not {row.get('id')!r}")
         if (len(row["chosen"]) > 1) != (kind == "tied"):
             raise InputError(f"{place}: {len(row['chosen'])} correct replies; tied rows have several, all others one")
+        if row["subset"] == "Ties" and row["id"] in known:
+            raise InputError(f"{place}: {row['id']} stands here for the second time")
+        known.add(row["id"])
         if not subset or row["subset"] == wanted[subset.lower()]:
             rows.append(row)
     if not rows:
@@ -109,26 +117,37 @@ def load_heads(path, num_features, user_names):
         return heads | {user: V @ W[names.index(user)] for user in chosen}, basis.model
     if user_names:
         raise InputError("--users: only a .safetensors basis of train_basis.py knows people")
+    if Path(path).suffix not in (".pt", ".npy"):
+        raise InputError(f"{path}: a head is a .safetensors, .pt or .npy file")
     try:
         if Path(path).suffix == ".pt":
             V = torch.load(path, map_location="cpu", weights_only=True)
             V = V["V"] if isinstance(V, dict) else V
-        elif Path(path).suffix == ".npy":
-            V = torch.from_numpy(np.load(path, allow_pickle=False))
         else:
-            raise InputError(f"{path}: a head is a .safetensors, .pt or .npy file")
+            V = torch.from_numpy(np.load(path, allow_pickle=False))
+        if not isinstance(V, torch.Tensor) or V.ndim not in (1, 2) or V.is_complex() or not V.numel():
+            raise ValueError("it is something else")
         V = V.detach().float()
         V = V.T if V.shape == (1, num_features) else V.reshape(len(V), -1)  # (1, d), (d,), (d, K) -> (d, K)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (ValueError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        reason = (str(error).strip() or "an empty file").splitlines()[0]
         raise InputError(f"{path} does not hold a plain tensor V of shape (d, K): {reason}") from error
+    if not V.isfinite().all():
+        raise InputError(f"{path} holds NaN or infinity")
     if len(V) != num_features:
         raise InputError(
             f"{path}: rewards of width {len(V)}, but the embeddings have {num_features}: not the same model"
         )
     return {f"column {k}": V[:, k] for k in range(V.shape[1])}, ""
+
+
+def embedded_width(path):
+    """d of a table that is there already, so that scoring other heads needs no model; None where there is none."""
+    if not Path(f"{path}.safetensors").exists():
+        return None
+    return load_split(path, "python PRISM/eval_rb2.py", columns=["reply"]).table.shape[1]
 
 
 def best_of_row(scores):
@@ -143,18 +162,16 @@ def ties(rows):
     D: spread of the correct scores of a tied row; margin: worst correct score minus best incorrect one. A row whose
     partner is missing counts for the two accuracies alone; NaN where there is no complete pair.
     """
-    margins, spreads = {"ref": {}, "tied": {}}, {}
+    found = {"ref": {}, "tied": {}}  # number -> (margin, spread)
     for row_id, correct, scores in rows:
         kind, number = row_id.split(":")
         right, wrong = scores[:correct], scores[correct:]
-        margins[kind][number] = right.min(axis=0) - wrong.max(axis=0)
-        spreads[row_id] = right.max(axis=0) - right.min(axis=0)
-    pairs = sorted(margins["ref"].keys() & margins["tied"].keys())
+        found[kind][number] = right.min(axis=0) - wrong.max(axis=0), right.max(axis=0) - right.min(axis=0)
+    pairs = sorted(found["ref"].keys() & found["tied"].keys())
     if not pairs:
         return np.full(rows[0][2].shape[1], np.nan), 0
-    accuracy = {kind: np.mean([margin > 0 for margin in found.values()], 0) for kind, found in margins.items()}
-    D = np.stack([spreads[f"tied:{n}"] for n in pairs])  # (pairs, H)
-    tied, ref = (np.stack([margins[kind][n] for n in pairs]) for kind in ("tied", "ref"))
+    accuracy = {kind: np.mean([margin > 0 for margin, _ in stats.values()], 0) for kind, stats in found.items()}
+    tied, ref, D = (np.stack([found[kind][n][i] for n in pairs]) for kind, i in (("tied", 0), ("ref", 0), ("tied", 1)))
     worse = np.minimum(tied, ref)
     with np.errstate(divide="ignore", invalid="ignore"):
         closeness = np.nan_to_num(np.tanh(worse / D - 1))
@@ -181,7 +198,7 @@ def score(rows, scores):
 
 def compare(table):
     """Say how far the learned rewards lie from the reference head."""
-    if REFERENCE not in table.index or len(table) == 1:
+    if REFERENCE not in table.index or len(table) == 1 or table.isna().all(axis=None):
         return
     points = 100 * (table.mean(axis=1) - table.mean(axis=1)[REFERENCE]).drop(REFERENCE)
     parts = [f"{MEAN} {points[MEAN]:+.1f}"] if MEAN in points else []
@@ -203,13 +220,18 @@ def main():
         args.model, args.pooling, pick_device(args.device), args.dtype, args.attention, args.max_length,
         args.batch_tokens, args.share,
     )  # fmt: skip
-    heads, learned_on = load_heads(args.rm_head, encoder.num_features, args.users) if args.rm_head else ({}, "")
+    selected = f"_{args.subset.lower().replace(' ', '_')}" if args.subset else ""
+    selected += f"_first{args.limit}" if args.limit else ""
+    path, output = args.data / f"rb2{selected}", args.results / f"eval_rb2{selected}"
+    heads, learned_on = {}, ""
+    if args.rm_head:
+        heads, learned_on = load_heads(args.rm_head, embedded_width(path) or encoder.num_features, args.users)
+    elif args.users:
+        raise InputError("--users: whose? name their basis with --rm_head")
     if not heads and args.pooling == "mean":
         raise InputError("nothing to score: a text encoder has no head of its own; give one with --rm_head")
     args.results.mkdir(parents=True, exist_ok=True)
     args.data.mkdir(parents=True, exist_ok=True)
-    selected = args.subset.lower().replace(" ", "_") + (f"_first{args.limit}" if args.limit else "")
-    path = args.data / ("rb2" + (f"_{selected}" if selected else ""))
     texts = [(i, row["prompt"], text) for i, row in enumerate(rows) for text in row["chosen"] + row["rejected"]]
     frame = pd.DataFrame({"row": [i for i, *_ in texts], "reply": [exchange(*pair) for _, *pair in texts]})
     embed_split(path, frame, encoder, columns=["reply"])
@@ -224,10 +246,9 @@ def main():
     replies_of = split.frame.groupby("row")["reply"]
     by_subset = score(rows, [R[numbers.to_numpy()] for _, numbers in replies_of])  # each (m, H)
 
-    complete = len(by_subset) == len(SUBSETS)
+    complete = len(by_subset) == len(SUBSETS) and not np.isnan(by_subset["Ties"]).any()
     table = pd.DataFrame(by_subset, index=list(heads))
     table["Overall"] = table.mean(axis=1) if complete else np.nan
-    output = args.results / "eval_rb2"
     with written_whole(f"{output}.csv") as file:
         table.to_csv(file, index_label="reward")
     save_results(output, [{"reward": name, **row.dropna()} for name, row in table.iterrows()], args)

@@ -10,6 +10,7 @@ Cost:   one pass of the model over each dialogue: every turn of its chosen path 
         reply branches off it. 8 kB of disk per reply for the 8B model. An interrupted run starts over.
 """
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def main():
     frame = pd.DataFrame([record for row in dialogues for record in comparisons(row)])
     if frame.empty:
         raise InputError(f"{source} holds no comparison")
-    embed_split(args.data / "prism", frame, encoder)
+    made_from = hashlib.sha256(source.read_bytes()).hexdigest()
+    embed_split(args.data / "prism", frame, encoder, made_from=made_from)
     print(f"{len(frame)} comparisons of {len(dialogues)} dialogues are in {args.data}")
 
 

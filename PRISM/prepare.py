@@ -18,7 +18,7 @@ sys.path.insert(0, str(HERE.parent))
 
 import numpy as np  # noqa: E402
 
-from embeddings import read_json_lines  # noqa: E402
+from embeddings import SURROGATE, read_json_lines  # noqa: E402
 from utils import InputError, settings, start, written_whole  # noqa: E402
 
 # --------------------------------------------------------------------------------------------------- settings ---
@@ -79,6 +79,8 @@ def read_turns(place, row):
             raise InputError(f"{where}: turn {turn!r} of a dialogue of {count} turns")
         if not isinstance(content, str):
             raise InputError(f"{where}: content is a {type(content).__name__}, not text")
+        if SURROGATE.search(content):
+            raise InputError(f"{where}: half a character (a lone surrogate) in {content[:60]!r}")
         if role == "model" and not isinstance(message.get("if_chosen"), bool):
             raise InputError(f"{where}: a reply without if_chosen")
         kind = "user" if role == "user" else "chosen" if message["if_chosen"] else "rejected"
@@ -93,7 +95,7 @@ def read_dialogues(path, users):
         place, dialogue, user = f"{path}, line {number}", row.get("conversation_id"), row.get("user_id")
         if not isinstance(dialogue, str) or dialogue in dialogues:
             raise InputError(f"{place}: conversation_id {dialogue!r} is missing or stands here for the second time")
-        if user not in users:
+        if not isinstance(user, str) or user not in users:
             raise InputError(f"{place}: {dialogue} is by {user!r}, who is not in survey.jsonl or completed nothing")
         turns = read_turns(place, row)
         if any(all(turn.values()) for turn in turns):  # as published: one turn with all three is enough
@@ -168,15 +170,19 @@ def main():
 
     counts, pairs = Counter(), 0
     owner = {dialogue: user for user, ids in users.items() for dialogue in ids}
-    used = {*split["train_dialog_ids"], *split["test_dialog_ids"]}
+    used = {*split["train_dialog_ids"], *split["test_dialog_ids"]}  # all are written: another split needs no new file
     with written_whole(args.data / "dialogues.jsonl") as path, open(path, "w", encoding="utf-8") as file:
-        for dialogue in (d for d in dialogues if d in used):  # in upstream order, whatever the split
+        for dialogue in dialogues:
             turns = clean(dialogues[dialogue], counts)
-            pairs += sum(len(turn["rejected"]) for turn in turns)
+            pairs += sum(len(turn["rejected"]) for turn in turns) if dialogue in used else 0
             file.write(json.dumps({"dialogue": dialogue, "user_id": owner[dialogue], "turns": turns}) + "\n")
-    print(f"{len(split['seen_user_ids'])} seen and {len(split['unseen_user_ids'])} unseen users; {pairs} pairs in")
+    print(
+        f"{len(split['seen_user_ids'])} seen and {len(split['unseen_user_ids'])} unseen users; {pairs} pairs in their"
+    )
     print(f"{len(split['train_dialog_ids'])} training and {len(split['test_dialog_ids'])} test dialogues")
-    print("left out: " + (", ".join(f"{n} {reason}" for reason, n in counts.items() if n) or "nothing"))
+    print(
+        "left out in all dialogues: " + (", ".join(f"{n} {reason}" for reason, n in counts.items() if n) or "nothing")
+    )
     print(f"dialogues and their split are in {args.data}; next: python PRISM/generate-prism-embeddings.py")
 
 

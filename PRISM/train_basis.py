@@ -9,6 +9,7 @@ Writes: results/train_basis.json, .png, and V, W, user ids of each rank as .safe
 Cost:   20,000 steps; the default sweep of planted people takes about two minutes on two cores. No model is loaded.
 """
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -142,18 +143,26 @@ def load_dialogues(folder):
         raise InputError(f"{path} is missing; make it with: {STEPS_BEFORE}")
     try:
         ids = json.loads(path.read_text())
-        if not {"train_dialog_ids", "test_dialog_ids", "seen_user_ids", "unseen_user_ids"} <= set(ids):
+        if not {"train_dialog_ids", "test_dialog_ids", "seen_user_ids", "unseen_user_ids"} <= {*ids}:
             raise ValueError("a key is missing")
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); make it again with: python PRISM/prepare.py") from error
-    return load_split(folder / "prism", STEPS_BEFORE), ids
+    split, dialogues = load_split(folder / "prism", STEPS_BEFORE), folder / "dialogues.jsonl"
+    if dialogues.exists() and hashlib.sha256(dialogues.read_bytes()).hexdigest() != split.made_from:
+        raise InputError(
+            f"{folder / 'prism'}.safetensors was made of another {dialogues}; delete it and its .parquet and run again:"
+            " python PRISM/generate-prism-embeddings.py"
+        )
+    return split, ids
 
 
 def split_dialogues(split, ids):
     """Groups of the seen and unseen people by training and test dialogues; one shot is one dialogue."""
     on_train, on_test = (split.frame["dialogue"].isin(ids[f"{side}_dialog_ids"]) for side in ("train", "test"))
-    if (on_train & on_test).any():
-        raise InputError("a dialogue is on both the training and the test side of the split")
+    if (on_train & on_test).any() or {*ids["seen_user_ids"]} & {*ids["unseen_user_ids"]}:
+        raise InputError(
+            "a dialogue is on both the training and the test side of the split, or a person seen and unseen"
+        )
     train, test = split.frame[on_train], split.frame[on_test]
     complete = {*train["user_id"]} & {*test["user_id"]}
     seen, unseen = (sorted(complete & {*ids[f"{kind}_user_ids"]}) for kind in ("seen", "unseen"))
@@ -178,13 +187,14 @@ def main():
     args = settings(globals())
     torch_device = pick_device(args.device)
     args.results.mkdir(parents=True, exist_ok=True)
-    population = None
     if args.synthetic:
         population, ids = planted_dialogues(
             args.seed, args.planted_users, args.planted_features, args.planted_directions, args.planted_concentration,
             args.planted_accuracy,
         )  # fmt: skip
-    split, ids = (population.splits["prism"], ids) if args.synthetic else load_dialogues(args.data)
+        split = population.splits["prism"]
+    else:
+        population, (split, ids) = None, load_dialogues(args.data)
     groups = split_dialogues(split, ids)
     seen, unseen = groups.train.user_ids, groups.unseen.user_ids
     output = args.results / ("train_basis_synthetic" if args.synthetic else "train_basis")

@@ -31,7 +31,7 @@ from utils import (  # noqa: E402
 
 # --------------------------------------------------------------------------------------------------- settings ---
 K_list = [1, 5]  # ranks: 0 = the reference head as it is, 1 = Bradley-Terry
-alpha_list = [1e4]  # pull of every basis reward to the reference head, 0 = none (needed where there is no head)
+alpha_list = [0.0, 1e4]  # pull of every basis reward to the reference head, 0 = none (needed where there is no head)
 num_shots = [1, 2, 3, 0]  # known dialogues of each unseen person; 0 = all of the training ones
 trials = 20  # draws of those dialogues
 num_iterations = 20000  # alternating Adam steps of the joint fit, as published

@@ -84,7 +84,11 @@ def prepared(tmp_path_factory, reward_model):
     upstream(folder)
     status, out, err = run_script(FOLDER / "prepare.py", "--source", folder, "--data", folder / "data")
     assert status == 0, err
-    assert "60 dialogues by 10 users" in out and "8 seen and 2 unseen users" in out and "left out: nothing" in out
+    assert (
+        "60 dialogues by 10 users" in out
+        and "8 seen and 2 unseen users" in out
+        and "left out in all dialogues: nothing" in out
+    )
     script, flags = FOLDER / "generate-prism-embeddings.py", ("--data", folder / "data", "--model", reward_model)
     status, out, err = run_script(script, *flags)
     assert status == 0, err
@@ -232,6 +236,8 @@ def mend(turns=None, **fields):
         (mend(conversation_history=["x"]), ["message 0", "not an object"]),
         (mend(conversation_history=None), ["conversation_history"]),
         (mend(conversation_id=None), ["conversation_id None is missing"]),
+        (mend(user_id=["user0"]), ["c0 is by ['user0']"]),
+        (mend(conversation_history=[message(0, "user", "a \ud800 b")]), ["message 0", "half a character"]),
     ],
 )
 def test_rows_that_prism_does_not_have_end_with_file_and_line(tmp_path, row, words):
@@ -291,7 +297,11 @@ def test_the_first_dialogues_only_and_what_is_missing(prepared, text_encoder, tm
     assert status == 0, err
     split = load_split(tmp_path / "data/prism", "")
     assert split.frame["dialogue"].unique().tolist() == ["c0", "c1", "c2"] and split.head is None
-    assert_one_line_error(generate(tmp_path, text_encoder, "--pooling", "mean"), "made of other text")
+    assert_one_line_error(
+        generate(tmp_path, text_encoder, "--pooling", "mean"), "made of other text, perhaps with another --limit"
+    )
+    again = generate(tmp_path, text_encoder, "--pooling", "mean", "--limit", 3, "--max_length", 20)
+    assert_one_line_error(again, "was made with", "'max_length': 0", "this run has", "'max_length': 20")
     (tmp_path / "data/dialogues.jsonl").write_text("")
     assert_one_line_error(generate(tmp_path, text_encoder, "--pooling", "mean"), "holds no comparison")
 
@@ -318,7 +328,20 @@ def test_from_embeddings_to_table_picture_and_bases(prepared, tmp_path):
     assert health["columns"] == basis.V.shape[1] and len(basis.user_ids) == 8 and len(basis.unseen_ids) == 2
     assert "last" in basis.model and torch.allclose(basis.W.sum(1), torch.ones(8))
     assert (tmp_path / "train_basis.png").exists()
-    flags = ("--data", prepared / "data", "--results", tmp_path, *QUICK, "--K_list", 0, 2, "--trials", 2)
+    flags = (
+        "--data",
+        prepared / "data",
+        "--results",
+        tmp_path,
+        *QUICK,
+        "--K_list",
+        0,
+        2,
+        "--trials",
+        2,
+        "--alpha_list",
+        0,
+    )
     status, out, err = run_script(FOLDER / "vary_fewshot.py", *flags)
     assert status == 0, err
     rows = json.loads((tmp_path / "vary_fewshot.json").read_text())["rows"]
@@ -367,8 +390,9 @@ def test_a_person_without_pairs_on_a_side_is_left_out_and_counted(prepared, caps
     assert "left out: 1 people without pairs on both sides" in capsys.readouterr().out
     with pytest.raises(InputError, match="no seen or no unseen people have pairs"):
         TRAIN.split_dialogues(split._replace(frame=frame), {**ids, "test_dialog_ids": []})
-    with pytest.raises(InputError, match="both the training and the test side"):
-        TRAIN.split_dialogues(split, {**ids, "test_dialog_ids": ids["train_dialog_ids"]})
+    for wrong in ({"test_dialog_ids": ids["train_dialog_ids"]}, {"unseen_user_ids": ids["seen_user_ids"]}):
+        with pytest.raises(InputError, match="both the training and the test side of the split, or a person seen"):
+            TRAIN.split_dialogues(split, {**ids, **wrong})
 
 
 def test_training_without_data_or_with_settings_that_cannot_be(prepared, tmp_path):
@@ -381,8 +405,26 @@ def test_training_without_data_or_with_settings_that_cannot_be(prepared, tmp_pat
     assert_one_line_error(call_script(vary, *flags, "--num_shots", 1, 4), "no unseen person has 4 training dialogues")
     (tmp_path / "prism_split_ids_50.json").write_text('{"train_dialog_ids": []}')
     assert_one_line_error(call_script(train, "--data", tmp_path), "prism_split_ids_50.json is damaged")
+    (tmp_path / "prism_split_ids_50.json").write_text("null")
+    assert_one_line_error(call_script(train, "--data", tmp_path), "prism_split_ids_50.json is damaged")
     (tmp_path / "prism_split_ids_50.json").write_bytes((prepared / "data/prism_split_ids_50.json").read_bytes())
     assert_one_line_error(call_script(train, "--data", tmp_path), "prism.safetensors is missing")
+    for name in ("prism.safetensors", "prism.parquet", "dialogues.jsonl"):
+        (tmp_path / name).write_bytes((prepared / "data" / name).read_bytes())
+    with open(tmp_path / "dialogues.jsonl", "a") as file:  # prepared again from other texts
+        file.write('{"dialogue": "new"}\n')
+    assert_one_line_error(
+        call_script(train, "--data", tmp_path), "was made of another", "run again: python PRISM/generate"
+    )
+    for wrong, words in (
+        (("--planted_accuracy", 2), "above 0.5, which is chance"),
+        (("--planted_users", 1), "at least 2 people"),
+        (("--planted_directions", 65), "directions between 1 and the width"),
+        (("--planted_concentration", 0), "a concentration above 0"),
+        (("--seed", 2**32), "a seed is below 2 ** 32"),
+        (("--alpha_list", "nan"), "--alpha_list nan"),
+    ):
+        assert_one_line_error(call_script(train, "--synthetic", "--results", tmp_path, *wrong), words)
 
 
 def test_planted_dialogues_have_the_structure_and_the_accuracy_they_say():
@@ -550,7 +592,7 @@ def test_one_subset_or_the_first_rows(tmp_path, reward_model):
     status, out, err = call_script(FOLDER / "eval_rb2.py", *common, "--subset", "precise if", "--limit", 2)
     assert status == 0, err
     assert "2 rows; percent; Overall is the mean of the six subsets, not all here" in out
-    table = pd.read_csv(tmp_path / "eval_rb2.csv", index_col="reward")
+    table = pd.read_csv(tmp_path / "eval_rb2_precise_if_first2.csv", index_col="reward")
     assert table.columns.tolist() == ["Precise IF", "Overall"] and np.isnan(table["Overall"]).all()
     assert_one_line_error(
         call_script(FOLDER / "eval_rb2.py", *common, "--subset", "Maths"), "subset = Maths", "Precise IF"
@@ -567,16 +609,33 @@ def test_heads_in_other_files_and_files_that_hold_none(tmp_path, a_basis):
         heads, _ = RB2.load_heads(tmp_path / name, 32, [])
         assert list(heads) == ["column 0", "column 1", "column 2"] and torch.equal(heads["column 2"], basis.V[:, 2])
     assert torch.equal(RB2.load_heads(tmp_path / "weight.pt", 32, [])[0]["column 0"], basis.V[:, 0])
+    np.save(tmp_path / "nan.npy", np.full((32, 2), np.nan))
     everybody = RB2.load_heads(folder / "basis.safetensors", 32, ["all"])[0]
     assert list(everybody)[-4:] == ["user1", "user2", "user3", "user9"]
     torch.save({"weights": basis.V}, tmp_path / "other.pt")
     torch.save(Counter, tmp_path / "code.pt")  # needs code to load: refused by weights_only
     np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
     (tmp_path / "text.pt").write_text("no tensor")
-    for name in ("other.pt", "code.pt", "object.npy", "text.pt"):
+    (tmp_path / "empty.pt").touch()
+    (tmp_path / "empty.npy").touch()
+    np.save(tmp_path / "three.npy", np.ones((32, 2, 2)))
+    np.save(tmp_path / "none.npy", np.ones((32, 0)))
+    np.save(tmp_path / "complex.npy", np.ones((32, 2), dtype=complex))
+    for name in (
+        "other.pt",
+        "code.pt",
+        "object.npy",
+        "text.pt",
+        "empty.pt",
+        "empty.npy",
+        "three.npy",
+        "none.npy",
+        "complex.npy",
+    ):
         with pytest.raises(InputError, match="does not hold a plain tensor V"):
             RB2.load_heads(tmp_path / name, 32, [])
     for name, width, users, message_ in (
+        ("nan.npy", 32, [], "holds NaN or infinity"),
         ("V.pt", 31, [], "rewards of width 32, but the embeddings have 31"),
         (folder / "basis.safetensors", 31, [], "basis of width 32, but the embeddings have 31"),
         (folder / "basis.safetensors", 32, ["user7"], "has no user user7; it has 4, such as user1"),
@@ -602,6 +661,8 @@ def test_a_wrong_width_is_noticed_before_anything_is_embedded(tmp_path, reward_m
         (bench_row(subset="Poems"), ["line 2", "subset 'Poems'"]),
         (bench_row(chosen=()), ["line 2", "chosen and rejected replies"]),
         ({**bench_row(), "rejected": ["a", ["b"]]}, ["line 2", "all of them text"]),
+        ({**bench_row(), "chosen": 5}, ["line 2", "chosen and rejected replies"]),
+        ({**bench_row(), "rejected": "xyz"}, ["line 2", "chosen and rejected replies"]),
         ({**bench_row(), "num_correct": 2}, ["line 2", "num_correct is 2, chosen replies: 1"]),
         (bench_row("7", "Ties"), ["line 2", "ref:N or tied:N", "'7'"]),
         (bench_row("tied:7", "Ties"), ["line 2", "1 correct replies"]),
@@ -622,6 +683,22 @@ def test_what_else_the_bench_refuses(tmp_path, text_encoder):
     assert_one_line_error(call_script(script, "--source", source, "--subset", "Math"), "holds no row of Math")
     done = call_script(script, "--source", source, "--model", text_encoder, "--pooling", "mean")
     assert_one_line_error(done, "nothing to score")
+    assert_one_line_error(
+        call_script(script, "--source", source, "--users", "user1"), "name their basis with --rm_head"
+    )
+    assert_one_line_error(call_script(script, "--source", tmp_path), "is a folder; name the JSON-lines file")
+    source = bench_file(tmp_path, [bench_row("ref:1", "Ties"), bench_row("ref:1", "Ties")])
+    assert_one_line_error(call_script(script, "--source", source), "line 2", "ref:1 stands here for the second time")
+
+
+def test_without_any_pair_of_ties_there_is_no_overall(tmp_path, reward_model):
+    rows = [row for row in bench() if not row["id"].startswith("tied")]
+    flags = ("--source", bench_file(tmp_path, rows), "--model", reward_model, "--data", tmp_path, "--results", tmp_path)
+    status, out, err = call_script(FOLDER / "eval_rb2.py", *flags)
+    assert status == 0, err
+    assert "not all here" in out and "3 of 3 Ties rows lack" in out
+    table = pd.read_csv(tmp_path / "eval_rb2.csv", index_col="reward")
+    assert np.isnan(table["Ties"]).all() and np.isnan(table["Overall"]).all()
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -243,7 +243,7 @@ def test_a_second_run_skips_finished_work_and_another_model_is_refused(tmp_path,
     status, out, _ = prepare(tmp_path, text_encoder)
     assert status == 0 and out.count("done already") == 2
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "data").iterdir()}
-    assert_one_line_error(prepare(tmp_path, reward_model), "made of other text or by another model")
+    assert_one_line_error(prepare(tmp_path, reward_model), "was made with {'model':", "use the same settings")
 
 
 @pytest.mark.parametrize(

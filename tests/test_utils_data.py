@@ -1,5 +1,7 @@
 """Comparisons in memory and on disk, and planted populations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -138,6 +140,14 @@ def test_planted_populations_are_as_noisy_as_asked_for_and_reproducible():
     assert again.splits["train"].frame.equals(frame) and torch.equal(again.splits["train"].table, table)
     other = planted_population(60, {"train": 300, "validation": 50}, **arguments, seed=2)
     assert not torch.equal(other.splits["train"].table, table)
+
+
+def test_shots_are_numbered_user_by_user():
+    data = Comparisons.from_list([torch.randn(3, 4), torch.randn(2, 4)])
+    assert replace(data, shot=torch.tensor([1, 0, 1, 2, 2])).shot is not None
+    for wrong in ([0, 0, 0, 0, 1], [0, 0, 2, 3, 3], [1, 1, 1, 0, 0], [0, 1, 2, 0, 1]):
+        with pytest.raises(InputError, match="shots are numbered"):
+            replace(data, shot=torch.tensor(wrong))
 
 
 @pytest.mark.parametrize("accuracy", [0.6, 0.9, 0.99])

@@ -168,6 +168,8 @@ def test_bases_are_saved_with_their_users(tmp_path):
 
 
 def test_what_a_sweep_refuses():
+    with pytest.raises(InputError, match="the fit of K = 2, alpha = 0 diverged"):
+        sweep(run, [2], [0.0], learning_rate=3e37)
     for K in (-1, D + 1):
         with pytest.raises(InputError, match=f"K = {K}: a rank lies between 0 and"):
             sweep(run, [K], [0.0])
