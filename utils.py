@@ -210,6 +210,8 @@ def load_split(path, made_by, columns=("chosen", "rejected")):
     bad = unfinite_rows(split.table)
     if len(bad):
         raise InputError(f"{path}.safetensors: row {bad[0].item()} of the embeddings holds NaN or infinity")
+    if missing := [name for name in columns if name not in frame]:
+        raise InputError(f"{path}.parquet has no column {missing[0]}: of another data set? make it with: {made_by}")
     rows = split.frame[list(columns)].to_numpy()
     if len(rows) and not 0 <= rows.min() <= rows.max() < len(split.table):
         raise InputError(f"{path}.parquet points outside the {len(split.table)} rows of {path}.safetensors")

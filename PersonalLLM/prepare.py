@@ -1,7 +1,7 @@
 """PersonalLLM, step 1: from prompts with eight scored responses each to embedded ones.
 
     python PersonalLLM/prepare.py                                   both Hub splits, 8B reward model, one GPU
-    python PersonalLLM/prepare.py --source FOLDER --limit 100           train* and test* files, 100 prompts of each
+    python PersonalLLM/prepare.py --source FOLDER --limit 100           train.* and test.* files, 100 prompts of each
     python PersonalLLM/prepare.py --model ENCODER --pooling mean        no GPU: a text encoder, without a reference head
 
 Reads:  namkoong-lab/PersonalLLM (train 9,402 prompts, test 1,000), or --source: parquet, CSV or JSON lines
@@ -10,6 +10,7 @@ Cost:   one pass of the model over each prompt with its responses; 8 kB of disk 
         all. A finished side is kept when it is run again; a side that was interrupted starts over.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from embeddings import Encoder, embed_split, exchange, read_json_lines  # noqa: 
 from utils import InputError, pick_device, settings, start  # noqa: E402
 
 # --------------------------------------------------------------------------------------------------- settings ---
-source = "namkoong-lab/PersonalLLM"  # Hub data set, or a folder with files of its columns, named train* and test*
+source = "namkoong-lab/PersonalLLM"  # Hub data set, or a folder with train.* and test.* (parquet, csv, jsonl)
 model = "Skywork/Skywork-Reward-Llama-3.1-8B-v0.2"  # Hub reward model, or a local folder
 pooling = "last"  # last = last token of a reward model; mean = mean of a text encoder's tokens, no reference head
 data = HERE / "data"  # where the embedded responses go
@@ -41,32 +42,39 @@ REWARD_MODELS = (  # whose scores a person mixes, in the order of the published 
 )  # fmt: skip
 
 
-def read_side(source, side):
-    """(where, data frame in the upstream columns) of one side, from local files or the Hub. InputError: none there."""
+def read_side(source, side, data):
+    """[(where, data frame in the upstream columns)] of one side, from local files or the Hub. InputError: none."""
     import pandas as pd
 
     if not Path(source).is_dir():
         from datasets import load_dataset
 
         try:
-            return f"{source}, {side}", load_dataset(source, split=side).to_pandas()
+            return [(f"{source}, {side}", load_dataset(source, split=side).to_pandas())]
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{source} is no folder here, and its {side} split cannot be fetched: {reason}") from error
-    as_frame = lambda path: pd.DataFrame([row for _, row in read_json_lines(path)])
-    readers = {".parquet": pd.read_parquet, ".csv": pd.read_csv, ".jsonl": as_frame, ".json": as_frame, ".gz": as_frame}
-    files = sorted(file for file in Path(source).rglob(f"{side}*") if file.suffix in readers)
-    if not files:
-        raise InputError(f"{source} holds no file {side}*.parquet, .csv or .jsonl")
-    frames = []
+    name = re.compile(rf"{side}(-\d+-of-\d+)?(\.parquet|\.csv|\.jsonl?(\.gz)?)")
+    files = [file for file in sorted(Path(source).rglob(f"{side}*")) if name.fullmatch(file.name)]
+    files = [file for file in files if data.resolve() not in file.resolve().parents]  # not what this script has written
+    if not files or len({file.suffix for file in files}) > 1:
+        found = ", ".join(map(str, files)) or "none"
+        raise InputError(f"{source}: {side}.parquet, .csv or .jsonl (or {side}-00000-of-00001..) of one kind: {found}")
+    sides = []
     for file in files:
         try:
-            frames.append(readers[file.suffix](file))
+            if file.suffix == ".parquet":
+                frame = pd.read_parquet(file)
+            elif file.suffix == ".csv":
+                frame = pd.read_csv(file, dtype=str, keep_default_na=False)  # "None" may be a reply
+            else:
+                frame = pd.DataFrame([row for _, row in read_json_lines(file)])
         except InputError:
             raise
         except (OSError, ValueError) as error:
             raise InputError(f"{file} cannot be read: {str(error).strip().splitlines()[0]}") from error
-    return ", ".join(map(str, files)), pd.concat(frames, ignore_index=True)
+        sides.append((str(file), frame))
+    return sides
 
 
 def responses(where, prompts):
@@ -76,15 +84,20 @@ def responses(where, prompts):
     """
     import pandas as pd
 
-    count = 0
-    while f"response_{count + 1}" in prompts:
-        count += 1
-    if count < 2:
-        raise InputError(f"{where}: {count} columns response_1, response_2, ..; a comparison needs two responses")
-    numbers = range(1, count + 1)
-    needed = ["prompt", *(f"response_{i}_{name}" for i in numbers for name in REWARD_MODELS)]
+    named = (re.match(r"response_(\d+)(_|$)", column) for column in prompts)
+    numbers = range(1, max((int(match[1]) for match in named if match), default=0) + 1)
+    if len(numbers) < 2:
+        raise InputError(
+            f"{where}: {len(numbers)} columns response_1, response_2, ..; a comparison needs two responses"
+        )
+    texts = ["prompt", *(f"response_{i}" for i in numbers)]
+    needed = [*texts, *(f"response_{i}_{name}" for i in numbers for name in REWARD_MODELS)]
     if missing := [column for column in needed if column not in prompts]:
         raise InputError(f"{where}: missing columns {', '.join(missing[:5])}" + (" .." if len(missing) > 5 else ""))
+    for name in texts:
+        for row, text in enumerate(prompts[name]):
+            if not isinstance(text, str):
+                raise InputError(f"{where}: row {row}: {name} is a {type(text).__name__}, not text")
     parts = []
     for i in numbers:
         scores = prompts[[f"response_{i}_{name}" for name in REWARD_MODELS]].apply(pd.to_numeric, errors="coerce")
@@ -92,17 +105,20 @@ def responses(where, prompts):
         if len(bad):
             row, column = bad[0]
             raise InputError(f"{where}: row {row} has no number in {scores.columns[column]}")
-        for name in ("prompt", f"response_{i}"):
-            for row, text in enumerate(prompts[name]):
-                if not isinstance(text, str):
-                    raise InputError(f"{where}: row {row}: {name} is a {type(text).__name__}, not text")
-        talks = [
-            exchange(prompt.strip(), reply.strip())
-            for prompt, reply in zip(prompts["prompt"], prompts[f"response_{i}"])
-        ]
+        pairs = zip(prompts["prompt"], prompts[f"response_{i}"])
+        talks = [exchange(prompt.strip(), reply.strip()) for prompt, reply in pairs]
         place = {"prompt": np.arange(len(prompts)), "response": i - 1, "reply": talks}
         parts.append(pd.DataFrame(place).join(scores.set_axis(REWARD_MODELS, axis=1).astype(float)))
     return pd.concat(parts).sort_values(["prompt", "response"], ignore_index=True)
+
+
+def together(frames, limit):
+    """Response rows of several files as one, prompts numbered through; the first `limit` prompts, 0 = all."""
+    import pandas as pd
+
+    first = np.cumsum([0, *(frame["prompt"].nunique() for frame in frames)])
+    frame = pd.concat([part.assign(prompt=part["prompt"] + n) for part, n in zip(frames, first)], ignore_index=True)
+    return frame[frame["prompt"] < limit] if limit else frame
 
 
 def main():
@@ -114,9 +130,15 @@ def main():
     args.data.mkdir(parents=True, exist_ok=True)
     sides = {}
     for side in ("train", "test"):
-        where, prompts = read_side(args.source, side)
-        sides[side] = responses(where, prompts.head(args.limit) if args.limit else prompts)
-        print(f"{side}: {sides[side]['prompt'].nunique()} prompts, {sides[side]['response'].nunique()} responses each")
+        files = read_side(args.source, side, args.data)
+        sides[side] = together([responses(where, prompts) for where, prompts in files], args.limit)
+        counts = [sides[side][name].nunique() for name in ("prompt", "response")]
+        print(f"{side}: {counts[0]} prompts, {counts[1]} responses each")
+        if not counts[0]:
+            raise InputError(f"{args.source}: no {side} prompts")
+    questions = [{talk[0]["content"] for talk in frame["reply"]} for frame in sides.values()]
+    both = len(questions[0] & questions[1])
+    print(f"{'warning: ' if both else ''}prompts on both the training and the test side: {both}")
     for side, frame in sides.items():
         embed_split(args.data / side, frame, encoder, columns=["reply"])
     print(f"embedded responses are in {args.data}")

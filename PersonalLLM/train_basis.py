@@ -10,6 +10,8 @@ Writes: for each population results/train_basis_a*.json, .png, _mixtures.png, an
 Cost:   no GPU needed; benchmarks/personalllm.py measures the full size. No model is loaded.
 """
 
+import itertools
+import math
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -61,7 +63,7 @@ synthetic = False  # planted reward models instead of the prepared data
 planted_prompts = 2000  # of --synthetic: training prompts, eight responses each
 planted_tests = 300  # of --synthetic: test prompts
 planted_features = 64  # of --synthetic: width of the embeddings
-planted_agreement = 0.25  # of --synthetic: correlation of two reward models' scores
+planted_agreement = 0.25  # of --synthetic: correlation of the explained parts of two reward models' scores
 planted_unexplained = 0.15  # of --synthetic: share of a score's variance that no embedding tells
 # --------------------------------------------------------------------------------------------------------------------
 
@@ -78,31 +80,33 @@ class Prompts(NamedTuple):
 
 
 def load_prompts(folder):
-    """(train, test) Prompts. InputError: incomplete rows, embeddings of different width or by different models."""
-    sides = []
+    """(train, test) Prompts. InputError: incomplete rows; sides that differ in model, width, responses or scores."""
+    sides, kinds = [], []
     for side in ("train", "test"):
-        split = load_split(folder / side, PREPARE, columns=["reply"])
-        names = [name for name in split.frame if name not in ("prompt", "response", "reply")]
-        R = int(split.frame["response"].max()) + 1
-        P = len(split.frame) // R
+        path, split = (
+            folder / f"{side}.parquet",
+            load_split(folder / side, PREPARE, columns=["prompt", "response", "reply"]),
+        )
+        frame = split.frame.drop(columns=["prompt", "response", "reply"])
+        R = split.frame["response"].nunique()
+        P = split.frame["prompt"].nunique()
         order = np.stack([np.repeat(np.arange(P), R), np.tile(np.arange(R), P)], axis=1)
-        if not np.array_equal(split.frame[["prompt", "response"]].to_numpy(), order):
-            raise InputError(f"{folder / side}.parquet: {len(split.frame)} rows are not {R} responses to each prompt")
-        scores = split.frame[names].to_numpy(dtype=np.float64).reshape(P, R, len(names))
-        if np.isnan(scores).any():
-            raise InputError(f"{folder / side}.parquet: a score is NaN; make it again with: {PREPARE}")
+        if not P or not np.array_equal(split.frame[["prompt", "response"]].to_numpy(), order):
+            raise InputError(f"{path}: {len(split.frame)} rows are not {R} responses to each of {P} prompts")
+        try:
+            scores = frame.to_numpy(dtype=np.float64).reshape(P, R, -1)
+        except ValueError as error:
+            raise InputError(f"{path}: a score that is no number; make it again with: {PREPARE}") from error
+        if not np.isfinite(scores).all():
+            raise InputError(f"{path}: a score is NaN or infinite; make it again with: {PREPARE}")
         sides.append(
             Prompts(split.table, split.frame["reply"].to_numpy().reshape(P, R), scores, split.head, split.model)
         )
-    train, test = sides
-    if (train.table.shape[1], train.model) != (test.table.shape[1], test.model):
-        widths = f"{train.table.shape[1]} and {test.table.shape[1]}"
-        raise InputError(
-            f"{folder}: train and test were embedded by different models, or have different widths: {widths}"
-        )
-    if train.scores.shape[2] != test.scores.shape[2]:
-        raise InputError(f"{folder}: {train.scores.shape[2]} reward models in train, {test.scores.shape[2]} in test")
-    return train, test
+        kinds.append({"model": split.model, "width": split.table.shape[1], "responses": R, "reward models": [*frame]})
+    for what, value in kinds[0].items():
+        if value != kinds[1][what]:
+            raise InputError(f"{folder}: train and test differ in {what}: {value} and {kinds[1][what]}")
+    return tuple(sides)
 
 
 def planted(
@@ -113,6 +117,8 @@ def planted(
 
     The head is the mean of the ten directions, blurred: it knows roughly what people like, as a reward model does.
     """
+    if not (num_prompts and num_tests and num_features and agreement <= 1 and unexplained < 1):
+        raise InputError("planted: at least one prompt, test and feature; agreement up to 1, unexplained below 1")
     rng = np.random.default_rng(seed)
     unit = lambda columns: columns / np.linalg.norm(columns, axis=0)
     common, own = (unit(rng.standard_normal((num_features, count))) for count in (1, REWARD_MODELS))
@@ -133,57 +139,75 @@ def planted(
 def standardised(train, test):
     """Both sides with each reward model's scores in units of its spread over the training responses."""
     mean, std = train.scores.mean((0, 1)), train.scores.std((0, 1))
+    if not std.all():
+        raise InputError(f"standardise: reward model number {std.argmin()} gives all training responses one score")
     return tuple(side._replace(scores=(side.scores - mean) / std) for side in (train, test))
 
 
-def comparisons(prompts, weights, chosen_prompts, names):
-    """Each person's best against worst response to each of their prompts, and how many prompts tell neither.
+def comparisons(prompts, weights, orders, count, names):
+    """Each person's best against worst response to the first `count` prompts of their order that tell two apart.
 
-    weights: (C, M) over the reward models; chosen_prompts: C arrays of prompt numbers. -> (Comparisons, int)
+    weights: (C, M) over the reward models; orders: C orders of prompt numbers; count 0 = all that do.
+    -> (Comparisons, how many prompts were passed over: all scores equal, or best and worst one text)
     """
-    users, best, worst, equal = [], [], [], 0
-    for user, (w, rows) in enumerate(zip(weights, chosen_prompts)):
-        score = prompts.scores[rows] @ w  # (P, R, M) @ (M,) -> (P, R)
-        told = score.max(1) > score.min(1)
-        rows, score = rows[told], score[told]
-        best.append(prompts.reply[rows, score.argmax(1)])
-        worst.append(prompts.reply[rows, score.argmin(1)])
-        users.append(np.full(len(rows), user))
-        equal += (~told).sum()
-    user, best, worst = (torch.from_numpy(np.concatenate(part)) for part in (users, best, worst))
-    return Comparisons(prompts.table, user, names, best, worst), int(equal)
+    users, chosen, rejected, passed = [], [], [], 0
+    for user, (w, order) in enumerate(zip(weights, orders)):
+        score = prompts.scores @ w  # (P, R, M) @ (M,) -> (P, R)
+        place, every = np.stack([score.argmax(1), score.argmin(1)]), np.arange(len(score))
+        best, worst = prompts.reply[every, place]  # (P,) each
+        told = (score[every, place[0]] > score[every, place[1]]) & (best != worst)
+        usable = np.flatnonzero(told[order])[: count or None]  # places in the order
+        if len(usable) < count:
+            raise InputError(f"{names[user]}: {len(usable)} prompts tell responses apart, {count} were asked for")
+        passed += (~told[order[: usable[-1] + 1 if count else None]]).sum()
+        users.append(np.full(len(usable), user))
+        chosen.append(best[order[usable]])
+        rejected.append(worst[order[usable]])
+    user, chosen, rejected = (torch.from_numpy(np.concatenate(part)) for part in (users, chosen, rejected))
+    return Comparisons(prompts.table, user, names, chosen, rejected), int(passed)
+
+
+def check_populations(dirichlet_list):
+    for a in dirichlet_list:
+        if not 0 < a < math.inf:
+            raise InputError(f"dirichlet_list: {a:g} is no Dirichlet parameter; it must be above 0 and finite")
+    if len({f"{a:g}" for a in dirichlet_list}) < len(dirichlet_list):
+        raise InputError("dirichlet_list holds a value twice")
 
 
 def draw_people(train, test, a, num_seen, num_unseen, train_prompts, few_shot_prompts, seed):
-    """(Groups, (C, M) weights of everybody, the seen first): one population, whatever other populations there are."""
-    if not a > 0:
-        raise InputError(f"dirichlet_list: {a:g} is no Dirichlet parameter; it must be above 0")
-    P = len(train.scores)
-    if not 0 < max(train_prompts, few_shot_prompts) <= P or not train_prompts or not few_shot_prompts:
+    """(Groups, (C, M) weights of the seen people): one population, whatever other populations there are.
+
+    Each person's weights and order of prompts follow from seed, a and their number alone.
+    """
+    P, M = len(train.scores), train.scores.shape[2]
+    if not (0 < train_prompts <= P and 0 < few_shot_prompts <= P):
         raise InputError(
             f"{train_prompts} and {few_shot_prompts} prompts a person: between 1 and {P} are there to draw from"
         )
     if not (num_seen and num_unseen):
         raise InputError("num_seen and num_unseen: at least one person each")
-    rng = np.random.default_rng([seed, round(1e9 * a)])
-    weights = rng.dirichlet(np.full(train.scores.shape[2], a), num_seen + num_unseen)
-    names = tuple(f"person{i:04d}" for i in range(num_seen + num_unseen))
-    everything = [np.arange(len(test.scores))] * len(names)
-    groups, equal = [], []
-    for people, count in ((slice(num_seen), train_prompts), (slice(num_seen, None), few_shot_prompts)):
-        some = [rng.permutation(P)[:count] for _ in names[people]]
-        for prompts, which in ((train, some), (test, everything[people])):
-            group, dropped = comparisons(prompts, weights[people], which, names[people])
+    groups, passed, truth = [], [], []
+    root = np.random.default_rng([seed, round(1e9 * a)])
+    for kind, count, prompts_each in (("seen", num_seen, train_prompts), ("unseen", num_unseen, few_shot_prompts)):
+        weights_rng, order_rng = root.spawn(2)
+        weights = weights_rng.dirichlet(np.full(M, a), count)
+        names = tuple(f"{kind}{i:04d}" for i in range(count))
+        orders = (order_rng.permutation(P) for _ in names)
+        everything = itertools.repeat(np.arange(len(test.scores)))
+        truth.append(weights)
+        for prompts, order, number in ((train, orders, prompts_each), (test, everything, 0)):
+            group, dropped = comparisons(prompts, weights, order, number, names)
             groups.append(group)
-            equal.append(dropped)
+            passed.append(dropped)
     groups = Groups(*groups)
-    for name, group, dropped in zip(groups._fields, groups, equal):
-        note = f"; {dropped} prompts left out, all responses equal" if dropped else ""
+    for name, group, dropped in zip(groups._fields, groups, passed):
+        note = f"; {dropped} prompts passed over: equal scores, or one text" if dropped else ""
         print(f"{name:15} {len(group.user_ids):5} people {len(group):8} pairs, d = {group.num_features}{note}")
-    return groups, weights
+    return groups, truth[0]
 
 
-def plot_mixtures(path, weights, basis):
+def plot_mixtures(path, weights, basis, title):
     """PATH.png: each seen person's true weights over the reward models beside the learned ones over the basis."""
     import matplotlib
 
@@ -192,7 +216,7 @@ def plot_mixtures(path, weights, basis):
 
     order = np.lexsort((-weights.max(axis=1), weights.argmax(axis=1)))
     figure, panels = pyplot.subplots(1, 2, figsize=(7, 4), sharey=True, layout="constrained")
-    titles = (("true mixtures", "reward model"), ("learned mixtures", "basis reward"))
+    titles = (("true mixtures", "reward model"), (title, "basis reward"))
     for axes, values, (title, label) in zip(panels, (weights, basis.W.numpy()), titles):
         extent = (-0.5, values.shape[1] - 0.5, len(values), 0)
         image = axes.imshow(values[order], aspect="auto", vmin=0, vmax=1, interpolation="nearest", extent=extent)
@@ -226,6 +250,8 @@ def main():
     sizes = (args.planted_prompts, args.planted_tests, args.planted_features)
     planted_kind = (*sizes, args.planted_agreement, args.planted_unexplained)
     train, test = planted(args.seed, *planted_kind) if args.synthetic else load_prompts(args.data)
+    check_populations(args.dirichlet_list)
+    kind = "_synthetic" * args.synthetic + "_standardised" * args.standardise
     if args.standardise:
         train, test = standardised(train, test)
     seeds, populations = [args.seed + i for i in range(args.repeats)], {}
@@ -233,7 +259,7 @@ def main():
         print(f"\npeople mix the reward models with w ~ Dirichlet({a:g})")
         people = (args.num_seen, args.num_unseen, args.train_prompts, args.few_shot_prompts, args.seed)
         groups, weights = draw_people(train, test, a, *people)
-        output = args.results / f"train_basis{'_synthetic' if args.synthetic else ''}_a{a:g}"
+        output = args.results / f"train_basis{kind}_a{a:g}"
         result = run(
             args.K_list, args.alpha_list, train.head, *groups, args.num_seen, args.num_unseen, torch_device,
             num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=seeds, save=output,
@@ -246,10 +272,12 @@ def main():
         K, alpha = max(args.K_list), args.alpha_list[0]
         if K > 0:
             basis = load_basis(basis_path(output, K, alpha, args.seed), train.table.shape[1])
-            plot_mixtures(f"{output}_mixtures", weights[: args.num_seen], basis)
+            plot_mixtures(
+                f"{output}_mixtures", weights, basis, f"learned, K = {K}, alpha = {alpha:g}, seed {args.seed}"
+            )
     print()
     print_paper_table(populations, args.num_seen, args.num_unseen)
-    print(f"accuracy in percent; results are in {args.results}, one JSON and two pictures for each population")
+    print(f"accuracy in percent; results are in {args.results}, one JSON and its pictures for each population")
 
 
 if __name__ == "__main__":

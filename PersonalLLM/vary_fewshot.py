@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from train_basis import draw_people, load_prompts, planted, standardised  # noqa: E402
+from train_basis import check_populations, draw_people, load_prompts, planted, standardised  # noqa: E402
 
 from utils import (  # noqa: E402
     few_shot_rows,
@@ -53,6 +53,8 @@ def main():
     torch_device = pick_device(args.device)
     args.results.mkdir(parents=True, exist_ok=True)
     train, test = planted(args.seed) if args.synthetic else load_prompts(args.data)
+    check_populations(args.dirichlet_list)
+    kind = "_synthetic" * args.synthetic + "_standardised" * args.standardise
     if args.standardise:
         train, test = standardised(train, test)
     for a in args.dirichlet_list:
@@ -66,7 +68,7 @@ def main():
         )  # fmt: skip
         rows = few_shot_rows(result, args.K_list, args.alpha_list, args.num_shots)
         print_few_shot_table(rows)
-        output = args.results / f"vary_fewshot{'_synthetic' if args.synthetic else ''}_a{a:g}"
+        output = args.results / f"vary_fewshot{kind}_a{a:g}"
         save_results(output, rows, args)
         plot_accuracy_vs_shots(output)
         print(f"results are in {output}.json and .png")

@@ -21,7 +21,7 @@ WORDS = ["the", "cat", "sat", "on", "mat", "and", "dog", "lay", "beside", "it", 
 
 
 def upstream(prompts, responses=8, seed=0):
-    """Data frame in the upstream columns; scores are random numbers."""
+    """Data frame in the upstream columns; scores are random numbers, of another scale for each reward model."""
     rng = random.Random(seed)
     text = lambda: " ".join(rng.choices(WORDS, k=rng.randint(2, 8)))
     rows = []
@@ -29,7 +29,7 @@ def upstream(prompts, responses=8, seed=0):
         row = {"prompt": text(), "subset": "s", "prompt_id": number}
         for i in range(1, responses + 1):
             row |= {f"response_{i}": f"{text()} {i}", f"response_{i}_model": "m"}
-            row |= {f"response_{i}_{name}": rng.gauss(0, 3) for name in NAMES}
+            row |= {f"response_{i}_{name}": rng.gauss(0, 1 + 9 * n) for n, name in enumerate(NAMES)}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -99,13 +99,15 @@ def test_what_prepare_refuses(tmp_path, text_encoder):
         (good.assign(response_4=["a", None, "b"]), ["row 1: response_4 is a", "not text"]),
         (upstream(3, responses=1), ["1 columns response_1", "two responses"]),
         (good.drop(columns="prompt"), ["missing columns prompt"]),
+        (good.drop(columns="response_4"), ["missing columns response_4"]),
+        (good[:0].astype(str), ["no test prompts"]),
     ]
     for number, (bad, words) in enumerate(cases):
         folder = tmp_path / str(number)
-        write(folder, good, bad)
+        write(folder, good, bad, "csv" if bad.empty else "parquet")
         assert_one_line_error(prepare(folder, text_encoder, "--pooling", "mean"), "test", *words)
     (tmp_path / "empty").mkdir()
-    assert_one_line_error(prepare(tmp_path / "empty", text_encoder), "holds no file train*")
+    assert_one_line_error(prepare(tmp_path / "empty", text_encoder), "train.parquet, .csv or .jsonl", "none")
     flags = (
         "--source",
         tmp_path / "nowhere",
@@ -119,6 +121,26 @@ def test_what_prepare_refuses(tmp_path, text_encoder):
     assert_one_line_error(call_script(FOLDER / "prepare.py", *flags), "no folder here", "cannot be fetched")
     (tmp_path / "empty/train.parquet").write_text("no parquet")
     assert_one_line_error(prepare(tmp_path / "empty", text_encoder), "train.parquet cannot be read")
+    (tmp_path / "empty/train.csv").write_text("prompt")
+    assert_one_line_error(prepare(tmp_path / "empty", text_encoder), "of one kind", "train.csv", "train.parquet")
+
+
+def test_several_files_odd_texts_and_a_second_run(tmp_path, text_encoder):
+    train, test = upstream(6), upstream(3, seed=1)
+    train.loc[1, "response_2"], train.loc[2, "prompt"], train.loc[5, "response_8"] = "None", "12", ""
+    test.loc[0, "prompt"] = train.loc[0, "prompt"]
+    for number, part in enumerate((train[:4], train[4:])):
+        part.to_csv(tmp_path / f"train-0000{number}-of-00002.csv", index=False)
+    test.to_csv(tmp_path / "test.csv", index=False)
+    (tmp_path / "train_log.csv").write_text("not data")
+    status, out, err = prepare(tmp_path, text_encoder, "--pooling", "mean")
+    assert status == 0, err
+    assert "train: 6 prompts" in out and "warning: prompts on both the training and the test side: 1" in out
+    frame = load_split(tmp_path / "data/train", "", columns=["reply"]).frame
+    assert frame["prompt"].tolist() == np.repeat(np.arange(6), 8).tolist()
+    assert frame["gemma_2b"][41] == pytest.approx(train["response_2_gemma_2b"][5])
+    status, out, err = prepare(tmp_path, text_encoder, "--pooling", "mean")  # data/ lies in --source
+    assert status == 0 and out.count("done already") == 2, err
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -159,14 +181,15 @@ def test_a_pair_is_the_best_against_the_worst_of_the_eight():
     assert [g.counts.unique().tolist() for g in groups] == [[7], [20], [3], [20]]
     assert groups.train.user_ids == groups.seen.user_ids and groups.unseen.user_ids == groups.few_shot_train.user_ids
     assert not set(groups.train.user_ids) & set(groups.unseen.user_ids)
-    names = [*groups.train.user_ids, *groups.unseen.user_ids]
-    for group, prompts in zip(groups, (train, test, train, test)):
+    for group, prompts in zip(groups[:2], (train, test)):
         for user, chosen, rejected in zip(group.user.tolist(), group.chosen.tolist(), group.rejected.tolist()):
-            w = weights[names.index(group.user_ids[user])]
+            w = weights[user]
             prompt = chosen // 8
             score = prompts.scores[prompt] @ w
             assert prompts.reply[prompt, score.argmax()] == chosen and prompts.reply[prompt, score.argmin()] == rejected
-        assert group.table is prompts.table  # nothing is copied
+    assert all(
+        group.table is side.table for group, side in zip(groups, (train, test, train, test))
+    )  # nothing is copied
     pairs = set(zip(groups.train.user.tolist(), (groups.train.chosen // 8).tolist()))
     assert len(pairs) == 35  # each prompt once per person
 
@@ -177,6 +200,9 @@ def test_a_population_does_not_depend_on_the_others():
     again, same = TRAIN.draw_people(train, test, 0.01, 5, 4, 7, 3, seed=1)
     assert np.array_equal(weights, same) and all(torch.equal(a.chosen, b.chosen) for a, b in zip(first, again))
     _, other = TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
+    more, some = TRAIN.draw_people(train, test, 0.01, 3, 6, 9, 5, seed=1)  # fewer people, more prompts: the same people
+    assert np.array_equal(weights[:3], some) and torch.equal(more.unseen.chosen[: 4 * 20], first.unseen.chosen)
+    assert set(first.train.chosen[:7].tolist()) <= set(more.train.chosen[:9].tolist())
     _, elsewhere = TRAIN.draw_people(train, test, 0.01, 5, 4, 7, 3, seed=2)
     assert not np.array_equal(weights, other) and not np.array_equal(weights, elsewhere)
     assert np.allclose(weights.sum(1), 1) and np.isfinite(weights).all()
@@ -187,10 +213,40 @@ def test_prompts_whose_responses_are_all_equal_are_left_out_and_counted(capsys):
     test.scores[3] = 1.5
     groups, _ = TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
     assert groups.seen.counts.tolist() == [19] * 5 and groups.unseen.counts.tolist() == [19] * 4
-    assert "4 prompts left out, all responses equal" in capsys.readouterr().out
-    train.scores[:] = 0.0
-    with pytest.raises(InputError, match="user person0000 has no pairs"):
+    assert "4 prompts passed over" in capsys.readouterr().out
+    train.scores[:30] = 0.0  # people keep their number of pairs, from other prompts
+    groups, _ = TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
+    assert groups.train.counts.tolist() == [7] * 5 and (groups.train.chosen >= 240).all()
+    test.reply[4] = test.reply[4, 0]  # eight times the same text: no person can tell
+    groups, _ = TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
+    assert groups.seen.counts.tolist() == [18] * 5
+    train.scores[:46] = 0.0
+    with pytest.raises(InputError, match="seen0000: 4 prompts tell responses apart, 7 were asked for"):
         TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
+
+
+def test_prepared_prompts_come_back_with_their_own_scores_and_texts(prepared):
+    for side, original in zip(TRAIN.load_prompts(prepared / "data"), (upstream(20), upstream(7, seed=1))):
+        split = load_split(prepared / f"data/{'train' if len(original) == 20 else 'test'}", "", columns=["reply"])
+        for prompt, response in ((0, 0), (3, 7), (6, 2)):
+            scores = [original[f"response_{response + 1}_{name}"][prompt] for name in NAMES]
+            assert np.allclose(side.scores[prompt, response], scores)
+            row = split.frame[(split.frame["prompt"] == prompt) & (split.frame["response"] == response)]
+            assert side.reply[prompt, response] == row["reply"].item()
+
+
+def test_standardise_is_heard_and_has_results_of_its_own(prepared, tmp_path):
+    flags = ("--data", prepared / "data", "--results", tmp_path, *FEW, "--K_list", 0, "--dirichlet_list", 0.1)
+    for extra in ((), ("--standardise",)):
+        assert call_script(FOLDER / "train_basis.py", *flags, *extra)[0] == 0
+    raw, scaled = (
+        json.loads((tmp_path / f"train_basis{kind}_a0.1.json").read_text()) for kind in ("", "_standardised")
+    )
+    assert raw["rows"] != scaled["rows"]
+    train, test = TRAIN.planted(0, 50, 20, 8)
+    train.scores[..., 2] = 1.0
+    with pytest.raises(InputError, match="reward model number 2 gives all training responses one score"):
+        TRAIN.standardised(train, test)
 
 
 def test_standardised_scores_have_one_scale_taken_from_training():
@@ -233,6 +289,9 @@ def test_what_training_refuses(prepared, tmp_path):
     flags = ("--data", prepared / "data", *FEW)
     for extra, words in (
         (("--dirichlet_list", 0.1, 0), ["0 is no Dirichlet parameter"]),
+        (("--dirichlet_list", 0.1, 0.1), ["holds a value twice"]),
+        (("--synthetic", "--planted_agreement", 2), ["agreement up to 1"]),
+        (("--synthetic", "--planted_tests", 0), ["at least one prompt"]),
         (("--train_prompts", 21), ["21 and 3 prompts a person", "between 1 and 20"]),
         (("--few_shot_prompts", 0), ["8 and 0 prompts a person"]),
         (("--num_unseen", 0), ["at least one person each"]),
@@ -243,12 +302,20 @@ def test_what_training_refuses(prepared, tmp_path):
     assert_one_line_error(done, "train.safetensors is missing", "python PersonalLLM/prepare.py")
     train, test = (load_split(prepared / f"data/{side}", "", columns=["reply"]) for side in ("train", "test"))
     for broken, words in (
-        (test._replace(table=test.table[:, :31], head=test.head[:31]), ["different widths: 32 and 31"]),
-        (test._replace(model="another"), ["embedded by different models"]),
-        (test._replace(frame=test.frame[:-1]), ["test.parquet: 55 rows are not 8 responses to each prompt"]),
+        (test._replace(table=test.table[:, :31], head=test.head[:31]), ["differ in width: 32 and 31"]),
+        (test._replace(model="another"), ["differ in model"]),
+        (test._replace(frame=test.frame[:-1]), ["test.parquet: 55 rows are not 8 responses to each of 7"]),
         (test._replace(table=test.table[:10]), ["points outside the 10 rows"]),
-        (test._replace(frame=test.frame.drop(columns="gemma_2b")), ["10 reward models in train, 9 in test"]),
+        (test._replace(frame=test.frame.drop(columns="gemma_2b")), ["differ in reward models"]),
         (test._replace(frame=test.frame.assign(gemma_2b=float("nan"))), ["a score is NaN"]),
+        (test._replace(frame=test.frame.assign(gemma_2b="x")), ["a score that is no number"]),
+        (test._replace(frame=test.frame[:0]), ["0 rows are not"]),
+        (test._replace(frame=test.frame[[*test.frame.columns[:3], *reversed(NAMES)]]), ["differ in reward models"]),
+        (test._replace(frame=test.frame[test.frame["response"] < 4]), ["differ in responses: 8 and 4"]),
+        (
+            test._replace(frame=test.frame.drop(columns="reply")),
+            ["test.parquet has no column reply: of another data set?"],
+        ),
     ):
         save_split(tmp_path / "train", train)
         save_split(tmp_path / "test", broken)
