@@ -50,11 +50,15 @@ device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared comparisons
 results = HERE / "results"  # table, picture and bases
 synthetic = False  # planted workers instead of the prepared data
+planted_workers = 40  # of --synthetic: as many as in the paper
+planted_pairs = 200  # of --synthetic: comparisons of each worker on each side
+planted_features = 64  # of --synthetic: width of the embeddings
+planted_directions = 4  # of --synthetic: hidden rewards that workers mix
+planted_concentration = 0.2  # of --synthetic: Dirichlet parameter of the mixtures; small = different workers
+planted_accuracy = 0.9  # of --synthetic: how often who knows the true rewards is right; the rest is noise
 # --------------------------------------------------------------------------------------------------------------------
 
 PREPARE = "python RedditTLDR/prepare.py"
-PLANTED = {"num_features": 64, "num_directions": 4, "concentration": 0.2, "best_accuracy": 0.9}
-PLANTED_WORKERS, PLANTED_PAIRS = 40, {"train": 200, "validation": 200}  # as many workers as in the paper
 
 
 def load_sides(folder, train_posts, seed):
@@ -99,16 +103,28 @@ def split_workers(train, test, min_comparisons, max_train, max_few_shot, seed):
     return groups
 
 
-def planted(seed):
-    return planted_population(PLANTED_WORKERS, PLANTED_PAIRS, **PLANTED, seed=seed)
+def planted(
+    seed, num_workers=planted_workers, pairs=planted_pairs, num_features=planted_features,
+    num_directions=planted_directions, concentration=planted_concentration, best_accuracy=planted_accuracy,
+):  # fmt: skip
+    return planted_population(
+        num_workers, {"train": pairs, "validation": pairs}, num_features=num_features, num_directions=num_directions,
+        concentration=concentration, best_accuracy=best_accuracy, seed=seed,
+    )  # fmt: skip
 
 
 def main():
     args = settings(globals())
     torch_device = pick_device(args.device)
     args.results.mkdir(parents=True, exist_ok=True)
-    population = planted(args.seed) if args.synthetic else None
-    train, test = population.splits.values() if args.synthetic else load_sides(args.data, args.train_posts, args.seed)
+    if args.synthetic:
+        population = planted(
+            args.seed, args.planted_workers, args.planted_pairs, args.planted_features, args.planted_directions,
+            args.planted_concentration, args.planted_accuracy,
+        )  # fmt: skip
+        train, test = population.splits.values()
+    else:
+        population, (train, test) = None, load_sides(args.data, args.train_posts, args.seed)
     groups = split_workers(train, test, args.min_comparisons, args.max_train, args.max_few_shot, args.seed)
     seen, unseen = groups.train.user_ids, groups.unseen.user_ids
     output = args.results / ("train_basis_synthetic" if args.synthetic else "train_basis")
@@ -121,7 +137,7 @@ def main():
     if population is not None:
         W, W_unseen = (torch.stack([population.W[user] for user in users]) for users in (seen, unseen))
         rows.append(best_row(population.V, W, W_unseen, groups))
-        print(f"planted workers: the best possible accuracy is {PLANTED['best_accuracy']:.0%} by construction")
+        print(f"planted workers: the best possible accuracy is {args.planted_accuracy:.0%} by construction")
     print_run_table(rows)
     save_results(output, rows, args)
     plot_accuracy_vs_rank(output)
