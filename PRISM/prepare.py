@@ -176,13 +176,10 @@ def main():
             turns = clean(dialogues[dialogue], counts)
             pairs += sum(len(turn["rejected"]) for turn in turns) if dialogue in used else 0
             file.write(json.dumps({"dialogue": dialogue, "user_id": owner[dialogue], "turns": turns}) + "\n")
-    print(
-        f"{len(split['seen_user_ids'])} seen and {len(split['unseen_user_ids'])} unseen users; {pairs} pairs in their"
-    )
+    print(f"{len(split['seen_user_ids'])} seen and {len(split['unseen_user_ids'])} unseen users with {pairs} pairs in")
     print(f"{len(split['train_dialog_ids'])} training and {len(split['test_dialog_ids'])} test dialogues")
-    print(
-        "left out in all dialogues: " + (", ".join(f"{n} {reason}" for reason, n in counts.items() if n) or "nothing")
-    )
+    left_out = ", ".join(f"{n} {reason}" for reason, n in counts.items() if n)
+    print(f"left out in all dialogues: {left_out or 'nothing'}")
     print(f"dialogues and their split are in {args.data}; next: python PRISM/generate-prism-embeddings.py")
 
 
