@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from utils import InputError, Split, save_split
+from utils import InputError, Split, pick_device, save_split
 
 TOKENISED_AT_ONCE = 1024  # conversations; a tokenizer's own records of a text are many times its size
 TREE_TOKENS = 4096  # a tree of conversations is cut here: attention to tokens of other branches is masked, not free
@@ -332,6 +332,15 @@ class Encoder:
                 table[members] = vectors
                 bar.update(len(members))
         return table
+
+
+def encoder_of(args):
+    """The Encoder that the settings of a script describe."""
+    device, options = (
+        pick_device(args.device),
+        (args.dtype, args.attention, args.max_length, args.batch_tokens, args.share),
+    )
+    return Encoder(args.model, args.pooling, device, *options)
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -19,13 +19,12 @@ sys.path.insert(0, str(HERE.parent))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from embeddings import Encoder, embed_split, exchange, read_json_lines  # noqa: E402
+from embeddings import embed_split, encoder_of, exchange, read_json_lines  # noqa: E402
 from utils import (  # noqa: E402
     TABLE_ROWS,
     InputError,
     load_basis,
     load_split,
-    pick_device,
     print_aligned,
     save_results,
     settings,
@@ -77,10 +76,8 @@ def read_rows(source, subset, limit):
         found = ((f"{source}, row {number}", row) for number, row in enumerate(loaded))
     rows, known = [], set()
     for place, row in found:
-        lists = [
-            row[name] if isinstance(row.get(name), list) and row[name] else [None] for name in ("chosen", "rejected")
-        ]
-        texts = [row.get("prompt"), *lists[0], *lists[1]]
+        chosen, rejected = (row.get(kind) if isinstance(row.get(kind), list) else [] for kind in ("chosen", "rejected"))
+        texts = [row.get("prompt"), *(chosen or [None]), *(rejected or [None])]
         if row.get("subset") not in SUBSETS:
             raise InputError(f"{place}: subset {row.get('subset')!r} is none of {', '.join(SUBSETS)}")
         if not all(isinstance(text, str) for text in texts):
@@ -189,10 +186,8 @@ def score(rows, scores):
     if tied:
         result["Ties"], pairs = ties(tied)
         if len(tied) > 2 * pairs:
-            print(
-                f"{len(tied) - 2 * pairs} of {len(tied)} Ties rows lack their ref or tied partner: as in the official"
-            )
-            print("score they count for accuracy alone" + ("" if pairs else ", and without any pair there is no score"))
+            print(f"{len(tied) - 2 * pairs} of {len(tied)} Ties rows lack their ref or tied partner", end=" ")
+            print("and count for accuracy alone" + ("" if pairs else "; without any pair there is no score"))
     return result
 
 
@@ -216,10 +211,7 @@ def main():
     import pandas as pd
 
     rows = read_rows(args.source, args.subset, args.limit)
-    encoder = Encoder(
-        args.model, args.pooling, pick_device(args.device), args.dtype, args.attention, args.max_length,
-        args.batch_tokens, args.share,
-    )  # fmt: skip
+    encoder = encoder_of(args)
     selected = f"_{args.subset.lower().replace(' ', '_')}" if args.subset else ""
     selected += f"_first{args.limit}" if args.limit else ""
     path, output = args.data / f"rb2{selected}", args.results / f"eval_rb2{selected}"

@@ -17,8 +17,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from embeddings import Encoder, embed_split, read_json_lines  # noqa: E402
-from utils import InputError, pick_device, settings, start  # noqa: E402
+from embeddings import embed_split, encoder_of, read_json_lines  # noqa: E402
+from utils import InputError, settings, start  # noqa: E402
 
 # --------------------------------------------------------------------------------------------------- settings ---
 model = "Skywork/Skywork-Reward-Llama-3.1-8B-v0.2"  # Hub reward model, or a local folder
@@ -54,10 +54,7 @@ def main():
     source = args.data / "dialogues.jsonl"
     if not source.exists():
         raise InputError(f"{source} is missing; make it with: python PRISM/prepare.py")
-    encoder = Encoder(
-        args.model, args.pooling, pick_device(args.device), args.dtype, args.attention, args.max_length,
-        args.batch_tokens, args.share,
-    )  # fmt: skip
+    encoder = encoder_of(args)
     dialogues = [row for _, row in read_json_lines(source)][: args.limit or None]
     frame = pd.DataFrame([record for row in dialogues for record in comparisons(row)])
     if frame.empty:

@@ -19,8 +19,8 @@ sys.path.insert(0, str(HERE.parent))
 
 import numpy as np  # noqa: E402
 
-from embeddings import Encoder, embed_split, exchange, read_json_lines  # noqa: E402
-from utils import InputError, pick_device, settings, start  # noqa: E402
+from embeddings import embed_split, encoder_of, exchange, read_json_lines  # noqa: E402
+from utils import InputError, settings, start  # noqa: E402
 
 # --------------------------------------------------------------------------------------------------- settings ---
 source = "namkoong-lab/PersonalLLM"  # Hub data set, or a folder with train.* and test.* (parquet, csv, jsonl)
@@ -123,10 +123,7 @@ def together(frames, limit):
 
 def main():
     args = settings(globals())
-    encoder = Encoder(
-        args.model, args.pooling, pick_device(args.device), args.dtype, args.attention, args.max_length,
-        args.batch_tokens, args.share,
-    )  # fmt: skip
+    encoder = encoder_of(args)
     args.data.mkdir(parents=True, exist_ok=True)
     sides = {}
     for side in ("train", "test"):

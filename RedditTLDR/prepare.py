@@ -18,8 +18,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from embeddings import Encoder, embed_split, exchange, read_json_lines  # noqa: E402
-from utils import InputError, pick_device, settings, start  # noqa: E402
+from embeddings import embed_split, encoder_of, exchange, read_json_lines  # noqa: E402
+from utils import InputError, settings, start  # noqa: E402
 
 # --------------------------------------------------------------------------------------------------- settings ---
 source = "openai/summarize_from_feedback"  # Hub data set, or a folder: a copy of it, or upstream batch files
@@ -104,10 +104,7 @@ def main():
     args = settings(globals())
     import pandas as pd
 
-    encoder = Encoder(
-        args.model, args.pooling, pick_device(args.device), args.dtype, args.attention, args.max_length,
-        args.batch_tokens, args.share,
-    )  # fmt: skip
+    encoder = encoder_of(args)
     args.data.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is better known before the embedding
     sides = clean(upstream_rows(args.source))
     if not any(sides.values()):
