@@ -25,7 +25,7 @@ import re
 import subprocess
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -66,6 +66,7 @@ class Comparisons:
     chosen    (n,)       table row of the preferred reply; None where the table holds differences
     rejected  (n,)       table row of the other one; None likewise
     shot      (n,)       pairs that few-shot draws take together (a dialogue) share a number; None = each by itself
+    prompt    (n,)       pairs that are held out together share a number; None = those of the same two replies
     """
 
     table: torch.Tensor
@@ -74,6 +75,7 @@ class Comparisons:
     chosen: torch.Tensor | None = None
     rejected: torch.Tensor | None = None
     shot: torch.Tensor | None = None
+    prompt: torch.Tensor | None = None
 
     def __post_init__(self):
         if (self.user.diff() < 0).any():
@@ -103,10 +105,10 @@ class Comparisons:
         return cls(table, user, tuple(str(i) for i in range(len(features))))
 
     @classmethod
-    def from_frame(cls, table, frame, user_ids=None, shot=None):
+    def from_frame(cls, table, frame, user_ids=None, shot=None, prompt=None):
         """Rows of a data frame (user_id, chosen, rejected) -> Comparisons of user_ids, in that order.
 
-        shot: the column whose equal values make one shot of a user's pairs.
+        shot: the column whose equal values make one shot of a user's pairs; prompt: the one that names their prompt.
         """
         user_ids = tuple(sorted(frame["user_id"].unique()) if user_ids is None else user_ids)
         frame = frame[frame["user_id"].isin(user_ids)]
@@ -118,7 +120,9 @@ class Comparisons:
             names = frame[shot].to_numpy()[order]
             numbers = {}
             shot = torch.tensor([numbers.setdefault(key, len(numbers)) for key in zip(user[order].tolist(), names)])
-        return cls(table, user[order], user_ids, chosen, rejected, shot)
+        if prompt is not None:
+            prompt = torch.from_numpy(np.unique(frame[prompt].to_numpy()[order], return_inverse=True)[1])
+        return cls(table, user[order], user_ids, chosen, rejected, shot, prompt)
 
     def __len__(self):
         return len(self.user)
@@ -132,14 +136,33 @@ class Comparisons:
         """(C,) pairs of each user."""
         return torch.bincount(self.user, minlength=len(self.user_ids))
 
-    def differences(self, like):
+    def prompts(self):
+        """(n,) numbers 0, 1, ..: equal where pairs share a prompt or, where none is given, both replies."""
+        if self.prompt is not None:
+            return self.prompt.unique(return_inverse=True)[1]
+        if self.chosen is None:
+            return torch.arange(len(self))
+        replies = torch.stack([self.chosen, self.rejected], dim=1).sort(dim=1)[0]  # (n, 2)
+        return replies.unique(dim=0, return_inverse=True)[1]
+
+    def differences(self, like, rows=slice(None)):
         """X = e(chosen) - e(rejected), both cast before they are subtracted. (n, d), dtype and device of `like`."""
         if self.chosen is None:
-            return self.table.detach().to(like)
-        X = like.new_empty(len(self), self.num_features)
-        for out, chosen, rejected in zip(*(t.split(TABLE_ROWS) for t in (X, self.chosen, self.rejected))):
+            return self.table[rows].detach().to(like)
+        pairs = torch.stack([self.chosen[rows], self.rejected[rows]], dim=1)  # (n, 2)
+        X = like.new_empty(len(pairs), self.num_features)
+        for out, block in zip(X.split(TABLE_ROWS), pairs.split(TABLE_ROWS)):
+            chosen, rejected = block.T
             out.copy_(self.table[chosen]).sub_(self.table[rejected].to(like))
         return X
+
+    def shuffled(self, seed):
+        """The same pairs, in each of which a coin says who was preferred."""
+        coin = torch.rand(len(self), generator=torch.Generator().manual_seed(seed)) < 0.5
+        if self.chosen is None:
+            return replace(self, table=self.table * (1 - 2 * coin.to(self.table)).unsqueeze(1))
+        chosen, rejected = torch.where(coin, self.rejected, self.chosen), torch.where(coin, self.chosen, self.rejected)
+        return replace(self, chosen=chosen, rejected=rejected)
 
     def project(self, Vs):
         """Z = X @ V for each V (d, K) of a list, without forming X: [(n, K), ..].
@@ -471,11 +494,378 @@ def progress(steps, text):
 
 
 # ------------------------------------------------------------------------------------------------------------------
+# The ridge solver: priors in place of stopping early, chosen on held-out prompts; mixtures solved to a certificate
+# ------------------------------------------------------------------------------------------------------------------
+
+HELD_OUT = 4  # one prompt in so many is held out of the joint fit, to choose the priors by
+COMMON_SPREADS = [10 ** (i / 2) for i in range(-3, 6)]  # s, of what all people share; from strong ridge to weak
+PERSONAL_SPREADS = [5.0, 2.0, 0.8, 0.3]  # p, of what a column has of its own; from weak ridge to strong
+EVERYBODY = math.inf  # as the strength of a prior: all have the population's mixture
+STRENGTHS = [0.3, 1.0, 3.0, 10.0, 30.0, EVERYBODY]  # pairs that this mixture counts as, for a new user
+SEEN_STRENGTH = 1.0  # the same for a seen user
+FEW_PAIRS = 10  # known of a seen user who stands for a new one
+WORTH = 1e-3  # share of the held-out loss that a weaker ridge must save
+SURE = 1.5  # standard errors by which held-out prompts must speak for more than one reward for everybody
+FIRST_PASSES, NEXT_PASSES = 50, 12  # over X: for the first ridge of a path, and for each that follows
+CERTIFIED = 1e-6  # largest Frank-Wolfe gap of a few-shot fit, in the unit of Eq. 11
+LARGEST_LOG_ODDS = 100.0  # of a pair under one basis reward, up to which the certificate is kept
+BATCH = 2**22  # numbers that a batch of few-shot problems holds
+
+
+class Prior(NamedTuple):
+    """What is known of a person before the first pair."""
+
+    mean: torch.Tensor  # (K,) the population's mixture
+    strength: float  # how many pairs it counts as; EVERYBODY = more than anybody can have
+
+
+class Mixtures(NamedTuple):
+    W: torch.Tensor  # (C, K) float64
+    gap: torch.Tensor  # (C,) Frank-Wolfe gap: the loss is within it of the smallest there is
+    spread: torch.Tensor | None  # (C, K) Laplace posterior std of w, the simplex's edges not minded
+
+
+class Fit(NamedTuple):
+    """What a joint fit has found; with a prior where the ridge solver made it."""
+
+    V: torch.Tensor  # (d, K); (d, 1) where the ridge solver found nothing personal
+    W: torch.Tensor  # (C, K) probabilities of the seen users
+    generator: torch.Generator | None = None  # adam: goes on to draw the starts of the unseen users
+    prior: Prior | None = None  # ridge: of the unseen users
+    choice: dict | None = None  # ridge: what was chosen, and the held-out curves it was chosen by
+
+    def new_people(self, features, spread=False):
+        """Few-shot fit of a ridge solution: per-user list, (0, d) for who is unknown, or Comparisons -> Mixtures."""
+        if isinstance(features, Comparisons):
+            known, user, count = features, features.user, len(features.user_ids)
+        else:
+            known, count = [x for x in features if len(x)], len(features)
+            user = torch.arange(count).repeat_interleave(torch.tensor([len(x) for x in features], dtype=torch.long))
+        Z = pack(known).project([self.V])[0] if len(known) else self.V.new_zeros(0, self.V.shape[1])
+        return solve_mixtures(Z, user.to(Z.device), count, self.prior, spread)
+
+
+def solve_mixtures(Z, user, num_users, prior, spread=False):
+    """min over w_i on the simplex of (sum_j -log sigmoid(z_j . w_i / LOGIT_SCALE) + strength / 2 |w_i - mean|^2) / m_i.
+
+    Eq. 11 with a prior, user by user. Z (n, K), user (n,) ascending -> Mixtures; without pairs w_i is the mean.
+    InputError: log-odds so large that the certificate could not be kept.
+    """
+    if len(Z) and not Z.abs().max() <= LARGEST_LOG_ODDS * LOGIT_SCALE:
+        raise InputError(f"rewards differ by log-odds above {LARGEST_LOG_ODDS:g} within a pair; scale V down")
+    counts, mean = torch.bincount(user, minlength=num_users), prior.mean.to(Z.device, torch.float64)
+    W, gap = mean.repeat(num_users, 1), mean.new_zeros(num_users)
+    std = mean.new_full((num_users, len(mean)), math.inf if prior.strength == 0 else prior.strength**-0.5)
+    todo, first = counts.argsort(descending=True), counts.cumsum(0) - counts
+    todo = todo[: (counts > 0).sum()] if prior.strength < EVERYBODY else todo[:0]
+    while len(todo):  # users with about as many pairs side by side, padded with zeros
+        m = int(counts[todo[0]])
+        rows, todo = todo.tensor_split([max(1, BATCH // (m * len(mean)))])
+        place = torch.arange(m, device=Z.device)
+        real = place < counts[rows, None]  # (users, m)
+        z = Z[(first[rows, None] + place).clamp_max(len(Z) - 1)].double() / LOGIT_SCALE
+        z = torch.where(real[:, :, None], z, 0)  # (users, m, K)
+        weight = real / counts[rows, None].double()
+        shrink = prior.strength / counts[rows, None].double()  # (users, 1)
+        W[rows], gap[rows], H = newton_on_simplex(z, weight, mean, shrink)
+        if spread:
+            std[rows] = laplace_std(H * counts[rows, None, None])
+    return Mixtures(W, gap, std if spread else None)
+
+
+def newton_on_simplex(z, weight, mean, shrink, steps=100):
+    """Primal-dual interior point, all users at once: w > 0 and multipliers s > 0 with w * s driven to zero.
+
+    z (users, m, K), weight (users, m), mean (K,), shrink (users, 1) -> w (users, K), gap (users,), Hessian.
+    """
+    K = len(mean)
+    w = z.new_full((len(z), K), 1 / K)
+    logits = lambda w: (z @ w.unsqueeze(2)).squeeze(2)  # (users, m, K) @ (users, K, 1) -> (users, m)
+    loss = lambda w: -(weight * F.logsigmoid(logits(w))).sum(1) + (shrink / 2 * (w - mean).square()).sum(1)
+    best, best_gap, s = w, z.new_full((len(z),), math.inf), None
+    for _ in range(steps):
+        p = torch.sigmoid(-logits(w))
+        g = shrink * (w - mean) - ((weight * p).unsqueeze(1) @ z).squeeze(1)  # gradient, (users, K)
+        gap = (g * w).sum(1) - g.amin(1)  # of Frank and Wolfe
+        better = gap < best_gap
+        best, best_gap = torch.where(better[:, None], w, best), torch.where(better, gap, best_gap)
+        H = z.mT @ ((weight * p * (1 - p)).unsqueeze(2) * z) + torch.diag_embed(shrink.expand(-1, K))
+        if best_gap.max() <= CERTIFIED:
+            break
+        s = g.abs().amax(1, keepdim=True).clamp_min(1e-6).expand(-1, K) if s is None else s
+        mu = 0.1 * (w * s).mean(1, keepdim=True).clamp_min(1e-13)
+        r = (w / s).sqrt()  # scaled by r the smallest eigenvalue of H + diag(s / w) is at least 1
+        scaled = r[:, :, None] * H * r[:, None, :]
+        jitter = 1 + 1e-14 * K * scaled.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]
+        L = torch.linalg.cholesky(scaled + jitter * torch.eye(K).to(H))
+        right = torch.stack([mu / w - g, torch.ones_like(w)], 2)
+        a, b = (r[:, :, None] * torch.cholesky_solve(r[:, :, None] * right, L)).unbind(2)
+        step = a - b * (a.sum(1) / b.sum(1))[:, None]  # sums to zero: w stays on the simplex
+        step_s = mu / w - s - s / w * step
+        barrier = lambda w: loss(w) - (mu * w.log()).sum(1)  # noqa: B023
+        size, value, slope = inside(w, step), barrier(w), ((g - mu / w) * step).sum(1)
+        for _ in range(30):
+            rounding = 1e-10 * (1 + value.abs())
+            high = barrier(w + size * step) > value + 1e-4 * size[:, 0] * slope + rounding
+            if not high.any():
+                break
+            size = torch.where(high[:, None], size / 2, size)
+        w, s = w + size * step, s + inside(s, step_s) * step_s
+        w = w / w.sum(1, keepdim=True)
+    else:
+        raise InputError(f"a few-shot fit is not certified: gap {best_gap.max():.1e} above {CERTIFIED:g}; scale V down")
+    return best, best_gap, H
+
+
+def inside(x, step):
+    """Largest part of a step, up to all of it, that keeps x > 0. (users, K) -> (users, 1)"""
+    return torch.where(step < 0, -0.995 * x / step, 1.0).amin(1, keepdim=True).clamp_max(1.0)
+
+
+def laplace_std(H):
+    """Std of w from the Hessian of its log posterior, along the simplex: (users, K, K) -> (users, K)."""
+    K = H.shape[1]
+    B = torch.linalg.qr(torch.eye(K, K - 1).to(H) - 1 / K)[0]  # (K, K-1), orthonormal, columns sum to zero
+    covariance = B @ torch.linalg.pinv(B.T @ H @ B, hermitian=True) @ B.T
+    return covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
+
+
+def minimise(loss, theta, owner, passes, tolerance=1e-4, memory=10):
+    """L-BFGS on F problems side by side, theta (D,) with number j a part of problem owner[j]; loss (D,) -> (F,).
+
+    Each problem has its curvature and step length: one that did not gain enough tries a shorter step in the next pass
+    while the others go on. Ends when the last step of each has gained less than `tolerance` of its loss.
+    """
+    dot = lambda a, b: a.new_zeros(len(value)).index_add_(0, owner, a * b)  # (D,), (D,) -> (F,)
+
+    def evaluate(theta):
+        theta = theta.detach().requires_grad_()
+        value = loss(theta)
+        return value.detach(), torch.autograd.grad(value.sum(), theta)[0]
+
+    value, grad = evaluate(theta)
+    norm = dot(grad, grad).sqrt()
+    history, scale = [], 1 / norm.clamp_min(1e-300)
+    size, done, direction = torch.ones_like(value), norm == 0, -grad * scale[owner]
+    for _ in range(passes):
+        slope = dot(grad, direction)
+        trial = theta + torch.where(done, 0, size)[owner] * direction
+        new_value, new_grad = evaluate(trial)
+        accepted = (new_value <= value + 1e-4 * size * slope) & ~done
+        s, y = trial - theta, new_grad - grad
+        sy, yy = dot(s, y), dot(y, y)
+        curved = accepted & (sy > 1e-10 * yy)
+        history = [*history[1 - memory :], (s, y, torch.where(curved, 1 / sy, 0))]
+        scale = torch.where(curved, sy / yy, scale)
+        done = done | accepted & (value - new_value <= tolerance * value.abs()) | (size < 1e-9)
+        shorter = (-slope * size**2 / (2 * (new_value - value - slope * size))).clamp(0.1 * size, 0.5 * size)
+        size, value = torch.where(accepted, 1, shorter), torch.where(accepted, new_value, value)
+        theta, grad = (torch.where(accepted[owner], new, old) for new, old in ((trial, theta), (new_grad, grad)))
+        if done.all():
+            break
+        q, weights = grad, []
+        for s, y, r in reversed(history):  # r = 0: no curvature known of this problem
+            weights.append(r * dot(s, q))
+            q = q - weights[-1][owner] * y
+        q = q * scale[owner]
+        for s, y, r in history:
+            q = q + (weights.pop() - r * dot(y, q))[owner] * s
+        direction = torch.where(accepted[owner], -q, direction)
+    return theta
+
+
+class RidgeProblem:
+    """Eq. 10 with Gaussian priors, for fits of several ranks side by side, and the prompts they are judged on.
+
+        V_k = unit * (c * head + s * u + p * D_k),    w_i = softmax(L_i)
+        loss = Eq. 10 + (|u|^2 + sum_k |D_k|^2) / 2 m + SEEN_STRENGTH * sum_i |w_i - mean of w|^2 / 2 m_i
+
+    head: V_ref at length one, c free, so that the ridge pulls towards a multiple of the head, or towards zero where
+    there is none. u, common to all people, and D_k, a column's own, are N(0, I) before any pair is seen; with m pairs
+    per user the loss is then minus the log posterior over m. unit = LOGIT_SCALE / (root mean square of |x|): s and p
+    are in log-odds of a typical pair, whatever the scale of the embeddings. A fit is a vector (c, u, D, L).
+    """
+
+    def __init__(self, train, V_ref, seed, device):
+        self.X = train.differences(torch.zeros((), device=device))  # (n, d)
+        (n, self.d), self.C = self.X.shape, len(train.user_ids)
+        self.user, self.prompt = train.user.to(device), train.prompts().to(device)
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(int(self.prompt.max()) + 1, generator=generator).to(device)
+        if len(order) < HELD_OUT:
+            raise InputError(f"{len(order)} different prompts to train on; the ridge solver needs at least {HELD_OUT}")
+        self.fitted = order[self.prompt] % HELD_OUT > 0  # (n,) every pair of a prompt, or none
+        rows = self.fitted.nonzero().flatten()
+        places = shuffled_places(self.user[rows].cpu(), 1, generator)[0].to(device)
+        self.few = rows[places < FEW_PAIRS]  # of each user, to pose as new
+        square = sum(x.square().sum(dtype=torch.float64).item() for x in self.X.split(TABLE_ROWS)) / n
+        self.unit = LOGIT_SCALE / math.sqrt(square) if square else LOGIT_SCALE
+        head = self.X.new_zeros(self.d, 1) if V_ref is None else F.normalize(V_ref.to(self.X), dim=0)
+        self.head = head.double()
+
+    def size(self, K):
+        return 1 + self.d + (K * self.d + self.C * K if K > 1 else 0)
+
+    def parts(self, theta, K):
+        """One fit's vector -> c (1,), u (d,), D (K, d), L (C, K); K = 1 has nothing personal: D and L are empty."""
+        c, u, D, L = theta.split([1, self.d, *((K * self.d, self.C * K) if K > 1 else (0, 0))])
+        return c, u, D.view(-1, self.d), L.view(-1, K)
+
+    def solution(self, theta, K, s, p):
+        """One fit's vector -> V (d, K) float32, W (C, K)."""
+        c, u, D, L = self.parts(theta, K)
+        V = c * self.head + s * u.unsqueeze(1) + (p * D.T if K > 1 else 0)  # (d, 1) + (d, 1) + (d, K)
+        return (self.unit * V).float(), L.softmax(1) if K > 1 else theta.new_ones(self.C, 1)
+
+    def weights(self, rows):
+        """Of the pairs in Eq. 10 when only those of a mask `rows` (n,) count, and per user: 1 / m_i. (n,), (C,)"""
+        counts = torch.zeros(self.C, dtype=torch.float64, device=rows.device).index_add_(0, self.user, rows.double())
+        per_user = 1 / counts.clamp_min(1)
+        return rows * per_user[self.user], per_user
+
+    def fit(self, thetas, ranks, s, ps, rows, passes):
+        """Fits of ranks[f] with spreads s, ps[f] to the pairs of a mask, from thetas on; all share each pass over X."""
+        (weight, per_user), m = self.weights(rows), rows.sum() / self.C
+        sizes = [len(theta) for theta in thetas]
+        owner = torch.arange(len(ranks)).repeat_interleave(torch.tensor(sizes)).to(rows.device)
+
+        def loss(theta):
+            thetas, values = theta.split(sizes), []
+            fits = [self.solution(t, K, s, p) for t, K, p in zip(thetas, ranks, ps)]
+            for theta, K, Z, (_, W) in zip(thetas, ranks, TallProduct.apply(self.X, *[V for V, _ in fits]), fits):
+                _, u, D, _ = self.parts(theta, K)
+                ridge = (u.square().sum() + D.square().sum()) / m
+                apart = SEEN_STRENGTH * (per_user @ (W - W.mean(0)).square().sum(1))  # (C,) @ (C,)
+                values.append(negative_log_likelihood(Z, W, self.user, weight) + (ridge + apart) / 2)  # Eq. 10 first
+            return torch.stack(values)
+
+        return list(minimise(loss, torch.cat(thetas), owner, passes).split(sizes))
+
+    def log_p(self, V, W, Z=None):
+        """(n,) log P of every pair."""
+        Z = TallProduct.apply(self.X, V)[0] if Z is None else Z
+        return F.logsigmoid(margins(Z.double(), W, self.user) / LOGIT_SCALE)
+
+    def gain(self, log_p, reference):
+        """By how much log P is larger on held-out pairs, averaged with the weights of Eq. 10, and its standard error.
+
+        The larger of two errors: with the prompts, and with the users, as what was drawn at random.
+        """
+        held = ~self.fitted
+        share = self.weights(torch.ones_like(held))[0][held]
+        share, gained = share / share.sum(), (log_p - reference)[held]
+        off = share * (gained - (share * gained).sum())
+        sums = [off.new_zeros(len(key)).index_add_(0, key[held], off) for key in (self.prompt, self.user)]
+        return (share * gained).sum().item(), max(over.norm().item() for over in sums)
+
+    def corners(self, ranks, Z, p):
+        """Starts of D and L: columns at the corners of a simplex in the K - 1 directions in which people differ most,
+        each person near the corners that their own pairs pull Bradley-Terry's reward (Z (n, 1)) towards."""
+        pull = (self.weights(self.fitted)[0] * torch.sigmoid(-Z.flatten() / LOGIT_SCALE)).float()
+        G = self.X.new_zeros(self.C, self.d)  # minus the gradient of each user's part of Eq. 10
+        for user, x, r in zip(*(t.split(TABLE_ROWS) for t in (self.user, self.X, pull))):
+            G.index_add_(0, user, x * r.unsqueeze(1))
+        left, singular, right = torch.linalg.svd(G.double(), full_matrices=False)
+        scores = left * singular / (left * singular)[:, 0].std().clamp_min(1e-30)  # (C, directions)
+        for K in ranks:
+            simplex = torch.linalg.qr(torch.eye(K, K - 1, dtype=torch.float64) - 1 / K)[0].to(right)[:, : len(right)]
+            r = simplex.shape[1]
+            yield F.normalize(simplex @ right[:r], dim=1) * math.sqrt(self.d) / p, scores[:, :r] @ simplex.T  # D, L
+
+
+def fit_ridge(features, K_list, V_ref=None, seed=0, device="cpu"):
+    """LoRe of every rank, its priors chosen on held-out prompts of the same people: {K: Fit}, K = 1 always among them.
+
+    features: per-user list of (m_i, d) tensors or Comparisons; V_ref: head (d, 1) or None. One reward for everybody is
+    the answer at every rank whose personal rewards do not predict held-out prompts clearly better than that one does.
+    """
+    train, ranks = pack(features), sorted({K for K in K_list if K > 1})
+    for K in ranks:
+        check_rank(K, train.num_features, smallest=1)
+    problem = RidgeProblem(train, reference_head(V_ref, train.num_features), seed, device)
+    everything = torch.ones_like(problem.fitted)
+    s, start, curve = common_path(problem)
+    (theta,) = problem.fit([start], [1], s, [None], everything, FIRST_PASSES)
+    V, W = problem.solution(theta, 1, s, None)
+    common = {"common_spreads": COMMON_SPREADS[: len(curve)], "common_held_out_loss": curve, "common_spread": s}
+    nothing_personal = Fit(V, W.float(), prior=Prior(W[0], EVERYBODY), choice=common)
+    fits, chosen = {1: nothing_personal}, {}
+    for K, (thetas, choice) in personal_path(problem, ranks, s, start).items():
+        fits[K] = nothing_personal._replace(choice=common | choice)
+        if choice["personal_spread"]:
+            chosen[K] = thetas[PERSONAL_SPREADS.index(choice["personal_spread"])], choice
+    if chosen:
+        thetas, ps = zip(*((theta, choice["personal_spread"]) for theta, choice in chosen.values()))
+        thetas = problem.fit(thetas, list(chosen), s, ps, everything, FIRST_PASSES)
+        for theta, p, (K, (_, choice)) in zip(thetas, ps, chosen.items()):
+            V, W = problem.solution(theta, K, s, p)
+            (Z,), mean = TallProduct.apply(problem.X, V), W.mean(0)
+            W = solve_mixtures(Z, problem.user, problem.C, Prior(mean, SEEN_STRENGTH)).W
+            fits[K] = Fit(V, W.float(), prior=Prior(mean, float(choice["strength"])), choice=common | choice)
+    return fits
+
+
+def common_path(problem):
+    """Bradley-Terry from strong to weak ridge, as long as the held-out loss falls -> s, theta, curve."""
+    theta, best, curve, last = problem.head.new_zeros(problem.size(1)), None, [], COMMON_SPREADS[0]
+    weight = problem.weights(torch.ones_like(problem.fitted))[0] * ~problem.fitted
+    for s in COMMON_SPREADS:
+        theta[1:] *= last / s  # u, so that s * u stays
+        (theta,), last = problem.fit([theta], [1], s, [None], problem.fitted, FIRST_PASSES), s
+        curve.append(-(weight @ problem.log_p(*problem.solution(theta, 1, s, None)) / weight.sum()).item())
+        if best is None or curve[-1] < (1 - WORTH) * best[0]:
+            best = curve[-1], s, theta.clone()
+        elif len(curve) > 2 and min(curve[-2:]) >= (1 - WORTH) * best[0]:
+            break
+    return *best[1:], curve
+
+
+def personal_path(problem, ranks, s, start):
+    """Higher ranks from weak to strong ridge, from Bradley-Terry's theta on -> {K: (thetas along it, choice)}."""
+    V, W = problem.solution(start, 1, s, None)
+    (Z,) = TallProduct.apply(problem.X, V)
+    reference = problem.log_p(V, W, Z)
+    thetas = [torch.cat([start, D.flatten(), L.flatten()]) for D, L in problem.corners(ranks, Z, PERSONAL_SPREADS[0])]
+    paths, last = {K: ([], []) for K in ranks}, PERSONAL_SPREADS[0]
+    for p in PERSONAL_SPREADS if ranks else []:
+        for theta, K in zip(thetas, ranks):
+            problem.parts(theta, K)[2].mul_(last / p)  # D, so that p * D stays
+        passes, last = FIRST_PASSES if p == PERSONAL_SPREADS[0] else NEXT_PASSES, p
+        thetas = problem.fit(thetas, ranks, s, [p] * len(ranks), problem.fitted, passes)
+        for theta, (K, (along, gains)) in zip(thetas, paths.items()):
+            along.append(theta.clone())
+            gains.append(problem.gain(problem.log_p(*problem.solution(theta, K, s, p)), reference))
+    return {K: (along, choose(problem, K, s, along, gains, reference)) for K, (along, gains) in paths.items()}
+
+
+def choose(problem, K, s, along, gains, reference):
+    """The ridge with the largest gain on held-out prompts, and how strong a prior serves seen people posing as new."""
+    choice = {"personal_spreads": PERSONAL_SPREADS, "gain": gains, "personal_spread": None}
+    best = max(range(len(gains)), key=lambda i: gains[i][0])
+    clear = lambda gain: gain[0] > SURE * gain[1]
+    if not clear(gains[best]):
+        return choice
+    V, W = problem.solution(along[best], K, s, PERSONAL_SPREADS[best])
+    (Z,), as_new = TallProduct.apply(problem.X, V), {}
+    for strength in STRENGTHS:
+        mixtures = solve_mixtures(Z[problem.few], problem.user[problem.few], problem.C, Prior(W.mean(0), strength)).W
+        as_new[f"{strength:g}"] = problem.gain(problem.log_p(V, mixtures, Z), reference)  # JSON has no infinity
+    strength = max(as_new, key=lambda strength: as_new[strength][0])
+    if not clear(as_new[strength]):
+        strength = f"{EVERYBODY:g}"
+    return choice | {"personal_spread": PERSONAL_SPREADS[best], "gain_as_new": as_new, "strength": strength}
+
+
+# ------------------------------------------------------------------------------------------------------------------
 # Sweeps: every alpha, K and seed in one pass
 # ------------------------------------------------------------------------------------------------------------------
 
+LORE = ""  # the fit itself; the others are baselines, in the order of the table
+POPULATION, ANOTHER, SHUFFLED, ALONE = "population mixture", "another user's", "shuffled labels", "each user alone"
+MODELS = (LORE, POPULATION, ANOTHER, SHUFFLED, ALONE)
 
-class RunResult(NamedTuple):
+
+class Accuracies(NamedTuple):
     """Accuracies (Eq. 15), one entry per (alpha, K), alpha outer, K inner; (seeds, entries) where `seeds` was given.
 
     The last four are the spread over users of the same entries: np.std of the per-user accuracies.
@@ -492,13 +882,39 @@ class RunResult(NamedTuple):
     unseen_std: np.ndarray
 
 
-class FewShotResult(NamedTuple):
+class RunResult(Accuracies):
+    """The eight arrays of a run, and behind them its `cells`: every fit and baseline with the accuracy of each user."""
+
+    cells = ()
+
+
+class FewShotAccuracies(NamedTuple):
     """(alphas, ranks, shots) arrays: accuracy averaged over users and trials, and its np.std over trials."""
 
     few_shot_train: np.ndarray
     few_shot_train_std: np.ndarray
     unseen: np.ndarray
     unseen_std: np.ndarray
+
+
+class FewShotResult(FewShotAccuracies):
+    """The four arrays of a curve, and its `cells`, one per (alpha, K, shots), with each user's mean over trials."""
+
+    cells = ()
+
+
+class Cell(NamedTuple):
+    """One fit, or a baseline, and how it did with each user."""
+
+    seed: int | None
+    alpha: float | None
+    K: int | str
+    accuracy: dict  # group -> (C,) array: Eq. 15 before the mean over users
+    users: dict  # group -> C user ids
+    model: str = LORE
+    shots: int | None = None
+    fit: Fit | None = None
+    W_unseen: torch.Tensor | None = None  # (C', K)
 
 
 def run(
@@ -510,8 +926,9 @@ def run(
 
     V_final: reference head (d, 1), or None. Features: per-user lists of (m_i, d) tensors, or Comparisons.
     options: learning_rate=0.5, few_shot_iterations=500, seed=0, seeds=None (a list repeats from several starts),
-    solver="adam", save=None (a prefix: V, and W and ids of seen and unseen users, go to basis_path(prefix, K, alpha,
-    seed)), model="" (what made the embeddings: noted there).
+    solver="adam" (as published; "ridge" chooses its own penalties and needs no other option), baselines=False,
+    save=None (a prefix: V, and W and ids of seen and unseen users, go to basis_path(prefix, K, alpha, seed)),
+    model="" (what made the embeddings: noted there).
     """
     groups = Groups(train_features, test_features_sparse, train_features_unseen, test_features_sparse_unseen)
     options |= {"num_iterations": num_iterations, "few_shot_learning_rate": few_shot_learning_rate}
@@ -523,7 +940,7 @@ def run_regularized(
     train_features_unseen, test_features_sparse_unseen, N, N_unseen, device, *,
     num_iterations=20000, few_shot_learning_rate=0.5, **options,
 ):  # fmt: skip
-    """LoRe_regularized for every alpha and K; otherwise as `run`. RunResult."""
+    """LoRe_regularized for every alpha and K; otherwise as `run`, and the same with solver="ridge". RunResult."""
     groups = Groups(train_features, test_features_sparse, train_features_unseen, test_features_sparse_unseen)
     options |= {"num_iterations": num_iterations, "few_shot_learning_rate": few_shot_learning_rate}
     return sweep(LoRe_regularized, K_list, alpha_list, V_final, groups, N, N_unseen, device, **options)
@@ -554,91 +971,155 @@ class Groups(NamedTuple):
         return groups
 
 
-class Fit(NamedTuple):
-    V: torch.Tensor  # (d, K)
-    W: torch.Tensor  # (C, K) probabilities of the seen users
-    generator: torch.Generator  # goes on to draw the starts of the unseen users
-
-
 def fit_grid(model_class, grid, V_ref, train, device, num_iterations, learning_rate, solver):
-    """One Fit per (seed, alpha, K) of the grid, all fitted together; None for K = 0 where there is no head."""
+    """(grid, Fits): one Fit per (seed, alpha, K) of the grid, without K = 0 where there is no head."""
     for _, repeats in itertools.groupby(sorted(grid)):
         if len(list(repeats)) > 1:
             raise InputError("K_list, alpha_list or seeds holds a value twice")
-    if solver != "adam":
-        raise InputError(f"solver = {solver!r}: there is only 'adam'")
-    C, d = len(train.user_ids), train.num_features
+    for _, alpha, K in grid:
+        check_rank(K, train.num_features, smallest=0)
+        if solver == "ridge" and alpha:
+            raise InputError(f"alpha = {alpha:g}: the ridge solver chooses its own pull to the head; alpha_list = [0]")
+    possible = [cell for cell in grid if cell[2] > 0 or V_ref is not None]
+    if not possible:
+        raise InputError("nothing to fit: an empty list, or K = 0 alone for embeddings without a reference head")
+    if len(possible) < len(grid):
+        print("K = 0 is left out: these embeddings come without a reference head")
+    if solver == "adam":
+        return possible, fit_adam(model_class, possible, V_ref, train, device, num_iterations, learning_rate)
+    if solver != "ridge":
+        raise InputError(f"solver = {solver!r}: adam, as published, or ridge")
+    fits = {}
+    for seed in dict.fromkeys(seed for seed, _, K in possible if K > 0):
+        by_rank = fit_ridge(train, [K for start, _, K in possible if start == seed], V_ref, seed, device)
+        fits |= {(seed, K): fit for K, fit in by_rank.items()}
+    head = lambda: reference_fit(V_ref, train, device)
+    return possible, [fits[seed, K] if K > 0 else head() for seed, _, K in possible]
+
+
+def fit_adam(model_class, grid, V_ref, train, device, num_iterations, learning_rate):
+    """One Fit per (seed, alpha, K), all fitted together."""
     models, generators = {}, [torch.Generator().manual_seed(seed) for seed, _, _ in grid]
     for cell, ((_, alpha, K), generator) in enumerate(zip(grid, generators)):
-        check_rank(K, d, smallest=0)
         if K > 0:
-            arguments = (V_ref, alpha, C, d, K, num_iterations, learning_rate)
+            arguments = (V_ref, alpha, len(train.user_ids), train.num_features, K, num_iterations, learning_rate)
             models[cell] = model_class(*arguments, generator=generator).to(device)
     if models:
         model_class.fit_together(list(models.values()), train)
     fits = []
     for cell, generator in enumerate(generators):
-        if cell in models:
-            if not models[cell].V.isfinite().all():
-                raise InputError(
-                    f"the fit of K = {grid[cell][2]}, alpha = {grid[cell][1]:g} diverged; lower learning_rate"
-                )
-            W, V = models[cell].solution()
-            fits.append(Fit(V, W, generator))
-        elif V_ref is not None:  # K = 0: the reference head, weight 1 for everybody
-            fits.append(Fit(V_ref.float().to(device), torch.ones(C, 1, device=device), generator))
-        else:
-            fits.append(None)
-    if not any(fits):
-        raise InputError("nothing to fit: an empty list, or K = 0 alone for embeddings without a reference head")
-    if None in fits:
-        print("K = 0 is left out: these embeddings come without a reference head")
+        if cell not in models:
+            fits.append(reference_fit(V_ref, train, device)._replace(generator=generator))
+            continue
+        if not models[cell].V.isfinite().all():
+            raise InputError(f"the fit of K = {grid[cell][2]}, alpha = {grid[cell][1]:g} diverged; lower learning_rate")
+        W, V = models[cell].solution()
+        fits.append(Fit(V, W, generator))
     return fits
+
+
+def reference_fit(V_ref, train, device):
+    """K = 0: the reference head, weight 1 for everybody."""
+    ones = torch.ones(len(train.user_ids), 1, device=device)
+    return Fit(V_ref.float().to(device), ones, prior=Prior(ones[0], EVERYBODY))
+
+
+def personalise(fits, Zs, user, shape, iterations, learning_rate):
+    """Mixtures of new users by the solver that made the fits, from each fit's Z (n, K): [W (users, K), ..].
+
+    shape: (trials, shots, people) whose product is the number of users; a person's trial starts alike at all shots.
+    """
+    trials, S, people = shape
+    if fits[0].generator is None:
+        return [solve_mixtures(Z, user.to(Z.device), trials * S * people, f.prior).W.to(Z) for f, Z in zip(fits, Zs)]
+    models = []
+    for fit in fits:
+        model = PersonalizeBatch(trials * people, *fit.V.shape, iterations, learning_rate, generator=fit.generator)
+        start = model.w.data.view(trials, 1, people, -1).expand(-1, S, -1, -1)
+        model.w = nn.Parameter(start.reshape(trials * S * people, -1))
+        models.append(model)
+    return PersonalizeBatch.fit_together(models, Zs, user)
 
 
 def sweep(
     model_class, K_list, alpha_list, V_final, groups, N, N_unseen, device, *, num_iterations, few_shot_learning_rate,
-    learning_rate=0.5, few_shot_iterations=500, seed=0, seeds=None, solver="adam", save=None, model="",
+    learning_rate=0.5, few_shot_iterations=500, seed=0, seeds=None, solver="adam", baselines=False, save=None, model="",
 ):  # fmt: skip
     """What `run` and `run_regularized` share: joint fit, few-shot fit and the four accuracies of the whole grid."""
     groups = groups.checked(N, N_unseen)
     V_ref = reference_head(V_final, groups.train.num_features)
     grid = list(itertools.product([seed] if seeds is None else seeds, alpha_list, K_list))
-    cells = fit_grid(model_class, grid, V_ref, groups.train, device, num_iterations, learning_rate, solver)
-    fits = [fit for fit in cells if fit is not None]
-    Vs, Ws = [fit.V for fit in fits], [fit.W for fit in fits]
-    newcomers = [
-        PersonalizeBatch(N_unseen, *fit.V.shape, few_shot_iterations, few_shot_learning_rate, generator=fit.generator)
-        for fit in fits
-    ]
-    few = groups.few_shot_train
-    Ws_unseen = PersonalizeBatch.fit_together(newcomers, few.project(Vs), few.user)
+
+    def fit_people(grid, train, few):
+        """(grid, fits, mixtures of the unseen) from these pairs of the seen and the unseen."""
+        grid, fits = fit_grid(model_class, grid, V_ref, train, device, num_iterations, learning_rate, solver)
+        Zs = few.project([fit.V for fit in fits])
+        shape = (1, 1, N_unseen)
+        return grid, fits, personalise(fits, Zs, few.user, shape, few_shot_iterations, few_shot_learning_rate)
+
+    fitted = list(zip(*fit_people(grid, groups.train, groups.few_shot_train)))
+    variants = [mixture_variants(fit, W_unseen, baselines) for _, fit, W_unseen in fitted]
+    cells = score_cells(fitted, variants, groups)
+    main = {(cell.seed, cell.alpha, cell.K): cell for cell in cells if cell.model == LORE}
     if save is not None:
-        fitted = [cell for cell, fit in zip(grid, cells) if fit is not None]
-        for (cell_seed, alpha, K), V, W, W_unseen in zip(fitted, Vs, Ws, Ws_unseen):
-            if K > 0:
-                basis = Basis(V, W, groups.train.user_ids, W_unseen, few.user_ids, model)
-                save_basis(basis_path(save, K, alpha, cell_seed), basis, alpha=alpha, seed=cell_seed)
-    table = np.full((8, len(cells)), np.nan)
-    table[:, [fit is not None for fit in cells]] = four_accuracies(Vs, Ws, Ws_unseen, groups)
-    return RunResult(*(table if seeds is None else table.reshape(8, len(seeds), -1)))
+        for cell in (cell for cell in main.values() if cell.K > 0):
+            people = (cell.fit.V, cell.fit.W, groups.train.user_ids, cell.W_unseen, groups.unseen.user_ids)
+            strength = {} if cell.fit.prior is None else {"prior_strength": cell.fit.prior.strength}
+            path = basis_path(save, cell.K, cell.alpha, cell.seed)
+            save_basis(path, Basis(*people, model), alpha=cell.alpha, seed=cell.seed, **strength)
+    if baselines:
+        labels = [pairs.shuffled(grid[0][0]) for pairs in (groups.train, groups.few_shot_train)]
+        to_fit = [cell for cell in grid if cell[2] > 0]
+        if to_fit:
+            fitted = list(zip(*fit_people(to_fit, *labels)))
+            cells += score_cells(fitted, [[(SHUFFLED, fit.W, W_unseen)] for _, fit, W_unseen in fitted], groups)
+        cells += [each_alone(groups, V_ref, start, device) for start in dict.fromkeys(start for start, _, _ in grid)]
+    table = np.full((8, len(grid)), np.nan)
+    for column, cell in enumerate(grid):
+        if cell in main:
+            per_user = [main[cell].accuracy[name] for name in Groups._fields]
+            table[:, column] = [*map(np.mean, per_user), *map(np.std, per_user)]
+    result = RunResult(*(table if seeds is None else table.reshape(8, len(seeds), -1)))
+    result.cells = sorted(cells, key=lambda cell: MODELS.index(cell.model))
+    return result
 
 
-def four_accuracies(Vs, Ws, Ws_unseen, groups):
-    """Four means over users, then four stds over users, of each of F fits: (d, K), (N, K), (N_unseen, K) -> (8, F)"""
-    means, stds = [], []
-    for group, mixtures in zip(groups, (Ws, Ws, Ws_unseen, Ws_unseen)):
-        per_user = [user_accuracy(Z, W, group.user).double() for Z, W in zip(group.project(Vs), mixtures)]  # F x (C,)
-        means.append([accuracy.mean().item() for accuracy in per_user])
-        stds.append([accuracy.std(correction=0).item() for accuracy in per_user])
-    return np.array([*means, *stds])
+def mixture_variants(fit, W_unseen, baselines):
+    """(name, W, W_unseen): the fit's own and, as baselines, one mixture for all people and the next person's."""
+    variants = [(LORE, fit.W, W_unseen)]
+    if baselines and fit.V.shape[1] > 1:
+        mean = fit.W.mean(0)  # of the people seen, for the unseen as well
+        variants.append((POPULATION, mean.expand_as(fit.W), mean.expand_as(W_unseen)))
+        variants.append((ANOTHER, fit.W.roll(1, dims=0), W_unseen.roll(1, dims=0)))
+    return variants
 
 
-def user_accuracy(Z, W, user):
-    """Share of each user's pairs with x @ V @ w > 0, strictly: Eq. 15 before the mean over users. (C,)"""
-    user = user.to(Z.device)
-    right = (margins(Z, W, user) > 0).to(Z.dtype)  # (n,)
-    return right.new_zeros(len(W)).index_add_(0, user, right) / torch.bincount(user, minlength=len(W))
+def score_cells(fitted, variants, groups):
+    """Cells of fits [((seed, alpha, K), fit, W_unseen), ..], each with its own list of (name, W, W_unseen)."""
+    users, cells = {name: group.user_ids for name, group in groups._asdict().items()}, []
+    mixtures = [[(W, W_unseen) for _, W, W_unseen in named] for named in variants]
+    scores = score([fit.V for _, fit, _ in fitted], mixtures, groups)
+    for (cell, fit, _), named, found in zip(fitted, variants, scores):
+        for (name, W, W_unseen), accuracy in zip(named, found):
+            cells.append(Cell(*cell, accuracy, users, name, None, fit._replace(W=W), W_unseen))
+    return cells
+
+
+def score(Vs, mixtures, groups):
+    """Accuracy of every user under each V (d, K) with each of its (W, W_unseen): [[{group: (C,)}, ..], ..]"""
+    scores = [[{} for _ in pairs] for pairs in mixtures]
+    for (name, group), unseen in zip(groups._asdict().items(), (0, 0, 1, 1)):
+        for Z, pairs, found in zip(group.project(Vs), mixtures, scores):
+            user = group.user.to(Z.device)
+            for pair, accuracy in zip(pairs, found):
+                accuracy[name] = share_right(margins(Z, pair[unseen], user), user, len(group.user_ids)).cpu().numpy()
+    return scores
+
+
+def share_right(margin, user, num_users):
+    """Share of each user's pairs with x @ V @ w > 0, strictly: Eq. 15 before the mean over users. (n,) -> (C,)"""
+    right = (margin > 0).double()
+    return right.new_zeros(num_users).index_add_(0, user, right) / torch.bincount(user, minlength=num_users)
 
 
 def run_few_shot_vary_shots(
@@ -666,8 +1147,7 @@ def run_few_shot_vary_shots(
             raise InputError(f"shots = {wrong}: user {user} has {count} to draw from; use 1..{per_user.min()}")
     grid = list(itertools.product([seed], alpha_list, K_list))
     V_ref = reference_head(V_final, train.num_features)
-    cells = fit_grid(model_class, grid, V_ref, train, device, num_iterations, learning_rate, solver)
-    fits = [fit for fit in cells if fit is not None]
+    possible, fits = fit_grid(model_class, grid, V_ref, train, device, num_iterations, learning_rate, solver)
     Vs = [fit.V for fit in fits]
 
     S, owner = len(num_shots), few.user.cpu()
@@ -676,27 +1156,24 @@ def run_few_shot_vary_shots(
     drawn = place.unsqueeze(1) < limits.view(1, S, 1)  # (trials, S, n)
     trial, shot, row = drawn.nonzero(as_tuple=True)
     problem = (trial * S + shot) * N_unseen + owner[row]  # one few-shot problem per (trial, shots, user), ascending
-    newcomers = []
-    for fit in fits:  # a user starts from the same logits at every number of shots
-        model = PersonalizeBatch(
-            trials * N_unseen, *fit.V.shape, few_shot_iterations, few_shot_learning_rate, generator=fit.generator
-        )
-        start = model.w.data.view(trials, 1, N_unseen, -1).expand(-1, S, -1, -1)
-        model.w = nn.Parameter(start.reshape(trials * S * N_unseen, -1))
-        newcomers.append(model)
     Zs = [Z[row.to(Z.device)] for Z in few.project(Vs)]
-    Ws = PersonalizeBatch.fit_together(newcomers, Zs, problem)  # each (trials * S * N_unseen, K)
+    Ws = personalise(fits, Zs, problem, (trials, S, N_unseen), few_shot_iterations, few_shot_learning_rate)
 
-    over_trials = []  # of each fit: four arrays over shots
-    for Z, Z_test, W in zip(Zs, unseen.project(Vs), Ws):
-        on_pairs = user_accuracy(Z, W, problem).view(trials, S, N_unseen).mean(2)  # (trials, S)
-        on_test = [user_accuracy(Z_test, w, unseen.user).mean() for w in W.view(trials * S, N_unseen, -1)]
-        on_test = torch.stack(on_test).view(trials, S)
-        pairs, test = on_pairs.cpu().numpy(), on_test.cpu().numpy()
-        over_trials.append([pairs.mean(0), pairs.std(0), test.mean(0), test.std(0)])
-    result = np.full((4, len(cells), S), np.nan)
-    result[:, [fit is not None for fit in cells]] = np.array(over_trials).transpose(1, 0, 2)  # (F, 4, S) -> (4, F, S)
-    return FewShotResult(*result.reshape(4, len(alpha_list), len(K_list), S))
+    table, cells = np.full((4, len(grid), S), np.nan), []
+    users = {"few_shot_train": few.user_ids, "unseen": unseen.user_ids}
+    for cell, fit, Z, Z_test, W in zip(possible, fits, Zs, unseen.project(Vs), Ws):
+        on_pairs = share_right(margins(Z, W, problem.to(Z.device)), problem.to(Z.device), len(W))
+        user = unseen.user.to(Z.device)
+        on_test = [share_right(margins(Z_test, w, user), user, N_unseen) for w in W.view(trials * S, N_unseen, -1)]
+        accuracy = [part.view(trials, S, N_unseen).cpu().numpy() for part in (on_pairs, torch.cat(on_test))]
+        over_users = [part.mean(2) for part in accuracy]  # (trials, S)
+        table[:, grid.index(cell)] = [f(part) for part in over_users for f in (lambda x: x.mean(0), lambda x: x.std(0))]
+        for s, shots in enumerate(num_shots):
+            by_user = dict(zip(users, (part[:, s].mean(0) for part in accuracy)))
+            cells.append(Cell(*cell, by_user, users, shots=shots, fit=fit))
+    result = FewShotResult(*table.reshape(4, len(alpha_list), len(K_list), S))
+    result.cells = cells
+    return result
 
 
 def shuffled_places(user, trials, generator):
@@ -708,39 +1185,149 @@ def shuffled_places(user, trials, generator):
 
 
 # ------------------------------------------------------------------------------------------------------------------
+# Baselines and statistics
+# ------------------------------------------------------------------------------------------------------------------
+
+USERS_AT_ONCE = 16  # whose own rewards are fitted together
+RESAMPLES = 2000  # of the users, for an interval
+INTERVAL = (2.5, 97.5)  # its percentiles
+
+
+def each_alone(groups, V_ref, seed, device):
+    """A reward of each user's own, from their own pairs alone, with Bradley-Terry's ridge: a Cell of its own kind.
+
+    loss of user i = Eq. 11 for x @ r_i with r_i = unit * (c_i * head + s * u_i), plus |u_i|^2 / 2 m_i.
+    """
+    problem, accuracy = RidgeProblem(groups.train, V_ref, seed, device), {}
+    s, _, _ = common_path(problem)
+    for to_fit, to_test in (("train", "seen"), ("few_shot_train", "unseen")):
+        data, test = getattr(groups, to_fit), getattr(groups, to_test)
+        blocks = torch.arange(len(data.user_ids)).split(USERS_AT_ONCE)
+        on_pairs, on_test = zip(*(alone(data, test, users, problem, s) for users in blocks))
+        accuracy |= {to_fit: np.concatenate(on_pairs), to_test: np.concatenate(on_test)}
+    users = {name: group.user_ids for name, group in groups._asdict().items()}
+    return Cell(seed, None, "alone", accuracy, users, ALONE)
+
+
+def alone(data, test, users, problem, s):
+    """Accuracies of some users in a row: on the pairs that they are fitted on, and on `test`. 2 x (users,)"""
+    (X, user), (X_test, user_test) = (rows_of(pairs, users, problem.X) for pairs in (data, test))
+    weight, m, U = user_mean_weights(user), torch.bincount(user), len(users)
+    owner = torch.cat([torch.arange(U), torch.arange(U).repeat_interleave(problem.d)]).to(X.device)
+
+    def rewards(theta):
+        c, u = theta[:U].unsqueeze(1), theta[U:].view(U, -1)
+        return (problem.unit * (c * problem.head.T + s * u)).float()  # (U, 1) * (1, d) + (U, d)
+
+    def loss(theta):
+        nll = -F.logsigmoid(margins(X, rewards(theta), user) / LOGIT_SCALE) * weight  # (n,)
+        return nll.new_zeros(U).index_add_(0, user, nll) + theta[U:].view(U, -1).square().sum(1) / (2 * m)
+
+    r = rewards(minimise(loss, problem.head.new_zeros(U * (1 + problem.d)), owner, FIRST_PASSES))
+    return [share_right(margins(x, r, y), y, U).cpu().numpy() for x, y in ((X, user), (X_test, user_test))]
+
+
+def rows_of(pairs, users, like):
+    """X (n, d) of the pairs of some users in a row, and whose they are, counted from the first of them."""
+    first, last = torch.searchsorted(pairs.user.cpu(), torch.stack([users[0], users[-1] + 1])).tolist()
+    return pairs.differences(like, slice(first, last)), (pairs.user[first:last] - users[0]).to(like.device)
+
+
+def summarise(cells, over="seeds"):
+    """One dict per (alpha, K, model, shots): for each group its mean accuracy, interval and, with several repeats, std.
+
+    NAME is the mean over repeats of the mean over users; NAME_interval = [low, high] holds 95 % of what it is when the
+    users are drawn anew with all their pairs and repeats (bootstrap); NAME_std_OVER is over the repeats. `seen` and
+    `unseen` also have NAME_gain, the difference to Bradley-Terry of the same alpha on the same users, and
+    NAME_over_shuffled, to the same fit on shuffled labels, each as [mean, low, high] of paired draws.
+    """
+    rows = {}
+    for cell in cells:
+        rows.setdefault((cell.alpha, cell.K, cell.model, cell.shots), []).append(cell)
+    draws = {key: {name: resampled(repeats, name) for name in repeats[0].accuracy} for key, repeats in rows.items()}
+    means = {
+        key: {name: [float(cell.accuracy[name].mean()) for cell in repeats] for name in repeats[0].accuracy}
+        for key, repeats in rows.items()
+    }
+    summary = []
+    for key, repeats in sorted(rows.items(), key=lambda row: MODELS.index(row[0][2])):
+        alpha, K, model, shots = key
+        row = {"alpha": alpha, "K": K, "model": model} | ({} if shots is None else {"shots": shots})
+        for name, values in means[key].items():
+            row |= {
+                name: np.mean(values).item(),
+                f"{name}_interval": np.percentile(draws[key][name], INTERVAL).tolist(),
+            }
+            if len(repeats) > 1:
+                row[f"{name}_std_{over}"] = np.std(values).item()
+        bradley_terry = [k for k in rows if k[1:] == (1, LORE, shots) and alpha in (None, k[0]) and k != key][:1]
+        shuffled = [k for k in rows if k == (alpha, K, SHUFFLED, shots) and model == LORE]
+        for difference, others in (("gain", bradley_terry), ("over_shuffled", shuffled)):
+            for other, name in itertools.product(others, [name for name in ("seen", "unseen") if name in means[key]]):
+                drawn = np.percentile(draws[key][name] - draws[other][name], INTERVAL).tolist()
+                row[f"{name}_{difference}"] = [row[name] - np.mean(means[other][name]).item(), *drawn]
+        summary.append(row)
+    return summary
+
+
+def resampled(repeats, name):
+    """(RESAMPLES,) mean accuracies, over repeats and then users, when the users of all repeats are drawn anew."""
+    everyone = {user: i for i, user in enumerate(sorted({user for cell in repeats for user in cell.users[name]}))}
+    present, total = np.zeros((2, len(repeats), len(everyone)))
+    for r, cell in enumerate(repeats):
+        place = [everyone[user] for user in cell.users[name]]
+        present[r, place], total[r, place] = 1, cell.accuracy[name]
+    drawn = np.random.default_rng(0).multinomial(len(everyone), np.full(len(everyone), 1 / len(everyone)), RESAMPLES)
+    counted = drawn @ present.T  # (draws, users) @ (users, repeats)
+    return np.nanmean(np.where(counted > 0, drawn @ total.T / np.maximum(counted, 1), np.nan), axis=1)
+
+
+# ------------------------------------------------------------------------------------------------------------------
 # Results: table, JSON, pictures, basis files
 # ------------------------------------------------------------------------------------------------------------------
 
 GROUP_NAMES = {"train": "train", "seen": "seen", "few_shot_train": "few-shot train", "unseen": "unseen"}
-RUN_COLUMNS = [*GROUP_NAMES, *(f"{name}_std_users" for name in GROUP_NAMES)]  # the order of RunResult
-RANK_NAMES = {0: "0 reference", 1: "1 Bradley-Terry", "best": "best possible"}
+RANK_NAMES = {0: "0 reference", 1: "1 Bradley-Terry", "best": "best possible", "alone": ALONE}
 
 
-def run_rows(result, K_list, alpha_list, seeds):
-    """RunResult -> one dict per (seed, alpha, K): four accuracies, their std over users. NaN is left out."""
+def report(path, cells, args, rows=None):
+    """Print the choices and the table; PATH.json with the rows of all cells and their summary, PATH.png. -> summary"""
+    over = "splits" if args.resplit else "seeds"
+    summary = summarise(cells, over)
+    print_choices(cells)
+    print_run_table(summary, over)
+    save_results(path, run_rows(cells) if rows is None else rows, args, summary=summary)
+    plot_accuracy_vs_rank(path)
+    return summary
+
+
+def run_rows(cells):
+    """One dict per cell: mean over users of each accuracy and its std over users; what the ridge solver chose."""
     rows = []
-    for cell, (seed, alpha, K) in enumerate(itertools.product(seeds, alpha_list, K_list)):
-        values = [float(column.flat[cell]) for column in result]
-        if not np.isnan(values[0]):
-            rows.append({"seed": seed, "alpha": alpha, "K": K, **dict(zip(RUN_COLUMNS, values))})
+    for cell in cells:
+        row = {"seed": cell.seed, "alpha": cell.alpha, "K": cell.K, "model": cell.model}
+        row |= {name: float(accuracy.mean()) for name, accuracy in cell.accuracy.items()}
+        row |= {f"{name}_std_users": float(accuracy.std()) for name, accuracy in cell.accuracy.items()}
+        if cell.model == LORE and cell.fit is not None and cell.fit.choice:
+            row["choice"] = cell.fit.choice
+        rows.append(row)
     return rows
 
 
-def best_row(V, W, W_unseen, groups):
-    """The row of a planted population's own V (d, K), W (N, K) and W_unseen (N_unseen, K): nobody can know better."""
-    values = four_accuracies([V], [W], [W_unseen], groups).flatten().tolist()
-    return {"seed": None, "alpha": None, "K": "best", **dict(zip(RUN_COLUMNS, values))}
+def best_cell(V, W, W_unseen, groups):
+    """A planted population's own V (d, K), W (N, K) and W_unseen (N_unseen, K): nobody can know better."""
+    (cell,) = score_cells([((None, None, "best"), Fit(V, W), W_unseen)], [[(LORE, W, W_unseen)]], groups)
+    return cell
 
 
 def few_shot_rows(result, K_list, alpha_list, num_shots):
-    """FewShotResult -> one dict per (alpha, K, shots), spreads over trials. Rows of NaN left out."""
-    rows = []
-    for (a, alpha), (k, K), (s, shots) in itertools.product(*map(enumerate, (alpha_list, K_list, num_shots))):
-        few, few_std, unseen, unseen_std = (float(array[a, k, s]) for array in result)
-        if not np.isnan(unseen):
-            spreads = {"few_shot_train_std_trials": few_std, "unseen_std_trials": unseen_std}
-            name = "all" if shots == ALL_SHOTS else shots
-            rows.append({"alpha": alpha, "K": K, "shots": name, "few_shot_train": few, "unseen": unseen, **spreads})
+    """FewShotResult -> one dict per (alpha, K, shots): std over trials, interval over users. Rows of NaN left out."""
+    rows, summaries = [], iter(summarise(result.cells))
+    for (a, _), (k, _), (s, shots) in itertools.product(*map(enumerate, (alpha_list, K_list, num_shots))):
+        _, few_std, _, unseen_std = (float(array[a, k, s]) for array in result)
+        if not np.isnan(unseen_std):
+            row = {"few_shot_train_std_trials": few_std, "unseen_std_trials": unseen_std, **next(summaries)}
+            rows.append(row | {"shots": "all" if shots == ALL_SHOTS else shots})
     return rows
 
 
@@ -779,43 +1366,72 @@ def print_health(rows):
     print("alike or cosine to head near 1, or used near 1 at a higher rank: a basis that has collapsed")
 
 
-def average_over_seeds(rows):
-    """Rows of the same (alpha, K) -> one row of means with the std over seeds; (rows, "seeds" or "users")."""
-    cells = {}
-    for row in rows:
-        cells.setdefault((row["alpha"], row["K"]), []).append(row)
-    if len({row["seed"] for row in rows} - {None}) == 1:
-        return rows, "users"
-    averaged = []
-    for (alpha, K), repeats in cells.items():
-        means = {name: float(np.mean([r[name] for r in repeats])) for name in GROUP_NAMES}
-        spread = (lambda values: float(np.std(values))) if len(repeats) > 1 else lambda values: None
-        stds = {f"{name}_std_seeds": spread([r[name] for r in repeats]) for name in GROUP_NAMES}
-        averaged.append({"alpha": alpha, "K": K, **means, **stds})
-    return averaged, "seeds"
-
-
-def print_run_table(rows):
-    """One aligned line per (alpha, K): the four accuracies in percent, and one spread, named in the heading."""
-    rows, over = average_over_seeds(rows)
-    print_table(rows, ["K", "alpha"], [(name, f"{name}_std_{over}") for name in GROUP_NAMES])
-    print(f"accuracy in percent, mean over users \u00b1 std over {over}")
+def print_run_table(summary, over="seeds"):
+    """One aligned line per (alpha, K) and baseline, in percent; a line for each that shuffled labels reach as well."""
+    several = any(f"unseen_std_{over}" in row for row in summary)
+    print_table(summary, ["K", "alpha"], GROUP_NAMES, over if several else None)
+    print_legend(summary, f" ± std over {over}" if several else "")
+    for row in summary:
+        for name in ("seen", "unseen"):
+            difference, low, high = row.get(f"{name}_over_shuffled", (1, 1, 1))
+            if low <= 0:
+                print(
+                    f"no better than shuffled labels: {key_text(row, 'K')}, {name}: {100 * difference:+.1f}"
+                    f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+                )
 
 
 def print_few_shot_table(rows):
     """One aligned line per (alpha, K, shots)."""
-    print_table(rows, ["K", "alpha", "shots"], [(name, f"{name}_std_trials") for name in ("few_shot_train", "unseen")])
-    print("accuracy in percent, mean over users and trials \u00b1 std over trials")
+    print_table(rows, ["K", "alpha", "shots"], ("few_shot_train", "unseen"), "trials")
+    print_legend(rows, " ± std over trials")
 
 
-def print_table(rows, keys, accuracies):
-    """Aligned columns: the keys (alpha only where there are several), then mean and spread of each accuracy."""
+def print_legend(rows, spread):
+    gain = "; last column: paired difference" if any("unseen_gain" in row for row in rows) else ""
+    print(f"accuracy in percent, mean over users{spread} [95 % interval over users]{gain}")
+
+
+def print_table(rows, keys, names, over):
+    """Aligned columns: the keys (alpha only where there are several), then each accuracy, and what personal adds."""
     keys = [key for key in keys if key != "alpha" or len({row["alpha"] for row in rows} - {None}) > 1]
-    lines = [[*keys, *(GROUP_NAMES[name] for name, _ in accuracies)]]
+    gains = ["over Bradley-Terry, unseen"] if any("unseen_gain" in row for row in rows) else []
+    lines = [[*keys, *(GROUP_NAMES[name] for name in names), *gains]]
     for row in rows:
-        cells = [f"{100 * row[name]:5.1f} " + spread_text(row[std]) for name, std in accuracies]
-        lines.append([*(key_text(row, key) for key in keys), *cells])
+        line = [key_text(row, key) for key in keys]
+        for name in names:
+            std = row.get(f"{name}_std_{over}")
+            spread = "" if not over else " " * 6 if std is None else f" ±{100 * std:4.1f}"
+            held_out = name in ("seen", "unseen")
+            interval = " [{:4.1f}, {:4.1f}]".format(*(100 * np.array(row[f"{name}_interval"]))) if held_out else ""
+            line.append(f"{100 * row[name]:5.1f}{spread}{interval}")
+        if gains:
+            gain = 100 * np.array(row.get("unseen_gain", []))
+            line.append("{:+.1f} [{:+.1f}, {:+.1f}]".format(*gain) if len(gain) else "")
+        lines.append(line)
     print_aligned(lines)
+
+
+def print_choices(cells):
+    """What the ridge solver chose, and the gains on held-out prompts that it chose by. Nothing for other solvers."""
+    own = [cell for cell in cells if cell.model == LORE and cell.fit is not None and cell.fit.choice]
+    choices = {(cell.seed, cell.K): cell.fit.choice for cell in own}
+    gain_text = lambda gain: "{:+.4f} ±{:.4f}".format(*gain)
+    for seed in dict.fromkeys(seed for seed, _ in choices):
+        lines = [["K", *(f"p = {p:g}" for p in PERSONAL_SPREADS), "chosen", "as new", "prior"]]
+        for K, choice in ((K, choice) for (start, K), choice in choices.items() if start == seed):
+            end = ["1 Bradley-Terry", "", ""]
+            if choice.get("personal_spread"):
+                strength = choice["strength"]
+                prior = "everybody's" if float(strength) == EVERYBODY else f"{strength} pairs"
+                end = [f"p = {choice['personal_spread']:g}", gain_text(choice["gain_as_new"][strength]), prior]
+            if "gain" in choice:
+                lines.append([str(K), *map(gain_text, choice["gain"]), *end])
+        path = zip(choice["common_spreads"], choice["common_held_out_loss"])
+        print(f"ridge, seed {seed}: held-out loss of Bradley-Terry " + ", ".join(f"{s:.2g}: {v:.4f}" for s, v in path))
+        print(f"chosen s = {choice['common_spread']:.2g}; what more rewards than that one gain, ± standard error:")
+        if len(lines) > 1:
+            print_aligned(lines)
 
 
 def print_aligned(lines):
@@ -826,21 +1442,19 @@ def print_aligned(lines):
 
 
 def key_text(row, key):
-    value = RANK_NAMES.get(row["K"], row["K"]) if key == "K" else row[key]
-    return "" if value is None else str(value)
+    if key == "K":
+        name = str(RANK_NAMES.get(row["K"], row["K"]))
+        return f"{name}, {row['model']}" if row.get("model") not in (None, LORE, ALONE) else name
+    return "" if row[key] is None else str(row[key])
 
 
-def spread_text(std):
-    return " " * 6 if std is None else f"\u00b1{100 * std:5.1f}"
-
-
-def save_results(path, rows, args):
-    """PATH.json: settings, versions, git commit and rows."""
+def save_results(path, rows, args, **more):
+    """PATH.json: settings, versions, git commit, rows, and what else is given."""
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     environment = {"python": sys.version.split()[0], **{name: version(name) for name in ("torch", "numpy")}}
     report = {"settings": settings, "environment": environment, "git_commit": git_commit(), "rows": rows}
     with written_whole(f"{path}.json") as file:
-        file.write_text(json.dumps(report, indent=2) + "\n")
+        file.write_text(json.dumps(report | more, indent=2, allow_nan=False) + "\n")
 
 
 def git_commit():
@@ -857,20 +1471,28 @@ def git_commit():
 
 
 def plot_accuracy_vs_rank(path):
-    """PATH.json -> PATH.png: the four accuracies against K >= 1, the reference head and the best possible as lines."""
-    rows, over = average_over_seeds(json.loads(Path(f"{path}.json").read_text())["rows"])
-    figure, axes = new_figure("rank K", "accuracy (%)")
+    """PATH.json -> PATH.png: the accuracies against K >= 1 with their intervals over users; in grey, on unseen users,
+    the baselines, the reference head and the best possible."""
+    rows = json.loads(Path(f"{path}.json").read_text())["summary"]
+    figure, axes = new_figure("rank K", "accuracy (%), bars: 95 % interval over users")
     alphas = sorted({r["alpha"] for r in rows} - {None})
-    for colour, (name, label) in enumerate(GROUP_NAMES.items()):
-        for style, alpha in zip(itertools.cycle(("-", "--", "-.", ":")), alphas):
-            curve = sorted((r for r in rows if r["alpha"] == alpha and r["K"] != 0), key=lambda r: r["K"])
-            y, spread = (100 * np.array([r[key] for r in curve]) for key in (name, f"{name}_std_{over}"))
+    for style, alpha in zip(itertools.cycle(("-", "--", "-.", ":")), alphas):
+        ranked = sorted((r for r in rows if r["alpha"] == alpha and r["K"] != 0), key=lambda r: r["K"])
+        of_alpha = f", alpha {alpha:g}" * (len(alphas) > 1)
+        for colour, (name, label) in enumerate(GROUP_NAMES.items()):
+            curve = [r for r in ranked if r["model"] == LORE]
+            y, interval = (100 * np.array([r[key] for r in curve]) for key in (name, f"{name}_interval"))
             axes.errorbar(
-                [r["K"] for r in curve], y, yerr=spread if over == "seeds" else None, fmt=f"o{style}",
-                color=f"C{colour}", markersize=4, capsize=2, label=label + f", alpha {alpha:g}" * (len(alphas) > 1),
+                [r["K"] for r in curve], y, yerr=abs(interval.T - y) if curve and name in ("seen", "unseen") else None,
+                fmt=f"o{style}", color=f"C{colour}", markersize=4, capsize=2, label=label + of_alpha,
             )  # fmt: skip
-    for K, style, label in ((0, ":", "reference, unseen"), ("best", "--", "best possible, unseen")):
+        for marker, model in zip("xv+", (POPULATION, ANOTHER, SHUFFLED)):
+            curve = [(r["K"], 100 * r["unseen"]) for r in ranked if r["model"] == model]
+            if curve:
+                axes.plot(*zip(*curve), f"{marker}{style}", color="0.6", linewidth=1, label=model + of_alpha)
+    for K, style in ((0, ":"), ("best", "--"), ("alone", "-.")):
         for row in [r for r in rows if r["K"] == K][:1]:
+            label = f"{RANK_NAMES[K].lstrip('0 ')}, unseen"
             axes.axhline(100 * row["unseen"], color="0.4", linestyle=style, linewidth=1, label=label)
     axes.xaxis.get_major_locator().set_params(integer=True)
     save_figure(figure, axes, path)
@@ -1087,6 +1709,21 @@ def settings(module):
             if name == "seed" and number >= 2**32:
                 raise InputError(f"--seed {number}: a seed is below 2 ** 32")
     return arguments
+
+
+def alphas_of(args):
+    """The alpha_list of a script's settings, or no pull where the solver finds its own."""
+    if args.solver == "ridge" and any(args.alpha_list):
+        print(f"--alpha_list {args.alpha_list} is not used: the ridge solver chooses its own pull to the head")
+    return [0.0] if args.solver == "ridge" else args.alpha_list
+
+
+def repeats_of(args):
+    """Lists of seeds: one list for one split, or, to draw each repeat's split anew, a list for each."""
+    if args.repeats < 1:
+        raise InputError("repeats = 0: at least one is needed")
+    seeds = [args.seed + i for i in range(args.repeats)]
+    return [[seed] for seed in seeds] if args.resplit else [seeds]
 
 
 def pick_device(name):

@@ -22,24 +22,23 @@ import torch  # noqa: E402
 from prepare import split_users  # noqa: E402
 
 from utils import (  # noqa: E402
+    LORE,
     Comparisons,
     Groups,
     InputError,
     Planted,
     Split,
+    alphas_of,
     basis_health,
-    basis_path,
-    best_row,
-    load_basis,
+    best_cell,
     load_split,
     pick_device,
     planted_rewards,
-    plot_accuracy_vs_rank,
     print_health,
-    print_run_table,
+    repeats_of,
+    report,
     run_regularized,
     run_rows,
-    save_results,
     settings,
     solve_temperature,
     start,
@@ -48,9 +47,12 @@ from utils import (  # noqa: E402
 # --------------------------------------------------------------------------------------------------- settings ---
 K_list = [0, 1, 5, 10, 15, 20, 25, 50]  # ranks: 0 = the reference head as it is, 1 = Bradley-Terry
 alpha_list = [1e4]  # pull of every basis reward to the reference head, 0 = none (needed where there is no head)
+solver = "adam"  # adam = as published, for num_iterations steps; ridge = chooses its own penalties on held-out prompts
 num_iterations = 20000  # alternating Adam steps of the joint fit, as published
 learning_rate = 0.5  # of the joint fit, as published
-repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over seeds
+repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over them
+resplit = False  # each repeat also draws its people and dialogues anew, as many; the spread is then over splits
+baselines = False  # also one mixture for all, another's mixture, each user alone, and fits to shuffled labels
 seed = 0  # of the start of the fits, of the planted people
 device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared dialogues
@@ -170,7 +172,7 @@ def split_dialogues(split, ids):
     if not (seen and unseen):
         raise InputError("no seen or no unseen people have pairs in both training and test dialogues")
     groups = Groups(
-        Comparisons.from_frame(split.table, train, seen, "dialogue"),
+        Comparisons.from_frame(split.table, train, seen, "dialogue", prompt="dialogue"),
         Comparisons.from_frame(split.table, test, seen, "dialogue"),
         Comparisons.from_frame(split.table, train, unseen, "dialogue"),
         Comparisons.from_frame(split.table, test, unseen, "dialogue"),
@@ -181,6 +183,18 @@ def split_dialogues(split, ids):
         print(f"{name:15} {len(group.user_ids):5} people {dialogues:6} dialogues {len(group):7} pairs ({spread})")
     print(f"left out: {missing} people without pairs on both sides; {(~(on_train | on_test)).sum()} pairs of no side")
     return groups
+
+
+def drawn_anew(split, ids, seed):
+    """Split ids of the same people and dialogues, drawn anew: as many seen, the same share of dialogues to train on."""
+    sides = {name: {*ids[name]} for name in ids}
+    used = split.frame[split.frame["dialogue"].isin(sides["train_dialog_ids"] | sides["test_dialog_ids"])]
+    users = {user: sorted({*dialogues}) for user, dialogues in used.groupby("user_id")["dialogue"]}
+    seen, train = (
+        len(sides[a]) / (len(sides[a]) + len(sides[b]))
+        for a, b in (("seen_user_ids", "unseen_user_ids"), ("train_dialog_ids", "test_dialog_ids"))
+    )
+    return split_users(users, seen, round(train, 2), min_dialogues=1, seed=seed)  # odd numbers are rounded down: 0.4997
 
 
 def main():
@@ -195,29 +209,29 @@ def main():
         split = population.splits["prism"]
     else:
         population, (split, ids) = None, load_dialogues(args.data)
-    groups = split_dialogues(split, ids)
-    seen, unseen = groups.train.user_ids, groups.unseen.user_ids
     output = args.results / ("train_basis_synthetic" if args.synthetic else "train_basis")
-    seeds = [args.seed + i for i in range(args.repeats)]
-    result = run_regularized(
-        args.K_list, args.alpha_list, split.head, *groups, len(seen), len(unseen), torch_device,
-        num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=seeds, save=output,
-        model=split.model,
-    )  # fmt: skip
-    rows = run_rows(result, args.K_list, args.alpha_list, seeds)
-    for row in (row for row in rows if row["K"] > 0):
-        basis = load_basis(basis_path(output, row["K"], row["alpha"], row["seed"]), split.table.shape[1])
-        row |= basis_health(basis.V, basis.W, split.head)
+    cells = []
+    for starts in repeats_of(args):
+        groups = split_dialogues(split, drawn_anew(split, ids, starts[0]) if args.resplit else ids)
+        seen, unseen = groups.train.user_ids, groups.unseen.user_ids
+        cells += run_regularized(
+            args.K_list, alphas_of(args), split.head, *groups, len(seen), len(unseen), torch_device,
+            num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=starts, solver=args.solver,
+            baselines=args.baselines, save=output, model=split.model,
+        ).cells  # fmt: skip
+        if population is not None:
+            W, W_unseen = (torch.stack([population.W[user] for user in users]) for users in (seen, unseen))
+            cells.append(best_cell(population.V, W, W_unseen, groups))
+    rows = run_rows(cells)
+    for row, cell in zip(rows, cells):
+        if cell.fit is not None and cell.model == LORE and cell.K not in (0, "best"):
+            row |= basis_health(cell.fit.V, cell.fit.W, split.head)
     if population is not None:
-        W, W_unseen = (torch.stack([population.W[user] for user in users]) for users in (seen, unseen))
-        rows.append(best_row(population.V, W, W_unseen, groups))
         print(f"planted people: the best possible accuracy is {args.planted_accuracy:.0%} by construction")
-    print_run_table(rows)
+    report(output, cells, args, rows)
     print_health(rows)
     if any(row.get("columns", 0) > 1 and row["to_head"] and row["to_head"][0] > COLLAPSED for row in rows):
         print("some bases are the reference head several times over: their pull to it is too strong to learn anything")
-    save_results(output, rows, args)
-    plot_accuracy_vs_rank(output)
     print(f"results are in {output}.json and .png, V and W beside them")
 
 

@@ -19,9 +19,11 @@ from train_basis import load_dialogues, planted_dialogues, split_dialogues  # no
 from utils import (  # noqa: E402
     InputError,
     LoRe_regularized,
+    alphas_of,
     few_shot_rows,
     pick_device,
     plot_accuracy_vs_shots,
+    print_choices,
     print_few_shot_table,
     run_few_shot_vary_shots,
     save_results,
@@ -34,6 +36,7 @@ K_list = [1, 5]  # ranks: 0 = the reference head as it is, 1 = Bradley-Terry
 alpha_list = [0.0, 1e4]  # pull of every basis reward to the reference head, 0 = none (needed where there is no head)
 num_shots = [1, 2, 3, 0]  # known dialogues of each unseen person; 0 = all of the training ones
 trials = 20  # draws of those dialogues
+solver = "adam"  # adam = as published, for num_iterations steps; ridge = chooses its own penalties on held-out prompts
 num_iterations = 20000  # alternating Adam steps of the joint fit, as published
 learning_rate = 0.5  # of the joint fit, as published
 few_shot_learning_rate = 0.5  # of the unseen people's mixtures, as published for this data set
@@ -58,7 +61,7 @@ def with_enough_dialogues(split, ids, least):
 
 def main():
     args = settings(globals())
-    torch_device = pick_device(args.device)
+    torch_device, alpha_list = pick_device(args.device), alphas_of(args)
     args.results.mkdir(parents=True, exist_ok=True)
     if args.synthetic:
         population, ids = planted_dialogues(args.seed)
@@ -67,12 +70,13 @@ def main():
         split, ids = load_dialogues(args.data)
     groups = split_dialogues(split, with_enough_dialogues(split, ids, max(args.num_shots)))
     result = run_few_shot_vary_shots(
-        args.trials, args.alpha_list, args.K_list, args.num_shots, groups.train, groups.few_shot_train, groups.unseen,
+        args.trials, alpha_list, args.K_list, args.num_shots, groups.train, groups.few_shot_train, groups.unseen,
         split.head, len(groups.train.user_ids), len(groups.unseen.user_ids), torch_device,
-        num_iterations=args.num_iterations, learning_rate=args.learning_rate, seed=args.seed,
+        num_iterations=args.num_iterations, learning_rate=args.learning_rate, seed=args.seed, solver=args.solver,
         few_shot_learning_rate=args.few_shot_learning_rate, model_class=LoRe_regularized,
     )  # fmt: skip
-    rows = few_shot_rows(result, args.K_list, args.alpha_list, args.num_shots)
+    print_choices(result.cells)
+    rows = few_shot_rows(result, args.K_list, alpha_list, args.num_shots)
     print_few_shot_table(rows)
     output = args.results / ("vary_fewshot_synthetic" if args.synthetic else "vary_fewshot")
     save_results(output, rows, args)

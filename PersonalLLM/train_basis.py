@@ -23,21 +23,18 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from utils import (  # noqa: E402
+    LORE,
     Comparisons,
     Groups,
     InputError,
-    average_over_seeds,
-    basis_path,
+    alphas_of,
     key_text,
-    load_basis,
     load_split,
     pick_device,
-    plot_accuracy_vs_rank,
     print_aligned,
-    print_run_table,
+    repeats_of,
+    report,
     run,
-    run_rows,
-    save_results,
     settings,
     start,
     written_whole,
@@ -52,9 +49,12 @@ num_unseen = 1000  # unseen people of a population
 train_prompts = 45  # training prompts of a seen person
 few_shot_prompts = 9  # training prompts known of an unseen person
 standardise = False  # each reward model's scores to mean 0 and std 1 first, so that none outweighs another by its scale
+solver = "adam"  # adam = as published, for num_iterations steps; ridge = chooses its own penalties on held-out prompts
 num_iterations = 1000  # Adam steps of the joint fit, as published
 learning_rate = 0.5  # of the joint fit, as published
-repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over seeds
+repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over them
+resplit = False  # each repeat also draws its people and their prompts anew; the spread is then over splits
+baselines = False  # also one mixture for all, another's mixture, each user alone, and fits to shuffled labels
 seed = 0  # of the people, of their prompts, of the start of the fits, of the planted reward models
 device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared responses
@@ -150,7 +150,7 @@ def comparisons(prompts, weights, orders, count, names):
     weights: (C, M) over the reward models; orders: C orders of prompt numbers; count 0 = all that do.
     -> (Comparisons, how many prompts were passed over: all scores equal, or best and worst one text)
     """
-    users, chosen, rejected, passed = [], [], [], 0
+    users, chosen, rejected, asked, passed = [], [], [], [], 0
     for user, (w, order) in enumerate(zip(weights, orders)):
         score = prompts.scores @ w  # (P, R, M) @ (M,) -> (P, R)
         place, every = np.stack([score.argmax(1), score.argmin(1)]), np.arange(len(score))
@@ -163,8 +163,10 @@ def comparisons(prompts, weights, orders, count, names):
         users.append(np.full(len(usable), user))
         chosen.append(best[order[usable]])
         rejected.append(worst[order[usable]])
-    user, chosen, rejected = (torch.from_numpy(np.concatenate(part)) for part in (users, chosen, rejected))
-    return Comparisons(prompts.table, user, names, chosen, rejected), int(passed)
+        asked.append(order[usable])
+    parts = (users, chosen, rejected, asked)
+    user, chosen, rejected, asked = (torch.from_numpy(np.concatenate(part)) for part in parts)
+    return Comparisons(prompts.table, user, names, chosen, rejected, prompt=asked), int(passed)
 
 
 def check_populations(dirichlet_list):
@@ -207,8 +209,8 @@ def draw_people(train, test, a, num_seen, num_unseen, train_prompts, few_shot_pr
     return groups, truth[0]
 
 
-def plot_mixtures(path, weights, basis, title):
-    """PATH.png: each seen person's true weights over the reward models beside the learned ones over the basis."""
+def plot_mixtures(path, weights, learned, title):
+    """PATH.png: each seen person's true weights over the reward models beside the learned ones, (C, K)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -217,7 +219,7 @@ def plot_mixtures(path, weights, basis, title):
     order = np.lexsort((-weights.max(axis=1), weights.argmax(axis=1)))
     figure, panels = pyplot.subplots(1, 2, figsize=(7, 4), sharey=True, layout="constrained")
     titles = (("true mixtures", "reward model"), (title, "basis reward"))
-    for axes, values, (title, label) in zip(panels, (weights, basis.W.numpy()), titles):
+    for axes, values, (title, label) in zip(panels, (weights, learned), titles):
         extent = (-0.5, values.shape[1] - 0.5, len(values), 0)
         image = axes.imshow(values[order], aspect="auto", vmin=0, vmax=1, interpolation="nearest", extent=extent)
         axes.set_title(title, fontsize=9)
@@ -231,8 +233,8 @@ def plot_mixtures(path, weights, basis, title):
 
 def print_paper_table(populations, num_seen, num_unseen):
     """As Table 1 of the paper: a line per rank, seen, unseen and overall accuracy of each population in percent."""
-    means = [average_over_seeds(rows)[0] for rows in populations.values()]
-    keys = ["K", "alpha"] if len({row["alpha"] for row in means[0]}) > 1 else ["K"]
+    means = list(populations.values())
+    keys = ["K", "alpha"] if len({row["alpha"] for row in means[0]} - {None}) > 1 else ["K"]
     lines = [[*keys, *(text for a in populations for text in (f"a = {a:g}: seen", "unseen", "overall"))]]
     for ranks in zip(*means):
         line = [key_text(ranks[0], key) for key in keys]
@@ -254,27 +256,24 @@ def main():
     kind = "_synthetic" * args.synthetic + "_standardised" * args.standardise
     if args.standardise:
         train, test = standardised(train, test)
-    seeds, populations = [args.seed + i for i in range(args.repeats)], {}
+    populations = {}
     for a in args.dirichlet_list:
         print(f"\npeople mix the reward models with w ~ Dirichlet({a:g})")
-        people = (args.num_seen, args.num_unseen, args.train_prompts, args.few_shot_prompts, args.seed)
-        groups, weights = draw_people(train, test, a, *people)
-        output = args.results / f"train_basis{kind}_a{a:g}"
-        result = run(
-            args.K_list, args.alpha_list, train.head, *groups, args.num_seen, args.num_unseen, torch_device,
-            num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=seeds, save=output,
-            model=train.model,
-        )  # fmt: skip
-        populations[a] = rows = run_rows(result, args.K_list, args.alpha_list, seeds)
-        print_run_table(rows)
-        save_results(output, rows, args)
-        plot_accuracy_vs_rank(output)
-        K, alpha = max(args.K_list), args.alpha_list[0]
-        if K > 0:
-            basis = load_basis(basis_path(output, K, alpha, args.seed), train.table.shape[1])
-            plot_mixtures(
-                f"{output}_mixtures", weights, basis, f"learned, K = {K}, alpha = {alpha:g}, seed {args.seed}"
-            )
+        sizes, output = (args.num_seen, args.num_unseen), args.results / f"train_basis{kind}_a{a:g}"
+        cells, truth = [], {}
+        for starts in repeats_of(args):
+            people = (*sizes, args.train_prompts, args.few_shot_prompts, starts[0])
+            groups, truth[starts[0]] = draw_people(train, test, a, *people)
+            cells += run(
+                args.K_list, alphas_of(args), train.head, *groups, *sizes, torch_device,
+                num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=starts, solver=args.solver,
+                baselines=args.baselines, save=output, model=train.model,
+            ).cells  # fmt: skip
+        populations[a] = report(output, cells, args)
+        first = next((c for c in cells if (c.K, c.seed, c.model) == (max(args.K_list), args.seed, LORE)), None)
+        if first is not None and first.K > 0:
+            title = f"learned, K = {first.K}, alpha = {first.alpha:g}, seed {args.seed}"
+            plot_mixtures(f"{output}_mixtures", truth[args.seed], first.fit.W.cpu().numpy(), title)
     print()
     print_paper_table(populations, args.num_seen, args.num_unseen)
     print(f"accuracy in percent; results are in {args.results}, one JSON and its pictures for each population")

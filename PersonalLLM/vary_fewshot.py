@@ -17,9 +17,11 @@ sys.path.insert(0, str(HERE.parent))
 from train_basis import check_populations, draw_people, load_prompts, planted, standardised  # noqa: E402
 
 from utils import (  # noqa: E402
+    alphas_of,
     few_shot_rows,
     pick_device,
     plot_accuracy_vs_shots,
+    print_choices,
     print_few_shot_table,
     run_few_shot_vary_shots,
     save_results,
@@ -38,6 +40,7 @@ num_seen = 1000  # seen people of a population
 num_unseen = 200  # unseen people of a population
 train_prompts = 45  # training prompts of a seen person
 standardise = False  # each reward model's scores to mean 0 and std 1 first, so that none outweighs another by its scale
+solver = "adam"  # adam = as published, for num_iterations steps; ridge = chooses its own penalties on held-out prompts
 num_iterations = 1000  # Adam steps of the joint fit, as published for the table of train_basis.py
 learning_rate = 0.5  # of the joint fit, as published
 seed = 0  # of the people, of their prompts, of the start of the fits, of the draws, of the planted reward models
@@ -50,7 +53,7 @@ synthetic = False  # planted reward models instead of the prepared data
 
 def main():
     args = settings(globals())
-    torch_device = pick_device(args.device)
+    torch_device, alpha_list = pick_device(args.device), alphas_of(args)
     args.results.mkdir(parents=True, exist_ok=True)
     train, test = planted(args.seed) if args.synthetic else load_prompts(args.data)
     check_populations(args.dirichlet_list)
@@ -62,11 +65,12 @@ def main():
         people = (args.num_seen, args.num_unseen, args.train_prompts, args.max_shots, args.seed)
         groups, _ = draw_people(train, test, a, *people)
         result = run_few_shot_vary_shots(
-            args.trials, args.alpha_list, args.K_list, args.num_shots, groups.train, groups.few_shot_train,
+            args.trials, alpha_list, args.K_list, args.num_shots, groups.train, groups.few_shot_train,
             groups.unseen, train.head, args.num_seen, args.num_unseen, torch_device,
-            num_iterations=args.num_iterations, learning_rate=args.learning_rate, seed=args.seed,
+            num_iterations=args.num_iterations, learning_rate=args.learning_rate, seed=args.seed, solver=args.solver,
         )  # fmt: skip
-        rows = few_shot_rows(result, args.K_list, args.alpha_list, args.num_shots)
+        print_choices(result.cells)
+        rows = few_shot_rows(result, args.K_list, alpha_list, args.num_shots)
         print_few_shot_table(rows)
         output = args.results / f"vary_fewshot{kind}_a{a:g}"
         save_results(output, rows, args)

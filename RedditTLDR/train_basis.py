@@ -2,7 +2,8 @@
 
     python RedditTLDR/train_basis.py --synthetic        planted workers, nothing to download or prepare
     python RedditTLDR/train_basis.py                    the prepared comparisons
-    python RedditTLDR/train_basis.py --K_list 1 5 --repeats 3 --train_posts 0.5
+    python RedditTLDR/train_basis.py --solver ridge --baselines
+    python RedditTLDR/train_basis.py --repeats 20 --resplit --train_posts 0.5
 
 Reads:  data/{train,validation}.{safetensors,parquet}, made by prepare.py
 Writes: results/train_basis.json, .png, and V, W, worker ids of each rank as .safetensors (planted: *_synthetic.*)
@@ -22,15 +23,14 @@ from utils import (  # noqa: E402
     Comparisons,
     Groups,
     InputError,
-    best_row,
+    alphas_of,
+    best_cell,
     load_split,
     pick_device,
     planted_population,
-    plot_accuracy_vs_rank,
-    print_run_table,
+    repeats_of,
+    report,
     run,
-    run_rows,
-    save_results,
     settings,
     start,
 )
@@ -42,9 +42,12 @@ min_comparisons = 50  # workers with fewer on either side are left out
 max_train = 150  # training comparisons of a seen worker
 max_few_shot = 50  # few-shot comparisons of an unseen worker
 train_posts = 0.0  # where only one side is prepared: share of its posts to train on; 0 = expect both sides
+solver = "adam"  # adam = as published, for num_iterations steps; ridge = chooses its own penalties on held-out prompts
 num_iterations = 1000  # Adam steps of the joint fit, as published
 learning_rate = 0.5  # of the joint fit, as published
-repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over seeds
+repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over them
+resplit = False  # each repeat also draws its workers, posts and comparisons anew; the spread is then over splits
+baselines = False  # also one mixture for all, another's mixture, each user alone, and fits to shuffled labels
 seed = 0  # of the choice of workers and comparisons, of the start of the fits, of the planted workers
 device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared comparisons
@@ -92,7 +95,7 @@ def split_workers(train, test, min_comparisons, max_train, max_few_shot, seed):
     shuffled = train.frame.sample(frac=1, random_state=seed).groupby("user_id")
     both = set(train.frame["prompt"]) & set(test.frame["prompt"])
     groups = Groups(
-        Comparisons.from_frame(train.table, shuffled.head(max_train), seen),
+        Comparisons.from_frame(train.table, shuffled.head(max_train), seen, prompt="prompt"),
         Comparisons.from_frame(test.table, test.frame, seen),
         Comparisons.from_frame(train.table, shuffled.head(max_few_shot), unseen),
         Comparisons.from_frame(test.table, test.frame, unseen),
@@ -122,25 +125,25 @@ def main():
             args.seed, args.planted_workers, args.planted_pairs, args.planted_features, args.planted_directions,
             args.planted_concentration, args.planted_accuracy,
         )  # fmt: skip
-        train, test = population.splits.values()
     else:
-        population, (train, test) = None, load_sides(args.data, args.train_posts, args.seed)
-    groups = split_workers(train, test, args.min_comparisons, args.max_train, args.max_few_shot, args.seed)
-    seen, unseen = groups.train.user_ids, groups.unseen.user_ids
+        population = None
     output = args.results / ("train_basis_synthetic" if args.synthetic else "train_basis")
-    seeds = [args.seed + i for i in range(args.repeats)]
-    result = run(
-        args.K_list, args.alpha_list, train.head, *groups, len(seen), len(unseen), torch_device,
-        num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=seeds, save=output,
-    )  # fmt: skip
-    rows = run_rows(result, args.K_list, args.alpha_list, seeds)
+    cells = []
+    for starts in repeats_of(args):
+        train, test = population.splits.values() if population else load_sides(args.data, args.train_posts, starts[0])
+        groups = split_workers(train, test, args.min_comparisons, args.max_train, args.max_few_shot, starts[0])
+        seen, unseen = groups.train.user_ids, groups.unseen.user_ids
+        cells += run(
+            args.K_list, alphas_of(args), train.head, *groups, len(seen), len(unseen), torch_device,
+            num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=starts, solver=args.solver,
+            baselines=args.baselines, save=output,
+        ).cells  # fmt: skip
+        if population is not None:
+            W, W_unseen = (torch.stack([population.W[user] for user in users]) for users in (seen, unseen))
+            cells.append(best_cell(population.V, W, W_unseen, groups))
     if population is not None:
-        W, W_unseen = (torch.stack([population.W[user] for user in users]) for users in (seen, unseen))
-        rows.append(best_row(population.V, W, W_unseen, groups))
         print(f"planted workers: the best possible accuracy is {args.planted_accuracy:.0%} by construction")
-    print_run_table(rows)
-    save_results(output, rows, args)
-    plot_accuracy_vs_rank(output)
+    report(output, cells, args)
     print(f"results are in {output}.json and .png, V and W beside them")
 
 

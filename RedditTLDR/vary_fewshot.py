@@ -17,9 +17,11 @@ sys.path.insert(0, str(HERE.parent))
 from train_basis import load_sides, planted, split_workers  # noqa: E402
 
 from utils import (  # noqa: E402
+    alphas_of,
     few_shot_rows,
     pick_device,
     plot_accuracy_vs_shots,
+    print_choices,
     print_few_shot_table,
     run_few_shot_vary_shots,
     save_results,
@@ -36,6 +38,7 @@ min_comparisons = 50  # workers with fewer on either side are left out
 max_train = 150  # training comparisons of a seen worker
 max_few_shot = 100  # comparisons of an unseen worker that the shots are drawn from, as published
 train_posts = 0.0  # where only one side is prepared: share of its posts to train on; 0 = expect both sides
+solver = "adam"  # adam = as published, for num_iterations steps; ridge = chooses its own penalties on held-out prompts
 num_iterations = 500  # Adam steps of the joint fit, as published for this curve
 learning_rate = 0.5  # of the joint fit, as published
 seed = 0  # of the choice of workers and comparisons, of the start of the fits, of the draws, of the planted workers
@@ -48,17 +51,18 @@ synthetic = False  # planted workers instead of the prepared data
 
 def main():
     args = settings(globals())
-    torch_device = pick_device(args.device)
+    torch_device, alpha_list = pick_device(args.device), alphas_of(args)
     args.results.mkdir(parents=True, exist_ok=True)
     synthetic, data = args.synthetic, (args.data, args.train_posts, args.seed)
     train, test = planted(args.seed).splits.values() if synthetic else load_sides(*data)
     groups = split_workers(train, test, args.min_comparisons, args.max_train, args.max_few_shot, args.seed)
     result = run_few_shot_vary_shots(
-        args.trials, args.alpha_list, args.K_list, args.num_shots, groups.train, groups.few_shot_train, groups.unseen,
+        args.trials, alpha_list, args.K_list, args.num_shots, groups.train, groups.few_shot_train, groups.unseen,
         train.head, len(groups.train.user_ids), len(groups.unseen.user_ids), torch_device,
-        num_iterations=args.num_iterations, learning_rate=args.learning_rate, seed=args.seed,
+        num_iterations=args.num_iterations, learning_rate=args.learning_rate, seed=args.seed, solver=args.solver,
     )  # fmt: skip
-    rows = few_shot_rows(result, args.K_list, args.alpha_list, args.num_shots)
+    print_choices(result.cells)
+    rows = few_shot_rows(result, args.K_list, alpha_list, args.num_shots)
     print_few_shot_table(rows)
     output = args.results / ("vary_fewshot_synthetic" if args.synthetic else "vary_fewshot")
     save_results(output, rows, args)

@@ -297,7 +297,7 @@ def test_settings_that_cannot_be_end_with_one_line(prepared):
     assert_one_line_error(call_script(train, *flags, "--device", "cuda:77"), "cuda:77")
     assert_one_line_error(call_script(train, *flags, "--max_train", -5), "--max_train -5")
     assert_one_line_error(call_script(train, *flags, "--rep", 2), "unrecognized arguments: --rep")
-    assert_one_line_error(call_script(train, *flags, "--repeats", 0), "empty list")
+    assert_one_line_error(call_script(train, *flags, "--repeats", 0), "repeats = 0")
     assert_one_line_error(call_script(train, *flags, "--train_posts", 0.5), "one side only")
     assert_one_line_error(call_script(train, *flags, "--results", prepared[0] / "train.parquet"), "train.parquet")
     assert_one_line_error(call_script(vary, *flags, "--num_shots", 7), "shots = 7", "6 to draw from")

@@ -131,7 +131,8 @@ def test_planted_populations_are_as_noisy_as_asked_for_and_reproducible():
     frame, table = population.splits["train"].frame, population.splits["train"].table
     W = torch.stack([population.W[user] for user in sorted(population.W)])
     data = Comparisons.from_frame(table, frame)
-    accuracy = utils.user_accuracy(data.project([population.V])[0], W, data.user).mean().item()
+    margins = utils.margins(data.project([population.V])[0], W, data.user)
+    accuracy = utils.share_right(margins, data.user, len(W)).mean().item()
     assert accuracy == pytest.approx(0.85, abs=0.01)
     assert (frame["chosen"] // 2 == frame["rejected"] // 2).all() and (frame["chosen"] != frame["rejected"]).all()
     assert not set(frame["prompt"]) & set(population.splits["validation"].frame["prompt"])

@@ -14,35 +14,40 @@ from utils import Basis, InputError, basis_health, load_basis, run, save_basis
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def test_table_of_one_seed_shows_the_spread_over_users(capsys):
-    rows = utils.run_rows(sweep(run, [0, 1, 2], [0.0]), [0, 1, 2], [0.0], [0])
-    utils.print_run_table([*rows, {**rows[0], "K": "best", "alpha": None}])
+def test_table_of_one_seed_shows_the_interval_over_users(capsys):
+    result = sweep(run, [0, 1, 2], [0.0])
+    best = result.cells[0]._replace(K="best", alpha=None)
+    summary = utils.summarise([*result.cells, best])
+    utils.print_run_table(summary)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split("  ")[0] == "K" and "alpha" not in lines[0]
     assert [line[:15].strip() for line in lines[1:5]] == ["0 reference", "1 Bradley-Terry", "2", "best possible"]
     assert len({len(line) for line in lines[:5]}) == 1  # aligned
-    assert f"{100 * rows[0]['unseen']:.1f} ±{100 * rows[0]['unseen_std_users']:5.1f}" in lines[1]
-    assert lines[-1].endswith("std over users")
+    low, high = summary[0]["unseen_interval"]
+    assert f"{100 * result.unseen[0]:.1f} [{100 * low:4.1f}, {100 * high:4.1f}]" in lines[1]
+    assert "over users [95 % interval over users]" in lines[-1] and "±" not in "".join(lines)
+    assert lines[2].rstrip().endswith("]") and lines[3].count("[") == 3  # Bradley-Terry has no difference to itself
 
 
 def test_table_of_several_seeds_shows_the_spread_over_seeds(capsys):
     result = sweep(run, [1, 2], [0.0, 0.5], seeds=[0, 1, 2])
-    utils.print_run_table(utils.run_rows(result, [1, 2], [0.0, 0.5], [0, 1, 2]))
+    utils.print_run_table(utils.summarise(result.cells))
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6 and "alpha" in lines[0] and lines[-1].endswith("std over seeds")
+    assert len(lines) == 6 and "alpha" in lines[0] and "± std over seeds [95 % interval" in lines[-1]
     unseen = result.unseen[:, 1]  # alpha 0, K 2
-    assert lines[2].endswith(f"{100 * unseen.mean():.1f} ±{100 * unseen.std():5.1f}")
+    assert f"{100 * unseen.mean():.1f} ±{100 * unseen.std():4.1f} [" in lines[2]
 
 
 def test_run_report_holds_every_row_and_where_it_came_from_and_is_drawn(tmp_path, capsys):
     for seeds in ([0], [0, 1]):
-        rows = utils.run_rows(sweep(run, [0, 1, 2], [0.0, 0.5], seeds=seeds), [0, 1, 2], [0.0, 0.5], seeds)
-        utils.save_results(tmp_path / "report", rows, Namespace(seed=0, data=tmp_path))
+        cells = sweep(run, [0, 1, 2], [0.0, 0.5], seeds=seeds, baselines=True).cells
+        summary = utils.report(tmp_path / "report", cells, Namespace(seed=0, data=tmp_path, resplit=False))
         report = json.loads((tmp_path / "report.json").read_text())
-        assert report["rows"] == rows and len(rows) == 6 * len(seeds)
-        assert report["settings"] == {"seed": 0, "data": str(tmp_path)}
+        rows = utils.run_rows(cells)
+        assert report["rows"] == rows and sum(row["model"] == "" for row in rows) == 6 * len(seeds)
+        assert report["summary"] == summary and len(summary) == 6 + 2 * 2 + 4 + 1  # fits, mixtures, labels, alone
+        assert report["settings"] == {"seed": 0, "data": str(tmp_path), "resplit": False}
         assert report["environment"]["torch"] == torch.__version__ and "git_commit" in report
-        utils.plot_accuracy_vs_rank(tmp_path / "report")
         assert (tmp_path / "report.png").read_bytes().startswith(PNG)
 
 
@@ -50,7 +55,7 @@ def test_few_shot_report_is_printed_and_drawn(tmp_path, capsys):
     rows = utils.few_shot_rows(shots(K_list=(0, 2)), (0, 2), (0.0,), (2, 5))
     assert [(row["K"], row["shots"]) for row in rows] == [(0, 2), (0, 5), (2, 2), (2, 5)]
     utils.print_few_shot_table(rows)
-    assert capsys.readouterr().out.splitlines()[-1].endswith("std over trials")
+    assert "± std over trials [95 % interval over users]" in capsys.readouterr().out.splitlines()[-1]
     utils.save_results(tmp_path / "curve", rows, Namespace())
     utils.plot_accuracy_vs_shots(tmp_path / "curve")
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG)

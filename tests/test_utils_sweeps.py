@@ -151,7 +151,7 @@ def test_without_a_head_rank_zero_is_left_out_and_said(capsys):
     result = sweep(run, [0, 2], [0.0], V=None)
     assert np.isnan(result.unseen[0]) and not np.isnan(result.unseen[1])
     assert capsys.readouterr().out == "K = 0 is left out: these embeddings come without a reference head\n"
-    assert [row["K"] for row in utils.run_rows(result, [0, 2], [0.0], [0])] == [2]
+    assert [row["K"] for row in utils.run_rows(result.cells)] == [2]
     few = shots(K_list=[0, 2], V=None)
     assert [row["K"] for row in utils.few_shot_rows(few, [0, 2], [0.0], [2, 5])] == [2, 2]
 
