@@ -329,3 +329,32 @@ def test_help_of_every_script_is_quick_and_names_every_flag():
         matches = [utils.SETTING.match(line) for line in block.splitlines()[1:] if line]
         assert status == 0 and not err and all(f"--{match[1]}" in out for match in matches)
         assert all(match[2] for match in matches), "a setting without its meaning on the same line"
+
+
+def test_ridge_and_fresh_populations_from_the_shell(tmp_path):
+    few = (
+        "--synthetic",
+        "--results",
+        tmp_path,
+        "--planted_prompts",
+        200,
+        "--planted_tests",
+        20,
+        "--dirichlet_list",
+        0.01,
+    )
+    few += ("--dirichlet_list", 0.01, "--num_seen", 40, "--num_unseen", 20, "--K_list", 0, 1, 5, "--solver", "ridge")
+    status, out, err = call_script(FOLDER / "train_basis.py", *few, "--repeats", 2, "--resplit", "--baselines")
+    assert status == 0 and "± std over splits" in out and "population mixture" in out, err
+    assert (tmp_path / "train_basis_synthetic_a0.01_mixtures.png").exists()
+    rows = json.loads((tmp_path / "train_basis_synthetic_a0.01.json").read_text())["summary"]
+    fitted = {row["K"]: row for row in rows if row["model"] == ""}
+    assert fitted[5]["unseen"] >= fitted[1]["unseen"]
+
+
+def test_pairs_know_the_prompts_they_are_about():
+    train = load_script(FOLDER / "train_basis.py")
+    prompts, _ = train.planted(0, num_prompts=30, num_tests=5)
+    data, _ = train.comparisons(prompts, np.full((2, 10), 0.1), [np.arange(30)[::-1], np.arange(30)], 7, ("a", "b"))
+    assert data.prompt.tolist() == [*range(29, 22, -1), *range(7)]
+    assert (data.chosen // 8 == data.prompt).all()  # eight responses to each prompt, in a row

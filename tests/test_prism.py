@@ -711,3 +711,26 @@ def test_help_of_every_script_is_quick_and_names_every_flag():
         matches = [utils.SETTING.match(line) for line in block.splitlines()[1:] if line]
         assert status == 0 and not err and all(f"--{match[1]}" in out for match in matches)
         assert all(match[2] for match in matches), "a setting without its meaning on the same line"
+
+
+def test_ridge_finds_planted_people_without_being_told_how(tmp_path):
+    few = ("--synthetic", "--results", tmp_path, "--K_list", 1, 4, "--solver", "ridge", "--repeats", 2, "--resplit")
+    status, out, err = call_script(FOLDER / "train_basis.py", *few)
+    assert status == 0 and "--alpha_list [10000.0] is not used" in out and "± std over splits" in out, err
+    one, four = json.loads((tmp_path / "train_basis_synthetic.json").read_text())["summary"][:2]
+    assert one["K"] == 1 and four["K"] == 4 and four["unseen"] > one["unseen"]
+    status, out, err = call_script(
+        FOLDER / "vary_fewshot.py", "--synthetic", "--results", tmp_path, "--solver", "ridge"
+    )
+    assert status == 0, err
+
+
+def test_people_drawn_anew_are_as_many_and_their_dialogues_are_halved_again():
+    train = load_script(FOLDER / "train_basis.py")
+    population, ids = train.planted_dialogues(0)
+    split = population.splits["prism"]
+    anew = train.drawn_anew(split, ids, seed=3)
+    for key in ("seen_user_ids", "unseen_user_ids", "train_dialog_ids"):
+        assert abs(len(anew[key]) - len(ids[key])) <= 2 and {*anew[key]} != {*ids[key]}
+    assert not {*anew["train_dialog_ids"]} & {*anew["test_dialog_ids"]}
+    assert not {*anew["seen_user_ids"]} & {*anew["unseen_user_ids"]}

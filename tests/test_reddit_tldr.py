@@ -284,6 +284,25 @@ def test_training_without_data_names_the_command_that_makes_it(tmp_path):
         assert_one_line_error(done, "train.safetensors is missing", "python RedditTLDR/prepare.py")
 
 
+def test_ridge_baselines_and_fresh_splits_from_the_shell(tmp_path):
+    flags = ("--synthetic", "--results", tmp_path, "--K_list", 0, 1, 3, "--solver", "ridge")
+    script = FOLDER / "train_basis.py"
+    status, out, err = call_script(script, *flags, "--baselines", "--repeats", 2, "--resplit", "--alpha_list", 3)
+    assert status == 0, err
+    for words in ("--alpha_list [3.0] is not used", "ridge, seed 1: held-out loss", "± std over splits [95 % interval"):
+        assert words in out
+    report = json.loads((tmp_path / "train_basis_synthetic.json").read_text())
+    summary = {(row["K"], row["model"]): row for row in report["summary"]}
+    assert {*summary} >= {(3, "population mixture"), (3, "another user's"), (3, "shuffled labels"), ("best", "")}
+    assert summary[3, ""]["unseen_gain"][1] > 0 and summary["alone", "each user alone"]["alpha"] is None
+    chosen = [row["choice"] for row in report["rows"] if row["K"] == 3 and row["model"] == ""]
+    assert len(chosen) == 2 and all(choice["personal_spread"] and len(choice["gain"]) == 4 for choice in chosen)
+    flags = ("--synthetic", "--results", tmp_path, "--K_list", 1, 3, "--solver", "ridge", "--num_shots", 5, 50)
+    status, out, err = call_script(FOLDER / "vary_fewshot.py", *flags)
+    assert status == 0 and "over Bradley-Terry, unseen" in out, err
+    assert_one_line_error(call_script(script, "--synthetic", "--results", tmp_path, "--solver", "x"), "adam", "ridge")
+
+
 def test_settings_that_cannot_be_end_with_one_line(prepared):
     flags = ("--data", prepared[0], *FEW)
     train, vary = FOLDER / "train_basis.py", FOLDER / "vary_fewshot.py"

@@ -1,0 +1,344 @@
+"""The ridge solver: loss against a double loop, optima against SciPy and scikit-learn, choices on planted people."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import random_users
+from scipy.optimize import LinearConstraint
+from scipy.optimize import minimize as scipy_minimize
+from sklearn.linear_model import LogisticRegression
+from test_utils_sweeps import GROUPS, HEAD, N_UNSEEN, N, sweep
+
+import utils
+from utils import (
+    CERTIFIED,
+    EVERYBODY,
+    LOGIT_SCALE,
+    Comparisons,
+    Groups,
+    InputError,
+    Prior,
+    RidgeProblem,
+    fit_ridge,
+    planted_population,
+    run,
+    run_few_shot_vary_shots,
+    run_regularized,
+    solve_mixtures,
+)
+
+
+def few_shot_loss(Z, w, mean, strength):
+    """Eq. 11 with its prior, pair by pair."""
+    nll = sum(-F.logsigmoid(z.double() @ w / LOGIT_SCALE) for z in Z)
+    return (nll + strength / 2 * (w - mean).square().sum()) / len(Z)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Few-shot: certified optima
+# ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 10.0])
+def test_mixtures_are_the_optima_that_scipy_finds(strength):
+    torch.manual_seed(0)
+    counts, K, mean = [1, 7, 30], 4, torch.tensor([0.4, 0.3, 0.2, 0.1]).double()
+    Zs = [150 * torch.randn(count, K) for count in counts]
+    user = torch.arange(3).repeat_interleave(torch.tensor(counts))
+    found = solve_mixtures(torch.cat(Zs), user, 3, Prior(mean, strength))
+    for Z, w, gap in zip(Zs, found.W, found.gap):
+        function = lambda v: few_shot_loss(Z, torch.from_numpy(v), mean, strength).item()  # noqa: B023
+        simplex = LinearConstraint(np.ones((1, K)), 1, 1)
+        best = scipy_minimize(function, np.full(K, 1 / K), bounds=[(0, 1)] * K, constraints=[simplex], method="SLSQP")
+        value = few_shot_loss(Z, w, mean, strength).item()
+        assert value <= best.fun + 1e-6 and value >= best.fun - gap - 1e-6
+        g = torch.autograd.functional.jacobian(lambda v: few_shot_loss(Z, v, mean, strength), w)  # noqa: B023
+        assert gap.item() == pytest.approx((g @ w - g.min()).item(), abs=1e-9) and gap <= CERTIFIED
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0, 1e4])
+@pytest.mark.parametrize(
+    "case",
+    {
+        "all pairs agree": (20, 5, lambda n, K: torch.rand(n, K) * 1000),
+        "one pair": (1, 5, lambda n, K: 100 * torch.randn(n, K)),
+        "one pair again and again": (20, 5, lambda n, K: (100 * torch.randn(1, K)).expand(n, K)),
+        "fifty rewards": (30, 50, lambda n, K: 200 * torch.randn(n, K)),
+        "equal rewards": (20, 50, lambda n, K: 100 * torch.randn(n, 1).expand(n, K)),
+        "nothing told apart": (20, 50, lambda n, K: torch.zeros(n, K)),
+        "tiny": (20, 10, lambda n, K: 1e-6 * torch.randn(n, K)),
+        "as large as allowed": (20, 10, lambda n, K: (1e4 * torch.randn(n, K)).clamp(-1e4, 1e4)),
+        "one reward": (20, 1, lambda n, K: 100 * torch.randn(n, K)),
+    }.items(),
+    ids=lambda case: case[0],
+)
+def test_every_input_is_solved_to_its_certificate(case, strength):
+    torch.manual_seed(1)
+    m, K, draw = case[1]
+    found = solve_mixtures(
+        draw(50 * m, K), torch.arange(50).repeat_interleave(m), 50, Prior(torch.full((K,), 1 / K), strength), True
+    )
+    assert (
+        found.gap.max() <= CERTIFIED
+        and (found.W >= 0).all()
+        and torch.allclose(found.W.sum(1), torch.ones(50).double())
+    )
+    assert found.spread.shape == (50, K) and not found.spread.isnan().any()
+
+
+def test_batches_and_neighbours_change_no_mixture(monkeypatch):
+    torch.manual_seed(2)
+    Z, prior = 100 * torch.randn(60, 3), Prior(torch.full((3,), 1 / 3), 1.0)
+    user = torch.arange(6).repeat_interleave(torch.tensor([1, 20, 4, 15, 9, 11]))
+    together = solve_mixtures(Z, user, 6, prior).W
+    monkeypatch.setattr(utils, "BATCH", 30)
+    assert torch.allclose(solve_mixtures(Z, user, 6, prior).W, together, atol=1e-4)
+    mine = user == 2
+    assert torch.allclose(solve_mixtures(Z[mine], user[mine] - 2, 1, prior).W[0], together[2], atol=1e-4)
+
+
+def test_who_is_unknown_has_the_mixture_of_the_population():
+    prior = Prior(torch.tensor([0.7, 0.2, 0.1]), 2.0)
+    found = solve_mixtures(100 * torch.randn(5, 3), torch.ones(5, dtype=torch.long), 3, prior)
+    assert torch.allclose(found.W[[0, 2]], prior.mean.double().expand(2, 3)) and not torch.allclose(
+        found.W[1], found.W[0]
+    )
+    everybody = solve_mixtures(100 * torch.randn(5, 3), torch.arange(5), 5, prior._replace(strength=EVERYBODY))
+    assert torch.allclose(everybody.W, prior.mean.double().expand(5, 3)) and (everybody.gap == 0).all()
+    fit = fit_ridge(GROUPS[0], [2], HEAD)[2]._replace(V=torch.randn(6, 3), prior=prior)
+    assert torch.allclose(fit.new_people([torch.randn(4, 6), torch.zeros(0, 6)]).W[1], prior.mean.double())
+    assert torch.allclose(fit.new_people([torch.zeros(0, 6)]).W[0], prior.mean.double())
+
+
+def test_spread_of_two_rewards_is_what_the_second_derivative_says():
+    torch.manual_seed(3)
+    Z, strength, mean = 100 * torch.randn(12, 2), 1.5, torch.tensor([0.5, 0.5]).double()
+    found = solve_mixtures(Z, torch.zeros(12, dtype=torch.long), 1, Prior(mean, strength), spread=True)
+    loss = lambda t: 12 * few_shot_loss(Z, torch.stack([t, 1 - t]), mean, strength)
+    curvature = torch.autograd.functional.hessian(loss, found.W[0, 0])
+    assert torch.allclose(found.spread[0], curvature.rsqrt().expand(2), rtol=1e-4)
+    assert solve_mixtures(Z[:0], torch.zeros(0, dtype=torch.long), 1, Prior(mean, 4.0), True).spread[0, 0] == 0.5
+
+
+def test_rewards_too_large_for_the_certificate_are_refused():
+    with pytest.raises(InputError, match="log-odds above 100"):
+        solve_mixtures(torch.full((1, 2), 1.1e4), torch.zeros(1, dtype=torch.long), 1, Prior(torch.ones(2) / 2, 1.0))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Joint fit
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def test_minimise_solves_each_problem_as_if_it_were_alone():
+    torch.manual_seed(4)
+    problems = [(torch.randn(40, 3).double(), 10.0**scale) for scale in (-3, 0, 2)]
+    owner = torch.arange(3).repeat_interleave(3)
+
+    def loss(theta):
+        rows = zip(problems, theta.view(3, 3))
+        return torch.stack([size * (-F.logsigmoid(X @ t).mean() + 0.05 * t.square().sum()) for (X, size), t in rows])
+
+    found = utils.minimise(loss, torch.zeros(9).double(), owner, 200, tolerance=1e-12).view(3, 3)
+    for (X, _), t in zip(problems, found):
+
+        def alone(v, X=X):
+            v = torch.from_numpy(v)
+            return (-F.logsigmoid(X @ v).mean() + 0.05 * v.square().sum()).item()
+
+        assert np.allclose(scipy_minimize(alone, np.zeros(3)).x, t, atol=1e-4)
+
+
+def test_loss_and_gradient_equal_the_double_loop(monkeypatch):
+    """The docstring of RidgeProblem, written out user by user and pair by pair, with a third of the pairs left out."""
+    losses = []
+    monkeypatch.setattr(utils, "minimise", lambda loss, theta, owner, passes: (losses.append(loss), theta)[1])
+    users, K, s, p, d = random_users([5, 9, 4], 6), 3, 0.7, 1.3, 6
+    problem = RidgeProblem(Comparisons.from_list(users), HEAD, seed=0, device="cpu")
+    counted = torch.arange(18) % 3 > 0
+    torch.manual_seed(5)
+    thetas = [torch.randn(problem.size(K)).double(), torch.randn(problem.size(1)).double()]
+    problem.fit(thetas, [K, 1], s, [p, None], counted, 1)
+
+    def by_hand(theta, K):
+        c, u = theta[0], theta[1 : 1 + d]
+        D = theta[1 + d : 1 + d + K * d].view(K, d) if K > 1 else torch.zeros(1, d).double()
+        W = theta[1 + d + K * d :].view(3, K).softmax(1) if K > 1 else torch.ones(3, 1).double()
+        rms = torch.cat(users).square().sum(1).mean().sqrt().double()
+        head = (HEAD / HEAD.norm()).double().flatten()
+        V = [LOGIT_SCALE / rms * (c * head + s * u + p * D_k) for D_k in D]
+        total, row, m = 0, 0, counted.sum() / 3
+        for i, x in enumerate(users):
+            pairs = [pair.double() for pair in x if (row := row + 1) and counted[row - 1]]
+            logits = [sum(W[i, k] * (pair @ V[k]) for k in range(K)) / LOGIT_SCALE for pair in pairs]
+            total = total + sum(-F.logsigmoid(logit) for logit in logits) / len(pairs)
+            total = total + (W[i] - W.mean(0)).square().sum() / 2 / len(pairs)
+        return total + (u.square().sum() + D.square().sum()) / 2 / m
+
+    theta = torch.cat(thetas).requires_grad_()
+    found, expected = (
+        losses[0](theta),
+        torch.stack([by_hand(t, K) for t, K in zip(theta.split([len(t) for t in thetas]), (K, 1))]),
+    )
+    assert torch.allclose(found, expected, rtol=1e-6)
+    gradients = [torch.autograd.grad(value.sum(), theta)[0] for value in (found, expected)]
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_rank_one_is_logistic_regression_with_the_same_ridge():
+    users, s = random_users([30, 50, 20], 6, seed=6), 0.5
+    problem = RidgeProblem(Comparisons.from_list(users), None, 0, "cpu")
+    everything = torch.ones(100, dtype=torch.bool)
+    (theta,) = problem.fit([torch.zeros(problem.size(1)).double()], [1], s, [None], everything, 300)
+    V, _ = problem.solution(theta, 1, s, None)
+    X, m = torch.cat(users).double().numpy(), 100 / 3
+    weight = np.repeat([1 / 30, 1 / 50, 1 / 20], [30, 50, 20]) * m
+    scale = problem.unit * s / LOGIT_SCALE
+    signs = np.where(np.arange(100) % 2, 1, -1)  # a pair and its mirror image are the same
+    model = LogisticRegression(fit_intercept=False, tol=1e-9).fit(
+        scale * X * signs[:, None], signs, sample_weight=weight
+    )
+    expected = problem.unit * s * model.coef_[0]
+    assert np.allclose(V.flatten(), expected, atol=2e-2 * np.abs(expected).max())
+
+
+def planted(seed=0, scale=1.0, **changes):
+    settings = {"num_features": 16, "num_directions": 3, "concentration": 0.1, "best_accuracy": 0.92} | changes
+    splits = planted_population(60, {"train": 40, "test": 40}, **settings, seed=seed).splits
+    users, groups = sorted(splits["train"].frame["user_id"].unique()), []
+    for side, people in (("train", users[:40]), ("test", users[:40]), ("train", users[40:]), ("test", users[40:])):
+        frame = splits[side].frame
+        frame = (
+            frame[frame["user_id"].isin(people)]
+            .groupby("user_id")
+            .head(10 if people[0] == users[40] and side == "train" else 40)
+        )
+        groups.append(Comparisons.from_frame(scale * splits[side].table, frame, people, prompt="prompt"))
+    return Groups(*groups), splits["train"].head
+
+
+def unseen(groups, head, K_list, **options):
+    return run(K_list, [0.0], head, *groups, 40, 20, "cpu", **{"solver": "ridge", **options})
+
+
+def test_different_people_are_told_apart_and_alike_people_are_not():
+    groups, head = planted()
+    result = unseen(groups, head, [0, 1, 3])
+    assert result.unseen[2] > result.unseen[1] + 0.05 > result.unseen[0]
+    fit = result.cells[2].fit
+    assert (
+        fit.V.shape == (16, 3)
+        and fit.choice["personal_spread"] in utils.PERSONAL_SPREADS
+        and fit.prior.strength < EVERYBODY
+    )
+    alike, head = planted(num_directions=1)
+    result = unseen(alike, head, [1, 3])
+    assert result.unseen[0] == result.unseen[1] > 0.85
+    assert result.cells[1].fit.V.shape == (16, 1) and result.cells[1].fit.choice["personal_spread"] is None
+
+
+def test_a_hundred_times_larger_embeddings_change_nothing():
+    first, scaled = (np.stack(unseen(*planted(scale=scale), [1, 2, 3])) for scale in (1.0, 100.0))
+    assert np.abs(first - scaled).max() <= 1e-3
+
+
+def test_a_sweep_gives_every_rank_what_it_would_have_been_given_alone_and_a_seed_repeats():
+    groups, head = planted()
+    together = fit_ridge(groups.train, [2, 3, 5], head, seed=1)
+    alone = fit_ridge(groups.train, [3], head, seed=1)
+    again = fit_ridge(groups.train, [3], head, seed=1)
+    assert {*alone} == {1, 3} and torch.equal(alone[3].V, again[3].V) and alone[3].choice == again[3].choice
+    for K in (1, 3):
+        assert torch.allclose(together[K].V, alone[K].V, atol=1e-3 * alone[K].V.abs().max().item())
+        assert together[K].prior.strength == alone[K].prior.strength
+    assert not torch.equal(fit_ridge(groups.train, [3], head, seed=2)[3].V, alone[3].V)
+
+
+def test_neither_test_pairs_nor_the_global_random_state_are_looked_at():
+    groups, head = planted()
+    torch.manual_seed(5)
+    first = unseen(groups, head, [1, 3]).cells[1].fit
+    after = torch.rand(1)
+    torch.manual_seed(6)
+    blind = groups._replace(
+        seen=groups.seen.shuffled(0), few_shot_train=groups.few_shot_train.shuffled(1), unseen=groups.unseen.shuffled(2)
+    )
+    second = unseen(blind, head, [1, 3]).cells[1].fit
+    assert torch.equal(first.V, second.V) and torch.equal(first.W, second.W) and first.choice == second.choice
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(1))
+
+
+def test_a_prompt_is_held_out_whole():
+    table, generator = torch.randn(40, 6), torch.Generator().manual_seed(0)
+    chosen = torch.randint(0, 40, (60,), generator=generator)
+    prompt = torch.randint(0, 9, (60,), generator=generator)
+    user = torch.arange(6).repeat_interleave(10)
+    named = Comparisons(table, user, tuple("abcdef"), chosen, (chosen + 1) % 40, prompt=100 * prompt)
+    for data, key in ((named, prompt), (Comparisons(table, user, tuple("abcdef"), chosen, (chosen + 1) % 40), chosen)):
+        fitted = RidgeProblem(data, None, 3, "cpu").fitted
+        assert 0 < fitted.sum() < 60
+        for value in key.unique():
+            assert fitted[key == value].unique().numel() == 1
+    flipped = Comparisons(table, user, tuple("abcdef"), (chosen + 1) % 40, chosen)
+    assert torch.equal(
+        flipped.prompts(), Comparisons(table, user, tuple("abcdef"), chosen, (chosen + 1) % 40).prompts()
+    )
+
+
+def test_gain_counts_held_out_pairs_only_and_its_error_is_that_of_a_clustered_mean():
+    users = [torch.randn(8, 6) for _ in range(5)]
+    problem = RidgeProblem(Comparisons.from_list(users), None, 0, "cpu")
+    held = ~problem.fitted
+    log_p = torch.where(held, torch.randn(40), torch.tensor(1e6)).double()
+    gain, error = problem.gain(log_p, torch.zeros(40).double())
+    assert gain == pytest.approx(log_p[held].mean().item())  # all users have eight pairs
+    by_pair = (log_p[held] - gain).square().sum().sqrt() / held.sum()
+    by_user = torch.stack([(log_p - gain)[held & (problem.user == i)].sum() for i in range(5)]).norm() / held.sum()
+    assert error == pytest.approx(max(by_pair, by_user).item())
+
+
+def test_a_seen_person_posing_as_new_with_all_pairs_has_the_mixture_of_the_fit():
+    groups, head = planted()
+    fit = fit_ridge(groups.train, [3], head)[3]
+    as_new = fit._replace(prior=fit.prior._replace(strength=utils.SEEN_STRENGTH)).new_people(groups.train)
+    assert as_new.gap.max() <= CERTIFIED and torch.allclose(as_new.W.float(), fit.W, atol=5e-3)
+
+
+def test_ridge_is_the_same_behind_every_way_to_run_it():
+    results = [sweep(function, [0, 1, 2], [0.0], solver="ridge") for function in (run, run_regularized)]
+    assert np.array_equal(*map(np.stack, results))
+    curve = run_few_shot_vary_shots(
+        2, [0.0], [1, 2], [2, 8], GROUPS[0], GROUPS[2], GROUPS[3], HEAD, N, N_UNSEEN, "cpu", solver="ridge"
+    )
+    assert curve.unseen.shape == (1, 2, 2) and curve.unseen[0, 0, 0] == pytest.approx(results[0].unseen[1])
+
+
+def test_what_the_ridge_solver_cannot_do_is_said():
+    with pytest.raises(InputError, match="chooses its own pull"):
+        sweep(run, [2], [0.5], solver="ridge")
+    with pytest.raises(InputError, match="solver = 'magic': adam, as published, or ridge"):
+        sweep(run, [2], [0.0], solver="magic")
+    with pytest.raises(InputError, match="3 different prompts to train on"):
+        fit_ridge([torch.randn(2, 4), torch.randn(1, 4)], [2])
+    with pytest.raises(InputError, match="K = 5"):
+        fit_ridge([torch.randn(9, 4)], [5])
+
+
+@pytest.mark.parametrize("K", [2, 30])
+def test_odd_data_is_survived(K):
+    """Nothing to tell apart, one user, more rewards than users, width or pairs suggest."""
+    for users in (
+        [torch.zeros(6, 32)] * 3,
+        [torch.randn(6, 32)],
+        [torch.ones(5, 32)] * 4,
+        random_users([1, 1, 1, 5], 32),
+    ):
+        fits = fit_ridge(users, [1, K])
+        for fit in fits.values():
+            assert fit.V.isfinite().all() and torch.allclose(fit.W.sum(1), torch.ones(len(users)), atol=1e-5)
+            assert fit.new_people(users[:1]).gap.max() <= CERTIFIED
+    assert math.isinf(fits[1].prior.strength)
