@@ -501,12 +501,12 @@ HELD_OUT = 4  # one prompt in so many is held out of the joint fit, to choose th
 COMMON_SPREADS = [10 ** (i / 2) for i in range(-3, 6)]  # s, of what all people share; from strong ridge to weak
 PERSONAL_SPREADS = [5.0, 2.0, 0.8, 0.3]  # p, of what a column has of its own; from weak ridge to strong
 EVERYBODY = math.inf  # as the strength of a prior: all have the population's mixture
-STRENGTHS = [0.3, 1.0, 3.0, 10.0, 30.0, EVERYBODY]  # pairs that this mixture counts as, for a new user
+STRENGTHS = [0.3, 1.0, 3.0, 10.0, EVERYBODY]  # pairs that this mixture counts as, for a new user
 SEEN_STRENGTH = 1.0  # the same for a seen user
 FEW_PAIRS = 10  # known of a seen user who stands for a new one
 WORTH = 1e-3  # share of the held-out loss that a weaker ridge must save
 SURE = 1.5  # standard errors by which held-out prompts must speak for more than one reward for everybody
-FIRST_PASSES, NEXT_PASSES = 50, 12  # over X: for the first ridge of a path, and for each that follows
+FIRST_PASSES, NEXT_PASSES, LAST_PASSES = 30, 10, 20  # over X: first ridge of a path, each that follows, all pairs
 CERTIFIED = 1e-6  # largest Frank-Wolfe gap of a few-shot fit, in the unit of Eq. 11
 LARGEST_LOG_ODDS = 100.0  # of a pair under one basis reward, up to which the certificate is kept
 BATCH = 2**22  # numbers that a batch of few-shot problems holds
@@ -516,7 +516,7 @@ class Prior(NamedTuple):
     """What is known of a person before the first pair."""
 
     mean: torch.Tensor  # (K,) the population's mixture
-    strength: float  # how many pairs it counts as; EVERYBODY = more than anybody can have
+    strength: float | torch.Tensor  # pairs that it counts as, or (C,); EVERYBODY = more than anybody can have
 
 
 class Mixtures(NamedTuple):
@@ -555,9 +555,10 @@ def solve_mixtures(Z, user, num_users, prior, spread=False):
         raise InputError(f"rewards differ by log-odds above {LARGEST_LOG_ODDS:g} within a pair; scale V down")
     counts, mean = torch.bincount(user, minlength=num_users), prior.mean.to(Z.device, torch.float64)
     W, gap = mean.repeat(num_users, 1), mean.new_zeros(num_users)
-    std = mean.new_full((num_users, len(mean)), math.inf if prior.strength == 0 else prior.strength**-0.5)
+    strength = torch.as_tensor(prior.strength).to(mean).expand(num_users)
+    std = strength.rsqrt().unsqueeze(1).repeat(1, len(mean))
     todo, first = counts.argsort(descending=True), counts.cumsum(0) - counts
-    todo = todo[: (counts > 0).sum()] if prior.strength < EVERYBODY else todo[:0]
+    todo = todo[(counts[todo] > 0) & (strength[todo] < EVERYBODY)]
     while len(todo):  # users with about as many pairs side by side, padded with zeros
         m = int(counts[todo[0]])
         rows, todo = todo.tensor_split([max(1, BATCH // (m * len(mean)))])
@@ -566,7 +567,7 @@ def solve_mixtures(Z, user, num_users, prior, spread=False):
         z = Z[(first[rows, None] + place).clamp_max(len(Z) - 1)].double() / LOGIT_SCALE
         z = torch.where(real[:, :, None], z, 0)  # (users, m, K)
         weight = real / counts[rows, None].double()
-        shrink = prior.strength / counts[rows, None].double()  # (users, 1)
+        shrink = strength[rows, None] / counts[rows, None]  # (users, 1)
         W[rows], gap[rows], H = newton_on_simplex(z, weight, mean, shrink)
         if spread:
             std[rows] = laplace_std(H * counts[rows, None, None])
@@ -766,7 +767,7 @@ class RidgeProblem:
         for user, x, r in zip(*(t.split(TABLE_ROWS) for t in (self.user, self.X, pull))):
             G.index_add_(0, user, x * r.unsqueeze(1))
         left, singular, right = torch.linalg.svd(G.double(), full_matrices=False)
-        scores = left * singular / (left * singular)[:, 0].std().clamp_min(1e-30)  # (C, directions)
+        scores = left * singular / (left * singular)[:, 0].std(correction=0).clamp_min(1e-30)  # (C, directions)
         for K in ranks:
             simplex = torch.linalg.qr(torch.eye(K, K - 1, dtype=torch.float64) - 1 / K)[0].to(right)[:, : len(right)]
             r = simplex.shape[1]
@@ -796,7 +797,7 @@ def fit_ridge(features, K_list, V_ref=None, seed=0, device="cpu"):
             chosen[K] = thetas[PERSONAL_SPREADS.index(choice["personal_spread"])], choice
     if chosen:
         thetas, ps = zip(*((theta, choice["personal_spread"]) for theta, choice in chosen.values()))
-        thetas = problem.fit(thetas, list(chosen), s, ps, everything, FIRST_PASSES)
+        thetas = problem.fit(thetas, list(chosen), s, ps, everything, LAST_PASSES)
         for theta, p, (K, (_, choice)) in zip(thetas, ps, chosen.items()):
             V, W = problem.solution(theta, K, s, p)
             (Z,), mean = TallProduct.apply(problem.X, V), W.mean(0)
@@ -846,11 +847,14 @@ def choose(problem, K, s, along, gains, reference):
     if not clear(gains[best]):
         return choice
     V, W = problem.solution(along[best], K, s, PERSONAL_SPREADS[best])
-    (Z,), as_new = TallProduct.apply(problem.X, V), {}
-    for strength in STRENGTHS:
-        mixtures = solve_mixtures(Z[problem.few], problem.user[problem.few], problem.C, Prior(W.mean(0), strength)).W
-        as_new[f"{strength:g}"] = problem.gain(problem.log_p(V, mixtures, Z), reference)  # JSON has no infinity
-    strength = max(as_new, key=lambda strength: as_new[strength][0])
+    (Z,), T, C = TallProduct.apply(problem.X, V), len(STRENGTHS), problem.C
+    user = torch.cat([problem.user[problem.few] + t * C for t in range(T)])  # everybody once for each strength
+    prior = Prior(W.mean(0), torch.tensor(STRENGTHS).repeat_interleave(C))
+    mixtures = solve_mixtures(Z[problem.few].repeat(T, 1), user, T * C, prior).W.view(T, C, K)
+    as_new = {
+        f"{strength:g}": problem.gain(problem.log_p(V, w, Z), reference) for strength, w in zip(STRENGTHS, mixtures)
+    }
+    strength = max(as_new, key=lambda strength: as_new[strength][0])  # as text: JSON has no infinity
     if not clear(as_new[strength]):
         strength = f"{EVERYBODY:g}"
     return choice | {"personal_spread": PERSONAL_SPREADS[best], "gain_as_new": as_new, "strength": strength}
@@ -1067,13 +1071,12 @@ def sweep(
             strength = {} if cell.fit.prior is None else {"prior_strength": cell.fit.prior.strength}
             path = basis_path(save, cell.K, cell.alpha, cell.seed)
             save_basis(path, Basis(*people, model), alpha=cell.alpha, seed=cell.seed, **strength)
-    if baselines:
-        labels = [pairs.shuffled(grid[0][0]) for pairs in (groups.train, groups.few_shot_train)]
-        to_fit = [cell for cell in grid if cell[2] > 0]
+    for start in dict.fromkeys(start for start, _, _ in grid) if baselines else []:
+        to_fit = [cell for cell in grid if cell[0] == start and cell[2] > 0]
         if to_fit:
-            fitted = list(zip(*fit_people(to_fit, *labels)))
+            fitted = list(zip(*fit_people(to_fit, groups.train.shuffled(start), groups.few_shot_train.shuffled(start))))
             cells += score_cells(fitted, [[(SHUFFLED, fit.W, W_unseen)] for _, fit, W_unseen in fitted], groups)
-        cells += [each_alone(groups, V_ref, start, device) for start in dict.fromkeys(start for start, _, _ in grid)]
+        cells.append(each_alone(groups, V_ref, start, device))
     table = np.full((8, len(grid)), np.nan)
     for column, cell in enumerate(grid):
         if cell in main:
@@ -1489,7 +1492,9 @@ def plot_accuracy_vs_rank(path):
         for marker, model in zip("xv+", (POPULATION, ANOTHER, SHUFFLED)):
             curve = [(r["K"], 100 * r["unseen"]) for r in ranked if r["model"] == model]
             if curve:
-                axes.plot(*zip(*curve), f"{marker}{style}", color="0.6", linewidth=1, label=model + of_alpha)
+                axes.plot(
+                    *zip(*curve), f"{marker}{style}", color="0.6", linewidth=1, label=f"{model}, unseen{of_alpha}"
+                )
     for K, style in ((0, ":"), ("best", "--"), ("alone", "-.")):
         for row in [r for r in rows if r["K"] == K][:1]:
             label = f"{RANK_NAMES[K].lstrip('0 ')}, unseen"
