@@ -26,6 +26,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -1062,7 +1063,7 @@ def sweep(
         return grid, fits, personalise(fits, Zs, few.user, shape, few_shot_iterations, few_shot_learning_rate)
 
     fitted = list(zip(*fit_people(grid, groups.train, groups.few_shot_train)))
-    variants = [mixture_variants(fit, W_unseen, baselines) for _, fit, W_unseen in fitted]
+    variants = [mixture_variants(K, fit, W_unseen, baselines) for (_, _, K), fit, W_unseen in fitted]
     cells = score_cells(fitted, variants, groups)
     main = {(cell.seed, cell.alpha, cell.K): cell for cell in cells if cell.model == LORE}
     if save is not None:
@@ -1087,10 +1088,10 @@ def sweep(
     return result
 
 
-def mixture_variants(fit, W_unseen, baselines):
+def mixture_variants(K, fit, W_unseen, baselines):
     """(name, W, W_unseen): the fit's own and, as baselines, one mixture for all people and the next person's."""
     variants = [(LORE, fit.W, W_unseen)]
-    if baselines and fit.V.shape[1] > 1:
+    if baselines and K > 1:
         mean = fit.W.mean(0)  # of the people seen, for the unseen as well
         variants.append((POPULATION, mean.expand_as(fit.W), mean.expand_as(W_unseen)))
         variants.append((ANOTHER, fit.W.roll(1, dims=0), W_unseen.roll(1, dims=0)))
@@ -1244,33 +1245,36 @@ def summarise(cells, over="seeds"):
     `unseen` also have NAME_gain, the difference to Bradley-Terry of the same alpha on the same users, and
     NAME_over_shuffled, to the same fit on shuffled labels, each as [mean, low, high] of paired draws.
     """
-    rows = {}
+    rows, summary = {}, []
     for cell in cells:
         rows.setdefault((cell.alpha, cell.K, cell.model, cell.shots), []).append(cell)
-    draws = {key: {name: resampled(repeats, name) for name in repeats[0].accuracy} for key, repeats in rows.items()}
-    means = {
-        key: {name: [float(cell.accuracy[name].mean()) for cell in repeats] for name in repeats[0].accuracy}
-        for key, repeats in rows.items()
-    }
-    summary = []
     for key, repeats in sorted(rows.items(), key=lambda row: MODELS.index(row[0][2])):
         alpha, K, model, shots = key
         row = {"alpha": alpha, "K": K, "model": model} | ({} if shots is None else {"shots": shots})
-        for name, values in means[key].items():
-            row |= {
-                name: np.mean(values).item(),
-                f"{name}_interval": np.percentile(draws[key][name], INTERVAL).tolist(),
-            }
+        for name in repeats[0].accuracy:
+            values, drawn = mean_accuracies(repeats, name), resampled(repeats, name)
+            row |= {name: np.mean(values).item(), f"{name}_interval": np.percentile(drawn, INTERVAL).tolist()}
             if len(repeats) > 1:
                 row[f"{name}_std_{over}"] = np.std(values).item()
         bradley_terry = [k for k in rows if k[1:] == (1, LORE, shots) and alpha in (None, k[0]) and k != key][:1]
         shuffled = [k for k in rows if k == (alpha, K, SHUFFLED, shots) and model == LORE]
         for difference, others in (("gain", bradley_terry), ("over_shuffled", shuffled)):
-            for other, name in itertools.product(others, [name for name in ("seen", "unseen") if name in means[key]]):
-                drawn = np.percentile(draws[key][name] - draws[other][name], INTERVAL).tolist()
-                row[f"{name}_{difference}"] = [row[name] - np.mean(means[other][name]).item(), *drawn]
+            for other, name in itertools.product(others, [name for name in ("seen", "unseen") if name in row]):
+                row[f"{name}_{difference}"] = paired_difference(repeats, rows[other], name)
         summary.append(row)
     return summary
+
+
+def mean_accuracies(repeats, name):
+    return [float(cell.accuracy[name].mean()) for cell in repeats]
+
+
+def paired_difference(repeats, others, name):
+    """[mean, low, high] of how much better the cells of one row are than those of another, over the seeds of both."""
+    seeds = {cell.seed for cell in repeats} & {cell.seed for cell in others}
+    ours, theirs = ([cell for cell in row if cell.seed in seeds] for row in (repeats, others))
+    low, high = np.percentile(resampled(ours, name) - resampled(theirs, name), INTERVAL).tolist()
+    return [np.mean(mean_accuracies(ours, name)).item() - np.mean(mean_accuracies(theirs, name)).item(), low, high]
 
 
 def resampled(repeats, name):
@@ -1280,9 +1284,16 @@ def resampled(repeats, name):
     for r, cell in enumerate(repeats):
         place = [everyone[user] for user in cell.users[name]]
         present[r, place], total[r, place] = 1, cell.accuracy[name]
-    drawn = np.random.default_rng(0).multinomial(len(everyone), np.full(len(everyone), 1 / len(everyone)), RESAMPLES)
+    drawn = drawn_users(len(everyone))
     counted = drawn @ present.T  # (draws, users) @ (users, repeats)
     return np.nanmean(np.where(counted > 0, drawn @ total.T / np.maximum(counted, 1), np.nan), axis=1)
+
+
+@lru_cache(maxsize=4)
+def drawn_users(count):
+    """(RESAMPLES, users) how often each of `count` users is drawn; always the same, so that differences are paired."""
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    return drawn.astype(np.float64)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -1317,9 +1328,9 @@ def run_rows(cells):
     return rows
 
 
-def best_cell(V, W, W_unseen, groups):
+def best_cell(V, W, W_unseen, groups, seed):
     """A planted population's own V (d, K), W (N, K) and W_unseen (N_unseen, K): nobody can know better."""
-    (cell,) = score_cells([((None, None, "best"), Fit(V, W), W_unseen)], [[(LORE, W, W_unseen)]], groups)
+    (cell,) = score_cells([((seed, None, "best"), Fit(V, W), W_unseen)], [[(LORE, W, W_unseen)]], groups)
     return cell
 
 

@@ -221,7 +221,7 @@ def main():
         ).cells  # fmt: skip
         if population is not None:
             W, W_unseen = (torch.stack([population.W[user] for user in users]) for users in (seen, unseen))
-            cells.append(best_cell(population.V, W, W_unseen, groups))
+            cells.append(best_cell(population.V, W, W_unseen, groups, starts[0]))
     rows = run_rows(cells)
     for row, cell in zip(rows, cells):
         if cell.fit is not None and cell.model == LORE and cell.K not in (0, "best"):

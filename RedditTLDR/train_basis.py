@@ -140,7 +140,7 @@ def main():
         ).cells  # fmt: skip
         if population is not None:
             W, W_unseen = (torch.stack([population.W[user] for user in users]) for users in (seen, unseen))
-            cells.append(best_cell(population.V, W, W_unseen, groups))
+            cells.append(best_cell(population.V, W, W_unseen, groups, starts[0]))
     if population is not None:
         print(f"planted workers: the best possible accuracy is {args.planted_accuracy:.0%} by construction")
     report(output, cells, args)

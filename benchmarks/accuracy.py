@@ -24,7 +24,6 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from utils import (  # noqa: E402
-    INTERVAL,
     Comparisons,
     Groups,
     LoRe,
@@ -32,10 +31,11 @@ from utils import (  # noqa: E402
     fit_grid,
     fit_ridge,
     load_split,
+    mean_accuracies,
+    paired_difference,
     personalise,
     planted_rewards,
     print_aligned,
-    resampled,
     score_cells,
     solve_mixtures,
     solve_temperature,
@@ -148,13 +148,7 @@ def study(populations):
 
 
 def mean(cells):
-    return float(np.mean([cell.accuracy["unseen"].mean() for cell in cells]))
-
-
-def difference(a, b):
-    """Paired difference of two lists of cells on unseen users, and its interval over users, in points."""
-    low, high = np.percentile(resampled(a, "unseen") - resampled(b, "unseen"), INTERVAL)
-    return 100 * (mean(a) - mean(b)), 100 * low, 100 * high
+    return np.mean(mean_accuracies(cells, "unseen")).item()
 
 
 def table_of(rows):
@@ -166,7 +160,10 @@ def table_of(rows):
             f"{100 * mean(cells[key]):.1f}" for key in (("adam", 1), ("adam", SHOWN), ("ridge", 1), ("ridge", SHOWN))
         ]
         best = cells["ridge", SHOWN]
-        gains = ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*difference(best, cells["adam", K])) for K in (1, SHOWN)]
+        gains = [
+            "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * np.array(paired_difference(best, cells["adam", K], "unseen"))))
+            for K in (1, SHOWN)
+        ]
         ratio = seconds["adam"] / seconds["ridge"]
         times = [f"{seconds['adam']:.1f}", f"{seconds['ridge']:.1f}", f"{ratio:.1f}"]
         users = {user for cell in best for user in cell.users["unseen"]}
