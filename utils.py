@@ -11,6 +11,7 @@
     V_ref     reference reward model    (d, 1)       the reward model's own `score` weight
     Z         R_phi                     (n, K)       X @ V, the differences seen through the basis
 
+Two solvers: adam, the published recipe and the default; ridge, which chooses priors on held-out prompts.
 Several fits (ranks, alphas, seeds) are solved side by side: X is multiplied once for all of them, with the columns of
 all their V next to each other, P in all; everything else happens fit by fit, so that each takes the path it would have
 taken alone.
@@ -499,7 +500,8 @@ def progress(steps, text):
 # ------------------------------------------------------------------------------------------------------------------
 
 HELD_OUT = 4  # one prompt in so many is held out of the joint fit, to choose the priors by
-COMMON_SPREADS = [10 ** (i / 2) for i in range(-3, 6)]  # s, of what all people share; from strong ridge to weak
+COMMON_SPREADS = [10 ** (i / 2) for i in range(-3, 3)]  # s, of what all people share; from strong ridge to weak
+HEAD_SPREAD = 5.0  # of the reference head's multiple: hardly held, but finite where the head separates all pairs
 PERSONAL_SPREADS = [5.0, 2.0, 0.8, 0.3]  # p, of what a column has of its own; from weak ridge to strong
 EVERYBODY = math.inf  # as the strength of a prior: all have the population's mixture
 STRENGTHS = [0.3, 1.0, 3.0, 10.0, EVERYBODY]  # pairs that this mixture counts as, for a new user
@@ -552,17 +554,19 @@ def solve_mixtures(Z, user, num_users, prior, spread=False):
     Eq. 11 with a prior, user by user. Z (n, K), user (n,) ascending -> Mixtures; without pairs w_i is the mean.
     InputError: log-odds so large that the certificate could not be kept.
     """
-    if len(Z) and not Z.abs().max() <= LARGEST_LOG_ODDS * LOGIT_SCALE:
-        raise InputError(f"rewards differ by log-odds above {LARGEST_LOG_ODDS:g} within a pair; scale V down")
     counts, mean = torch.bincount(user, minlength=num_users), prior.mean.to(Z.device, torch.float64)
     W, gap = mean.repeat(num_users, 1), mean.new_zeros(num_users)
     strength = torch.as_tensor(prior.strength).to(mean).expand(num_users)
-    std = strength.rsqrt().unsqueeze(1).repeat(1, len(mean))
+    std = ((1 - 1 / len(mean)) / strength).sqrt().unsqueeze(1).repeat(1, len(mean))  # laplace_std without pairs
     todo, first = counts.argsort(descending=True), counts.cumsum(0) - counts
     todo = todo[(counts[todo] > 0) & (strength[todo] < EVERYBODY)]
+    if len(todo) and not Z.abs().max() <= LARGEST_LOG_ODDS * LOGIT_SCALE:
+        raise InputError(
+            f"a pair's rewards differ by log-odds above {LARGEST_LOG_ODDS:g}: an outlier in the embeddings?"
+        )
     while len(todo):  # users with about as many pairs side by side, padded with zeros
         m = int(counts[todo[0]])
-        rows, todo = todo.tensor_split([max(1, BATCH // (m * len(mean)))])
+        rows, todo = todo.tensor_split([max(1, BATCH // (max(m, len(mean)) * len(mean)))])
         place = torch.arange(m, device=Z.device)
         real = place < counts[rows, None]  # (users, m)
         z = Z[(first[rows, None] + place).clamp_max(len(Z) - 1)].double() / LOGIT_SCALE
@@ -584,14 +588,15 @@ def newton_on_simplex(z, weight, mean, shrink, steps=100):
     w = z.new_full((len(z), K), 1 / K)
     logits = lambda w: (z @ w.unsqueeze(2)).squeeze(2)  # (users, m, K) @ (users, K, 1) -> (users, m)
     loss = lambda w: -(weight * F.logsigmoid(logits(w))).sum(1) + (shrink / 2 * (w - mean).square()).sum(1)
-    best, best_gap, s = w, z.new_full((len(z),), math.inf), None
+    best, best_gap, best_H, s = w, z.new_full((len(z),), math.inf), z.new_zeros(len(z), K, K), None
     for _ in range(steps):
         p = torch.sigmoid(-logits(w))
         g = shrink * (w - mean) - ((weight * p).unsqueeze(1) @ z).squeeze(1)  # gradient, (users, K)
         gap = (g * w).sum(1) - g.amin(1)  # of Frank and Wolfe
+        H = z.mT @ ((weight * p * (1 - p)).unsqueeze(2) * z) + torch.diag_embed(shrink.expand(-1, K))
         better = gap < best_gap
         best, best_gap = torch.where(better[:, None], w, best), torch.where(better, gap, best_gap)
-        H = z.mT @ ((weight * p * (1 - p)).unsqueeze(2) * z) + torch.diag_embed(shrink.expand(-1, K))
+        best_H = torch.where(better[:, None, None], H, best_H)
         if best_gap.max() <= CERTIFIED:
             break
         s = g.abs().amax(1, keepdim=True).clamp_min(1e-6).expand(-1, K) if s is None else s
@@ -615,8 +620,8 @@ def newton_on_simplex(z, weight, mean, shrink, steps=100):
         w, s = w + size * step, s + inside(s, step_s) * step_s
         w = w / w.sum(1, keepdim=True)
     else:
-        raise InputError(f"a few-shot fit is not certified: gap {best_gap.max():.1e} above {CERTIFIED:g}; scale V down")
-    return best, best_gap, H
+        raise InputError(f"a few-shot fit is not certified: its gap {best_gap.max():.1e} is above {CERTIFIED:g}")
+    return best, best_gap, best_H
 
 
 def inside(x, step):
@@ -680,12 +685,14 @@ class RidgeProblem:
     """Eq. 10 with Gaussian priors, for fits of several ranks side by side, and the prompts they are judged on.
 
         V_k = unit * (c * head + s * u + p * D_k),    w_i = softmax(L_i)
-        loss = Eq. 10 + (|u|^2 + sum_k |D_k|^2) / 2 m + SEEN_STRENGTH * sum_i |w_i - mean of w|^2 / 2 m_i
+        loss = Eq. 10 + (c^2 / HEAD_SPREAD^2 + |u|^2 + sum_k |D_k|^2) / 2 m
+               + SEEN_STRENGTH * sum_i |w_i - mean of w|^2 / 2 m_i
 
-    head: V_ref at length one, c free, so that the ridge pulls towards a multiple of the head, or towards zero where
-    there is none. u, common to all people, and D_k, a column's own, are N(0, I) before any pair is seen; with m pairs
-    per user the loss is then minus the log posterior over m. unit = LOGIT_SCALE / (root mean square of |x|): s and p
-    are in log-odds of a typical pair, whatever the scale of the embeddings. A fit is a vector (c, u, D, L).
+    head: V_ref at length sqrt(d), a typical u's; c is next to free, so that the ridge pulls towards a multiple of the
+    head, or towards zero where there is none. u, common to all people, and D_k, a column's own, are N(0, I) before any
+    pair is seen; with m pairs per user the loss is then minus the log posterior over m. unit = LOGIT_SCALE / (root mean
+    square of |x|): s and p are in log-odds of a typical pair, whatever the scale of the embeddings. A fit is a vector
+    (c, u, D, L).
     """
 
     def __init__(self, train, V_ref, seed, device):
@@ -695,7 +702,9 @@ class RidgeProblem:
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(int(self.prompt.max()) + 1, generator=generator).to(device)
         if len(order) < HELD_OUT:
-            raise InputError(f"{len(order)} different prompts to train on; the ridge solver needs at least {HELD_OUT}")
+            raise InputError(
+                f"{len(order)} different prompts to train on; to choose a ridge, at least {HELD_OUT} are needed"
+            )
         self.fitted = order[self.prompt] % HELD_OUT > 0  # (n,) every pair of a prompt, or none
         rows = self.fitted.nonzero().flatten()
         places = shuffled_places(self.user[rows].cpu(), 1, generator)[0].to(device)
@@ -703,7 +712,7 @@ class RidgeProblem:
         square = sum(x.square().sum(dtype=torch.float64).item() for x in self.X.split(TABLE_ROWS)) / n
         self.unit = LOGIT_SCALE / math.sqrt(square) if square else LOGIT_SCALE
         head = self.X.new_zeros(self.d, 1) if V_ref is None else F.normalize(V_ref.to(self.X), dim=0)
-        self.head = head.double()
+        self.head = math.sqrt(self.d) * head.double()
 
     def size(self, K):
         return 1 + self.d + (K * self.d + self.C * K if K > 1 else 0)
@@ -735,8 +744,8 @@ class RidgeProblem:
             thetas, values = theta.split(sizes), []
             fits = [self.solution(t, K, s, p) for t, K, p in zip(thetas, ranks, ps)]
             for theta, K, Z, (_, W) in zip(thetas, ranks, TallProduct.apply(self.X, *[V for V, _ in fits]), fits):
-                _, u, D, _ = self.parts(theta, K)
-                ridge = (u.square().sum() + D.square().sum()) / m
+                c, u, D, _ = self.parts(theta, K)
+                ridge = ((c / HEAD_SPREAD).square().sum() + u.square().sum() + D.square().sum()) / m
                 apart = SEEN_STRENGTH * (per_user @ (W - W.mean(0)).square().sum(1))  # (C,) @ (C,)
                 values.append(negative_log_likelihood(Z, W, self.user, weight) + (ridge + apart) / 2)  # Eq. 10 first
             return torch.stack(values)
@@ -778,8 +787,9 @@ class RidgeProblem:
 def fit_ridge(features, K_list, V_ref=None, seed=0, device="cpu"):
     """LoRe of every rank, its priors chosen on held-out prompts of the same people: {K: Fit}, K = 1 always among them.
 
-    features: per-user list of (m_i, d) tensors or Comparisons; V_ref: head (d, 1) or None. One reward for everybody is
-    the answer at every rank whose personal rewards do not predict held-out prompts clearly better than that one does.
+    features: per-user list of (m_i, d) tensors, each row taken for a prompt of its own, or Comparisons, which can say
+    what prompt a pair is about; V_ref: head (d, 1) or None. One reward for everybody is the answer at every rank
+    whose personal rewards do not predict held-out prompts clearly better than that one does.
     """
     train, ranks = pack(features), sorted({K for K in K_list if K > 1})
     for K in ranks:
@@ -841,7 +851,10 @@ def personal_path(problem, ranks, s, start):
 
 
 def choose(problem, K, s, along, gains, reference):
-    """The ridge with the largest gain on held-out prompts, and how strong a prior serves seen people posing as new."""
+    """The ridge with the largest gain on held-out prompts, and how strong a prior serves seen people posing as new.
+
+    Only their mixtures are forgotten: V was fitted to their pairs as well, so the prior is rather weak than strong.
+    """
     choice = {"personal_spreads": PERSONAL_SPREADS, "gain": gains, "personal_spread": None}
     best = max(range(len(gains)), key=lambda i: gains[i][0])
     clear = lambda gain: gain[0] > SURE * gain[1]
@@ -1062,6 +1075,8 @@ def sweep(
         shape = (1, 1, N_unseen)
         return grid, fits, personalise(fits, Zs, few.user, shape, few_shot_iterations, few_shot_learning_rate)
 
+    starts = dict.fromkeys(start for start, _, _ in grid) if baselines else []
+    alone = [each_alone(groups, V_ref, start, device) for start in starts]
     fitted = list(zip(*fit_people(grid, groups.train, groups.few_shot_train)))
     variants = [mixture_variants(K, fit, W_unseen, baselines) for (_, _, K), fit, W_unseen in fitted]
     cells = score_cells(fitted, variants, groups)
@@ -1072,24 +1087,23 @@ def sweep(
             strength = {} if cell.fit.prior is None else {"prior_strength": cell.fit.prior.strength}
             path = basis_path(save, cell.K, cell.alpha, cell.seed)
             save_basis(path, Basis(*people, model), alpha=cell.alpha, seed=cell.seed, **strength)
-    for start in dict.fromkeys(start for start, _, _ in grid) if baselines else []:
+    for start in starts:
         to_fit = [cell for cell in grid if cell[0] == start and cell[2] > 0]
         if to_fit:
             fitted = list(zip(*fit_people(to_fit, groups.train.shuffled(start), groups.few_shot_train.shuffled(start))))
             cells += score_cells(fitted, [[(SHUFFLED, fit.W, W_unseen)] for _, fit, W_unseen in fitted], groups)
-        cells.append(each_alone(groups, V_ref, start, device))
     table = np.full((8, len(grid)), np.nan)
     for column, cell in enumerate(grid):
         if cell in main:
             per_user = [main[cell].accuracy[name] for name in Groups._fields]
             table[:, column] = [*map(np.mean, per_user), *map(np.std, per_user)]
     result = RunResult(*(table if seeds is None else table.reshape(8, len(seeds), -1)))
-    result.cells = sorted(cells, key=lambda cell: MODELS.index(cell.model))
+    result.cells = sorted(cells + alone, key=lambda cell: MODELS.index(cell.model))
     return result
 
 
 def mixture_variants(K, fit, W_unseen, baselines):
-    """(name, W, W_unseen): the fit's own and, as baselines, one mixture for all people and the next person's."""
+    """(name, W, W_unseen): the fit's own and, as baselines, one mixture for all people and the last person's before."""
     variants = [(LORE, fit.W, W_unseen)]
     if baselines and K > 1:
         mean = fit.W.mean(0)  # of the people seen, for the unseen as well
@@ -1142,6 +1156,8 @@ def run_few_shot_vary_shots(
     few, unseen = groups.few_shot_train, groups.unseen
     if trials < 1 or not num_shots:
         raise InputError("trials and num_shots: at least one draw of at least one number of shots is needed")
+    if len({*num_shots}) < len(num_shots):
+        raise InputError("num_shots holds a value twice")
     shot = torch.arange(len(few)) if few.shot is None else few.shot
     shot_user = torch.zeros(shot.max() + 1, dtype=torch.long).scatter_(0, shot, few.user.cpu())  # (shots,)
     per_user = torch.bincount(shot_user)
@@ -1198,9 +1214,10 @@ INTERVAL = (2.5, 97.5)  # its percentiles
 
 
 def each_alone(groups, V_ref, seed, device):
-    """A reward of each user's own, from their own pairs alone, with Bradley-Terry's ridge: a Cell of its own kind.
+    """A reward of each user's own, from their own pairs, with Bradley-Terry's ridge: a Cell of its own kind.
 
-    loss of user i = Eq. 11 for x @ r_i with r_i = unit * (c_i * head + s * u_i), plus |u_i|^2 / 2 m_i.
+    loss of user i = Eq. 11 for x @ r_i with r_i = unit * (c_i * head + s * u_i), plus RidgeProblem's ridge over m_i.
+    Only s is not their own: it is chosen for the seen users as fit_ridge does.
     """
     problem, accuracy = RidgeProblem(groups.train, V_ref, seed, device), {}
     s, _, _ = common_path(problem)
@@ -1225,7 +1242,8 @@ def alone(data, test, users, problem, s):
 
     def loss(theta):
         nll = -F.logsigmoid(margins(X, rewards(theta), user) / LOGIT_SCALE) * weight  # (n,)
-        return nll.new_zeros(U).index_add_(0, user, nll) + theta[U:].view(U, -1).square().sum(1) / (2 * m)
+        ridge = (theta[:U] / HEAD_SPREAD).square() + theta[U:].view(U, -1).square().sum(1)
+        return nll.new_zeros(U).index_add_(0, user, nll) + ridge / (2 * m)
 
     r = rewards(minimise(loss, problem.head.new_zeros(U * (1 + problem.d)), owner, FIRST_PASSES))
     return [share_right(margins(x, r, y), y, U).cpu().numpy() for x, y in ((X, user), (X_test, user_test))]
@@ -1243,7 +1261,8 @@ def summarise(cells, over="seeds"):
     NAME is the mean over repeats of the mean over users; NAME_interval = [low, high] holds 95 % of what it is when the
     users are drawn anew with all their pairs and repeats (bootstrap); NAME_std_OVER is over the repeats. `seen` and
     `unseen` also have NAME_gain, the difference to Bradley-Terry of the same alpha on the same users, and
-    NAME_over_shuffled, to the same fit on shuffled labels, each as [mean, low, high] of paired draws.
+    NAME_over_shuffled, to the same fit on shuffled labels or to its opposite, whichever is right more often, as coins
+    could have made either; each as [mean, low, high] of paired draws.
     """
     rows, summary = {}, []
     for cell in cells:
@@ -1260,13 +1279,20 @@ def summarise(cells, over="seeds"):
         shuffled = [k for k in rows if k == (alpha, K, SHUFFLED, shots) and model == LORE]
         for difference, others in (("gain", bradley_terry), ("over_shuffled", shuffled)):
             for other, name in itertools.product(others, [name for name in ("seen", "unseen") if name in row]):
-                row[f"{name}_{difference}"] = paired_difference(repeats, rows[other], name)
+                theirs = rows[other] if other[2] != SHUFFLED else [better_side(cell, name) for cell in rows[other]]
+                row[f"{name}_{difference}"] = paired_difference(repeats, theirs, name)
         summary.append(row)
     return summary
 
 
 def mean_accuracies(repeats, name):
     return [float(cell.accuracy[name].mean()) for cell in repeats]
+
+
+def better_side(cell, name):
+    """The cell, or that of the opposite rewards where these are right more often than it is."""
+    accuracy = cell.accuracy[name]
+    return cell._replace(accuracy={name: accuracy if accuracy.mean() >= 0.5 else 1 - accuracy})
 
 
 def paired_difference(repeats, others, name):
@@ -1389,10 +1415,9 @@ def print_run_table(summary, over="seeds"):
         for name in ("seen", "unseen"):
             difference, low, high = row.get(f"{name}_over_shuffled", (1, 1, 1))
             if low <= 0:
-                print(
-                    f"no better than shuffled labels: {key_text(row, 'K')}, {name}: {100 * difference:+.1f}"
-                    f" [{100 * low:+.1f}, {100 * high:+.1f}]"
-                )
+                alpha = f", alpha {row['alpha']:g}" if len({r["alpha"] for r in summary} - {None}) > 1 else ""
+                interval = f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+                print(f"no better than shuffled labels: K = {key_text(row, 'K')}{alpha}, {name}: {interval}")
 
 
 def print_few_shot_table(rows):
@@ -1443,8 +1468,9 @@ def print_choices(cells):
                 lines.append([str(K), *map(gain_text, choice["gain"]), *end])
         path = zip(choice["common_spreads"], choice["common_held_out_loss"])
         print(f"ridge, seed {seed}: held-out loss of Bradley-Terry " + ", ".join(f"{s:.2g}: {v:.4f}" for s, v in path))
-        print(f"chosen s = {choice['common_spread']:.2g}; what more rewards than that one gain, ± standard error:")
+        print(f"chosen s = {choice['common_spread']:.2g}")
         if len(lines) > 1:
+            print("what more rewards than that one gain in log P of a held-out pair, ± standard error:")
             print_aligned(lines)
 
 
@@ -1730,7 +1756,7 @@ def settings(module):
 def alphas_of(args):
     """The alpha_list of a script's settings, or no pull where the solver finds its own."""
     if args.solver == "ridge" and any(args.alpha_list):
-        print(f"--alpha_list {args.alpha_list} is not used: the ridge solver chooses its own pull to the head")
+        print(f"alpha_list = {args.alpha_list} is not used: the ridge solver chooses its own pull to the head")
     return [0.0] if args.solver == "ridge" else args.alpha_list
 
 

@@ -199,7 +199,7 @@ def drawn_anew(split, ids, seed):
 
 def main():
     args = settings(globals())
-    torch_device = pick_device(args.device)
+    torch_device, alpha_list = pick_device(args.device), alphas_of(args)
     args.results.mkdir(parents=True, exist_ok=True)
     if args.synthetic:
         population, ids = planted_dialogues(
@@ -215,7 +215,7 @@ def main():
         groups = split_dialogues(split, drawn_anew(split, ids, starts[0]) if args.resplit else ids)
         seen, unseen = groups.train.user_ids, groups.unseen.user_ids
         cells += run_regularized(
-            args.K_list, alphas_of(args), split.head, *groups, len(seen), len(unseen), torch_device,
+            args.K_list, alpha_list, split.head, *groups, len(seen), len(unseen), torch_device,
             num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=starts, solver=args.solver,
             baselines=args.baselines, save=output, model=split.model,
         ).cells  # fmt: skip

@@ -247,7 +247,7 @@ def print_paper_table(populations, num_seen, num_unseen):
 
 def main():
     args = settings(globals())
-    torch_device = pick_device(args.device)
+    torch_device, alpha_list = pick_device(args.device), alphas_of(args)
     args.results.mkdir(parents=True, exist_ok=True)
     sizes = (args.planted_prompts, args.planted_tests, args.planted_features)
     planted_kind = (*sizes, args.planted_agreement, args.planted_unexplained)
@@ -265,7 +265,7 @@ def main():
             people = (*sizes, args.train_prompts, args.few_shot_prompts, starts[0])
             groups, truth[starts[0]] = draw_people(train, test, a, *people)
             cells += run(
-                args.K_list, alphas_of(args), train.head, *groups, *sizes, torch_device,
+                args.K_list, alpha_list, train.head, *groups, *sizes, torch_device,
                 num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=starts, solver=args.solver,
                 baselines=args.baselines, save=output, model=train.model,
             ).cells  # fmt: skip

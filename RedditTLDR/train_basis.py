@@ -118,7 +118,7 @@ def planted(
 
 def main():
     args = settings(globals())
-    torch_device = pick_device(args.device)
+    torch_device, alpha_list = pick_device(args.device), alphas_of(args)
     args.results.mkdir(parents=True, exist_ok=True)
     if args.synthetic:
         population = planted(
@@ -134,7 +134,7 @@ def main():
         groups = split_workers(train, test, args.min_comparisons, args.max_train, args.max_few_shot, starts[0])
         seen, unseen = groups.train.user_ids, groups.unseen.user_ids
         cells += run(
-            args.K_list, alphas_of(args), train.head, *groups, len(seen), len(unseen), torch_device,
+            args.K_list, alpha_list, train.head, *groups, len(seen), len(unseen), torch_device,
             num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=starts, solver=args.solver,
             baselines=args.baselines, save=output,
         ).cells  # fmt: skip

@@ -26,6 +26,7 @@ import torch  # noqa: E402
 from utils import (  # noqa: E402
     Comparisons,
     Groups,
+    InputError,
     LoRe,
     Prior,
     fit_grid,
@@ -39,6 +40,7 @@ from utils import (  # noqa: E402
     score_cells,
     solve_mixtures,
     solve_temperature,
+    start,
 )
 
 K_LIST = [1, 2, 4, 8]
@@ -211,6 +213,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--full", action="store_true")
     arguments = parser.parse_args()
+    if arguments.seeds < 1:
+        raise InputError("--seeds: at least one population of each kind is needed")
     seeds = range(arguments.seeds)
 
     rows = {}
@@ -254,4 +258,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

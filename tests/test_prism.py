@@ -716,7 +716,7 @@ def test_help_of_every_script_is_quick_and_names_every_flag():
 def test_ridge_finds_planted_people_without_being_told_how(tmp_path):
     few = ("--synthetic", "--results", tmp_path, "--K_list", 1, 4, "--solver", "ridge", "--repeats", 2, "--resplit")
     status, out, err = call_script(FOLDER / "train_basis.py", *few)
-    assert status == 0 and "--alpha_list [10000.0] is not used" in out and "± std over splits" in out, err
+    assert status == 0 and "alpha_list = [10000.0] is not used" in out and "± std over splits" in out, err
     one, four = json.loads((tmp_path / "train_basis_synthetic.json").read_text())["summary"][:2]
     assert one["K"] == 1 and four["K"] == 4 and four["unseen"] > one["unseen"]
     status, out, err = call_script(

@@ -289,7 +289,7 @@ def test_ridge_baselines_and_fresh_splits_from_the_shell(tmp_path):
     script = FOLDER / "train_basis.py"
     status, out, err = call_script(script, *flags, "--baselines", "--repeats", 2, "--resplit", "--alpha_list", 3)
     assert status == 0, err
-    for words in ("--alpha_list [3.0] is not used", "ridge, seed 1: held-out loss", "± std over splits [95 % interval"):
+    for words in ("alpha_list = [3.0] is not used", "ridge, seed 1: held-out loss", "± std over splits [95 % interval"):
         assert words in out
     report = json.loads((tmp_path / "train_basis_synthetic.json").read_text())
     summary = {(row["K"], row["model"]): row for row in report["summary"]}

@@ -58,7 +58,9 @@ def test_what_shuffled_labels_reach_as_well_is_called_out(capsys):
     rng = np.random.default_rng(3)
     real, shuffled = rng.uniform(0.5, 0.7, 50), rng.uniform(0.5, 0.7, 50)
     utils.print_run_table(summarise_for_print(cell(real), cell(shuffled, model=SHUFFLED)))
-    assert "no better than shuffled labels: 2, unseen" in capsys.readouterr().out
+    assert "no better than shuffled labels: K = 2, unseen" in capsys.readouterr().out
+    utils.print_run_table(summarise_for_print(cell(real), cell(1 - shuffled, model=SHUFFLED)))
+    assert "no better" in capsys.readouterr().out  # the opposite of shuffled labels is as shuffled as they are
     utils.print_run_table(summarise_for_print(cell(real + 0.2), cell(shuffled, model=SHUFFLED)))
     assert "no better" not in capsys.readouterr().out
 
@@ -111,13 +113,13 @@ def test_each_alone_is_a_ridge_of_their_own_pairs(monkeypatch):
     problem = RidgeProblem(utils.pack(users), HEAD, 0, "cpu")
     monkeypatch.setattr(utils, "FIRST_PASSES", 300)
     s, (on_pairs, on_test) = 0.8, utils.alone(utils.pack(users), utils.pack(tests), torch.arange(3), problem, 0.8)
-    head = (HEAD / HEAD.norm()).double().flatten()
+    head = (HEAD / HEAD.norm()).double().flatten() * 6**0.5
     for i, (x, test) in enumerate(zip(users, tests)):
 
         def loss(v, x=x):
             c, u = torch.tensor(v[0]), torch.from_numpy(v[1:])
             nll = -F.logsigmoid(problem.unit / utils.LOGIT_SCALE * (x.double() @ (c * head + s * u))).mean()
-            return (nll + u.square().sum() / 2 / len(x)).item()
+            return (nll + (c**2 / 25 + u.square().sum()) / 2 / len(x)).item()
 
         best = minimize(loss, np.zeros(7), method="BFGS").x
         reward = best[0] * head + s * torch.from_numpy(best[1:])
