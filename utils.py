@@ -642,6 +642,7 @@ def minimise(loss, theta, owner, passes, tolerance=1e-4, memory=10):
 
     Each problem has its curvature and step length: one that did not gain enough tries a shorter step in the next pass
     while the others go on. Ends when the last step of each has gained less than `tolerance` of its loss.
+    torch.optim.LBFGS solves one problem at a time; here all share each pass over the data.
     """
     dot = lambda a, b: a.new_zeros(len(value)).index_add_(0, owner, a * b)  # (D,), (D,) -> (F,)
 
@@ -827,7 +828,7 @@ def common_path(problem):
         curve.append(-(weight @ problem.log_p(*problem.solution(theta, 1, s, None)) / weight.sum()).item())
         if best is None or curve[-1] < (1 - WORTH) * best[0]:
             best = curve[-1], s, theta.clone()
-        elif len(curve) > 2 and min(curve[-2:]) >= (1 - WORTH) * best[0]:
+        elif len(curve) > 2:  # the first two may be too strong to tell apart
             break
     return *best[1:], curve
 
@@ -1275,6 +1276,7 @@ def summarise(cells, over="seeds"):
             row |= {name: np.mean(values).item(), f"{name}_interval": np.percentile(drawn, INTERVAL).tolist()}
             if len(repeats) > 1:
                 row[f"{name}_std_{over}"] = np.std(values).item()
+        # of the same alpha; baselines without one are compared with the first alpha's
         bradley_terry = [k for k in rows if k[1:] == (1, LORE, shots) and alpha in (None, k[0]) and k != key][:1]
         shuffled = [k for k in rows if k == (alpha, K, SHUFFLED, shots) and model == LORE]
         for difference, others in (("gain", bradley_terry), ("over_shuffled", shuffled)):

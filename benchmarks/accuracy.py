@@ -80,9 +80,9 @@ def planted(users, pairs, few, seed, personal=STRONG, directions=4, d=64, best=0
         rewards = table @ V  # (rows, d) @ (d, directions)
         margin = ((rewards[first] - rewards[first ^ 1]) * W[people : people + users, None]).sum(-1)  # (users, count)
         if temperature is None:
-            sure = lambda T, size: np.mean(1 / (1 + np.exp(-size / T)))
             size = np.abs(margin)
-            temperature = solve_temperature(lambda T: sure(T, size), best, size.mean())  # noqa: B023
+            right = lambda T, size=size: np.mean(1 / (1 + np.exp(-size / T)))
+            temperature = solve_temperature(right, best, size.mean())
         prefers_first = rng.random(margin.shape) < 1 / (1 + np.exp(-margin / temperature))
         chosen = torch.from_numpy(np.where(prefers_first, first, first ^ 1).ravel())
         names = tuple(f"{seed}.{people + i}" for i in range(users))
