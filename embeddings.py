@@ -2,7 +2,7 @@
 
 A conversation is a list of {"role": ..., "content": ...} whose contents are strings. Conversations that begin alike,
 such as two replies to one prompt or a dialogue and its later turns, are computed as one tree of tokens, each shared
-token once. Two kinds of model:
+token once. The table is made in parts that outlast a crash, by one process or several (torchrun). Two kinds of model:
 
     pooling   model                                         vector                                  V_ref
     last      reward model: AutoModelForSequenceClassif...  last token's state after the final norm  score.weight
@@ -11,11 +11,20 @@ token once. Two kinds of model:
 `last` is the paper's. `mean` lets a machine without a GPU run the whole pipeline on real text.
 """
 
+import fcntl
 import gzip
 import hashlib
 import json
+import math
+import os
 import re
+import shutil
+import socket
+import sys
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,16 +33,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from utils import InputError, Split, pick_device, save_split
+from utils import InputError, Split, from_first, pick_device, rank, save_split, summed, world, written_whole
 
-TOKENISED_AT_ONCE = 1024  # conversations; a tokenizer's own records of a text are many times its size
-TREE_TOKENS = 4096  # a tree of conversations is cut here: attention to tokens of other branches is masked, not free
+PART_BYTES = 2**19  # of text in a part, about what a crash may cost: seconds of a GPU, minutes of a CPU
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, no tokenizer takes it
-OPEN = 2**30  # the end of a branch that no other follows
+ALONG_PATHS = "along_paths"  # name under which transformers knows the attention of packed conversations
 CHECK_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of 1 + |logit|: rounding
+MODEL_FILES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}  # of a local folder, that vectors depend on
+SAMPLE, SAMPLES = 2**16, 64  # bytes of a file that are hashed at a time, and how many times
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -93,46 +104,44 @@ def distinct(conversations):
 
 
 class Tree(NamedTuple):
-    """Token lists packed depth first, so that each shared beginning stands once: token j sees i if i <= j < end[i].
+    """Token lists packed depth first, so that each shared beginning stands once.
 
-    tokens, depth (place in its own conversation), end (where the branch of a token is over): t numbers each;
-    last: which token each list ends on; members: the numbers of the lists.
+    tokens, depth (place in its own list): t numbers each; members: the numbers of the lists; paths: where each list's
+    tokens stand in the tree; new: how many of them, the last ones, no list before it had.
     """
 
     tokens: list
     depth: list
-    end: list
-    last: list
     members: list
+    paths: list
+    new: list
 
 
-def plant(members, ids):
-    """Trees of the token lists ids[i], i in members; a new tree where one would have more than TREE_TOKENS."""
-    trees, before, path = [], np.empty(0, np.int32), []  # path: tree tokens of the list before this one
+def plant(members, ids, most=math.inf):
+    """Trees of the token lists ids[i], i in members; a new tree where one would have more than `most` tokens."""
+    trees, before, path = [], np.empty(0, np.int32), np.empty(0, np.int64)
     for i in sorted(members, key=lambda i: ids[i].astype(">i4").tobytes()):  # bytes sort as the numbers do
         least = min(len(before), len(ids[i]))
         shared = int((before[:least] == ids[i][:least]).cumprod().sum())
-        if not trees or len(trees[-1].tokens) + len(ids[i]) - shared > TREE_TOKENS:
+        if not trees or len(trees[-1].tokens) + len(ids[i]) - shared > most:
             trees.append(Tree([], [], [], [], []))
-            shared, path = 0, []
+            shared = 0
         tree, new = trees[-1], len(ids[i]) - shared
-        for token in path[shared:]:
-            tree.end[token] = len(tree.tokens)
-        path = path[:shared] + list(range(len(tree.tokens), len(tree.tokens) + new))
+        path = np.concatenate([path[:shared], len(tree.tokens) + np.arange(new)])
         tree.tokens.extend(ids[i][shared:].tolist())
         tree.depth.extend(range(shared, len(ids[i])))
-        tree.end.extend([OPEN] * new)  # until a later list leaves the branch
-        tree.last.append(path[-1])
         tree.members.append(i)
+        tree.paths.append(path)
+        tree.new.append(new)
         before = ids[i]
     return trees
 
 
-def batches(trees, budget):
-    """Yield trees of similar size together, the largest first: at most `budget` tokens with padding, or one tree."""
+def batches(trees, budget, padded):
+    """Yield trees of similar size together, the largest first: one tree, or at most `budget` tokens with padding."""
     batch = []
     for tree in sorted(trees, key=lambda tree: -len(tree.tokens)):
-        if batch and (len(batch) + 1) * len(batch[0].tokens) > budget:
+        if batch and tokens_of([*batch, tree], padded) > budget:
             yield batch
             batch = []
         batch.append(tree)
@@ -140,9 +149,110 @@ def batches(trees, budget):
         yield batch
 
 
+def tokens_of(batch, padded):
+    """Tokens that a batch of trees makes the model compute."""
+    sizes = [len(tree.tokens) for tree in batch]
+    return len(sizes) * max(sizes) if padded else sum(sizes)
+
+
+def halves(batch):
+    """The same conversations in the same order as two smaller batches. InputError: it is a single conversation."""
+    if len(batch) > 1:
+        return batch[: len(batch) // 2], batch[len(batch) // 2 :]
+    (tree,) = batch
+    if len(tree.members) == 1:
+        raise InputError(f"no memory for a conversation of {len(tree.tokens)} tokens; --max_length shortens it")
+    ids = {i: np.array(tree.tokens, dtype=np.int32)[path] for i, path in zip(tree.members, tree.paths)}
+    middle = len(tree.members) // 2
+    return plant(tree.members[:middle], ids), plant(tree.members[middle:], ids)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Attention along the paths of trees: a batch is one row of tokens without padding
+# ------------------------------------------------------------------------------------------------------------------
+
+
+class Stretch:
+    """The new tokens of s conversations, at most n each, and the paths of at most m that they look at.
+
+    Padded to (s, n) and (s, m), for attention alone; conversations are put together whose numbers are alike.
+    """
+
+    def __init__(self, paths, new, device):
+        lengths = torch.tensor([len(path) for path in paths])
+        n, m, new = max(new), int(lengths.max()), torch.tensor(new)
+        path = pad_sequence([torch.from_numpy(path) for path in paths], batch_first=True)  # (s, m)
+        self.start = lengths - new  # (s,) where the new tokens begin
+        row = self.start.unsqueeze(1) + torch.arange(n)  # (s, n) of new tokens, as places of the path
+        real = (torch.arange(n) < new.unsqueeze(1)).flatten()  # (s * n,)
+        row = path.gather(1, row.clamp_max(m - 1))
+        self.shared, self.n, self.m = bool(self.start.any()), n, m
+        self.row, self.path, self.start = row.to(device), path.to(device), self.start.to(device)
+        self.taken, self.place = real.nonzero().flatten().to(device), row.flatten()[real].to(device)
+        self.masks = {}
+
+    def mask(self, window, additive):
+        """(s, 1, n, m): what each new token sees, itself and those before it, the last `window` only. None: causal."""
+        if not (self.shared or additive or (window or math.inf) < self.m):
+            return None
+        if (window, additive) not in self.masks:
+            at = (self.start.unsqueeze(1) + torch.arange(self.n, device=self.start.device)).unsqueeze(2)  # (s, n, 1)
+            place = torch.arange(self.m, device=self.start.device)
+            seen = ((place <= at) & (place > at - (window or math.inf))).unsqueeze(1)
+            if additive:
+                lowest = torch.finfo(additive).min
+                seen = torch.zeros(seen.shape, dtype=additive, device=seen.device).masked_fill_(~seen, lowest)
+            self.masks[window, additive] = seen
+        return self.masks[window, additive]
+
+
+def stretches(paths, new, device):
+    """Stretches of conversations that bring about as many tokens to beginnings of about the same length."""
+    alike = {}
+    for path, count in zip(paths, new):
+        if count:  # none: it is the beginning of another, or the same
+            key = count.bit_length(), count < len(path) and len(path).bit_length()
+            alike.setdefault(key, []).append((path, count))
+    return [Stretch(*zip(*group), device) for group in alike.values()]
+
+
+def attention_along_paths(
+    module, query, key, value, attention_mask, scaling=None, packing=None, sliding_window=None, **options
+):  # fmt: skip
+    """What transformers calls in place of its own attention. Each (1, heads, t, width) -> (1, t, heads, width)
+
+    packing: (stretches, True for the model's own eager attention), given to the model with the tokens.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if packing is None:
+        raise InputError("this model does not hand on how its conversations are packed: use --no-share")
+    parts, eager = packing
+    kernel = sys.modules[type(module).__module__].eager_attention_forward if eager else sdpa_attention_forward
+    result = torch.empty_like(query[0].transpose(0, 1))  # (t, heads, width)
+    for part in parts:
+        mask = part.mask(sliding_window, query.dtype if eager else None)
+        q, k, v = (x[0][:, at].transpose(0, 1) for x, at in ((query, part.row), (key, part.path), (value, part.path)))
+        options = {**options, "is_causal": mask is None}
+        found, _ = kernel(module, q, k, v, mask, scaling=scaling, sliding_window=sliding_window, **options)
+        result[part.place] = found.flatten(0, 1)[part.taken]  # (s, n, heads, width)
+    return result.unsqueeze(0), None
+
+
 # ------------------------------------------------------------------------------------------------------------------
 # Models
 # ------------------------------------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """Some conversations, ready to be computed."""
+
+    batches: list
+    plain: int  # tokens, were each conversation computed by itself
+    tokens: int  # tokens of the trees
+    padded: int  # the same with the padding of their batches
+    cut: int  # conversations that lost the oldest part of their prompt
+    cut_replies: int  # texts whose last message alone was too long for a text encoder
 
 
 @dataclass
@@ -151,7 +261,8 @@ class Encoder:
 
     name: Hub name or local folder; pooling: "last" or "mean"; max_length: tokens, 0 = what the model takes;
     dtype: "auto" (bfloat16 on a GPU, float32 on a CPU) or its name; batch_tokens: at a time, padding included;
-    share: compute a beginning that conversations have in common once. Needs plainly causal attention.
+    share: compute a beginning that conversations have in common once and pack without padding; else the plain way, with
+    the attention kernel named by `attention`; head_name: module of the checkpoint with the reward head.
     """
 
     name: str
@@ -162,6 +273,7 @@ class Encoder:
     max_length: int = 0
     batch_tokens: int = 16384
     share: bool = True
+    head_name: str = "score"
 
     def __post_init__(self):
         if self.pooling not in ("last", "mean"):
@@ -172,11 +284,30 @@ class Encoder:
             raise InputError(f"batch_tokens = {self.batch_tokens}: at least 1")
         if self.dtype not in CHECK_TOLERANCE:
             raise InputError("dtype: use auto, float32, bfloat16 or float16")
+        self.packs = self.share and self.pooling == "last"  # a text encoder sees what follows: nothing to share
+        self.fits = math.inf  # tokens that a batch may have since the memory did not suffice for more
+        self.checked = False
 
-    @property
+    @cached_property
     def identity(self):
         """What a vector depends on, beside the text."""
-        return {"model": self.name, "pooling": self.pooling, "dtype": str(self.dtype), "max_length": self.max_length}
+        settings = {"model": self.name, "version": self.version, "pooling": self.pooling, "dtype": str(self.dtype)}
+        return settings | {"max_length": self.max_length, "head": self.head_name if self.pooling == "last" else None}
+
+    @cached_property
+    def version(self):
+        """The Hub's commit, or a hash of a local folder: weights by samples, tokenizer and template whole."""
+        if not Path(self.name).is_dir():
+            return self.config._commit_hash
+        digest = hashlib.sha256()
+        for file in sorted(f for f in Path(self.name).iterdir() if f.suffix in MODEL_FILES):
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size}".encode())
+            with open(file, "rb") as opened:
+                for start in range(0, size, max(SAMPLE, size // SAMPLES)):
+                    opened.seek(start)
+                    digest.update(opened.read(SAMPLE))
+        return digest.hexdigest()[:16]
 
     @cached_property
     def tokenizer(self):
@@ -191,34 +322,44 @@ class Encoder:
 
     @cached_property
     def model(self):
-        from transformers import AutoModel, AutoModelForSequenceClassification
+        from transformers import AttentionInterface, AutoModel, AutoModelForSequenceClassification
 
+        if self.attention == "sdpa" and getattr(self.config, "attn_logit_softcapping", None):
+            print("attention = eager: this model caps its attention, which sdpa does not")
+            self.attention = "eager"
         options = {"dtype": self.dtype, "attn_implementation": self.attention, "output_loading_info": True}
-        model, report = self.loaded(
-            AutoModel if self.pooling == "mean" else AutoModelForSequenceClassification, **options
-        )
-        if self.pooling == "last":
-            score = getattr(model, "score", None)
-            if (
-                not isinstance(score, torch.nn.Linear)
-                or len(score.weight) != 1
-                or "score.weight" in report["missing_keys"]
-            ):
-                raise InputError(f"{self.name} has no score head with one output, so it is no reward model")
-            model.config.pad_token_id = None  # it may be the end token's: which token is read must not depend on it
-            model.config.use_cache = False
+        if self.pooling == "mean":
+            return self.loaded(AutoModel, **options)[0].to(self.device).eval()
+        if self.head_name != "score":
+            options |= {"key_mapping": {rf"^{re.escape(self.head_name)}\.": "score."}, "num_labels": 1}
+        model, report = self.loaded(AutoModelForSequenceClassification, **options)
+        score = getattr(model, "score", None)
+        if not isinstance(score, torch.nn.Linear) or len(score.weight) != 1 or "score.weight" in report["missing_keys"]:
+            raise InputError(
+                f"{self.name} has no head {self.head_name} with one output, so it is no reward model"
+                "; --head names another"
+            )
+        model.config.pad_token_id = None  # it may be the end token's: which token is read must not depend on it
+        model.config.use_cache = False
+        if self.packs:
+            AttentionInterface.register(ALONG_PATHS, attention_along_paths)
+            model.set_attn_implementation(ALONG_PATHS)
         return model.to(self.device).eval()
 
     @cached_property
-    def num_features(self):
-        """d, from the configuration alone."""
+    def config(self):
         from transformers import AutoConfig
 
-        return self.loaded(AutoConfig).get_text_config().hidden_size
+        return self.loaded(AutoConfig)
+
+    @property
+    def num_features(self):
+        """d, from the configuration alone."""
+        return self.config.get_text_config().hidden_size
 
     @property
     def head(self):
-        """V_ref: score.weight as a (d, 1) float32 column; None for a text encoder."""
+        """V_ref: the head's weight as a (d, 1) float32 column; None for a text encoder."""
         return None if self.pooling == "mean" else self.model.score.weight.detach().float().cpu().T.contiguous()
 
     def loaded(self, auto_class, **options):
@@ -230,130 +371,384 @@ class Encoder:
         except (OSError, ValueError, ImportError, SafetensorError) as error:
             raise InputError(f"{self.name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
 
+    # ---------------------------------------------------------------------------------------------------- tokens ---
+
     @cached_property
     def longest(self):
         """Tokens that the model takes, or fewer if max_length says so."""
-        config = self.model.config.get_text_config()
-        own = min(self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", 10**9))
+        own = min(
+            self.tokenizer.model_max_length, getattr(self.config.get_text_config(), "max_position_embeddings", 10**9)
+        )
         return min(own, self.max_length or own)
 
+    def tokenised(self, conversations):
+        """Token ids of whole conversations, as lists."""
+        if self.pooling == "mean":
+            texts = ["\n\n".join(message["content"] for message in c) for c in conversations]
+            return self.tokenizer(texts, verbose=False)["input_ids"]
+        from jinja2 import TemplateError
+
+        try:
+            texts = [self.tokenizer.apply_chat_template(c, tokenize=False) for c in conversations]
+        except TemplateError as error:
+            raise InputError(f"the chat template of {self.name} refuses a conversation: {error}") from error
+        # the template writes its own special tokens; twice would be wrong
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+
     def tokens(self, conversations):
-        """(token ids of each conversation, how many lost their oldest tokens). The first token and the reply stay."""
-        ids, cut = [], 0
-        for begin in range(0, len(conversations), TOKENISED_AT_ONCE):
-            part = conversations[begin : begin + TOKENISED_AT_ONCE]
-            if self.pooling == "last":  # the template writes its own special tokens; twice would be wrong
-                texts = [self.tokenizer.apply_chat_template(c, tokenize=False) for c in part]
-                lists = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-            else:
-                texts = ["\n\n".join(message["content"] for message in c) for c in part]
-                lists = self.tokenizer(texts, verbose=False)["input_ids"]
-            for tokens in lists:
-                if len(tokens) > self.longest:
-                    tokens, cut = tokens[:1] + tokens[len(tokens) - self.longest + 1 :], cut + 1
-                ids.append(np.array(tokens, dtype=np.int32))
-        return ids, cut
+        """(token ids of each conversation, how many lost the oldest part of their prompt, or even of their reply)"""
+        ids, cut, cut_replies = [], 0, 0
+        for conversation, tokens in zip(conversations, self.tokenised(conversations)):
+            if len(tokens) > self.longest:
+                shortened = self.shortened(conversation)
+                if shortened is None and self.pooling == "last":
+                    reply = conversation[-1]["content"][:60]
+                    raise InputError(f"more than {self.longest} tokens (--max_length) for the reply alone: {reply!r}")
+                if shortened is None:  # a text encoder has no choice
+                    tokens, cut_replies = tokens[:1] + tokens[len(tokens) - self.longest + 1 :], cut_replies + 1
+                else:
+                    tokens, cut = shortened, cut + 1
+            ids.append(np.array(tokens, dtype=np.int32))
+        return ids, cut, cut_replies
 
-    @cached_property
-    def shares(self):
-        """Whether shared beginnings are computed once; says why not where that was wanted."""
-        windowed = getattr(self.model.config.get_text_config(), "sliding_window", None) is not None
-        reason = "windowed attention" if windowed else "flash attention" if "flash" in self.attention else None
-        if self.pooling == "mean" or not self.share or reason:
-            if self.pooling == "last" and self.share:
-                print(f"{reason} takes no tree of conversations: shared beginnings are computed again for each")
-            return False
-        once, more = (self.tokens([c])[0][0] for c in (exchange("a", "b"), exchange("a", "b") + exchange("c", "d")))
-        if not np.array_equal(once, more[: len(once)]):
-            print("this chat template rewrites a turn once another follows: only the tokens that agree are shared")
-        return True
+    def shortened(self, conversation):
+        """Tokens of a conversation whose messages but the last lose no more of their beginnings than they must, the
+        oldest first; None where the last message alone is too long. A message that is lost stays as an empty turn."""
+        talk = [dict(message) for message in conversation]
+        for message, whole in zip(talk[:-1], conversation):
+            text = whole["content"]
+            too_little, enough = 0, len(text)  # characters to leave out
+            message["content"] = ""
+            if len(tokens := self.tokenised([talk])[0]) > self.longest:
+                continue
+            while enough - too_little > 1:
+                message["content"] = text[(middle := (too_little + enough) // 2) :]
+                shorter = self.tokenised([talk])[0]
+                if len(shorter) > self.longest:
+                    too_little = middle
+                else:
+                    tokens, enough = shorter, middle
+            return tokens
+        return None
 
-    def trees(self, conversations, ids):
-        """Conversations that begin with the same message together, or each by itself."""
-        if not self.shares:
-            return [tree for i in range(len(ids)) for tree in plant([i], ids)]
-        families = {}
-        for i, conversation in enumerate(conversations):
-            families.setdefault(conversation[0]["content"], []).append(i)
-        return [tree for family in families.values() for tree in plant(family, ids)]
+    def prepared(self, conversations):
+        """Part: token lists, trees of those that begin alike, batches."""
+        ids, cut, cut_replies = self.tokens(conversations)
+        if self.packs:
+            families = {}
+            for i, conversation in enumerate(conversations):
+                families.setdefault(conversation[0]["content"], []).append(i)
+            trees = [tree for family in families.values() for tree in plant(family, ids, self.batch_tokens)]
+        else:
+            trees = [tree for i in range(len(ids)) for tree in plant([i], ids)]
+        found = list(batches(trees, self.batch_tokens, padded=not self.packs))
+        padded = sum(tokens_of(batch, not self.packs) for batch in found)
+        return Part(found, sum(map(len, ids)), sum(len(tree.tokens) for tree in trees), padded, cut, cut_replies)
+
+    # --------------------------------------------------------------------------------------------------- vectors ---
 
     @torch.inference_mode()
-    def forward(self, trees):
+    def forward(self, batch):
         """Vectors of the conversations of a batch of trees, tree by tree, in the model's dtype, on the CPU. (c, d)"""
-
-        def pad(lists, value):  # on the right, b lists -> (b, t)
-            return pad_sequence([torch.tensor(x) for x in lists], batch_first=True, padding_value=value).to(self.device)
-
-        tokens = pad([tree.tokens for tree in trees], 0)
-        own = pad([[1] * len(tree.tokens) for tree in trees], 0)
-        inputs = {"input_ids": tokens, "attention_mask": own}
-        if any(len(tree.last) > 1 for tree in trees):
-            end, place = pad([tree.end for tree in trees], OPEN), torch.arange(tokens.shape[1], device=self.device)
-            seen = (place <= place[:, None]) & (place[:, None] < end[:, None, None])  # token j sees i: (b, 1, t, t)
-            mask = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
-            inputs["attention_mask"] = mask.masked_fill_(~seen, torch.finfo(self.dtype).min)
-            inputs["position_ids"] = pad([tree.depth for tree in trees], 0)
-        states = self.model.base_model(**inputs).last_hidden_state  # (b, t, d)
+        if self.packs:
+            first = np.cumsum([0] + [len(tree.tokens) for tree in batch])
+            paths = [place + path for place, tree in zip(first, batch) for path in tree.paths]
+            new = [count for tree in batch for count in tree.new]
+            tokens, depth = (
+                torch.tensor([x for tree in batch for x in values(tree)], device=self.device).unsqueeze(0)  # (1, t)
+                for values in (lambda tree: tree.tokens, lambda tree: tree.depth)
+            )
+            packing = stretches(paths, new, self.device), self.attention == "eager"
+            try:
+                states = self.model.base_model(input_ids=tokens, position_ids=depth, packing=packing).last_hidden_state
+            except TypeError as error:
+                raise InputError(f"{self.name} takes no packed conversations ({error}): use --no-share") from error
+            last = torch.tensor([path[-1] for path in paths], device=self.device)
+            return states[0, last].cpu()  # (1, t, d) -> (c, d)
+        tokens = pad_sequence([torch.tensor(tree.tokens) for tree in batch], batch_first=True).to(self.device)  # (b, t)
+        own = pad_sequence([torch.ones(len(tree.tokens)) for tree in batch], batch_first=True).to(self.device)
+        states = self.model.base_model(input_ids=tokens, attention_mask=own.long()).last_hidden_state  # (b, t, d)
         if self.pooling == "mean":
             weights = (own / own.sum(1, keepdim=True)).to(states.dtype)  # (b, t)
             return (weights.unsqueeze(1) @ states).squeeze(1).cpu()  # (b, 1, t) @ (b, t, d) -> (b, d)
-        return torch.cat([states[b, tree.last] for b, tree in enumerate(trees)]).cpu()
+        return states[torch.arange(len(batch)), own.sum(1).long() - 1].cpu()
+
+    def vectors(self, batch):
+        """forward(batch), by halves where the memory does not suffice; then so from there on."""
+        size = tokens_of(batch, not self.packs)
+        if size <= self.fits or len(batch) == len(batch[0].members) == 1:
+            try:
+                return self.forward(batch)
+            except RuntimeError as error:
+                if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+                    raise
+        parts = halves(batch)
+        if size <= self.fits:
+            self.fits = max(tokens_of(part, not self.packs) for part in parts)
+            tqdm.write(f"not enough memory for {size} tokens at a time: {self.fits} from here on (--batch_tokens)")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return torch.cat([self.vectors(part) for part in parts])
 
     @torch.inference_mode()
-    def check_head(self, ids, vector):
+    def check_head(self, tokens, vector):
         """InputError unless vector @ head is the reward that the whole model gives to these tokens."""
-        logit = self.model(input_ids=torch.tensor(ids[None], device=self.device)).logits.float().item()
+        self.model.set_attn_implementation(self.attention)
+        logit = self.model(input_ids=torch.tensor(tokens, device=self.device).unsqueeze(0)).logits.float().item()
+        if self.packs:
+            self.model.set_attn_implementation(ALONG_PATHS)
         bias = 0.0 if self.model.score.bias is None else self.model.score.bias.float().item()  # cancels in differences
         product = (vector.float() @ self.head).item() + bias  # (d,) @ (d, 1)
         if abs(product - logit) > CHECK_TOLERANCE[self.dtype] * (1 + abs(logit)):
-            hint = "; its attention may not be plainly causal: try --no-share" if self.shares else ""
+            hint = "; its attention may not be plainly causal: try --no-share" if self.packs else ""
             raise InputError(f"{self.name}: embedding @ head is {product:.5f} but the model says {logit:.5f}{hint}")
 
-    def embed(self, conversations):
-        """One vector per conversation, in the order given. (len(conversations), d), model's dtype.
+    def check(self, tree, vectors):
+        """check_head of the longest conversation of a tree and of the last one, which shares the most."""
+        for row in {int(np.argmax([len(path) for path in tree.paths])), len(tree.paths) - 1}:
+            self.check_head([tree.tokens[i] for i in tree.paths[row]], vectors[row])
 
-        Batches of similar size, largest first: the first one shows whether the memory is enough.
+    def embed_parts(self, parts, tally):
+        """Yield the vectors (c, d) of lists of conversations, list by list, in the model's dtype.
+
+        The next list is tokenised while the device works on this one.
         """
-        ids, cut = self.tokens(conversations)
-        if cut:
-            print(f"{cut} of {len(ids)} conversations are too long for the model; their oldest tokens are left out")
-        trees = self.trees(conversations, ids)
-        plain, computed = sum(map(len, ids)), sum(len(tree.tokens) for tree in trees)
-        print(f"{computed} tokens to compute, {plain} without sharing beginnings ({1 - computed / plain:.0%} saved)")
-        table = None
-        with tqdm(total=len(ids), desc="embedding", unit="text") as bar:
-            for batch in batches(trees, self.batch_tokens):
-                vectors, members = self.forward(batch), [i for tree in batch for i in tree.members]
-                if table is None:
-                    table = vectors.new_empty(len(ids), vectors.shape[1])
-                    if self.pooling == "last":
-                        longest = max(range(len(members)), key=lambda row: len(ids[members[row]]))
-                        self.check_head(ids[members[longest]], vectors[longest])
-                table[members] = vectors
-                bar.update(len(members))
-        return table
+        if not parts:
+            return
+        self.tokenizer, self.model, self.longest  # noqa: B018, loaded here and not by two threads at once
+        with ThreadPoolExecutor(1) as background:
+            coming = background.submit(self.prepared, parts[0])
+            for conversations, following in zip(parts, [*parts[1:], None]):
+                part = coming.result()
+                if following:
+                    coming = background.submit(self.prepared, following)
+                tally.begin(part)
+                table = None
+                for batch in part.batches:
+                    vectors, members = self.vectors(batch), [i for tree in batch for i in tree.members]
+                    if not self.checked and self.pooling == "last":
+                        self.check(batch[0], vectors)
+                        self.checked = True
+                    table = vectors.new_empty(len(conversations), vectors.shape[1]) if table is None else table
+                    table[members] = vectors
+                    tally.add(batch, [conversations[i] for i in members])
+                yield table
+
+    def embed(self, conversations):
+        """One vector per conversation, in the order given. (len(conversations), d), model's dtype."""
+        parts = parts_of(conversations, self.packs)
+        with Tally(conversations) as tally:
+            tables = list(self.embed_parts([[conversations[i] for i in rows] for rows in parts], tally))
+        tally.report()
+        return torch.cat(tables)[torch.tensor([i for rows in parts for i in rows]).argsort()]
 
 
 def encoder_of(args):
     """The Encoder that the settings of a script describe."""
-    device, options = (
-        pick_device(args.device),
-        (args.dtype, args.attention, args.max_length, args.batch_tokens, args.share),
-    )
-    return Encoder(args.model, args.pooling, device, *options)
+    options = (args.dtype, args.attention, args.max_length, args.batch_tokens, args.share, args.head)
+    return Encoder(args.model, args.pooling, pick_device(args.device), *options)
+
+
+class Tally:
+    """How much has been computed and how fast: a bar by the bytes of text, so that the time left can be told."""
+
+    def __init__(self, conversations):
+        self.counts = dict.fromkeys(("texts", *Part._fields[1:]), 0)
+        self.tokens_done, self.size, self.start, self.bar = 0, sum(map(text_bytes, conversations)), None, None
+
+    def begin(self, part):
+        if self.bar is None:  # the model is loaded, the first part is tokenised
+            self.start = time.monotonic()
+            options = {"desc": "embedding", "unit": "B", "unit_scale": True, "leave": False}
+            self.bar = tqdm(total=self.size, disable=rank() > 0, **options)
+        for name, count in part._asdict().items():
+            if name != "batches":
+                self.counts[name] += count
+
+    def add(self, batch, conversations):
+        self.counts["texts"] += len(conversations)
+        self.tokens_done += sum(len(tree.tokens) for tree in batch)
+        rate = 1 / max(time.monotonic() - self.start, 1e-9)
+        speed = f"{self.counts['texts'] * rate:.1f} texts/s, {self.tokens_done * rate:.0f} tokens/s"
+        self.bar.set_postfix_str(f"{speed}, {shares(self.counts)}", refresh=False)
+        self.bar.update(sum(map(text_bytes, conversations)))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.bar is not None:
+            self.bar.close()
+
+    def report(self):
+        """Print the sums over all processes, with the time of this one."""
+        n, rate = summed(self.counts), 1 / max(time.monotonic() - (self.start or 0), 1e-9)
+        if n["cut"]:
+            print(f"{n['cut']} of {n['texts']} conversations are too long: the oldest part of their prompt is left out")
+        if n["cut_replies"]:
+            print(f"{n['cut_replies']} of {n['texts']} replies alone are too long: their beginning is left out as well")
+        if n["texts"]:
+            print(
+                f"{n['texts']} texts, {n['tokens']} tokens computed ({shares(n)}):"
+                f" {n['texts'] * rate:.1f} texts and {n['tokens'] * rate:.0f} tokens a second"
+            )
+
+
+def shares(counts):
+    saved = 1 - counts["tokens"] / max(counts["plain"], 1)
+    return f"{saved:.0%} saved by sharing, {1 - counts['tokens'] / max(counts['padded'], 1):.1%} padding"
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# Splits
+# Splits: parts that outlast a crash, and the table they are put together to
 # ------------------------------------------------------------------------------------------------------------------
+
+
+def text_bytes(conversation):
+    return sum(len(message["content"].encode()) for message in conversation)
+
+
+def parts_of(conversations, together):
+    """Row numbers in parts of about PART_BYTES of text, the longest conversations first, so that the first batch shows
+    whether the memory is enough. Conversations with the same first message stay `together`, and count it once."""
+    families = {}
+    for row, conversation in enumerate(conversations):
+        families.setdefault(conversation[0]["content"] if together else row, []).append(row)
+    sizes, parts, filled = {}, [], math.inf
+    for key, rows in families.items():
+        messages = {message["content"] for row in rows for message in conversations[row]}
+        sizes[key] = sum(len(text.encode()) for text in messages)
+    for key in sorted(families, key=lambda key: -sizes[key]):
+        if filled + sizes[key] > PART_BYTES:
+            parts.append([])
+            filled = 0
+        parts[-1].extend(families[key])
+        filled += sizes[key]
+    return parts
+
+
+@contextmanager
+def claimed(folder):
+    """The right to write here, which ends with the process, however that ends. InputError: another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read()
+            raise InputError(f"{folder} is being written by {owner}; wait, or choose another --data") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def part_key(fingerprint, rows):
+    return hashlib.sha256(json.dumps([fingerprint, rows]).encode()).hexdigest()
+
+
+def save_part(file, key, vectors, head):
+    tensors = {"vectors": vectors} | ({} if head is None else {"head": head})
+    with written_whole(file) as temporary:
+        save_file(tensors, temporary, {"key": key, "sha256": hash_of(vectors)})
+
+
+def read_part(file, key):
+    """(vectors, head) of a finished part; None where the file is missing, damaged, or of something else."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            header, vectors = opened.metadata() or {}, opened.get_tensor("vectors")
+            head = opened.get_tensor("head") if "head" in opened.keys() else None  # noqa: SIM118, not a dict
+    except (SafetensorError, OSError):
+        return None
+    return (vectors, head) if (header.get("key"), header.get("sha256")) == (key, hash_of(vectors)) else None
+
+
+def hash_of(vectors):
+    return hashlib.sha256(vectors.contiguous().view(torch.uint8).numpy()).hexdigest()
+
+
+def finished(path, encoder, fingerprint):
+    """Whether the Split is there already. InputError: one of another model, settings or text is."""
+    if not (Path(f"{path}.safetensors").exists() and Path(f"{path}.parquet").exists()):
+        return False
+    try:
+        with safe_open(f"{path}.safetensors", framework="pt") as file:
+            found = file.metadata() or {}
+    except SafetensorError as error:
+        raise InputError(f"{path}.safetensors is damaged ({error}); delete it and start again") from error
+    if found.get("model") != str(encoder.identity):
+        raise InputError(
+            f"{path}.safetensors was made with {found.get('model')}, this run has {encoder.identity};"
+            " use the same settings or another --data"
+        )
+    if found.get("fingerprint") != fingerprint:
+        raise InputError(
+            f"{path}.safetensors was made of other text, perhaps with another --limit;"
+            " delete it and its .parquet, or choose another --data"
+        )
+    return True
+
+
+def begin(path, folder, keys, manifest, part_bytes):
+    """Numbers of the parts still to compute. InputError: parts of another run, too little disk."""
+    found = folder / "manifest.json"
+    if found.exists():
+        before = json.loads(found.read_text())
+        for name, value in manifest.items():
+            if before.get(name) != value:
+                raise InputError(
+                    f"{folder} holds an interrupted run whose {name} is {before.get(name)!r}, not {value!r};"
+                    " go on with the same, or delete that folder"
+                )
+    else:
+        with written_whole(found) as file:
+            file.write_text(json.dumps(manifest, indent=1))
+    for leftover in (*folder.glob("*.tmp"), *path.parent.glob(f"{path.name}.*.tmp")):
+        leftover.unlink()
+    pending = []
+    for number, key in enumerate(keys):
+        file = part_file(folder, number)
+        if read_part(file, key) is None:
+            pending.append(number)
+            if file.exists():
+                print(f"{file} is damaged: computed again")
+    if len(pending) < len(keys):
+        print(f"{len(keys) - len(pending)} of {len(keys)} parts are there already")
+    needed, free = sum(part_bytes[i] for i in pending) + sum(part_bytes), shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(f"{folder}: needs {needed / 1e9:.3f} GB of disk, {free / 1e9:.3f} GB are free")
+    return pending
+
+
+def part_file(folder, number):
+    return folder / f"{number:05d}.safetensors"
+
+
+def merge(path, folder, parts, keys, split, fingerprint):
+    """Put the parts together to the Split at PATH, and delete them."""
+
+    def blocks():
+        for number, (rows, key) in enumerate(zip(parts, keys)):
+            found = read_part(part_file(folder, number), key)
+            if found is None:
+                raise InputError(f"{part_file(folder, number)} is missing or damaged; start again")
+            yield rows, found[0]
+
+    (_, head) = read_part(part_file(folder, 0), keys[0]) or (None, None)
+    save_split(path, split._replace(head=head), blocks(), fingerprint=fingerprint)
+    shutil.rmtree(folder)
 
 
 def embed_split(path, frame, encoder, columns=("chosen", "rejected"), made_from=""):
-    """Embed the conversations of a frame and save the Split at PATH, or find that this is done already.
+    """Embed the conversations of a frame and save the Split at PATH; goes on where a run was interrupted.
 
     frame: conversations in `columns`, which become their row numbers, plus ids; made_from: what the reader of the Split
-    compares with its source. InputError where PATH holds a split made of other text or in another way.
+    compares with its source. Several processes share the parts; what they make does not depend on how many there are.
+    InputError where PATH, or what is there of it, was made of other text or in another way.
     """
+    path, folder = Path(path), Path(f"{path}.parts")
     conversations, rows = distinct([conversation for name in columns for conversation in frame[name]])
     numbers = np.array(rows).reshape(len(columns), len(frame))
     frame = frame.assign(**dict(zip(columns, numbers))).reset_index(drop=True)
@@ -361,25 +756,33 @@ def embed_split(path, frame, encoder, columns=("chosen", "rejected"), made_from=
     for conversation in conversations:
         content.update(json.dumps(conversation).encode())
     fingerprint = content.hexdigest()
-    if Path(f"{path}.safetensors").exists() and Path(f"{path}.parquet").exists():
-        try:
-            with safe_open(f"{path}.safetensors", framework="pt") as file:
-                found = file.metadata() or {}
-        except SafetensorError as error:
-            raise InputError(f"{path}.safetensors is damaged ({error}); delete it and start again") from error
-        if found.get("model") != str(encoder.identity):
-            raise InputError(
-                f"{path}.safetensors was made with {found.get('model')}, this run has {encoder.identity};"
-                " use the same settings or another --data"
-            )
-        if found.get("fingerprint") != fingerprint:
-            raise InputError(
-                f"{path}.safetensors was made of other text, perhaps with another --limit;"
-                " delete it and its .parquet, or choose another --data"
-            )
-        print(f"{path}: done already")
-        return
-    print(f"{path}: {len(frame)} rows, {len(conversations)} distinct conversations")
-    table = encoder.embed(conversations)
-    split = Split(table, frame, encoder.head, str(encoder.identity), made_from)
-    save_split(path, split, fingerprint=fingerprint)
+    parts = parts_of(conversations, encoder.packs)
+    keys = [part_key(fingerprint, rows) for rows in parts]
+    shape = (len(conversations), encoder.num_features)
+    manifest = {name: str(value) for name, value in encoder.identity.items()}
+    manifest |= {"share": encoder.packs, "fingerprint of the text": fingerprint, "parts": len(parts)}
+
+    with ExitStack() as held:
+
+        def prepare():
+            if not finished(path, encoder, fingerprint):
+                held.enter_context(claimed(folder))
+                width = encoder.num_features * encoder.dtype.itemsize
+                return begin(path, folder, keys, manifest, [width * len(rows) for rows in parts])
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed on its last line
+            print(f"{path}: done already")
+            return None
+
+        pending = from_first(prepare)
+        if pending is None:
+            return
+        print(f"{path}: {len(frame)} rows, {len(conversations)} distinct conversations")
+        mine = pending[rank() :: world()]
+        to_do = [[conversations[i] for i in parts[number]] for number in mine]
+        with Tally([conversation for part in to_do for conversation in part]) as tally:
+            for number, vectors in zip(mine, encoder.embed_parts(to_do, tally)):
+                save_part(part_file(folder, number), keys[number], vectors, encoder.head)
+        tally.report()
+        table = torch.empty(shape, dtype=encoder.dtype, device="meta")
+        split = Split(table, frame, None, str(encoder.identity), made_from)
+        from_first(lambda: merge(path, folder, parts, keys, split, fingerprint))

@@ -25,15 +25,18 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import contextmanager
+import warnings
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from datetime import timedelta
+from functools import lru_cache, wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -46,11 +49,92 @@ ROW_BLOCKS = 16  # blocks of rows that X is multiplied in: enough to feed the co
 COLUMN_TILE = 8  # X is multiplied by a multiple of this many columns, so that none is rounded by what stands beside it
 TABLE_ROWS = 8192  # embeddings handled at a time, so that a table is never copied whole
 ALL_SHOTS = 0  # as a number of shots: everything known of a user
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}  # as safetensors calls them
 QUIET_SECONDS = 3.0  # a progress bar appears after this long
 
 
 class InputError(ValueError):
     """A mistake in the input, told in one line. Scripts end on it with status 2 and no traceback."""
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Processes: torchrun starts a script several times, on one machine or more; without it there is one
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def rank():
+    """Number of this process, the first being 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world():
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextmanager
+def one_run():
+    """The processes that torchrun has started find each other; only the first one prints."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(days=1))  # torchrun ends all of them when one dies
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if rank() else sys.stdout):
+        yield
+    dist.destroy_process_group()
+
+
+@contextmanager
+def together():
+    """Around what needs all processes. InputError: one of them has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise InputError(f"process {rank()} of {world()}: another one has ended, see its message") from error
+
+
+def from_first(function):
+    """What the first process gets from calling it, in all of them; a mistake in the input ends them all."""
+    if world() == 1:
+        return function()
+    result = [None, None]
+    if rank() == 0:
+        try:
+            result[0] = function()
+        except (InputError, OSError) as error:
+            result[1] = error
+    with together():
+        dist.broadcast_object_list(result)
+    if result[1] is not None:
+        raise result[1] if rank() == 0 else SystemExit(2)
+    return result[0]
+
+
+def summed(counts):
+    """{name: whole number} summed over the processes."""
+    total = torch.tensor(list(counts.values()))
+    if world() > 1:
+        with together():
+            dist.all_reduce(total)
+    return dict(zip(counts, total.tolist()))
+
+
+def gathered(blocks, counts):
+    """Blocks (b, ..) of all processes, those of the first process first; counts: how many each one has."""
+    if world() == 1:
+        return blocks
+    mine = blocks.new_zeros(max(counts), *blocks.shape[1:])
+    mine[: len(blocks)] = blocks
+    parts = [torch.empty_like(mine) for _ in counts]
+    with together():
+        dist.all_gather(parts, mine)
+    return torch.cat([part[:count] for part, count in zip(parts, counts)])
+
+
+def by_first_process(function):
+    """For what is written or drawn once, whatever the number of processes."""
+    return wraps(function)(lambda *args, **options: function(*args, **options) if rank() == 0 else None)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -199,8 +283,11 @@ class Split(NamedTuple):
     made_from: str = ""  # hash of the file that the texts come from, where that may change unnoticed
 
 
-def save_split(path, split, **metadata):
-    """PATH.safetensors (`embeddings`, `head`; model and metadata in its header) and PATH.parquet, each whole."""
+def save_split(path, split, blocks=None, **metadata):
+    """PATH.safetensors (`embeddings`, `head`; model and metadata in its header) and PATH.parquet, each whole.
+
+    blocks: (row numbers, (rows, d)) of a table that comes piece by piece; split.table then only has its shape (meta).
+    """
     tensors = {"embeddings": split.table.contiguous()}
     if split.head is not None:
         tensors["head"] = split.head.contiguous()
@@ -208,11 +295,53 @@ def save_split(path, split, **metadata):
         split.frame.to_parquet(file)
     with written_whole(f"{path}.safetensors") as file:
         header = {"model": split.model, "made_from": split.made_from, **metadata}
-        save_file(tensors, file, {key: str(value) for key, value in header.items()})
+        header = {key: str(value) for key, value in header.items()}
+        if blocks is None:
+            save_file(tensors, file, header)
+        else:
+            write_blocks(file, tensors, blocks, header)
+
+
+def write_blocks(path, tensors, blocks, metadata):
+    """A safetensors file as save_file makes it, `embeddings` row by row from `blocks`: no more memory than one of them.
+
+    The format: eight bytes with the length of a JSON text, that text, which says where each tensor lies, the numbers.
+    """
+    header, end = {"__metadata__": metadata}, 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        start = file.tell()
+        for name, tensor in tensors.items():
+            if name != "embeddings":
+                file.seek(start + header[name]["data_offsets"][0])
+                file.write(tensor.view(torch.uint8).numpy())
+        width = tensors["embeddings"].shape[1] * tensors["embeddings"].element_size()
+        for rows, vectors in blocks:
+            for row, vector in zip(rows, vectors.view(torch.uint8).numpy()):
+                file.seek(start + row * width)
+                file.write(vector)
+
+
+def mapped(path, name):
+    """A tensor of a safetensors file, read from disk where it is looked at; not to be written to."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[name]
+    begin, end = entry["data_offsets"]
+    raw = np.memmap(path, np.uint8, mode="r", offset=8 + length + begin, shape=(end - begin,))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        numbers = torch.from_numpy(raw)
+    return numbers.view({text: dtype for dtype, text in DTYPES.items()}[entry["dtype"]]).view(entry["shape"])
 
 
 def load_split(path, made_by, columns=("chosen", "rejected")):
-    """The Split saved at PATH; `columns` of its frame hold table rows.
+    """The Split saved at PATH, its table left on disk; `columns` of its frame hold table rows.
 
     InputError: missing, damaged, NaN, rows outside the table, head of another width.
     """
@@ -223,7 +352,7 @@ def load_split(path, made_by, columns=("chosen", "rejected")):
             raise InputError(f"{file} is missing; make it with: {made_by}")
     try:
         with safe_open(f"{path}.safetensors", framework="pt") as file:
-            table, header = file.get_tensor("embeddings"), file.metadata() or {}
+            table, header = mapped(f"{path}.safetensors", "embeddings"), file.metadata() or {}
             head = file.get_tensor("head") if "head" in file.keys() else None  # noqa: SIM118, not a dict
     except SafetensorError as error:
         raise InputError(f"{path}.safetensors is damaged ({error}); delete it and run again: {made_by}") from error
@@ -1490,6 +1619,7 @@ def key_text(row, key):
     return "" if row[key] is None else str(row[key])
 
 
+@by_first_process
 def save_results(path, rows, args, **more):
     """PATH.json: settings, versions, git commit, rows, and what else is given."""
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
@@ -1512,6 +1642,7 @@ def git_commit():
     return commit.strip() + ("+" if changes else "")
 
 
+@by_first_process
 def plot_accuracy_vs_rank(path):
     """PATH.json -> PATH.png: the accuracies against K >= 1 with their intervals over users; in grey, on unseen users,
     the baselines, the reference head and the best possible."""
@@ -1542,6 +1673,7 @@ def plot_accuracy_vs_rank(path):
     save_figure(figure, axes, path)
 
 
+@by_first_process
 def plot_accuracy_vs_shots(path, shot="pairs"):
     """PATH.json -> PATH.png: accuracy of unseen users against shots; one colour per (alpha, K), band: std of trials."""
     rows = json.loads(Path(f"{path}.json").read_text())["rows"]
@@ -1598,6 +1730,7 @@ class Basis(NamedTuple):
     model: str = ""  # what made the embeddings
 
 
+@by_first_process
 def save_basis(path, basis, **metadata):
     """A Basis as one safetensors file: three tensors, the ids and the model in its header."""
     ids = {"user_ids": json.dumps(basis.user_ids), "unseen_ids": json.dumps(basis.unseen_ids), "model": basis.model}
@@ -1632,7 +1765,11 @@ def written_whole(path):
     try:
         yield temporary
         temporary.chmod(0o666 & ~umask)  # as any new file; safetensors would hide its own from the group
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())  # the name must not be there before the numbers are
         os.replace(temporary, path)
+    except SafetensorError as error:
+        raise InputError(f"{path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -1771,9 +1908,12 @@ def repeats_of(args):
 
 
 def pick_device(name):
-    """auto, cpu, cuda, cuda:1 -> torch.device. InputError: no such device here."""
+    """auto, cpu, cuda, cuda:1 -> torch.device; each process has its own GPU. InputError: no such device."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        if device == torch.device("cuda") and world() > 1:
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
     except RuntimeError as error:
         raise InputError(f"device = {name}: use auto, cpu, cuda or cuda:1") from error
     if device.type not in ("cpu", "cuda"):
@@ -1786,11 +1926,9 @@ def pick_device(name):
 def start(main):
     """Run a script's main: a mistake in the input ends it with one line on stderr and status 2, Ctrl-C with 130."""
     try:
-        main()
-    except (
-        InputError,
-        OSError,
-    ) as error:  # OSError: a folder that cannot be written, a full disk; its text names the file
+        with one_run():
+            main()
+    except (InputError, OSError) as error:  # OSError: a folder that cannot be written, a full disk; it names the file
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -40,11 +40,12 @@ subset = ""  # Factuality, Precise IF, Math, Safety, Focus or Ties; empty = all 
 limit = 0  # only the first N rows (of the subset), for a smoke test; 0 = all
 model = "Skywork/Skywork-Reward-Llama-3.1-8B-v0.2"  # the model whose embeddings the basis was learned on
 pooling = "last"  # last = last token of a reward model; mean = mean of a text encoder's tokens, no reference head
+head = "score"  # where a reward model keeps its reward head: score, v_head, v_head.summary
 data = HERE / "data"  # where the embedded replies go
 results = HERE / "results"  # table
 device = "auto"  # auto, cpu, cuda, cuda:1
 dtype = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU; float32, bfloat16, float16
-attention = "sdpa"  # attention kernel of transformers: sdpa, eager, flash_attention_2
+attention = "sdpa"  # attention of transformers: sdpa, eager; with --no-share also flash_attention_2
 batch_tokens = 16384  # tokens at a time, padding included; fewer where the memory does not suffice
 share = True  # compute a prompt once for all its replies; needs plainly causal attention
 max_length = 0  # tokens; longer conversations lose their oldest; 0 = what the model takes

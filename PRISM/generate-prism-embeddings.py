@@ -7,7 +7,8 @@
 Reads:  data/dialogues.jsonl, made by prepare.py
 Writes: data/prism.safetensors (embeddings and head), data/prism.parquet (who preferred what, in which dialogue)
 Cost:   one pass of the model over each dialogue: every turn of its chosen path is read off that pass, and each rejected
-        reply branches off it. 8 kB of disk per reply for the 8B model. An interrupted run starts over.
+        reply branches off it. 8 kB of disk per reply for the 8B model. An interrupted run goes on when it is
+        started again. Several GPUs: torchrun --nproc-per-node=8 PRISM/generate-prism-embeddings.py
 """
 
 import hashlib
@@ -23,10 +24,11 @@ from utils import InputError, settings, start  # noqa: E402
 # --------------------------------------------------------------------------------------------------- settings ---
 model = "Skywork/Skywork-Reward-Llama-3.1-8B-v0.2"  # Hub reward model, or a local folder
 pooling = "last"  # last = last token of a reward model; mean = mean of a text encoder's tokens, no reference head
+head = "score"  # where a reward model keeps its reward head: score, v_head, v_head.summary
 data = HERE / "data"  # the dialogues, and where the embedded comparisons go
 device = "auto"  # auto, cpu, cuda, cuda:1
 dtype = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU; float32, bfloat16, float16
-attention = "sdpa"  # attention kernel of transformers: sdpa, eager, flash_attention_2
+attention = "sdpa"  # attention of transformers: sdpa, eager; with --no-share also flash_attention_2
 batch_tokens = 16384  # tokens at a time, padding included; fewer where the memory does not suffice
 share = True  # compute every turn of a dialogue in one pass; needs plainly causal attention
 max_length = 0  # tokens; longer conversations lose their oldest; 0 = what the model takes

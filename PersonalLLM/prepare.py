@@ -7,7 +7,7 @@
 Reads:  namkoong-lab/PersonalLLM (train 9,402 prompts, test 1,000), or --source: parquet, CSV or JSON lines
 Writes: data/{train,test}.safetensors (embeddings and head), data/{train,test}.parquet (ten scores of each response)
 Cost:   one pass of the model over each prompt with its responses; 8 kB of disk per response for the 8B model, 680 MB in
-        all. A finished side is kept when it is run again; a side that was interrupted starts over.
+        all. Started again, an interrupted run goes on. Several GPUs: torchrun --nproc-per-node=8 PersonalLLM/prepare.py
 """
 
 import re
@@ -26,10 +26,11 @@ from utils import InputError, settings, start  # noqa: E402
 source = "namkoong-lab/PersonalLLM"  # Hub data set, or a folder with train.* and test.* (parquet, csv, jsonl)
 model = "Skywork/Skywork-Reward-Llama-3.1-8B-v0.2"  # Hub reward model, or a local folder
 pooling = "last"  # last = last token of a reward model; mean = mean of a text encoder's tokens, no reference head
+head = "score"  # where a reward model keeps its reward head: score, v_head, v_head.summary
 data = HERE / "data"  # where the embedded responses go
 device = "auto"  # auto, cpu, cuda, cuda:1
 dtype = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU; float32, bfloat16, float16
-attention = "sdpa"  # attention kernel of transformers: sdpa, eager, flash_attention_2
+attention = "sdpa"  # attention of transformers: sdpa, eager; with --no-share also flash_attention_2
 batch_tokens = 16384  # tokens at a time, padding included; fewer where the memory does not suffice
 share = True  # compute a prompt once for all its responses; needs plainly causal attention
 max_length = 0  # tokens; longer conversations lose their oldest; 0 = what the model takes

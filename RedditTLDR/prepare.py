@@ -6,8 +6,8 @@
 
 Reads:  openai/summarize_from_feedback, `comparisons` (train 92,858 rows, validation 86,086), or --source
 Writes: data/{train,validation}.safetensors (embeddings and head), data/{train,validation}.parquet (who preferred what)
-Cost:   one pass of the model over each distinct post with a summary; 8 kB of disk each for the 8B model. A finished
-        side is kept when it is run again; a side that was interrupted starts over.
+Cost:   one pass of the model over each distinct post with a summary; 8 kB of disk each for the 8B model. Started
+        again, an interrupted run goes on. Several GPUs: torchrun --nproc-per-node=8 RedditTLDR/prepare.py
 """
 
 import hashlib
@@ -25,10 +25,11 @@ from utils import InputError, settings, start  # noqa: E402
 source = "openai/summarize_from_feedback"  # Hub data set, or a folder: a copy of it, or upstream batch files
 model = "Skywork/Skywork-Reward-Llama-3.1-8B-v0.2"  # Hub reward model, or a local folder
 pooling = "last"  # last = last token of a reward model; mean = mean of a text encoder's tokens, no reference head
+head = "score"  # where a reward model keeps its reward head: score, v_head, v_head.summary
 data = HERE / "data"  # where the embedded comparisons go
 device = "auto"  # auto, cpu, cuda, cuda:1
 dtype = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU; float32, bfloat16, float16
-attention = "sdpa"  # attention kernel of transformers: sdpa, eager, flash_attention_2
+attention = "sdpa"  # attention of transformers: sdpa, eager; with --no-share also flash_attention_2
 batch_tokens = 16384  # tokens at a time, padding included; fewer where the memory does not suffice
 share = True  # compute the beginning that two conversations share once; needs plainly causal attention
 max_length = 0  # tokens; longer conversations lose their oldest; 0 = what the model takes

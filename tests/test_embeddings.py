@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from embeddings import Encoder, batches, distinct, embed_split, exchange, plant, read_json_lines
+from embeddings import Encoder, batches, distinct, embed_split, exchange, halves, plant, read_json_lines
 from utils import InputError, load_split
 
 CPU = torch.device("cpu")
@@ -27,13 +27,13 @@ def encoder(folder, pooling="last", **options):
 
 def test_rendered_chat_is_golden_with_one_beginning_token(reward_model):
     model = encoder(reward_model)
-    ids, cut = model.tokens([exchange(" the cat ", "sat")])
+    ids, cut, _ = model.tokens([exchange(" the cat ", "sat")])
     assert model.tokenizer.decode(ids[0]) == "<s><|user|>\nthe cat<|end|>\n<|assistant|>\nsat<|end|>\n" and cut == 0
 
 
 def test_text_encoder_joins_messages_plainly(text_encoder):
     model = encoder(text_encoder, "mean")
-    ids, _ = model.tokens([exchange("the cat", "sat")])
+    ids, *_ = model.tokens([exchange("the cat", "sat")])
     assert model.tokenizer.decode(ids[0], skip_special_tokens=True) == "the cat\n\nsat"
 
 
@@ -41,20 +41,28 @@ def test_text_encoder_joins_messages_plainly(text_encoder):
 def test_every_vector_equals_its_own_full_forward_pass(reward_model, batch_tokens):
     model = encoder(reward_model, batch_tokens=batch_tokens)
     table = model.embed(TALKS)
+    whole = by_itself(model)
     for tokens, vector in zip(model.tokens(TALKS)[0], table):
         inputs = torch.tensor(tokens[None])
         with torch.no_grad():
-            alone = model.model.model(input_ids=inputs).last_hidden_state[0, -1]
-            logit = model.model(input_ids=inputs).logits.item()
+            alone = whole.model(input_ids=inputs).last_hidden_state[0, -1]
+            logit = whole(input_ids=inputs).logits.item()
         assert torch.allclose(vector, alone, atol=1e-5)
         assert (vector @ model.head).item() == pytest.approx(logit, abs=1e-5)
+
+
+def by_itself(model):
+    """The same model as transformers loads and runs it, nothing replaced."""
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(model.name, attn_implementation="eager").eval()
 
 
 def alone(model, conversation):
     """The vector of a conversation from its own full forward pass."""
     tokens = torch.tensor(model.tokens([conversation])[0][0][None])
     with torch.no_grad():
-        return model.model.base_model(input_ids=tokens).last_hidden_state[0, -1]
+        return by_itself(model).base_model(input_ids=tokens).last_hidden_state[0, -1]
 
 
 def dialogue(turns, rejected=2, name=""):
@@ -81,74 +89,66 @@ def test_a_tree_of_conversations_gives_every_vector_of_its_own_pass(reward_model
         assert torch.allclose(vector, alone(model, talk), atol=1e-5)
     ids = model.tokens(talks)[0]
     prefixes = {tuple(tokens[: n + 1]) for tokens in ids for n in range(len(tokens))}
-    trees = model.trees(talks, ids)
-    computed = sum(len(tree.tokens) for tree in trees)
+    part = model.prepared(talks)
+    trees = [tree for batch in part.batches for tree in batch]
     shared_between_trees = len(trees) * len(model.tokens([exchange("", "")])[0][0])  # at most the template's beginning
-    assert len(prefixes) <= computed <= len(prefixes) + shared_between_trees  # each distinct beginning once
-    assert capsys.readouterr().out.startswith(f"{computed} tokens to compute, {sum(map(len, ids))} without")
+    if batch_tokens > 1:
+        assert len(prefixes) <= part.tokens <= len(prefixes) + shared_between_trees  # each distinct beginning once
+    assert part.plain == sum(map(len, ids)) and part.padded == part.tokens
+    saved = f"{1 - part.tokens / part.plain:.0%} saved by sharing, 0.0% padding"
+    assert f"{len(talks)} texts, {part.tokens} tokens computed ({saved}): " in capsys.readouterr().out
 
 
-def test_a_tree_is_cut_where_it_grows_too_large(reward_model, monkeypatch):
-    talks, model = dialogue(6), encoder(reward_model)
-    whole = model.embed(talks)
-    monkeypatch.setattr("embeddings.TREE_TOKENS", 300)
-    ids = model.tokens(talks)[0]
-    trees = model.trees(talks, ids)
+def test_a_tree_is_cut_where_it_grows_too_large(reward_model):
+    talks = dialogue(6)
+    small = encoder(reward_model, batch_tokens=300)
+    part = small.prepared(talks)
+    trees = [tree for batch in part.batches for tree in batch]
     assert len(trees) > 1 and all(len(tree.tokens) <= 300 or len(tree.members) == 1 for tree in trees)
     assert sorted(i for tree in trees for i in tree.members) == list(range(len(talks)))
-    assert torch.allclose(model.embed(talks), whole, atol=1e-5)
+    assert torch.allclose(small.embed(talks), encoder(reward_model).embed(talks), atol=1e-5)
 
 
 def test_a_tree_unpacks_to_its_token_lists():
     lists = [[1, 2, 3], [1, 2], [1, 2, 3, 4], [5], [1, 7, 3], [1, 2, 3], [300, 2]]
     ids = [np.array(tokens, dtype=np.int32) for tokens in lists]
     (tree,) = plant(range(len(ids)), ids)
-    assert len(tree.tokens) == 9 and sorted(tree.members) == list(range(7))
-    for member, last in zip(tree.members, tree.last):
-        seen = [i for i in range(last + 1) if i <= last < tree.end[i]]
-        assert [tree.tokens[i] for i in seen] == lists[member] and [tree.depth[i] for i in seen] == list(
-            range(len(seen))
-        )
+    assert len(tree.tokens) == 9 == sum(tree.new) and sorted(tree.members) == list(range(7))
+    for member, path in zip(tree.members, tree.paths):
+        assert [tree.tokens[i] for i in path] == lists[member]
+        assert [tree.depth[i] for i in path] == list(range(len(path)))
+    (first,), (second,) = halves([tree])
+    assert first.members + second.members == tree.members
+    for half in (first, second):
+        for member, path in zip(half.members, half.paths):
+            assert [half.tokens[i] for i in path] == lists[member]
 
 
-def test_a_template_that_rewrites_earlier_turns_is_noticed_and_still_exact(reward_model, capsys):
+def test_a_template_that_rewrites_earlier_turns_is_still_exact(reward_model):
     model = encoder(reward_model)
     template = (
         "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>\n{{ '(last) ' if loop.last }}{{ m['content'] }}"
     )
     model.tokenizer.chat_template = template + "<|end|>\n{% endfor %}"
     table = model.embed(dialogue(4))
-    assert "rewrites a turn once another follows" in capsys.readouterr().out
     for talk, vector in zip(dialogue(4), table):
         assert torch.allclose(vector, alone(model, talk), atol=1e-5)
-    encoder(reward_model).embed(dialogue(2))
-    assert "rewrites" not in capsys.readouterr().out
 
 
-def test_attention_that_takes_no_tree_is_computed_one_by_one(reward_model, tokenizer, tmp_path, capsys):
-    from transformers import MistralConfig, MistralForSequenceClassification
-
-    torch.manual_seed(1)
-    config = MistralConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, num_labels=1, sliding_window=8,
-    )  # fmt: skip
-    MistralForSequenceClassification(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    model = encoder(tmp_path)
-    table = model.embed(dialogue(3))
-    assert "windowed attention takes no tree" in capsys.readouterr().out
-    for talk, vector in zip(dialogue(3), table):
-        assert torch.allclose(vector, alone(model, talk), atol=1e-5)
-    by_hand = encoder(reward_model, share=False)
-    assert len(by_hand.trees(dialogue(2), by_hand.tokens(dialogue(2))[0])) == 6
-    assert torch.allclose(by_hand.embed(dialogue(2)), encoder(reward_model).embed(dialogue(2)), atol=1e-5)
+def test_the_plain_way_pads_and_shares_nothing(reward_model, capsys):
+    plain = encoder(reward_model, share=False, batch_tokens=1000)
+    part = plain.prepared(dialogue(2))
+    assert sum(len(batch) for batch in part.batches) == 6 and part.plain == part.tokens < part.padded
+    assert torch.allclose(plain.embed(dialogue(2)), encoder(reward_model).embed(dialogue(2)), atol=1e-5)
+    assert f"0% saved by sharing, {1 - part.tokens / part.padded:.1%} padding" in capsys.readouterr().out
 
 
-def test_batches_keep_to_their_budget_largest_first():
+@pytest.mark.parametrize(
+    "padded, expected", [(True, [[40], [12, 10], [9, 5], [3]]), (False, [[40], [12, 10], [9, 5, 3]])]
+)
+def test_batches_keep_to_their_budget_largest_first(padded, expected):
     trees = [plant([0], [np.arange(n, dtype=np.int32)])[0] for n in (5, 40, 10, 12, 3, 9)]
-    sizes = [[len(tree.tokens) for tree in batch] for batch in batches(trees, 24)]
-    assert sizes == [[40], [12, 10], [9, 5], [3]]
+    assert [[len(tree.tokens) for tree in batch] for batch in batches(trees, 24, padded)] == expected
 
 
 def test_the_head_is_the_score_weight_and_not_some_other_layer(reward_model):
@@ -172,12 +172,12 @@ def test_the_last_token_is_read_even_when_it_is_the_pad_token(reward_model):
     """The tokenizer pads with the end token: a search for the pad id would stop one token early."""
     model = encoder(reward_model)
     model.tokenizer.chat_template = model.tokenizer.chat_template.replace("<|end|>\n{%", "</s>{%")
-    ids, _ = model.tokens(TALKS)
+    ids, *_ = model.tokens(TALKS)
     assert all(tokens[-1] == model.tokenizer.pad_token_id for tokens in ids)
     table = model.embed(TALKS)
     for tokens, vector in zip(ids, table):
         with torch.no_grad():
-            alone = model.model.model(input_ids=torch.tensor(tokens[None])).last_hidden_state[0, -1]
+            alone = by_itself(model).model(input_ids=torch.tensor(tokens[None])).last_hidden_state[0, -1]
         assert torch.allclose(vector, alone, atol=1e-5)
 
 
@@ -192,17 +192,29 @@ def test_mean_pooling_is_the_mean_over_the_texts_own_tokens(text_encoder):
 
 
 def test_long_conversations_lose_their_oldest_tokens_and_are_counted(reward_model, text_encoder, capsys):
-    talks = [exchange("the cat sat on the mat " * 20, "and the dog"), exchange("x", "y")]
-    short, whole = encoder(reward_model, max_length=12), encoder(reward_model)
-    ids, count = short.tokens(talks)
-    cut, same = (tokens.tolist() for tokens in ids)
-    everything = [tokens.tolist() for tokens in whole.tokens(talks)[0]]
-    assert count == 1 and cut == everything[0][:1] + everything[0][-11:] and same == everything[1]
+    history = [*exchange("an old question", "an old answer"), *exchange("the cat sat on the mat " * 20, "and the dog")]
+    talks = [history, exchange("x", "y")]
+    whole, longest = encoder(reward_model), 60
+    assert len(whole.tokens(talks)[0][0]) > 2 * longest
+    short = encoder(reward_model, max_length=longest)
+    ids, cut, cut_replies = short.tokens(talks)
+    assert (cut, cut_replies) == (1, 0) and ids[1].tolist() == whole.tokens(talks)[0][1].tolist()
+    text = short.tokenizer.decode(
+        ids[0]
+    )  # turns stay, the first two empty, then the end of the question, then the reply
+    empty = "<s><|user|>\n<|end|>\n<|assistant|>\n<|end|>\n<|user|>\n"
+    assert text.startswith(empty) and text.endswith("mat<|end|>\n<|assistant|>\nand the dog<|end|>\n")
+    assert text[len(empty) :].split("<|end|>")[0] in history[2]["content"] and longest - 2 <= len(ids[0]) <= longest
     assert encoder(reward_model, max_length=10**6).longest == 512  # no more than the model takes
     short.embed(talks)
-    assert capsys.readouterr().out.startswith("1 of 2 conversations are too long")
+    assert "1 of 2 conversations are too long: the oldest part of their prompt is left out" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"more than 12 tokens \(--max_length\) for the reply alone: 'and the dog'"):
+        encoder(reward_model, max_length=12).tokens(talks)
     mean = encoder(text_encoder, "mean", max_length=12)
-    assert mean.tokenizer.decode(mean.tokens(talks)[0][0]).endswith("and the dog")
+    (tokens, _), cut, cut_replies = mean.tokens(talks)
+    assert mean.tokenizer.decode(tokens).endswith("and the dog") and len(tokens) <= 12 and (cut, cut_replies) == (1, 0)
+    (tokens,), cut, cut_replies = mean.tokens([exchange("x", "the cat sat on the mat " * 20)])
+    assert (len(tokens), cut, cut_replies) == (12, 0, 1)  # a text encoder has no choice
 
 
 def test_bfloat16_on_request(reward_model):
@@ -280,7 +292,7 @@ def test_a_reward_model_needs_a_chat_template_and_a_score_head(reward_model, tex
     ):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
-        with pytest.raises(InputError, match="has no score head with one output"):
+        with pytest.raises(InputError, match="has no head score with one output"):
             encoder(tmp_path / name).embed(TALKS)
     with pytest.raises(InputError, match="cannot be loaded"):
         encoder(tmp_path / "nothing").embed(TALKS)

@@ -277,7 +277,7 @@ def test_every_vector_is_that_of_its_own_conversation(prepared, reward_model):
     lines = (prepared / "data/dialogues.jsonl").read_text().splitlines()
     records = [record for line in lines for record in GENERATE.comparisons(json.loads(line))]
     assert len(records) == len(split.frame)
-    encoder = Encoder(str(reward_model), "last", torch.device("cpu"))
+    encoder = Encoder(str(reward_model), "last", torch.device("cpu"), share=False)
     for record, row in list(zip(records, split.frame.itertuples()))[::7]:
         assert (record["user_id"], record["dialogue"], record["turn"]) == (row.user_id, row.dialogue, row.turn)
         for side in ("chosen", "rejected"):
