@@ -23,6 +23,7 @@ import json
 import math
 import os
 import re
+import resource
 import subprocess
 import sys
 import warnings
@@ -113,16 +114,20 @@ def from_first(function):
 
 def summed(counts):
     """{name: whole number} summed over the processes."""
-    total = torch.tensor(list(counts.values()))
+    return dict(zip(counts, all_reduced(torch.tensor(list(counts.values()))).tolist()))
+
+
+def all_reduced(total):
+    """The sum of what all processes have."""
     if world() > 1:
         with together():
             dist.all_reduce(total)
-    return dict(zip(counts, total.tolist()))
+    return total
 
 
 def gathered(blocks, counts):
     """Blocks (b, ..) of all processes, those of the first process first; counts: how many each one has."""
-    if world() == 1:
+    if len(counts) == 1:
         return blocks
     mine = blocks.new_zeros(max(counts), *blocks.shape[1:])
     mine[: len(blocks)] = blocks
@@ -390,17 +395,114 @@ def reference_head(V_ref, num_features):
 # ------------------------------------------------------------------------------------------------------------------
 
 
-class TallProduct(torch.autograd.Function):
-    """Z = X @ V of every fit, for one tall X (no gradient) and several thin V (d, K): (n, K), ..
+class Rows:
+    """X (n, d), one row for each pair, in ROW_BLOCKS blocks of r rows and the few rows left over.
 
-    One product for all columns together, by blocks of rows, one block per core at a time: forward and backward then
-    read X at close to memory speed; X.T @ G as one call can be ten times slower.
+    Of several processes each has its share of the blocks, and all have what is left over. Rows that would take more
+    than half of the memory are not held but formed anew, from the table on disk, in every pass.
     """
 
-    @staticmethod
-    def blocks(X):  # (n, d) -> (ROW_BLOCKS, r, d) and the few rows left over
-        r = len(X) // ROW_BLOCKS
-        return X[: ROW_BLOCKS * r].reshape(ROW_BLOCKS, r, X.shape[1]), X[ROW_BLOCKS * r :]
+    def __init__(self, data, like):
+        """data: Comparisons; like: a tensor of the dtype and device that X shall have."""
+        self.data, self.like, self.n, self.d = data, like.detach().new_empty(0), len(data), data.num_features
+        self.r = self.n // ROW_BLOCKS
+        self.counts = [len(part) for part in np.array_split(range(ROW_BLOCKS), world())]  # blocks of each process
+        first, count = sum(self.counts[: rank()]), self.counts[rank()]
+        self.mine = slice(first, first + count)
+        # the rows of this process; the last one's begin with its blocks and end with those left over
+        self.begin, self.end = first * self.r, self.n if rank() == world() - 1 else (first + count) * self.r
+        needed = (self.end - self.begin) * self.d * self.like.element_size()
+        most = memory(like.device) / 2
+        self.held = data.differences(like, slice(self.begin, self.end)) if needed <= most else None
+        self.main = None if self.held is None else self.held[: count * self.r].view(count, self.r, self.d)
+        self.rest = data.differences(like, slice(ROW_BLOCKS * self.r, self.n))
+        if self.held is None:
+            print(
+                f"{self.n} pairs take {needed / 1e9:.1f} GB, half of the memory is {most / 1e9:.1f} GB:"
+                " they are read anew in every pass"
+            )
+
+    @classmethod
+    def whole(cls, X):
+        """A matrix that is here already, for this process alone."""
+        rows = cls.__new__(cls)
+        rows.r, rows.counts, rows.mine = len(X) // ROW_BLOCKS, [ROW_BLOCKS], slice(0, ROW_BLOCKS)
+        rows.main, rows.rest = (
+            X[: ROW_BLOCKS * rows.r].reshape(ROW_BLOCKS, rows.r, X.shape[1]),
+            X[ROW_BLOCKS * rows.r :],
+        )
+        return rows
+
+    def pieces(self, first, last):
+        """Yield (rows, x): the rows first .. last - 1, some at a time."""
+        for begin in range(first, last, TABLE_ROWS):
+            rows = slice(begin, min(begin + TABLE_ROWS, last))
+            if self.held is None:
+                yield rows, self.data.differences(self.like, rows)
+            else:
+                yield rows, self.held[rows.start - self.begin : rows.stop - self.begin]
+
+    def blocks(self):
+        """Yield the pieces of each block of this process that is not held."""
+        for block in range(self.mine.start, self.mine.stop):
+            yield self.pieces(block * self.r, (block + 1) * self.r)
+
+    def times(self, Vt):
+        """X @ Vt.T, of the rows of all processes. (P, d) -> (n, P)"""
+        if self.main is not None:
+            Zt = torch.bmm(Vt.expand(len(self.main), -1, -1), self.main.transpose(1, 2))  # (b, P, d) @ (b, d, r)
+            Z = Zt.transpose(1, 2)
+        else:
+            Z = Vt.new_empty(self.counts[rank()], self.r, len(Vt))
+            for out, pieces in zip(Z, self.blocks()):
+                torch.cat([Rows.whole(x).times(Vt) for _, x in pieces], out=out)
+        Z_rest = (self.rest.unsqueeze(1) * Vt).sum(2)  # (1 .. 15 rows, 1, d) * (P, d) -> (rows, P)
+        return torch.cat([gathered(Z, self.counts).flatten(0, 1), Z_rest])
+
+    def transposed_times(self, G):
+        """(X.T @ G).T, over the rows of all processes, block by block in their order. (n, P) -> (P, d)"""
+        G_main, G_rest = G[: ROW_BLOCKS * self.r], G[ROW_BLOCKS * self.r :]
+        if self.main is not None:
+            Gt = G_main.view(ROW_BLOCKS, self.r, -1)[self.mine].transpose(1, 2).contiguous()
+            grads = torch.bmm(Gt, self.main)  # (b, P, r) @ (b, r, d) -> (b, P, d)
+        else:
+            grads = G.new_zeros(self.counts[rank()], G.shape[1], self.d)
+            for out, pieces in zip(grads, self.blocks()):
+                for rows, x in pieces:
+                    out += Rows.whole(x).transposed_times(G_main[rows])
+        total = gathered(grads, self.counts).sum(0)
+        total += (G_rest.unsqueeze(2) * self.rest.unsqueeze(1)).sum(0)  # (rows, P, 1) * (rows, 1, d) -> (P, d)
+        return total
+
+    def total(self, total, add):
+        """`total` after add(total, rows, x) for all pieces of X, summed over the processes."""
+        for rows, x in self.pieces(self.begin, self.end):
+            add(total, rows, x)
+        return all_reduced(total)
+
+
+def memory(device):
+    """Bytes that this process can have: of its GPU, or of the machine within the limits that are set."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of this run on this machine
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / beside]
+    limits += [
+        limit for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA) if (limit := resource.getrlimit(kind)[0]) > 0
+    ]
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # of a container
+        if Path(file).exists() and (text := Path(file).read_text().strip()).isdigit():
+            limits.append(int(text) / beside)
+    return min(limits)
+
+
+class TallProduct(torch.autograd.Function):
+    """Z = X @ V of every fit, for one tall X (Rows, or a tensor; no gradient) and several thin V (d, K): (n, K), ..
+
+    One product for all columns together, by blocks of rows, one block per core at a time: forward and backward then
+    read X at close to memory speed; X.T @ G as one call can be ten times slower. Several processes exchange Z and the
+    gradients of the blocks, which are then added in the same order as by one: all else, each does alike.
+    """
 
     @staticmethod
     def padding(P):
@@ -408,25 +510,16 @@ class TallProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, X, *Vs):
-        ctx.save_for_backward(X)
+        ctx.X = X if isinstance(X, Rows) else Rows.whole(X)
         ctx.widths = [V.shape[1] for V in Vs]
-        main, rest = TallProduct.blocks(X)
         P = sum(ctx.widths)
-        Vt = F.pad(torch.cat([V.T for V in Vs]), (0, 0, 0, TallProduct.padding(P)))  # (P, d)
-        Zt = torch.bmm(Vt.expand(ROW_BLOCKS, -1, -1), main.transpose(1, 2))  # (blocks, P, d) @ (blocks, d, r)
-        Z_rest = (rest.unsqueeze(1) * Vt).sum(2)  # (1 .. 15 rows, 1, d) * (P, d) -> (rows, P)
-        Z = torch.cat([Zt.transpose(1, 2).flatten(0, 1), Z_rest])  # (n, P)
+        Z = ctx.X.times(F.pad(torch.cat([V.T for V in Vs]), (0, 0, 0, TallProduct.padding(P))))  # (P, d) -> (n, P)
         return tuple(columns.contiguous() for columns in Z[:, :P].split(ctx.widths, dim=1))
 
     @staticmethod
     def backward(ctx, *Gs):
-        (X,) = ctx.saved_tensors
         P = sum(ctx.widths)
-        G = F.pad(torch.cat(Gs, dim=1), (0, TallProduct.padding(P)))  # (n, P)
-        (main, rest), (G_main, G_rest) = TallProduct.blocks(X), TallProduct.blocks(G)
-        Gt = G_main.transpose(1, 2).contiguous()
-        Vt_grad = torch.bmm(Gt, main).sum(0)  # (blocks, P, r) @ (blocks, r, d) -> (P, d)
-        Vt_grad += (G_rest.unsqueeze(2) * rest.unsqueeze(1)).sum(0)  # (rows, P, 1) * (rows, 1, d) -> (P, d)
+        Vt_grad = ctx.X.transposed_times(F.pad(torch.cat(Gs, dim=1), (0, TallProduct.padding(P))))  # (n, P) -> (P, d)
         return None, *(rows.T for rows in Vt_grad[:P].split(ctx.widths))
 
 
@@ -493,14 +586,14 @@ class LoRe(nn.Module):
         return self.W.detach().softmax(dim=1), self.V.detach()  # Eq. 7
 
     def objective(self, data):
-        """X (n, d), and the first part of the loss as a function of Z (n, K) and logits W (C, K)."""
+        """X (n, d) as Rows, and the first part of the loss as a function of Z (n, K) and logits W (C, K)."""
         C, d = len(self.W), len(self.V)
         if (len(data.user_ids), data.num_features) != (C, d):
             raise InputError(
                 f"data of {len(data.user_ids)} users, width {data.num_features} for a model of {C} users, width {d}"
             )
         user, weight = data.user.to(self.V.device), self.pair_weights(data.user).to(self.V)
-        return data.differences(self.V), lambda Z, W: negative_log_likelihood(Z, W.softmax(dim=1), user, weight)
+        return Rows(data, self.V), lambda Z, W: negative_log_likelihood(Z, W.softmax(dim=1), user, weight)
 
     @classmethod
     def fit_together(cls, models, data):
@@ -621,7 +714,7 @@ def check_rank(K, num_features, smallest):
 
 def progress(steps, text):
     """A bar for whatever takes longer than a few seconds."""
-    return tqdm(steps, desc=text, delay=QUIET_SECONDS, leave=False)
+    return tqdm(steps, desc=text, delay=QUIET_SECONDS, leave=False, disable=rank() > 0)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -826,8 +919,8 @@ class RidgeProblem:
     """
 
     def __init__(self, train, V_ref, seed, device):
-        self.X = train.differences(torch.zeros((), device=device))  # (n, d)
-        (n, self.d), self.C = self.X.shape, len(train.user_ids)
+        self.X = Rows(train, torch.zeros((), device=device))  # (n, d)
+        self.d, self.C = self.X.d, len(train.user_ids)
         self.user, self.prompt = train.user.to(device), train.prompts().to(device)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(int(self.prompt.max()) + 1, generator=generator).to(device)
@@ -839,9 +932,10 @@ class RidgeProblem:
         rows = self.fitted.nonzero().flatten()
         places = shuffled_places(self.user[rows].cpu(), 1, generator)[0].to(device)
         self.few = rows[places < FEW_PAIRS]  # of each user, to pose as new
-        square = sum(x.square().sum(dtype=torch.float64).item() for x in self.X.split(TABLE_ROWS)) / n
+        add = lambda total, rows, x: total.add_(x.square().sum(dtype=torch.float64))
+        square = self.X.total(torch.zeros((), dtype=torch.float64, device=device), add).item() / self.X.n
         self.unit = LOGIT_SCALE / math.sqrt(square) if square else LOGIT_SCALE
-        head = self.X.new_zeros(self.d, 1) if V_ref is None else F.normalize(V_ref.to(self.X), dim=0)
+        head = self.X.like.new_zeros(self.d, 1) if V_ref is None else F.normalize(V_ref.to(self.X.like), dim=0)
         self.head = math.sqrt(self.d) * head.double()
 
     def size(self, K):
@@ -903,9 +997,8 @@ class RidgeProblem:
         """Starts of D and L: columns at the corners of a simplex in the K - 1 directions in which people differ most,
         each person near the corners that their own pairs pull Bradley-Terry's reward (Z (n, 1)) towards."""
         pull = (self.weights(self.fitted)[0] * torch.sigmoid(-Z.flatten() / LOGIT_SCALE)).float()
-        G = self.X.new_zeros(self.C, self.d)  # minus the gradient of each user's part of Eq. 10
-        for user, x, r in zip(*(t.split(TABLE_ROWS) for t in (self.user, self.X, pull))):
-            G.index_add_(0, user, x * r.unsqueeze(1))
+        add = lambda total, rows, x: total.index_add_(0, self.user[rows], x * pull[rows].unsqueeze(1))
+        G = self.X.total(self.X.like.new_zeros(self.C, self.d), add)  # minus the gradient of each user's part of Eq. 10
         left, singular, right = torch.linalg.svd(G.double(), full_matrices=False)
         scores = left * singular / (left * singular)[:, 0].std(correction=0).clamp_min(1e-30)  # (C, directions)
         for K in ranks:
@@ -1362,7 +1455,7 @@ def each_alone(groups, V_ref, seed, device):
 
 def alone(data, test, users, problem, s):
     """Accuracies of some users in a row: on the pairs that they are fitted on, and on `test`. 2 x (users,)"""
-    (X, user), (X_test, user_test) = (rows_of(pairs, users, problem.X) for pairs in (data, test))
+    (X, user), (X_test, user_test) = (rows_of(pairs, users, problem.X.like) for pairs in (data, test))
     weight, m, U = user_mean_weights(user), torch.bincount(user), len(users)
     owner = torch.cat([torch.arange(U), torch.arange(U).repeat_interleave(problem.d)]).to(X.device)
 
