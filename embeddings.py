@@ -155,6 +155,11 @@ def tokens_of(batch, padded):
     return len(sizes) * max(sizes) if padded else sum(sizes)
 
 
+def out_of_memory(error):
+    """Whether a RuntimeError is that of a GPU or CPU without enough memory."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 def halves(batch):
     """The same conversations in the same order as two smaller batches. InputError: it is a single conversation."""
     if len(batch) > 1:
@@ -480,7 +485,7 @@ class Encoder:
             try:
                 return self.forward(batch)
             except RuntimeError as error:
-                if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+                if not out_of_memory(error):
                     raise
         parts = halves(batch)
         if size <= self.fits:
@@ -718,7 +723,7 @@ def begin(path, folder, keys, manifest, part_bytes):
         print(f"{len(keys) - len(pending)} of {len(keys)} parts are there already")
     needed, free = sum(part_bytes[i] for i in pending) + sum(part_bytes), shutil.disk_usage(folder).free
     if needed > free:
-        raise InputError(f"{folder}: needs {needed / 1e9:.3f} GB of disk, {free / 1e9:.3f} GB are free")
+        raise InputError(f"{folder}: needs {needed / 1e6:,.2f} MB of disk, {free / 1e6:,.2f} MB are free")
     return pending
 
 

@@ -1,5 +1,6 @@
 """Text to vectors on tiny randomly initialised models with a real tokenizer and chat template."""
 
+import copy
 import gzip
 import json
 
@@ -7,9 +8,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
+from conftest import CHAT_TEMPLATE
+from safetensors.torch import load_file, save_file
 
-from embeddings import Encoder, batches, distinct, embed_split, exchange, halves, plant, read_json_lines
+from embeddings import (
+    Encoder,
+    batches,
+    distinct,
+    embed_split,
+    exchange,
+    halves,
+    out_of_memory,
+    parts_of,
+    plant,
+    read_json_lines,
+)
 from utils import InputError, load_split
 
 CPU = torch.device("cpu")
@@ -143,6 +156,151 @@ def test_the_plain_way_pads_and_shares_nothing(reward_model, capsys):
     assert f"0% saved by sharing, {1 - part.tokens / part.padded:.1%} padding" in capsys.readouterr().out
 
 
+TINY = {
+    "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "num_labels": 1, "max_position_embeddings": 512, "initializer_range": 0.2,
+}  # fmt: skip
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system prompt') }}{% endif %}" + CHAT_TEMPLATE
+)
+
+
+def a_model(architecture, folder, tokenizer, **options):
+    """Folder with a tiny, randomly initialised model of that architecture."""
+    import transformers
+
+    torch.manual_seed(1)
+    config = getattr(transformers, f"{architecture.split('For')[0]}Config")(**TINY | options)
+    getattr(transformers, architecture)(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "architecture, options",
+    [
+        ("LlamaForSequenceClassification", {}),
+        ("Qwen2ForSequenceClassification", {}),
+        ("Qwen3ForSequenceClassification", {"head_dim": 8}),
+        ("MistralForSequenceClassification", {"sliding_window": 8}),
+        ("GemmaForSequenceClassification", {"head_dim": 8}),
+        ("Gemma2ForSequenceClassification", {"head_dim": 8, "sliding_window": 8, "attn_logit_softcapping": 2.0}),
+        ("Gemma3TextForSequenceClassification", {"head_dim": 8, "sliding_window": 8}),
+    ],
+)
+def test_any_decoder_gives_every_vector_of_its_own_pass(architecture, options, tokenizer, tmp_path, capsys):
+    """Windows, capped attention, more query heads than keys, pad = end token, no system prompt, padding on the left."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side, tokenizer.chat_template = "left", NO_SYSTEM
+    assert tokenizer.pad_token == tokenizer.eos_token
+    a_model(architecture, tmp_path, tokenizer, pad_token_id=tokenizer.pad_token_id, **options)
+    talks = [*dialogue(3), *TALKS]
+    packed, plain = (encoder(tmp_path, share=share, batch_tokens=400) for share in (True, False))
+    tables, whole = [packed.embed(talks), plain.embed(talks)], by_itself(packed)
+    assert ("this model caps its attention" in capsys.readouterr().out) == ("attn_logit_softcapping" in options)
+    for i, talk in enumerate(talks):
+        inputs = torch.tensor(packed.tokens([talk])[0][0][None])
+        with torch.no_grad():
+            alone, logit = whole.base_model(input_ids=inputs).last_hidden_state[0, -1], whole(input_ids=inputs).logits
+        for table in tables:
+            assert torch.allclose(table[i], alone, atol=1e-5)
+        assert (tables[0][i] @ packed.head).item() == pytest.approx(logit.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("head", ["v_head", "v_head.summary"])
+def test_a_head_under_another_name(head, tokenizer, tmp_path):
+    a_model("LlamaForCausalLM", tmp_path, tokenizer)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights |= {f"{head}.weight": torch.randn(1, 32), f"{head}.bias": torch.ones(1)}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    named = encoder(tmp_path, head_name=head)
+    assert torch.equal(named.head.T, weights[f"{head}.weight"])
+    assert named.embed(TALKS).shape == (4, 32)
+    for other in ("score", "v_head.other"):
+        with pytest.raises(InputError, match=f"has no head {other} with one output.*--head names another"):
+            encoder(tmp_path, head_name=other).embed(TALKS)
+
+
+def test_a_model_whose_attention_cannot_be_replaced_says_so(reward_model, monkeypatch, tokenizer, tmp_path):
+    bidirectional = a_model("GemmaForSequenceClassification", tmp_path, tokenizer, head_dim=8, is_causal=False)
+    monkeypatch.setattr("transformers.models.gemma.modeling_gemma.GemmaAttention.forward", blind_attention)
+    with pytest.raises(
+        InputError, match=r"but the model says .*; its attention may not be plainly causal: try --no-share"
+    ):
+        encoder(bidirectional).embed(TALKS)
+    from transformers.models.llama.modeling_llama import LlamaModel
+
+    forward = LlamaModel.forward
+    monkeypatch.setattr(LlamaModel, "forward", lambda self, *args, packing=None, **kw: forward(self, *args, **kw))
+    with pytest.raises(InputError, match="does not hand on how its conversations are packed: use --no-share"):
+        encoder(reward_model).embed(TALKS)
+
+
+def blind_attention(self, hidden_states, **_):
+    """Looks at everything, whatever it is told, as does an architecture without replaceable attention."""
+    return hidden_states.mean(1, keepdim=True).expand_as(hidden_states), None
+
+
+def test_a_chat_template_that_refuses_a_conversation_is_one_line(reward_model):
+    model = encoder(reward_model)
+    model.tokenizer.chat_template = NO_SYSTEM
+    with pytest.raises(InputError, match=r"chat template of .* refuses a conversation: no system prompt"):
+        model.embed([[{"role": "system", "content": "be good"}, *TALKS[0]]])
+
+
+def test_batches_are_halved_where_the_memory_does_not_suffice(reward_model, monkeypatch, capsys):
+    talks, forward, sizes = [*dialogue(4), *dialogue(3, name="another"), *TALKS], Encoder.forward, []
+    expected = encoder(reward_model).embed(talks)
+
+    def limited(self, batch):
+        sizes.append(sum(len(tree.tokens) for tree in batch))
+        if sizes[-1] > 200:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, batch)
+
+    monkeypatch.setattr(Encoder, "forward", limited)
+    capsys.readouterr()
+    model = encoder(reward_model)
+    assert torch.allclose(model.embed(talks), expected, atol=1e-5)
+    assert f"not enough memory for {sizes[0]} tokens at a time" in capsys.readouterr().out
+    failed = [size for size in sizes if size > 200]
+    assert failed == sorted(failed, reverse=True) and len(sizes) > len(failed) + 2  # never more than did not fit
+    tried = len(failed)
+    model.embed(talks)
+    assert len([size for size in sizes if size > 200]) == tried  # it has learned
+    with pytest.raises(InputError, match=r"no memory for a conversation of \d+ tokens; --max_length shortens it"):
+        encoder(reward_model).embed([exchange("the cat sat " * 120, "ok")])
+
+
+def test_running_out_of_real_memory_is_told_from_other_errors(reward_model, monkeypatch):
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**50)
+    assert out_of_memory(refused.value) and out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not out_of_memory(RuntimeError("shapes do not match"))
+
+    def broken(*_):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(Encoder, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        encoder(reward_model).embed(TALKS)
+
+
+def test_parts_hold_everything_once_families_together_longest_first(monkeypatch):
+    monkeypatch.setattr("embeddings.PART_BYTES", 120)
+    talks = [*dialogue(2), *TALKS, *dialogue(3, name="another")]
+    for together in (True, False):
+        parts = parts_of(talks, together)
+        assert sorted(row for part in parts for row in part) == list(range(len(talks))) and len(parts) > 2
+        longest = [max(sum(len(message["content"]) for message in talks[row]) for row in part) for part in parts]
+        assert longest[0] == max(longest) and longest[-1] == min(longest)
+        where = {row: number for number, part in enumerate(parts) for row in part}
+        families = {talks[row][0]["content"] for row in where}
+        if together:
+            assert all(len({where[r] for r in where if talks[r][0]["content"] == f}) == 1 for f in families)
+    assert parts_of(talks, True) == parts_of(talks[:], True)
+
+
 @pytest.mark.parametrize(
     "padded, expected", [(True, [[40], [12, 10], [9, 5], [3]]), (False, [[40], [12, 10], [9, 5, 3]])]
 )
@@ -161,10 +319,10 @@ def test_a_wrong_head_is_noticed(reward_model, monkeypatch):
     model = encoder(reward_model)
     ids, table = model.tokens(TALKS)[0], model.embed(TALKS)
     model.check_head(ids[0], table[0])
-    with pytest.raises(InputError, match="but the model says"):
+    with pytest.raises(InputError, match=r"but the model says"):
         model.check_head(ids[0], table[1])
     monkeypatch.setattr(Encoder, "head", torch.randn(32, 1))
-    with pytest.raises(InputError, match="but the model says"):  # before the second batch is embedded
+    with pytest.raises(InputError, match=r"but the model says"):  # before the second batch is embedded
         encoder(reward_model, batch_tokens=1).embed(TALKS)
 
 

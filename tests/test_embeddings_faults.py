@@ -1,0 +1,258 @@
+"""What can happen to a long embedding run, really done to it: killed, out of disk, damaged, started twice, half dead.
+
+As a script (`MODEL PATH FAULT [RANK]`) this file is the run that something happens to.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import embeddings
+import utils
+from embeddings import Encoder, embed_split, exchange
+from utils import InputError, load_split, start
+
+ANIMALS = ("cat", "dog", "friend", "mat")
+PART_BYTES, PARTS = 250, 8  # bytes of text in a part, and how many parts the text below then has
+DIED = -signal.SIGKILL
+
+
+def a_frame(animals=ANIMALS):
+    rows = []
+    for number, animal in enumerate(animals * 3):
+        prompt = f"question {number}: " + f"where is the {animal}? " * (1 + number % 5)
+        chosen, rejected = (exchange(prompt, f"{word}, the {animal} sat on it") for word in ("yes", "no"))
+        rows.append({"user_id": f"u{number % 2}", "prompt": str(number), "chosen": chosen, "rejected": rejected})
+    return pd.DataFrame(rows)
+
+
+def embed(model, path, frame=None, **options):
+    torch.set_num_threads(1)  # as torchrun sets it: sums are then added in one order
+    embed_split(
+        path, a_frame() if frame is None else frame, Encoder(str(model), "last", torch.device("cpu"), **options)
+    )
+
+
+def fault(kind, path, victim):
+    """Arrange that it happens to the process `victim`."""
+    saved, save_file = [], embeddings.save_file
+
+    def die(*_, **__):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def save(tensors, file, metadata):
+        if utils.rank() == victim and len(saved) == 2 and kind == "killed":
+            Path(file).write_bytes(b"half a part")
+            die()
+        if utils.rank() == victim and len(saved) == 2 and kind == "full":
+            fill_disk(Path(path).parent / "filler")
+        if kind == "slow":
+            time.sleep(0.5)
+        saved.append(file)
+        save_file(tensors, file, metadata)
+
+    embeddings.save_file = save
+    if kind == "killed in merge":
+        utils.write_blocks = die
+    if kind == "killed in cleaning":
+        shutil.rmtree = die
+
+
+def fill_disk(path):
+    with open(path, "wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(b"x" * 4096)
+        except OSError as error:
+            print("filled:", error)
+
+
+if __name__ == "__main__":
+    embeddings.PART_BYTES = PART_BYTES
+    fault(sys.argv[3], sys.argv[2], int(sys.argv[4]) if len(sys.argv) > 4 else 0)
+    start(lambda: embed(*sys.argv[1:3]))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(embeddings, "PART_BYTES", PART_BYTES)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(reward_model, tmp_path_factory):
+    """The bytes of a run to which nothing happens."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embeddings, "PART_BYTES", PART_BYTES)
+        embed(reward_model, folder / "train")
+    return bytes_of(folder / "train")
+
+
+def bytes_of(path):
+    return Path(f"{path}.safetensors").read_bytes(), Path(f"{path}.parquet").read_bytes()
+
+
+def run_here(model, path, kind, *victim, processes=0):
+    """This file as a script: (exit status, stdout, stderr)."""
+    command = [sys.executable, *(["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes else [])]
+    command += [__file__, str(model), str(path), kind, *map(str, victim)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+def parts(path):
+    return sorted(Path(f"{path}.parts").glob("0*.safetensors"))
+
+
+def assert_done(path, undisturbed):
+    assert bytes_of(path) == undisturbed
+    assert sorted(file.name for file in path.parent.iterdir()) == ["train.parquet", "train.safetensors"]
+
+
+def test_a_run_killed_in_the_middle_of_a_part_goes_on(reward_model, tmp_path, undisturbed, capsys):
+    path = tmp_path / "train"
+    assert run_here(reward_model, path, "killed")[0] == DIED
+    assert len(parts(path)) == 2 and not path.with_suffix(".safetensors").exists()
+    assert len(list(Path(f"{path}.parts").glob("*.tmp"))) == 1  # the half
+    times = [file.stat().st_mtime_ns for file in parts(path)]
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embeddings, "merge", lambda *_: seen.extend(parts(path)))
+        embed(reward_model, path)
+    assert f"2 of {PARTS} parts are there already" in capsys.readouterr().out
+    assert len(seen) == PARTS and [file.stat().st_mtime_ns for file in seen[:2]] == times  # kept, not made again
+    embed(reward_model, path)
+    assert_done(path, undisturbed)
+
+
+@pytest.mark.parametrize("kind", ["killed in merge", "killed in cleaning"])
+def test_a_run_killed_at_its_end_loses_nothing(reward_model, tmp_path, undisturbed, kind, monkeypatch, capsys):
+    path = tmp_path / "train"
+    assert run_here(reward_model, path, kind)[0] == DIED
+    assert len(parts(path)) == PARTS
+    monkeypatch.setattr(Encoder, "forward", lambda *_: pytest.fail("computed again"))
+    embed(reward_model, path)
+    assert_done(path, undisturbed)
+    embed(reward_model, path)
+    assert capsys.readouterr().out.strip().endswith("done already")
+
+
+def test_a_full_disk_ends_it_with_one_line_and_it_goes_on(reward_model, tmp_path, undisturbed):
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", tmp_path], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
+    try:
+        path = tmp_path / "train"
+        status, out, err = run_here(reward_model, path, "full")
+        last = err.strip().splitlines()[-1]
+        assert status == 2 and "No space left on device" in out and "Traceback" not in err
+        assert "error: " in last and "cannot be written" in last and "No space left" in last and "parts" in last
+        assert len(parts(path)) == 2 and not list(Path(f"{path}.parts").glob("*.tmp"))
+        (tmp_path / "filler").unlink()
+        embed(reward_model, path)
+        assert_done(path, undisturbed)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def interrupted(model, path, **options):
+    """Two parts are finished, then Ctrl-C."""
+    saved, save_part = [], embeddings.save_part
+
+    def save(*args):
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        saved.append(save_part(*args))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embeddings, "save_part", save)
+        with pytest.raises(KeyboardInterrupt):
+            embed(model, path, **options)
+    return parts(path)
+
+
+def test_damaged_parts_are_made_again(reward_model, tmp_path, undisturbed, capsys):
+    path = tmp_path / "train"
+    first, second = interrupted(reward_model, path)
+    whole = first.read_bytes()
+    first.write_bytes(whole[: len(whole) // 2])  # cut off
+    second.write_bytes(second.read_bytes()[:-40] + bytes(40))  # as long as it was, zeros at its end
+    embed(reward_model, path)
+    out = capsys.readouterr().out
+    assert f"{first} is damaged: computed again" in out and f"{second} is damaged: computed again" in out
+    assert_done(path, undisturbed)
+
+
+def test_a_second_process_on_the_same_output_is_refused(reward_model, tmp_path, undisturbed):
+    path = tmp_path / "train"
+    slow = subprocess.Popen([sys.executable, __file__, reward_model, path, "slow"], stderr=subprocess.DEVNULL)
+    while not parts(path):
+        assert slow.poll() is None
+        time.sleep(0.05)
+    with pytest.raises(InputError, match=rf"train.parts is being written by process {slow.pid} on .*; wait, or"):
+        embed(reward_model, path)
+    assert slow.wait(60) == 0
+    assert_done(path, undisturbed)
+
+
+def test_two_processes_make_what_one_makes_and_one_may_die(reward_model, tmp_path, undisturbed):
+    path = tmp_path / "train"
+    status, _, err = run_here(reward_model, path, "killed", 1, processes=2)
+    assert status == 1 and "Signal 9 (SIGKILL)" in err
+    assert 2 <= len(parts(path)) < PARTS  # what was finished is kept
+    status, out, err = run_here(reward_model, path, "nothing", processes=2)
+    assert status == 0, err
+    assert out.count("parts are there already") == 1 and out.count("texts and ") == 1  # the first process speaks
+    assert_done(path, undisturbed)
+
+
+def test_a_run_that_was_begun_in_another_way_is_refused(reward_model, tmp_path):
+    path, model = tmp_path / "data/train", tmp_path / "model"
+    shutil.copytree(reward_model, model)
+    finished = interrupted(model, path)
+    for options, words in (
+        ({"dtype": "bfloat16"}, "whose dtype is 'torch.float32', not 'torch.bfloat16'"),
+        ({"max_length": 100}, "whose max_length is '0', not '100'"),
+        ({"share": False}, "whose share is True, not False"),
+        ({"frame": a_frame(ANIMALS[:3])}, "whose fingerprint of the text is"),
+        ({"frame": a_frame((*ANIMALS[:3], "bird"))}, "whose fingerprint of the text is"),
+    ):
+        with pytest.raises(InputError, match=words):
+            embed(model, path, **options)
+    for file, change in (
+        ("chat_template.jinja", lambda old: old.replace(b"<|end|>", b"<|end|> ")),
+        ("model.safetensors", lambda old: old[:-5000] + bytes(5000)),  # trained on, in the same place
+    ):
+        before = (model / file).read_bytes()
+        (model / file).write_bytes(change(before))
+        with pytest.raises(InputError, match=r"train.parts holds an interrupted run whose version is"):
+            embed(model, path)
+        (model / file).write_bytes(before)
+    assert parts(path) == finished
+    embed(model, path, batch_tokens=100)  # less memory is no other run
+    assert len(load_split(path, "").table) == 24
+
+
+def test_too_little_disk_is_known_before_the_start(reward_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 4000))
+    monkeypatch.setattr(Encoder, "forward", lambda *_: pytest.fail("begun"))
+    with pytest.raises(InputError, match=r"train.parts: needs 0.01 MB of disk, 0.00 MB are free"):
+        embed(reward_model, tmp_path / "train")
