@@ -356,9 +356,9 @@ def load_split(path, made_by, columns=("chosen", "rejected")):
         if not Path(file).exists():
             raise InputError(f"{file} is missing; make it with: {made_by}")
     try:
-        with safe_open(f"{path}.safetensors", framework="pt") as file:
+        with safe_open(f"{path}.safetensors", framework="np") as file:  # "pt" would claim memory for the whole file
             table, header = mapped(f"{path}.safetensors", "embeddings"), file.metadata() or {}
-            head = file.get_tensor("head") if "head" in file.keys() else None  # noqa: SIM118, not a dict
+            head = torch.from_numpy(file.get_tensor("head")) if "head" in file.keys() else None  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"{path}.safetensors is damaged ({error}); delete it and run again: {made_by}") from error
     try:
@@ -463,7 +463,7 @@ class Rows:
         """(X.T @ G).T, over the rows of all processes, block by block in their order. (n, P) -> (P, d)"""
         G_main, G_rest = G[: ROW_BLOCKS * self.r], G[ROW_BLOCKS * self.r :]
         if self.main is not None:
-            Gt = G_main.view(ROW_BLOCKS, self.r, -1)[self.mine].transpose(1, 2).contiguous()
+            Gt = G_main.view(ROW_BLOCKS, self.r, G.shape[1])[self.mine].transpose(1, 2).contiguous()
             grads = torch.bmm(Gt, self.main)  # (b, P, r) @ (b, r, d) -> (b, P, d)
         else:
             grads = G.new_zeros(self.counts[rank()], G.shape[1], self.d)
@@ -485,14 +485,16 @@ def memory(device):
     """Bytes that this process can have: of its GPU, or of the machine within the limits that are set."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of this run on this machine
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / beside]
-    limits += [
-        limit for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA) if (limit := resource.getrlimit(kind)[0]) > 0
-    ]
+    page, beside = os.sysconf("SC_PAGE_SIZE"), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    limits = [page * os.sysconf("SC_PHYS_PAGES") / beside]  # processes of this run share a machine
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # of a container
         if Path(file).exists() and (text := Path(file).read_text().strip()).isdigit():
             limits.append(int(text) / beside)
+    if Path("/proc/self/statm").exists():
+        used = [page * int(pages) for pages in Path("/proc/self/statm").read_text().split()]
+        for kind, taken in ((resource.RLIMIT_AS, used[0]), (resource.RLIMIT_DATA, used[5])):  # ulimit -v and -d
+            if (limit := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
+                limits.append(limit - taken)
     return min(limits)
 
 
