@@ -39,9 +39,12 @@ from tqdm import tqdm
 
 from utils import InputError, Split, from_first, pick_device, rank, save_split, summed, world, written_whole
 
+GPU_BATCH = 2**14  # tokens at a time that keep a GPU busy
+CPU_BATCH = 2**11  # tokens at a time whose states a CPU's cache and allocator handle best
 PART_BYTES = 2**19  # of text in a part, about what a crash may cost: seconds of a GPU, minutes of a CPU
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, no tokenizer takes it
 ALONG_PATHS = "along_paths"  # name under which transformers knows the attention of packed conversations
+TEMPLATE_DATE = "26 Jul 2024"  # where a template writes today's, as Llama's: vectors must not depend on the day
 CHECK_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of 1 + |logit|: rounding
 MODEL_FILES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}  # of a local folder, that vectors depend on
 SAMPLE, SAMPLES = 2**16, 64  # bytes of a file that are hashed at a time, and how many times
@@ -265,7 +268,7 @@ class Encoder:
     """A frozen model that turns conversations into vectors; loaded when first used.
 
     name: Hub name or local folder; pooling: "last" or "mean"; max_length: tokens, 0 = what the model takes;
-    dtype: "auto" (bfloat16 on a GPU, float32 on a CPU) or its name; batch_tokens: at a time, padding included;
+    dtype: "auto" (bfloat16 on a GPU, float32 on a CPU) or its name; batch_tokens: at a time, 0 = automatic;
     share: compute a beginning that conversations have in common once and pack without padding; else the plain way, with
     the attention kernel named by `attention`; head_name: module of the checkpoint with the reward head.
     """
@@ -276,7 +279,7 @@ class Encoder:
     dtype: str = "auto"
     attention: str = "sdpa"
     max_length: int = 0
-    batch_tokens: int = 16384
+    batch_tokens: int = 0
     share: bool = True
     head_name: str = "score"
 
@@ -285,8 +288,8 @@ class Encoder:
             raise InputError(f"pooling = {self.pooling}: use last (reward model) or mean (text encoder)")
         automatic = "bfloat16" if self.device.type == "cuda" else "float32"
         self.dtype = getattr(torch, automatic if self.dtype == "auto" else self.dtype, None)
-        if self.batch_tokens < 1:
-            raise InputError(f"batch_tokens = {self.batch_tokens}: at least 1")
+        self.tree_tokens = self.batch_tokens or GPU_BATCH
+        self.batch_tokens = self.batch_tokens or (GPU_BATCH if self.device.type == "cuda" else CPU_BATCH)
         if self.dtype not in CHECK_TOLERANCE:
             raise InputError("dtype: use auto, float32, bfloat16 or float16")
         self.packs = self.share and self.pooling == "last"  # a text encoder sees what follows: nothing to share
@@ -371,6 +374,8 @@ class Encoder:
         import transformers
 
         transformers.logging.set_verbosity_error()
+        if rank() > 0:
+            transformers.utils.logging.disable_progress_bar()
         try:
             return auto_class.from_pretrained(self.name, **options)
         except (OSError, ValueError, ImportError, SafetensorError) as error:
@@ -394,7 +399,8 @@ class Encoder:
         from jinja2 import TemplateError
 
         try:
-            texts = [self.tokenizer.apply_chat_template(c, tokenize=False) for c in conversations]
+            options = {"tokenize": False, "date_string": TEMPLATE_DATE}
+            texts = [self.tokenizer.apply_chat_template(c, **options) for c in conversations]
         except TemplateError as error:
             raise InputError(f"the chat template of {self.name} refuses a conversation: {error}") from error
         # the template writes its own special tokens; twice would be wrong
@@ -443,7 +449,7 @@ class Encoder:
             families = {}
             for i, conversation in enumerate(conversations):
                 families.setdefault(conversation[0]["content"], []).append(i)
-            trees = [tree for family in families.values() for tree in plant(family, ids, self.batch_tokens)]
+            trees = [tree for family in families.values() for tree in plant(family, ids, self.tree_tokens)]
         else:
             trees = [tree for i in range(len(ids)) for tree in plant([i], ids)]
         found = list(batches(trees, self.batch_tokens, padded=not self.packs))

@@ -23,7 +23,6 @@ import json
 import math
 import os
 import re
-import resource
 import subprocess
 import sys
 import warnings
@@ -491,6 +490,8 @@ def memory(device):
         if Path(file).exists() and (text := Path(file).read_text().strip()).isdigit():
             limits.append(int(text) / beside)
     if Path("/proc/self/statm").exists():
+        import resource
+
         used = [page * int(pages) for pages in Path("/proc/self/statm").read_text().split()]
         for kind, taken in ((resource.RLIMIT_AS, used[0]), (resource.RLIMIT_DATA, used[5])):  # ulimit -v and -d
             if (limit := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:

@@ -120,7 +120,7 @@ def embedded(shared, encoder):
     columns["pair"] = ["|".join(sorted((row["chosen_id"], row["rejected_id"]))) for row in rows]
     for side in ("chosen", "rejected"):
         columns[side] = [exchange(row["prompt"], row[side]) for row in rows]
-    model = Encoder(encoder, "mean", torch.device("cpu"), "auto", "sdpa", 0, 16384, True)
+    model = Encoder(encoder, "mean", torch.device("cpu"))
     embed_split(data / "arguments", pd.DataFrame(columns), model)
     arguments, tldr = load_split(data / "arguments", "this"), load_split(data / "tldr/validation", "this")
     return {

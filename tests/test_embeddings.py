@@ -456,8 +456,6 @@ def test_a_reward_model_needs_a_chat_template_and_a_score_head(reward_model, tex
         encoder(tmp_path / "nothing").embed(TALKS)
     with pytest.raises(InputError, match="pooling = max"):
         encoder(reward_model, "max")
-    with pytest.raises(InputError, match="batch_tokens = 0"):
-        encoder(reward_model, batch_tokens=0)
     with pytest.raises(InputError, match="dtype: use auto"):
         encoder(reward_model, dtype="int8")
 
