@@ -570,7 +570,7 @@ class Tally:
     def begin(self, part):
         if self.bar is None:  # the model is loaded, the first part is tokenised
             self.start = time.monotonic()
-            options = {"desc": "embedding", "unit": "B", "unit_scale": True, "leave": False}
+            options = {"desc": "embedding", "unit": "B", "unit_scale": True, "leave": False, "mininterval": 1}
             self.bar = tqdm(total=self.size, disable=rank() > 0, **options)
         for name, count in part._asdict().items():
             if name != "batches":
@@ -778,8 +778,9 @@ def embed_split(path, frame, encoder, columns=("chosen", "rejected"), made_from=
         def prepare():
             if not finished(path, encoder, fingerprint):
                 held.enter_context(claimed(folder))
-                width = encoder.num_features * encoder.dtype.itemsize
-                return begin(path, folder, keys, manifest, [width * len(rows) for rows in parts])
+                if not finished(path, encoder, fingerprint):  # by a process that has ended just now
+                    width = encoder.num_features * encoder.dtype.itemsize
+                    return begin(path, folder, keys, manifest, [width * len(rows) for rows in parts])
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed on its last line
             print(f"{path}: done already")
             return None
