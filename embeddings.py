@@ -37,14 +37,26 @@ from safetensors.torch import save_file
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from utils import InputError, Split, from_first, pick_device, rank, save_split, summed, world, written_whole
+from utils import (
+    InputError,
+    Split,
+    by_first_process,
+    from_first,
+    pick_device,
+    rank,
+    save_split,
+    summed,
+    world,
+    written_whole,
+)
 
 GPU_BATCH = 2**14  # tokens at a time that keep a GPU busy
 CPU_BATCH = 2**11  # tokens at a time whose states a CPU's cache and allocator handle best
 PART_BYTES = 2**19  # of text in a part, about what a crash may cost: seconds of a GPU, minutes of a CPU
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, no tokenizer takes it
 ALONG_PATHS = "along_paths"  # name under which transformers knows the attention of packed conversations
-TEMPLATE_DATE = "26 Jul 2024"  # where a template writes today's, as Llama's: vectors must not depend on the day
+TEMPLATE_DATE = "26 Jul 2024"  # where a template writes today's: vectors must not depend on the day
+FIXED_DATE = f"{{% macro strftime_now(format) %}}{TEMPLATE_DATE}{{% endmacro %}}"  # for those that look at the clock
 CHECK_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of 1 + |logit|: rounding
 MODEL_FILES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}  # of a local folder, that vectors depend on
 SAMPLE, SAMPLES = 2**16, 64  # bytes of a file that are hashed at a time, and how many times
@@ -106,6 +118,12 @@ def distinct(conversations):
 # ------------------------------------------------------------------------------------------------------------------
 
 
+def opening(conversation):
+    """Messages up to the first of the user, as what conversations have in common that are computed together."""
+    users = [i for i, message in enumerate(conversation) if message["role"] == "user"]
+    return json.dumps(conversation[: users[0] + 1 if users else 1])
+
+
 class Tree(NamedTuple):
     """Token lists packed depth first, so that each shared beginning stands once.
 
@@ -160,7 +178,8 @@ def tokens_of(batch, padded):
 
 def out_of_memory(error):
     """Whether a RuntimeError is that of a GPU or CPU without enough memory."""
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    told = ("out of memory", "allocate memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in told)
 
 
 def halves(batch):
@@ -237,7 +256,7 @@ def attention_along_paths(
         raise InputError("this model does not hand on how its conversations are packed: use --no-share")
     parts, eager = packing
     kernel = sys.modules[type(module).__module__].eager_attention_forward if eager else sdpa_attention_forward
-    result = torch.empty_like(query[0].transpose(0, 1))  # (t, heads, width)
+    result = query.new_empty(query.shape[2], query.shape[1], value.shape[3])  # (t, heads, width)
     for part in parts:
         mask = part.mask(sliding_window, query.dtype if eager else None)
         q, k, v = (x[0][:, at].transpose(0, 1) for x, at in ((query, part.row), (key, part.path), (value, part.path)))
@@ -293,6 +312,10 @@ class Encoder:
         if self.dtype not in CHECK_TOLERANCE:
             raise InputError("dtype: use auto, float32, bfloat16 or float16")
         self.packs = self.share and self.pooling == "last"  # a text encoder sees what follows: nothing to share
+        if self.packs and self.attention not in ("sdpa", "eager"):
+            raise InputError(
+                f"attention = {self.attention}: only with --no-share; packed conversations need sdpa or eager"
+            )
         self.fits = math.inf  # tokens that a batch may have since the memory did not suffice for more
         self.checked = False
 
@@ -303,10 +326,22 @@ class Encoder:
         return settings | {"max_length": self.max_length, "head": self.head_name if self.pooling == "last" else None}
 
     @cached_property
+    def revision(self):
+        """The Hub's commit that everything is loaded from, the newest that is to be had here; None for a folder."""
+        from transformers.utils.hub import cached_file, extract_commit_hash
+
+        if Path(self.name).is_dir():
+            return None
+        try:
+            return extract_commit_hash(cached_file(self.name, "config.json"), None)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+
+    @cached_property
     def version(self):
         """The Hub's commit, or a hash of a local folder: weights by samples, tokenizer and template whole."""
         if not Path(self.name).is_dir():
-            return self.config._commit_hash
+            return self.revision
         digest = hashlib.sha256()
         for file in sorted(f for f in Path(self.name).iterdir() if f.suffix in MODEL_FILES):
             size = file.stat().st_size
@@ -326,6 +361,8 @@ class Encoder:
             raise InputError(
                 f"{self.name} has no chat template, so it is no reward model; a text encoder needs --pooling mean"
             )
+        if self.pooling == "last" and "strftime_now" in str(tokenizer.chat_template):
+            tokenizer.chat_template = FIXED_DATE + tokenizer.chat_template
         return tokenizer
 
     @cached_property
@@ -337,7 +374,7 @@ class Encoder:
             self.attention = "eager"
         options = {"dtype": self.dtype, "attn_implementation": self.attention, "output_loading_info": True}
         if self.pooling == "mean":
-            return self.loaded(AutoModel, **options)[0].to(self.device).eval()
+            return self.placed(self.loaded(AutoModel, **options)[0])
         if self.head_name != "score":
             options |= {"key_mapping": {rf"^{re.escape(self.head_name)}\.": "score."}, "num_labels": 1}
         model, report = self.loaded(AutoModelForSequenceClassification, **options)
@@ -352,7 +389,15 @@ class Encoder:
         if self.packs:
             AttentionInterface.register(ALONG_PATHS, attention_along_paths)
             model.set_attn_implementation(ALONG_PATHS)
-        return model.to(self.device).eval()
+        return self.placed(model)
+
+    def placed(self, model):
+        try:
+            return model.to(self.device).eval()
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise InputError(f"{self.name} does not fit the memory of {self.device}") from error
 
     @cached_property
     def config(self):
@@ -377,9 +422,10 @@ class Encoder:
         if rank() > 0:
             transformers.utils.logging.disable_progress_bar()
         try:
-            return auto_class.from_pretrained(self.name, **options)
+            return auto_class.from_pretrained(self.name, revision=self.revision or "main", **options)
         except (OSError, ValueError, ImportError, SafetensorError) as error:
-            raise InputError(f"{self.name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+            hint = "; try --attention eager" if "attention" in str(error) else ""
+            raise InputError(f"{self.name} cannot be loaded: {str(error).strip().splitlines()[0]}{hint}") from error
 
     # ---------------------------------------------------------------------------------------------------- tokens ---
 
@@ -448,7 +494,7 @@ class Encoder:
         if self.packs:
             families = {}
             for i, conversation in enumerate(conversations):
-                families.setdefault(conversation[0]["content"], []).append(i)
+                families.setdefault(opening(conversation), []).append(i)
             trees = [tree for family in families.values() for tree in plant(family, ids, self.tree_tokens)]
         else:
             trees = [tree for i in range(len(ids)) for tree in plant([i], ids)]
@@ -480,8 +526,8 @@ class Encoder:
         own = pad_sequence([torch.ones(len(tree.tokens)) for tree in batch], batch_first=True).to(self.device)
         states = self.model.base_model(input_ids=tokens, attention_mask=own.long()).last_hidden_state  # (b, t, d)
         if self.pooling == "mean":
-            weights = (own / own.sum(1, keepdim=True)).to(states.dtype)  # (b, t)
-            return (weights.unsqueeze(1) @ states).squeeze(1).cpu()  # (b, 1, t) @ (b, t, d) -> (b, d)
+            weights = (own / own.sum(1, keepdim=True)).unsqueeze(1)
+            return (weights @ states.float()).squeeze(1).to(states.dtype).cpu()  # (b, 1, t) @ (b, t, d) -> (b, d)
         return states[torch.arange(len(batch)), own.sum(1).long() - 1].cpu()
 
     def vectors(self, batch):
@@ -496,7 +542,10 @@ class Encoder:
         parts = halves(batch)
         if size <= self.fits:
             self.fits = max(tokens_of(part, not self.packs) for part in parts)
-            tqdm.write(f"not enough memory for {size} tokens at a time: {self.fits} from here on (--batch_tokens)")
+            tqdm.write(
+                f"not enough memory for {size} tokens at a time: {self.fits} from here on (--batch_tokens)",
+                file=sys.stderr,
+            )
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return torch.cat([self.vectors(part) for part in parts])
@@ -514,10 +563,16 @@ class Encoder:
             hint = "; its attention may not be plainly causal: try --no-share" if self.packs else ""
             raise InputError(f"{self.name}: embedding @ head is {product:.5f} but the model says {logit:.5f}{hint}")
 
-    def check(self, tree, vectors):
-        """check_head of the longest conversation of a tree and of the last one, which shares the most."""
-        for row in {int(np.argmax([len(path) for path in tree.paths])), len(tree.paths) - 1}:
-            self.check_head([tree.tokens[i] for i in tree.paths[row]], vectors[row])
+    def check(self, tokens):
+        """InputError unless the head is right for a conversation, and for one that branches off it, beside another."""
+        tokens = tokens[: max(self.tree_tokens // 2, 64)]
+        batch = [tree for ids in (tokens[:16], tokens) for tree in plant([0], {0: ids})]
+        if self.packs:
+            batch[1:] = plant([0, 1], {0: tokens, 1: np.delete(tokens, len(tokens) // 2)})
+        paths = [(tree, path) for tree in batch for path in tree.paths]
+        for (tree, path), vector in zip(paths, self.vectors(batch)):
+            self.check_head([tree.tokens[i] for i in path], vector)
+        self.checked = True
 
     def embed_parts(self, parts, tally):
         """Yield the vectors (c, d) of lists of conversations, list by list, in the model's dtype.
@@ -538,8 +593,10 @@ class Encoder:
                 for batch in part.batches:
                     vectors, members = self.vectors(batch), [i for tree in batch for i in tree.members]
                     if not self.checked and self.pooling == "last":
-                        self.check(batch[0], vectors)
-                        self.checked = True
+                        tree, path = max(
+                            ((tree, path) for tree in batch for path in tree.paths), key=lambda t: len(t[1])
+                        )
+                        self.check(np.array(tree.tokens, dtype=np.int32)[path])
                     table = vectors.new_empty(len(conversations), vectors.shape[1]) if table is None else table
                     table[members] = vectors
                     tally.add(batch, [conversations[i] for i in members])
@@ -621,10 +678,10 @@ def text_bytes(conversation):
 
 def parts_of(conversations, together):
     """Row numbers in parts of about PART_BYTES of text, the longest conversations first, so that the first batch shows
-    whether the memory is enough. Conversations with the same first message stay `together`, and count it once."""
+    whether the memory is enough. Conversations with the same opening stay `together`, and count it once."""
     families = {}
     for row, conversation in enumerate(conversations):
-        families.setdefault(conversation[0]["content"] if together else row, []).append(row)
+        families.setdefault(opening(conversation) if together else row, []).append(row)
     sizes, parts, filled = {}, [], math.inf
     for key, rows in families.items():
         messages = {message["content"] for row in rows for message in conversations[row]}
@@ -649,6 +706,8 @@ def claimed(folder):
             file.seek(0)
             owner = file.read()
             raise InputError(f"{folder} is being written by {owner}; wait, or choose another --data") from error
+        except OSError as error:
+            print(f"{folder} cannot be locked on this file system ({error}): start no second process on it")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -662,7 +721,7 @@ def part_key(fingerprint, rows):
 def save_part(file, key, vectors, head):
     tensors = {"vectors": vectors} | ({} if head is None else {"head": head})
     with written_whole(file) as temporary:
-        save_file(tensors, temporary, {"key": key, "sha256": hash_of(vectors)})
+        save_file(tensors, temporary, {"key": key, "sha256": hash_of(vectors, head)})
 
 
 def read_part(file, key):
@@ -673,11 +732,14 @@ def read_part(file, key):
             head = opened.get_tensor("head") if "head" in opened.keys() else None  # noqa: SIM118, not a dict
     except (SafetensorError, OSError):
         return None
-    return (vectors, head) if (header.get("key"), header.get("sha256")) == (key, hash_of(vectors)) else None
+    return (vectors, head) if (header.get("key"), header.get("sha256")) == (key, hash_of(vectors, head)) else None
 
 
-def hash_of(vectors):
-    return hashlib.sha256(vectors.contiguous().view(torch.uint8).numpy()).hexdigest()
+def hash_of(*tensors):
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(b"" if tensor is None else tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def finished(path, encoder, fingerprint):
@@ -694,7 +756,9 @@ def finished(path, encoder, fingerprint):
             f"{path}.safetensors was made with {found.get('model')}, this run has {encoder.identity};"
             " use the same settings or another --data"
         )
-    if found.get("fingerprint") != fingerprint:
+    if "fingerprint" not in found:
+        raise InputError(f"{path}.safetensors is not of this script, or of an older version; delete it and start again")
+    if found["fingerprint"] != fingerprint:
         raise InputError(
             f"{path}.safetensors was made of other text, perhaps with another --limit;"
             " delete it and its .parquet, or choose another --data"
@@ -724,7 +788,7 @@ def begin(path, folder, keys, manifest, part_bytes):
         if read_part(file, key) is None:
             pending.append(number)
             if file.exists():
-                print(f"{file} is damaged: computed again")
+                print(f"{file} is damaged, or of another version: computed again")
     if len(pending) < len(keys):
         print(f"{len(keys) - len(pending)} of {len(keys)} parts are there already")
     needed, free = sum(part_bytes[i] for i in pending) + sum(part_bytes), shutil.disk_usage(folder).free
@@ -738,7 +802,7 @@ def part_file(folder, number):
 
 
 def merge(path, folder, parts, keys, split, fingerprint):
-    """Put the parts together to the Split at PATH, and delete them."""
+    """Put the parts together to the Split at PATH."""
 
     def blocks():
         for number, (rows, key) in enumerate(zip(parts, keys)):
@@ -749,7 +813,12 @@ def merge(path, folder, parts, keys, split, fingerprint):
 
     (_, head) = read_part(part_file(folder, 0), keys[0]) or (None, None)
     save_split(path, split._replace(head=head), blocks(), fingerprint=fingerprint)
-    shutil.rmtree(folder)
+
+
+@by_first_process
+def clean_up(folder):
+    """Delete the parts of a table that is there, the lock being given back: a new owner finds the table."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def embed_split(path, frame, encoder, columns=("chosen", "rejected"), made_from=""):
@@ -781,13 +850,12 @@ def embed_split(path, frame, encoder, columns=("chosen", "rejected"), made_from=
                 if not finished(path, encoder, fingerprint):  # by a process that has ended just now
                     width = encoder.num_features * encoder.dtype.itemsize
                     return begin(path, folder, keys, manifest, [width * len(rows) for rows in parts])
-            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed on its last line
             print(f"{path}: done already")
             return None
 
         pending = from_first(prepare)
         if pending is None:
-            return
+            return clean_up(folder)
         print(f"{path}: {len(frame)} rows, {len(conversations)} distinct conversations")
         mine = pending[rank() :: world()]
         to_do = [[conversations[i] for i in parts[number]] for number in mine]
@@ -798,3 +866,4 @@ def embed_split(path, frame, encoder, columns=("chosen", "rejected"), made_from=
         table = torch.empty(shape, dtype=encoder.dtype, device="meta")
         split = Split(table, frame, None, str(encoder.identity), made_from)
         from_first(lambda: merge(path, folder, parts, keys, split, fingerprint))
+    clean_up(folder)

@@ -136,6 +136,17 @@ def gathered(blocks, counts):
     return torch.cat([part[:count] for part, count in zip(parts, counts)])
 
 
+def as_first(*tensors):
+    """The first process's values, in place, in all of them: no last bit may decide differently in two processes."""
+    if world() > 1:
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        with together():
+            dist.broadcast(flat, 0)
+        for tensor, values in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+            tensor.copy_(values.view_as(tensor))
+    return tensors
+
+
 def by_first_process(function):
     """For what is written or drawn once, whatever the number of processes."""
     return wraps(function)(lambda *args, **options: function(*args, **options) if rank() == 0 else None)
@@ -323,7 +334,7 @@ def write_blocks(path, tensors, blocks, metadata):
         for name, tensor in tensors.items():
             if name != "embeddings":
                 file.seek(start + header[name]["data_offsets"][0])
-                file.write(tensor.view(torch.uint8).numpy())
+                file.write(tensor.flatten().view(torch.uint8).numpy())
         width = tensors["embeddings"].shape[1] * tensors["embeddings"].element_size()
         for rows, vectors in blocks:
             for row, vector in zip(rows, vectors.view(torch.uint8).numpy()):
@@ -412,7 +423,7 @@ class Rows:
         self.begin, self.end = first * self.r, self.n if rank() == world() - 1 else (first + count) * self.r
         needed = (self.end - self.begin) * self.d * self.like.element_size()
         most = memory(like.device) / 2
-        self.held = data.differences(like, slice(self.begin, self.end)) if needed <= most else None
+        self.held = data.differences(like, slice(self.begin, self.end)) if needed <= most or not self.r else None
         self.main = None if self.held is None else self.held[: count * self.r].view(count, self.r, self.d)
         self.rest = data.differences(like, slice(ROW_BLOCKS * self.r, self.n))
         if self.held is None:
@@ -483,12 +494,18 @@ class Rows:
 def memory(device):
     """Bytes that this process can have: of its GPU, or of the machine within the limits that are set."""
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
+        return torch.cuda.mem_get_info(device)[0]
     page, beside = os.sysconf("SC_PAGE_SIZE"), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     limits = [page * os.sysconf("SC_PHYS_PAGES") / beside]  # processes of this run share a machine
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # of a container
-        if Path(file).exists() and (text := Path(file).read_text().strip()).isdigit():
-            limits.append(int(text) / beside)
+    groups = Path("/proc/self/cgroup").read_text().split() if Path("/proc/self/cgroup").exists() else []
+    for _, kind, path in (line.split(":", 2) for line in groups if line.count(":") > 1):  # of a container, of a job
+        if kind not in ("", "memory"):
+            continue
+        name = "memory.limit_in_bytes" if kind else "memory.max"
+        group = Path("/sys/fs/cgroup", kind, path.strip("/"))
+        for file in (folder / name for folder in (group, *group.parents)):
+            if file.exists() and (text := file.read_text().strip()).isdigit():
+                limits.append(int(text) / beside)
     if Path("/proc/self/statm").exists():
         import resource
 
@@ -504,7 +521,8 @@ class TallProduct(torch.autograd.Function):
 
     One product for all columns together, by blocks of rows, one block per core at a time: forward and backward then
     read X at close to memory speed; X.T @ G as one call can be ten times slower. Several processes exchange Z and the
-    gradients of the blocks, which are then added in the same order as by one: all else, each does alike.
+    gradients of the blocks, which are then added in the same order as by one. All else each does alike, with the first
+    one's gradients and decisions (as_first, from_first), as GPUs round anew every time.
     """
 
     @staticmethod
@@ -612,6 +630,7 @@ class LoRe(nn.Module):
             Zs = TallProduct.apply(X, *Vs)
             loss = sum(nll(Z, W) for Z, W in zip(Zs, Ws)) + sum(m.penalty() for m in models)  # Eq. 10, fit by fit
             loss.backward()
+            as_first(*(parameter.grad for parameter in (*Ws, *Vs)))
             optimizer.step()
 
     @staticmethod
@@ -647,11 +666,13 @@ class LoRe_regularized(LoRe):
             Zs = TallProduct.apply(X, *Vs)  # serves both halves of the step: V moves only at its end
             adam_W.zero_grad()
             sum(nll(Z.detach(), W) for Z, W in zip(Zs, Ws)).backward()
+            as_first(*(W.grad for W in Ws))
             adam_W.step()
             adam_V.zero_grad()
             loss = sum(nll(Z, W.detach()) for Z, W in zip(Zs, Ws))
             loss = loss + warm_up(step, steps) * sum(m.penalty() for m in models)
             loss.backward()
+            as_first(*(V.grad for V in Vs))
             adam_V.step()
 
     @staticmethod
@@ -872,18 +893,18 @@ def minimise(loss, theta, owner, passes, tolerance=1e-4, memory=10):
     dot = lambda a, b: a.new_zeros(len(value)).index_add_(0, owner, a * b)  # (D,), (D,) -> (F,)
 
     def evaluate(theta):
-        theta = theta.detach().requires_grad_()
+        theta = as_first(theta.detach().clone())[0].requires_grad_()
         value = loss(theta)
-        return value.detach(), torch.autograd.grad(value.sum(), theta)[0]
+        return theta.detach(), *as_first(value.detach(), torch.autograd.grad(value.sum(), theta)[0])
 
-    value, grad = evaluate(theta)
+    theta, value, grad = evaluate(theta)
     norm = dot(grad, grad).sqrt()
     history, scale = [], 1 / norm.clamp_min(1e-300)
     size, done, direction = torch.ones_like(value), norm == 0, -grad * scale[owner]
     for _ in range(passes):
         slope = dot(grad, direction)
         trial = theta + torch.where(done, 0, size)[owner] * direction
-        new_value, new_grad = evaluate(trial)
+        trial, new_value, new_grad = evaluate(trial)
         accepted = (new_value <= value + 1e-4 * size * slope) & ~done
         s, y = trial - theta, new_grad - grad
         sy, yy = dot(s, y), dot(y, y)
@@ -894,7 +915,7 @@ def minimise(loss, theta, owner, passes, tolerance=1e-4, memory=10):
         shorter = (-slope * size**2 / (2 * (new_value - value - slope * size))).clamp(0.1 * size, 0.5 * size)
         size, value = torch.where(accepted, 1, shorter), torch.where(accepted, new_value, value)
         theta, grad = (torch.where(accepted[owner], new, old) for new, old in ((trial, theta), (new_grad, grad)))
-        if done.all():
+        if from_first(lambda: bool(done.all())):  # noqa: B023
             break
         q, weights = grad, []
         for s, y, r in reversed(history):  # r = 0: no curvature known of this problem
@@ -904,7 +925,7 @@ def minimise(loss, theta, owner, passes, tolerance=1e-4, memory=10):
         for s, y, r in history:
             q = q + (weights.pop() - r * dot(y, q))[owner] * s
         direction = torch.where(accepted[owner], -q, direction)
-    return theta
+    return as_first(theta)[0]
 
 
 class RidgeProblem:
@@ -994,7 +1015,7 @@ class RidgeProblem:
         share, gained = share / share.sum(), (log_p - reference)[held]
         off = share * (gained - (share * gained).sum())
         sums = [off.new_zeros(len(key)).index_add_(0, key[held], off) for key in (self.prompt, self.user)]
-        return (share * gained).sum().item(), max(over.norm().item() for over in sums)
+        return from_first(lambda: ((share * gained).sum().item(), max(over.norm().item() for over in sums)))
 
     def corners(self, ranks, Z, p):
         """Starts of D and L: columns at the corners of a simplex in the K - 1 directions in which people differ most,
@@ -1050,7 +1071,8 @@ def common_path(problem):
     for s in COMMON_SPREADS:
         theta[1:] *= last / s  # u, so that s * u stays
         (theta,), last = problem.fit([theta], [1], s, [None], problem.fitted, FIRST_PASSES), s
-        curve.append(-(weight @ problem.log_p(*problem.solution(theta, 1, s, None)) / weight.sum()).item())
+        held_out = -(weight @ problem.log_p(*problem.solution(theta, 1, s, None)) / weight.sum()).item()
+        curve.append(from_first(lambda: held_out))  # noqa: B023
         if best is None or curve[-1] < (1 - WORTH) * best[0]:
             best = curve[-1], s, theta.clone()
         elif len(curve) > 2:  # the first two may be too strong to tell apart
@@ -1864,7 +1886,9 @@ def written_whole(path):
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())  # the name must not be there before the numbers are
         os.replace(temporary, path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
+        if getattr(error, "filename", None) is not None:
+            raise
         raise InputError(f"{path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -2007,15 +2031,18 @@ def pick_device(name):
     """auto, cpu, cuda, cuda:1 -> torch.device; each process has its own GPU. InputError: no such device."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        if device == torch.device("cuda") and world() > 1:
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
     except RuntimeError as error:
         raise InputError(f"device = {name}: use auto, cpu, cuda or cuda:1") from error
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device = {name}: use auto, cpu, cuda or cuda:1")
+    if device.type == "cuda" and world() > 1:
+        if device.index is not None:
+            raise InputError(f"device = {name}: each process takes its own GPU; use cuda or auto")
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device = {name}: this machine shows {torch.cuda.device_count()} CUDA devices")
+        raise InputError(f"device = {device}: this machine shows {torch.cuda.device_count()} CUDA devices")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     return device
 
 

@@ -11,11 +11,13 @@ this process on other texts in every round. Ratios are medians over the rounds, 
 """
 
 import argparse
+import io
 import random
 import statistics
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from prism import QUESTION_TOKENS, REPLY_TOKENS, dialogues, verdict
 
-from embeddings import Encoder, Tally, distinct, exchange, parts_of
+from embeddings import Encoder, distinct, exchange
 
 WORDS = 8000
 SIZES = {  # width, layers, width of the MLP, heads, key heads
@@ -120,15 +122,11 @@ def plain_way(model, tokenizer, texts, device):
 
 
 def our_way(encoder, texts):
-    """(vectors of the texts, seconds, counts): the steps of embed_split but for the files."""
+    """(vectors of the texts, seconds): the steps of embed_split but for the files."""
     begin = time.perf_counter()
     conversations, rows = distinct(texts)
-    parts = parts_of(conversations, together=True)
-    with Tally(conversations) as tally:
-        tables = list(encoder.embed_parts([[conversations[i] for i in part] for part in parts], tally))
-    table = torch.cat(tables)[torch.tensor([i for part in parts for i in part]).argsort()]
-    seconds = time.perf_counter() - begin
-    return table[rows], seconds, tally.counts
+    table = encoder.embed(conversations)
+    return table[rows], time.perf_counter() - begin
 
 
 def median(ratios):
@@ -159,17 +157,19 @@ def main():
             against_all, against_distinct, error, saved, padding, rates = [], [], 0.0, [], [], []
             for number in range(-1, args.rounds):  # the first one warms up both ways
                 texts = list(kind(Texts(number), count if number >= 0 else 2))
-                _, rows = distinct(texts)
+                conversations, rows = distinct(texts)
                 expected, seconds = plain_way(model, tokenizer, texts, device)
-                vectors, ours, counts = our_way(encoder, texts)
+                with redirect_stdout(io.StringIO()):
+                    vectors, ours = our_way(encoder, texts)
                 error = max(error, (vectors - expected).abs().max().item())
                 if number >= 0:
                     first = [rows.index(row) for row in range(max(rows) + 1)]
                     against_all.append(sum(seconds) / ours)
                     against_distinct.append(sum(seconds[i] for i in first) / ours)
-                    saved.append(1 - counts["tokens"] / counts["plain"])
-                    padding.append(1 - counts["tokens"] / counts["padded"])
-                    rates.append(counts["tokens"] / ours)
+                    part = encoder.prepared(conversations)
+                    saved.append(1 - part.tokens / part.plain)
+                    padding.append(1 - part.tokens / part.padded)
+                    rates.append(part.tokens / ours)
             reached = statistics.median(against_all) >= TARGETS[name] and max(padding) < 0.03
             print(
                 f"{name:11} {median(against_all)} against every text of every comparison, target {TARGETS[name]};"

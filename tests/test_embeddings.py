@@ -3,12 +3,16 @@
 import copy
 import gzip
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import CHAT_TEMPLATE
+from conftest import CHAT_TEMPLATE, ROOT
 from safetensors.torch import load_file, save_file
 
 from embeddings import (
@@ -160,6 +164,7 @@ TINY = {
     "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "num_labels": 1, "max_position_embeddings": 512, "initializer_range": 0.2,
 }  # fmt: skip
+WINDOW_AND_ALL = ["sliding_attention", "full_attention", "sliding_attention"]
 NO_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system prompt') }}{% endif %}" + CHAT_TEMPLATE
 )
@@ -185,7 +190,7 @@ def a_model(architecture, folder, tokenizer, **options):
         ("MistralForSequenceClassification", {"sliding_window": 8}),
         ("GemmaForSequenceClassification", {"head_dim": 8}),
         ("Gemma2ForSequenceClassification", {"head_dim": 8, "sliding_window": 8, "attn_logit_softcapping": 2.0}),
-        ("Gemma3TextForSequenceClassification", {"head_dim": 8, "sliding_window": 8}),
+        ("Gemma3TextForSequenceClassification", {"head_dim": 8, "sliding_window": 8, "layer_types": WINDOW_AND_ALL}),
     ],
 )
 def test_any_decoder_gives_every_vector_of_its_own_pass(architecture, options, tokenizer, tmp_path, capsys):
@@ -241,6 +246,47 @@ def blind_attention(self, hidden_states, **_):
     return hidden_states.mean(1, keepdim=True).expand_as(hidden_states), None
 
 
+def test_a_model_that_looks_at_its_neighbours_is_refused(tokenizer, tmp_path):
+    """Falcon's ALiBi counts the distance along the packed row: wrong beside another conversation, right in front."""
+    a_model("FalconForSequenceClassification", tmp_path, tokenizer, alibi=True, new_decoder_architecture=False)
+    talks = [exchange("a single long conversation, the cat sat on the mat " * 4, "ok"), *TALKS]
+    with pytest.raises(InputError, match="no-share"):
+        encoder(tmp_path, attention="eager").embed(talks)
+    plain = encoder(tmp_path, attention="eager", share=False)
+    table, whole = plain.embed(talks), by_itself(plain)
+    for talk, vector in zip(talks, table):
+        with torch.no_grad():
+            states = whole.base_model(input_ids=torch.tensor(plain.tokens([talk])[0][0][None])).last_hidden_state
+        assert torch.allclose(vector, states[0, -1], atol=1e-5)
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(reward_model, tmp_path):
+    """In a process of its own, as the place of the Hub's files is read at import."""
+    commit, folder = "0123456789" * 4, tmp_path / "models--some--model"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text(commit)
+    shutil.copytree(reward_model, folder / "snapshots" / commit)
+    code = (
+        "import torch; from embeddings import Encoder, exchange;"
+        "model = Encoder('some/model', 'last', torch.device('cpu'));"
+        "model.embed([exchange('a', 'b'), exchange('a', 'c')]); print(model.identity['version'], model.num_features)"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{commit} 32"
+
+
+def test_a_template_that_looks_at_the_clock_does_not(reward_model, tmp_path):
+    shutil.copytree(reward_model, tmp_path / "model")
+    template = "{{ bos_token }}{{ strftime_now('%d %b %Y') }} {{ date_string }}{{ messages[0]['content'] }}"
+    (tmp_path / "model/chat_template.jinja").write_text(template)
+    model = encoder(tmp_path / "model")
+    assert (
+        model.tokenizer.decode(model.tokens([exchange("the cat", "sat")])[0][0]) == "<s>26 Jul 2024 26 Jul 2024the cat"
+    )
+
+
 def test_a_chat_template_that_refuses_a_conversation_is_one_line(reward_model):
     model = encoder(reward_model)
     model.tokenizer.chat_template = NO_SYSTEM
@@ -262,7 +308,7 @@ def test_batches_are_halved_where_the_memory_does_not_suffice(reward_model, monk
     capsys.readouterr()
     model = encoder(reward_model)
     assert torch.allclose(model.embed(talks), expected, atol=1e-5)
-    assert f"not enough memory for {sizes[0]} tokens at a time" in capsys.readouterr().out
+    assert f"not enough memory for {sizes[0]} tokens at a time" in capsys.readouterr().err
     failed = [size for size in sizes if size > 200]
     assert failed == sorted(failed, reverse=True) and len(sizes) > len(failed) + 2  # never more than did not fit
     tried = len(failed)
@@ -276,6 +322,7 @@ def test_running_out_of_real_memory_is_told_from_other_errors(reward_model, monk
     with pytest.raises(RuntimeError) as refused:
         torch.empty(2**50)
     assert out_of_memory(refused.value) and out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert out_of_memory(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"))
     assert not out_of_memory(RuntimeError("shapes do not match"))
 
     def broken(*_):
@@ -296,6 +343,8 @@ def test_parts_hold_everything_once_families_together_longest_first(monkeypatch)
         assert longest[0] == max(longest) and longest[-1] == min(longest)
         where = {row: number for number, part in enumerate(parts) for row in part}
         families = {talks[row][0]["content"] for row in where}
+        system = [[{"role": "system", "content": "be good"}, *talk] for talk in talks]
+        assert parts_of(system, together) != [list(range(len(talks)))]  # what all have in common makes no family
         if together:
             assert all(len({where[r] for r in where if talks[r][0]["content"] == f}) == 1 for f in families)
     assert parts_of(talks, True) == parts_of(talks[:], True)
@@ -410,7 +459,7 @@ def test_a_split_is_embedded_once(reward_model, tmp_path, monkeypatch, capsys):
     assert split.frame[["chosen", "rejected"]].to_numpy().tolist() == [[0, 2], [1, 3], [2, 0]]
     assert torch.equal(split.table, encoder(reward_model).embed([TALKS[i] for i in (0, 1, 3, 2)]))
     assert torch.equal(split.head, encoder(reward_model).head)
-    monkeypatch.setattr(Encoder, "embed", lambda *_: pytest.fail("embedded again"))
+    monkeypatch.setattr(Encoder, "forward", lambda *_: pytest.fail("embedded again"))
     embed_split(tmp_path / "train", a_frame(), encoder(reward_model))
     assert capsys.readouterr().out.strip().endswith("done already")
 
@@ -456,6 +505,8 @@ def test_a_reward_model_needs_a_chat_template_and_a_score_head(reward_model, tex
         encoder(tmp_path / "nothing").embed(TALKS)
     with pytest.raises(InputError, match="pooling = max"):
         encoder(reward_model, "max")
+    with pytest.raises(InputError, match="attention = flash_attention_2: only with --no-share"):
+        encoder(reward_model, attention="flash_attention_2")
     with pytest.raises(InputError, match="dtype: use auto"):
         encoder(reward_model, dtype="int8")
 

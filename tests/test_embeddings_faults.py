@@ -3,7 +3,9 @@
 As a script (`MODEL PATH FAULT [RANK]`) this file is the run that something happens to.
 """
 
+import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import embeddings
 import utils
-from embeddings import Encoder, embed_split, exchange
+from embeddings import Encoder, embed_split, exchange, read_part
 from utils import InputError, load_split, start
 
 ANIMALS = ("cat", "dog", "friend", "mat")
@@ -56,6 +58,8 @@ def fault(kind, path, victim):
             die()
         if utils.rank() == victim and len(saved) == 2 and kind == "full":
             fill_disk(Path(path).parent / "filler")
+        if len(saved) == 2 and kind == "quota":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
         if kind == "slow":
             time.sleep(0.5)
         saved.append(file)
@@ -63,7 +67,13 @@ def fault(kind, path, victim):
 
     embeddings.save_file = save
     if kind == "killed in merge":
-        utils.write_blocks = die
+
+        def dying(blocks):
+            yield next(blocks)
+            die()
+
+        write_blocks = utils.write_blocks
+        utils.write_blocks = lambda file, tensors, blocks, header: write_blocks(file, tensors, dying(blocks), header)
     if kind == "killed in cleaning":
         shutil.rmtree = die
 
@@ -125,19 +135,22 @@ def assert_done(path, undisturbed):
     assert sorted(file.name for file in path.parent.iterdir()) == ["train.parquet", "train.safetensors"]
 
 
-def test_a_run_killed_in_the_middle_of_a_part_goes_on(reward_model, tmp_path, undisturbed, capsys):
+def test_a_run_killed_in_the_middle_of_a_part_goes_on(reward_model, tmp_path, undisturbed, monkeypatch, capsys):
     path = tmp_path / "train"
     assert run_here(reward_model, path, "killed")[0] == DIED
     assert len(parts(path)) == 2 and not path.with_suffix(".safetensors").exists()
     assert len(list(Path(f"{path}.parts").glob("*.tmp"))) == 1  # the half
     times = [file.stat().st_mtime_ns for file in parts(path)]
-    seen = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embeddings, "merge", lambda *_: seen.extend(parts(path)))
-        embed(reward_model, path)
-    assert f"2 of {PARTS} parts are there already" in capsys.readouterr().out
-    assert len(seen) == PARTS and [file.stat().st_mtime_ns for file in seen[:2]] == times  # kept, not made again
+    seen, merge = [], embeddings.merge
+
+    def look_and_merge(*args):
+        seen.extend(file.stat().st_mtime_ns for file in parts(path))
+        merge(*args)
+
+    monkeypatch.setattr(embeddings, "merge", look_and_merge)
     embed(reward_model, path)
+    assert f"2 of {PARTS} parts are there already" in capsys.readouterr().out
+    assert len(seen) == PARTS and seen[:2] == times  # kept, not made again
     assert_done(path, undisturbed)
 
 
@@ -146,11 +159,22 @@ def test_a_run_killed_at_its_end_loses_nothing(reward_model, tmp_path, undisturb
     path = tmp_path / "train"
     assert run_here(reward_model, path, kind)[0] == DIED
     assert len(parts(path)) == PARTS
+    assert len(list(tmp_path.glob("train.safetensors.*.tmp"))) == (kind == "killed in merge")
     monkeypatch.setattr(Encoder, "forward", lambda *_: pytest.fail("computed again"))
     embed(reward_model, path)
     assert_done(path, undisturbed)
     embed(reward_model, path)
     assert capsys.readouterr().out.strip().endswith("done already")
+
+
+def test_a_quota_ends_it_with_one_line_and_it_goes_on(reward_model, tmp_path, undisturbed):
+    path = tmp_path / "train"
+    status, _, err = run_here(reward_model, path, "quota")
+    last = err.strip().splitlines()[-1]
+    assert status == 2 and "error: " in last and "File too large" in last and "parts" in last, err
+    assert len(parts(path)) == 2 and not list(Path(f"{path}.parts").glob("*.tmp"))
+    embed(reward_model, path)
+    assert_done(path, undisturbed)
 
 
 def test_a_full_disk_ends_it_with_one_line_and_it_goes_on(reward_model, tmp_path, undisturbed):
@@ -189,15 +213,34 @@ def interrupted(model, path, **options):
     return parts(path)
 
 
+def header_text(file):
+    with open(file, "rb") as opened:
+        return opened.read(int.from_bytes(opened.read(8), "little"))
+
+
+def header_of(file):
+    return json.loads(header_text(file))["__metadata__"]
+
+
 def test_damaged_parts_are_made_again(reward_model, tmp_path, undisturbed, capsys):
     path = tmp_path / "train"
     first, second = interrupted(reward_model, path)
     whole = first.read_bytes()
     first.write_bytes(whole[: len(whole) // 2])  # cut off
     second.write_bytes(second.read_bytes()[:-40] + bytes(40))  # as long as it was, zeros at its end
+    third = interrupted(reward_model, tmp_path / "other")[0]
+    text, content, key = header_text(third), third.read_bytes(), header_of(third)["key"]
+    assert read_part(third, key) is not None
+    begin = 8 + len(text) + json.loads(text)["head"]["data_offsets"][0]
+    third.write_bytes(content[:begin] + bytes(8) + content[begin + 8 :])
+    assert read_part(third, key) is None  # the head is vouched for as well
+    shutil.rmtree(third.parent)
     embed(reward_model, path)
     out = capsys.readouterr().out
-    assert f"{first} is damaged: computed again" in out and f"{second} is damaged: computed again" in out
+    assert (
+        f"{first} is damaged, or of another version: computed again" in out
+        and f"{second} is damaged, or of another version: computed again" in out
+    )
     assert_done(path, undisturbed)
 
 
