@@ -552,16 +552,20 @@ class Encoder:
 
     @torch.inference_mode()
     def check_head(self, tokens, vector):
-        """InputError unless vector @ head is the reward that the whole model gives to these tokens."""
+        """InputError unless vector is that of these tokens by themselves, and vector @ head the model's own reward."""
+        inputs = {"input_ids": torch.tensor(tokens, device=self.device).unsqueeze(0)}
         self.model.set_attn_implementation(self.attention)
-        logit = self.model(input_ids=torch.tensor(tokens, device=self.device).unsqueeze(0)).logits.float().item()
+        alone = self.model.base_model(**inputs).last_hidden_state[0, -1].cpu()  # (d,)
+        logit = self.model(**inputs).logits.float().item()
         if self.packs:
             self.model.set_attn_implementation(ALONG_PATHS)
+        vector, alone, hint = vector.float(), alone.float(), "; use --no-share" if self.packs else ""
+        if (vector - alone).norm() > 3 * CHECK_TOLERANCE[self.dtype] * alone.norm():
+            raise InputError(f"{self.name}: a vector depends on what is computed beside it{hint}")
         bias = 0.0 if self.model.score.bias is None else self.model.score.bias.float().item()  # cancels in differences
-        product = (vector.float() @ self.head).item() + bias  # (d,) @ (d, 1)
+        product = (vector @ self.head).item() + bias  # (d,) @ (d, 1)
         if abs(product - logit) > CHECK_TOLERANCE[self.dtype] * (1 + abs(logit)):
-            hint = "; its attention may not be plainly causal: try --no-share" if self.packs else ""
-            raise InputError(f"{self.name}: embedding @ head is {product:.5f} but the model says {logit:.5f}{hint}")
+            raise InputError(f"{self.name}: embedding @ head is {product:.5f} but the model says {logit:.5f}")
 
     def check(self, tokens):
         """InputError unless the head is right for a conversation, and for one that branches off it, beside another."""
