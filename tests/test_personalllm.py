@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -148,8 +149,8 @@ def test_several_files_odd_texts_and_a_second_run(tmp_path, text_encoder):
 
 def test_from_embeddings_to_the_papers_table_and_pictures(prepared, tmp_path):
     flags = ("--data", prepared / "data", "--results", tmp_path, *FEW, "--K_list", 0, 1, 3)
-    for cwd, script in ((ROOT, "PersonalLLM/train_basis.py"), (FOLDER, "train_basis.py")):
-        status, out, err = run_script(script, *flags, "--dirichlet_list", 0.001, 0.1, cwd=cwd)
+    for run in (partial(call_script, FOLDER / "train_basis.py"), partial(run_script, "train_basis.py", cwd=FOLDER)):
+        status, out, err = run(*flags, "--dirichlet_list", 0.001, 0.1)
         assert status == 0, err
     lines = out.strip().splitlines()
     assert lines[-5].split("  ")[0] == "K" and "a = 0.001: seen" in lines[-5] and "overall" in lines[-5]
@@ -164,7 +165,7 @@ def test_from_embeddings_to_the_papers_table_and_pictures(prepared, tmp_path):
             assert [line.split()[-1] for line in lines[-4:-1]] == [f"{100 * value:.1f}" for value in overall]
     flags = ("--data", prepared / "data", "--results", tmp_path, "--dirichlet_list", 0.1, "--num_iterations", 20)
     flags += ("--num_seen", 6, "--num_unseen", 4, "--train_prompts", 8, "--max_shots", 12, "--trials", 2)
-    status, out, err = run_script(FOLDER / "vary_fewshot.py", *flags, "--num_shots", 1, 12)
+    status, out, err = call_script(FOLDER / "vary_fewshot.py", *flags, "--num_shots", 1, 12)
     assert status == 0, err
     rows = json.loads((tmp_path / "vary_fewshot_a0.1.json").read_text())["rows"]
     assert [(row["K"], row["shots"]) for row in rows] == [(K, s) for K in (1, 5) for s in (1, 12)]

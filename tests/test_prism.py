@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -315,8 +316,8 @@ QUICK = ("--num_iterations", 20)
 
 def test_from_embeddings_to_table_picture_and_bases(prepared, tmp_path):
     common = ("--data", prepared / "data", "--results", tmp_path, *QUICK, "--alpha_list", 0, 1e4)
-    for cwd, script in ((ROOT, "PRISM/train_basis.py"), (FOLDER, "train_basis.py")):
-        status, out, err = run_script(script, *common, "--K_list", 0, 1, 3, cwd=cwd)
+    for run in (partial(call_script, FOLDER / "train_basis.py"), partial(run_script, "train_basis.py", cwd=FOLDER)):
+        status, out, err = run(*common, "--K_list", 0, 1, 3)
         assert status == 0, err
     assert (
         "unseen              2 people      6 dialogues" in out and "cosine to head" in out and "1 Bradley-Terry" in out
@@ -342,7 +343,7 @@ def test_from_embeddings_to_table_picture_and_bases(prepared, tmp_path):
         "--alpha_list",
         0,
     )
-    status, out, err = run_script(FOLDER / "vary_fewshot.py", *flags)
+    status, out, err = call_script(FOLDER / "vary_fewshot.py", *flags)
     assert status == 0, err
     rows = json.loads((tmp_path / "vary_fewshot.json").read_text())["rows"]
     assert [(row["K"], row["shots"]) for row in rows] == [(K, s) for K in (0, 2) for s in (1, 2, 3, "all")]
@@ -706,7 +707,7 @@ def test_without_any_pair_of_ties_there_is_no_overall(tmp_path, reward_model):
 
 def test_help_of_every_script_is_quick_and_names_every_flag():
     for script in ("prepare.py", "generate-prism-embeddings.py", "train_basis.py", "vary_fewshot.py", "eval_rb2.py"):
-        status, out, err = run_script(FOLDER / script, "--help")
+        status, out, err = call_script(FOLDER / script, "--help")
         block = (FOLDER / script).read_text().split("settings ---", 1)[1].split("# ---", 1)[0]
         matches = [utils.SETTING.match(line) for line in block.splitlines()[1:] if line]
         assert status == 0 and not err and all(f"--{match[1]}" in out for match in matches)
