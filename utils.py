@@ -1823,6 +1823,8 @@ def new_figure(x_label, y_label):
 
 
 def save_figure(figure, axes, path):
+    from matplotlib import pyplot
+
     axes.set_title(Path(path).name, fontsize=9)
     if len(axes.get_legend_handles_labels()[0]) > 7:  # it would hide the curves
         figure.set_size_inches(8, 4)
@@ -1831,6 +1833,7 @@ def save_figure(figure, axes, path):
         axes.legend(fontsize=8)
     with written_whole(f"{path}.png") as file:
         figure.savefig(file, dpi=150, format="png")
+    pyplot.close(figure)
 
 
 def basis_path(prefix, K, alpha, seed):

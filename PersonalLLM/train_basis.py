@@ -229,6 +229,7 @@ def plot_mixtures(path, weights, learned, title):
     figure.colorbar(image, ax=panels, label="weight")
     with written_whole(f"{path}.png") as file:
         figure.savefig(file, dpi=150, format="png")
+    pyplot.close(figure)
 
 
 def print_paper_table(populations, num_seen, num_unseen):
