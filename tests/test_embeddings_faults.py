@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -216,7 +217,9 @@ def test_damaged_parts_are_made_again(reward_model, tmp_path, undisturbed, capsy
     first, second = interrupted(reward_model, path)
     whole = first.read_bytes()
     first.write_bytes(whole[: len(whole) // 2])  # cut off
-    second.write_bytes(second.read_bytes()[:-40] + bytes(40))  # as long as it was, zeros at its end
+    content = second.read_bytes()
+    second.write_bytes(content[:-40] + bytes(40))  # as long as it was, zeros at its end
+    assert read_part(second, header_of(second)["key"]) is None
     third = interrupted(reward_model, tmp_path / "other")[0]
     text, content, key = header_text(third), third.read_bytes(), header_of(third)["key"]
     assert read_part(third, key) is not None
@@ -224,6 +227,9 @@ def test_damaged_parts_are_made_again(reward_model, tmp_path, undisturbed, capsy
     third.write_bytes(content[:begin] + bytes(8) + content[begin + 8 :])
     assert read_part(third, key) is None  # the head is vouched for as well
     shutil.rmtree(third.parent)
+    elsewhere = interrupted(reward_model, tmp_path / "other", frame=a_frame((*ANIMALS[:3], "bus")))[1]
+    second.write_bytes(elsewhere.read_bytes())  # whole, of the same rows, but of other text
+    shutil.rmtree(elsewhere.parent)
     embed(reward_model, path)
     out = capsys.readouterr().out
     assert (
@@ -250,9 +256,11 @@ def test_two_processes_make_what_one_makes_and_one_may_die(reward_model, tmp_pat
     status, _, err = run_here(reward_model, path, "killed", 1, processes=2)
     assert status == 1 and "Signal 9 (SIGKILL)" in err
     assert 2 <= len(parts(path)) < PARTS  # what was finished is kept
+    missing = 24 - sum(len(load_file(part)["vectors"]) for part in parts(path))
     status, out, err = run_here(reward_model, path, "nothing", processes=2)
     assert status == 0, err
     assert out.count("parts are there already") == 1 and out.count("texts and ") == 1  # the first process speaks
+    assert f"\n{missing} texts, " in out  # of both together: none is computed twice
     assert_done(path, undisturbed)
 
 
