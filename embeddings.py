@@ -5,7 +5,7 @@ such as two replies to one prompt or a dialogue and its later turns, are compute
 token once. The table is made in parts that outlast a crash, by one process or several (torchrun). Two kinds of model:
 
     pooling   model                                         vector                                  V_ref
-    last      reward model: AutoModelForSequenceClassif...  last token's state after the final norm  score.weight
+    last      reward model: AutoModelForSequenceClassif...  last token's state after the final norm  weight of its head
     mean      any text encoder: AutoModel                   mean of the token states                 none, so no K = 0
 
 `last` is the paper's. `mean` lets a machine without a GPU run the whole pipeline on real text.
@@ -124,6 +124,14 @@ def opening(conversation):
     return json.dumps(conversation[: users[0] + 1 if users else 1])
 
 
+def families(conversations, together):
+    """Numbers of the conversations with the same opening, family by family; each by itself where not `together`."""
+    found = {}
+    for i, conversation in enumerate(conversations):
+        found.setdefault(opening(conversation) if together else i, []).append(i)
+    return list(found.values())
+
+
 class Tree(NamedTuple):
     """Token lists packed depth first, so that each shared beginning stands once.
 
@@ -176,12 +184,6 @@ def tokens_of(batch, padded):
     return len(sizes) * max(sizes) if padded else sum(sizes)
 
 
-def out_of_memory(error):
-    """Whether a RuntimeError is that of a GPU or CPU without enough memory."""
-    told = ("out of memory", "allocate memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in told)
-
-
 def halves(batch):
     """The same conversations in the same order as two smaller batches. InputError: it is a single conversation."""
     if len(batch) > 1:
@@ -219,7 +221,10 @@ class Stretch:
         self.masks = {}
 
     def mask(self, window, additive):
-        """(s, 1, n, m): what each new token sees, itself and those before it, the last `window` only. None: causal."""
+        """(s, 1, n, m): what each new token sees, itself and those before it, the last `window` only. None: causal.
+
+        additive: None for True where seen, or the dtype of numbers to add to the scores.
+        """
         if not (self.shared or additive or (window or math.inf) < self.m):
             return None
         if (window, additive) not in self.masks:
@@ -259,10 +264,11 @@ def attention_along_paths(
     result = query.new_empty(query.shape[2], query.shape[1], value.shape[3])  # (t, heads, width)
     for part in parts:
         mask = part.mask(sliding_window, query.dtype if eager else None)
+        # (1, heads, t, width) -> (s, heads, n, width) of q, (s, heads, m, width) of k and v
         q, k, v = (x[0][:, at].transpose(0, 1) for x, at in ((query, part.row), (key, part.path), (value, part.path)))
         options = {**options, "is_causal": mask is None}
         found, _ = kernel(module, q, k, v, mask, scaling=scaling, sliding_window=sliding_window, **options)
-        result[part.place] = found.flatten(0, 1)[part.taken]  # (s, n, heads, width)
+        result[part.place] = found.flatten(0, 1)[part.taken]  # (s, n, heads, width) -> (s * n, heads, width)
     return result.unsqueeze(0), None
 
 
@@ -271,15 +277,10 @@ def attention_along_paths(
 # ------------------------------------------------------------------------------------------------------------------
 
 
-class Part(NamedTuple):
-    """Some conversations, ready to be computed."""
-
-    batches: list
-    plain: int  # tokens, were each conversation computed by itself
-    tokens: int  # tokens of the trees
-    padded: int  # the same with the padding of their batches
-    cut: int  # conversations that lost the oldest part of their prompt
-    cut_replies: int  # texts whose last message alone was too long for a text encoder
+def out_of_memory(error):
+    """Whether a RuntimeError is that of a GPU or CPU without enough memory."""
+    told = ("out of memory", "allocate memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in told)
 
 
 @dataclass
@@ -392,6 +393,7 @@ class Encoder:
         return self.placed(model)
 
     def placed(self, model):
+        """On the device. InputError: no room for it."""
         try:
             return model.to(self.device).eval()
         except RuntimeError as error:
@@ -489,46 +491,43 @@ class Encoder:
         return None
 
     def prepared(self, conversations):
-        """Part: token lists, trees of those that begin alike, batches."""
+        """(batches of the trees of those that begin alike, {cut, cut_replies: how many})"""
         ids, cut, cut_replies = self.tokens(conversations)
-        if self.packs:
-            families = {}
-            for i, conversation in enumerate(conversations):
-                families.setdefault(opening(conversation), []).append(i)
-            trees = [tree for family in families.values() for tree in plant(family, ids, self.tree_tokens)]
-        else:
-            trees = [tree for i in range(len(ids)) for tree in plant([i], ids)]
-        found = list(batches(trees, self.batch_tokens, padded=not self.packs))
-        padded = sum(tokens_of(batch, not self.packs) for batch in found)
-        return Part(found, sum(map(len, ids)), sum(len(tree.tokens) for tree in trees), padded, cut, cut_replies)
+        together = families(conversations, self.packs)
+        trees = [tree for family in together for tree in plant(family, ids, self.tree_tokens)]
+        return list(batches(trees, self.batch_tokens, padded=not self.packs)), {"cut": cut, "cut_replies": cut_replies}
 
     # --------------------------------------------------------------------------------------------------- vectors ---
 
     @torch.inference_mode()
     def forward(self, batch):
         """Vectors of the conversations of a batch of trees, tree by tree, in the model's dtype, on the CPU. (c, d)"""
-        if self.packs:
-            first = np.cumsum([0] + [len(tree.tokens) for tree in batch])
-            paths = [place + path for place, tree in zip(first, batch) for path in tree.paths]
-            new = [count for tree in batch for count in tree.new]
-            tokens, depth = (
-                torch.tensor([x for tree in batch for x in values(tree)], device=self.device).unsqueeze(0)  # (1, t)
-                for values in (lambda tree: tree.tokens, lambda tree: tree.depth)
-            )
-            packing = stretches(paths, new, self.device), self.attention == "eager"
-            try:
-                states = self.model.base_model(input_ids=tokens, position_ids=depth, packing=packing).last_hidden_state
-            except TypeError as error:
-                raise InputError(f"{self.name} takes no packed conversations ({error}): use --no-share") from error
-            last = torch.tensor([path[-1] for path in paths], device=self.device)
-            return states[0, last].cpu()  # (1, t, d) -> (c, d)
+        return (self.packed(batch) if self.packs else self.padded(batch)).cpu()
+
+    def packed(self, batch):
+        """All trees in one row of tokens, each conversation attending along its own path. (c, d)"""
+        first = np.cumsum([0] + [len(tree.tokens) for tree in batch])
+        paths = [place + path for place, tree in zip(first, batch) for path in tree.paths]
+        new = [count for tree in batch for count in tree.new]
+        tokens = torch.tensor([[token for tree in batch for token in tree.tokens]], device=self.device)  # (1, t)
+        depth = torch.tensor([[place for tree in batch for place in tree.depth]], device=self.device)  # (1, t)
+        packing = stretches(paths, new, self.device), self.attention == "eager"
+        try:
+            states = self.model.base_model(input_ids=tokens, position_ids=depth, packing=packing).last_hidden_state
+        except TypeError as error:
+            raise InputError(f"{self.name} takes no packed conversations ({error}): use --no-share") from error
+        last = torch.tensor([path[-1] for path in paths], device=self.device)
+        return states[0, last]  # (1, t, d) -> (c, d)
+
+    def padded(self, batch):
+        """The plain way: each conversation a row of its own, padded on the right. (c, d)"""
         tokens = pad_sequence([torch.tensor(tree.tokens) for tree in batch], batch_first=True).to(self.device)  # (b, t)
         own = pad_sequence([torch.ones(len(tree.tokens)) for tree in batch], batch_first=True).to(self.device)
         states = self.model.base_model(input_ids=tokens, attention_mask=own.long()).last_hidden_state  # (b, t, d)
         if self.pooling == "mean":
             weights = (own / own.sum(1, keepdim=True)).unsqueeze(1)
-            return (weights @ states.float()).squeeze(1).to(states.dtype).cpu()  # (b, 1, t) @ (b, t, d) -> (b, d)
-        return states[torch.arange(len(batch)), own.sum(1).long() - 1].cpu()
+            return (weights @ states.float()).squeeze(1).to(states.dtype)  # (b, 1, t) @ (b, t, d) -> (b, d)
+        return states[torch.arange(len(batch)), own.sum(1).long() - 1]  # (b, t, d) -> (b, d)
 
     def vectors(self, batch):
         """forward(batch), by halves where the memory does not suffice; then so from there on."""
@@ -570,9 +569,9 @@ class Encoder:
     def check(self, tokens):
         """InputError unless the head is right for a conversation, and for one that branches off it, beside another."""
         tokens = tokens[: max(self.tree_tokens // 2, 64)]
-        batch = [tree for ids in (tokens[:16], tokens) for tree in plant([0], {0: ids})]
-        if self.packs:
-            batch[1:] = plant([0, 1], {0: tokens, 1: np.delete(tokens, len(tokens) // 2)})
+        ids = [tokens[:16], tokens, np.delete(tokens, len(tokens) // 2)]
+        trees = [[0], [1, 2]] if self.packs else [[0], [1], [2]]
+        batch = [tree for members in trees for tree in plant(members, ids)]
         paths = [(tree, path) for tree in batch for path in tree.paths]
         for (tree, path), vector in zip(paths, self.vectors(batch)):
             self.check_head([tree.tokens[i] for i in path], vector)
@@ -589,12 +588,12 @@ class Encoder:
         with ThreadPoolExecutor(1) as background:
             coming = background.submit(self.prepared, parts[0])
             for conversations, following in zip(parts, [*parts[1:], None]):
-                part = coming.result()
+                ready, cut = coming.result()
                 if following:
                     coming = background.submit(self.prepared, following)
-                tally.begin(part)
+                tally.begin(cut)
                 table = None
-                for batch in part.batches:
+                for batch in ready:
                     vectors, members = self.vectors(batch), [i for tree in batch for i in tree.members]
                     if not self.checked and self.pooling == "last":
                         tree, path = max(
@@ -603,7 +602,7 @@ class Encoder:
                         self.check(np.array(tree.tokens, dtype=np.int32)[path])
                     table = vectors.new_empty(len(conversations), vectors.shape[1]) if table is None else table
                     table[members] = vectors
-                    tally.add(batch, [conversations[i] for i in members])
+                    tally.add(work(batch, not self.packs), [conversations[i] for i in members])
                 yield table
 
     def embed(self, conversations):
@@ -621,29 +620,39 @@ def encoder_of(args):
     return Encoder(args.model, args.pooling, pick_device(args.device), *options)
 
 
+def work(batch, padded):
+    """Texts of a batch, and tokens: of each text by itself (plain), of the trees (tokens), with padding (padded)."""
+    plain = sum(len(path) for tree in batch for path in tree.paths)
+    sizes = {"tokens": sum(len(tree.tokens) for tree in batch), "padded": tokens_of(batch, padded)}
+    return {"texts": sum(len(tree.members) for tree in batch), "plain": plain} | sizes
+
+
 class Tally:
     """How much has been computed and how fast: a bar by the bytes of text, so that the time left can be told."""
 
     def __init__(self, conversations):
-        self.counts = dict.fromkeys(("texts", *Part._fields[1:]), 0)
-        self.tokens_done, self.size, self.start, self.bar = 0, sum(map(text_bytes, conversations)), None, None
+        self.counts = dict.fromkeys(("texts", "plain", "tokens", "padded", "cut", "cut_replies"), 0)
+        self.size, self.start, self.bar = sum(map(text_bytes, conversations)), None, None
 
-    def begin(self, part):
+    def begin(self, cut):
         if self.bar is None:  # the model is loaded, the first part is tokenised
             self.start = time.monotonic()
             options = {"desc": "embedding", "unit": "B", "unit_scale": True, "leave": False, "mininterval": 1}
             self.bar = tqdm(total=self.size, disable=rank() > 0, **options)
-        for name, count in part._asdict().items():
-            if name != "batches":
-                self.counts[name] += count
+        self.count(cut)
 
-    def add(self, batch, conversations):
-        self.counts["texts"] += len(conversations)
-        self.tokens_done += sum(len(tree.tokens) for tree in batch)
-        rate = 1 / max(time.monotonic() - self.start, 1e-9)
-        speed = f"{self.counts['texts'] * rate:.1f} texts/s, {self.tokens_done * rate:.0f} tokens/s"
-        self.bar.set_postfix_str(f"{speed}, {shares(self.counts)}", refresh=False)
+    def add(self, done, conversations):
+        self.count(done)
+        self.bar.set_postfix_str(f"{self.speed(self.counts)}, {shares(self.counts)}", refresh=False)
         self.bar.update(sum(map(text_bytes, conversations)))
+
+    def count(self, counts):
+        for name, number in counts.items():
+            self.counts[name] += number
+
+    def speed(self, counts):
+        seconds = max(time.monotonic() - self.start, 1e-9) if self.start else math.inf  # had this process no part
+        return f"{counts['texts'] / seconds:.1f} texts/s, {counts['tokens'] / seconds:.0f} tokens/s"
 
     def __enter__(self):
         return self
@@ -654,16 +663,13 @@ class Tally:
 
     def report(self):
         """Print the sums over all processes, with the time of this one."""
-        n, rate = summed(self.counts), 1 / max(time.monotonic() - (self.start or 0), 1e-9)
+        n = summed(self.counts)
         if n["cut"]:
             print(f"{n['cut']} of {n['texts']} conversations are too long: the oldest part of their prompt is left out")
         if n["cut_replies"]:
             print(f"{n['cut_replies']} of {n['texts']} replies alone are too long: their beginning is left out as well")
         if n["texts"]:
-            print(
-                f"{n['texts']} texts, {n['tokens']} tokens computed ({shares(n)}):"
-                f" {n['texts'] * rate:.1f} texts and {n['tokens'] * rate:.0f} tokens a second"
-            )
+            print(f"{n['texts']} texts, {n['tokens']} tokens computed ({shares(n)}): {self.speed(n)}")
 
 
 def shares(counts):
@@ -683,19 +689,16 @@ def text_bytes(conversation):
 def parts_of(conversations, together):
     """Row numbers in parts of about PART_BYTES of text, the longest conversations first, so that the first batch shows
     whether the memory is enough. Conversations with the same opening stay `together`, and count it once."""
-    families = {}
-    for row, conversation in enumerate(conversations):
-        families.setdefault(opening(conversation) if together else row, []).append(row)
-    sizes, parts, filled = {}, [], math.inf
-    for key, rows in families.items():
-        messages = {message["content"] for row in rows for message in conversations[row]}
-        sizes[key] = sum(len(text.encode()) for text in messages)
-    for key in sorted(families, key=lambda key: -sizes[key]):
-        if filled + sizes[key] > PART_BYTES:
+    sized, parts, filled = [], [], math.inf
+    for family in families(conversations, together):
+        messages = {message["content"] for row in family for message in conversations[row]}
+        sized.append((sum(len(text.encode()) for text in messages), family))
+    for size, family in sorted(sized, key=lambda pair: -pair[0]):
+        if filled + size > PART_BYTES:
             parts.append([])
             filled = 0
-        parts[-1].extend(families[key])
-        filled += sizes[key]
+        parts[-1].extend(family)
+        filled += size
     return parts
 
 
@@ -808,15 +811,14 @@ def part_file(folder, number):
 def merge(path, folder, parts, keys, split, fingerprint):
     """Put the parts together to the Split at PATH."""
 
-    def blocks():
-        for number, (rows, key) in enumerate(zip(parts, keys)):
-            found = read_part(part_file(folder, number), key)
-            if found is None:
-                raise InputError(f"{part_file(folder, number)} is missing or damaged; start again")
-            yield rows, found[0]
+    def part(number):
+        found = read_part(part_file(folder, number), keys[number])
+        if found is None:
+            raise InputError(f"{part_file(folder, number)} is missing or damaged; start again")
+        return found
 
-    (_, head) = read_part(part_file(folder, 0), keys[0]) or (None, None)
-    save_split(path, split._replace(head=head), blocks(), fingerprint=fingerprint)
+    blocks = ((rows, part(number)[0]) for number, rows in enumerate(parts))
+    save_split(path, split._replace(head=part(0)[1]), blocks, fingerprint=fingerprint)
 
 
 @by_first_process

@@ -405,6 +405,7 @@ def reference_head(V_ref, num_features):
 # ------------------------------------------------------------------------------------------------------------------
 
 
+@dataclass
 class Rows:
     """X (n, d), one row for each pair, in ROW_BLOCKS blocks of r rows and the few rows left over.
 
@@ -412,58 +413,73 @@ class Rows:
     than half of the memory are not held but formed anew, from the table on disk, in every pass.
     """
 
-    def __init__(self, data, like):
-        """data: Comparisons; like: a tensor of the dtype and device that X shall have."""
-        self.data, self.like, self.n, self.d = data, like.detach().new_empty(0), len(data), data.num_features
-        self.r = self.n // ROW_BLOCKS
-        self.counts = [len(part) for part in np.array_split(range(ROW_BLOCKS), world())]  # blocks of each process
-        first, count = sum(self.counts[: rank()]), self.counts[rank()]
-        self.mine = slice(first, first + count)
-        # the rows of this process; the last one's begin with its blocks and end with those left over
-        self.begin, self.end = first * self.r, self.n if rank() == world() - 1 else (first + count) * self.r
-        needed = (self.end - self.begin) * self.d * self.like.element_size()
-        most = memory(like.device) / 2
-        self.held = data.differences(like, slice(self.begin, self.end)) if needed <= most or not self.r else None
-        self.main = None if self.held is None else self.held[: count * self.r].view(count, self.r, self.d)
-        self.rest = data.differences(like, slice(ROW_BLOCKS * self.r, self.n))
-        if self.held is None:
-            print(
-                f"{self.n} pairs take {needed / 1e9:.1f} GB, half of the memory is {most / 1e9:.1f} GB:"
-                " they are read anew in every pass"
-            )
+    held: torch.Tensor | None  # (rows, d) of this process; the last one's end with those left over; None: read anew
+    rest: torch.Tensor  # (0 .. 15, d) left over; also the dtype and device of X
+    r: int
+    mine: range = range(ROW_BLOCKS)  # blocks of this process
+    counts: tuple = (ROW_BLOCKS,)  # blocks of each process
+    data: Comparisons | None = None  # what rows are formed from
 
     @classmethod
     def whole(cls, X):
         """A matrix that is here already, for this process alone."""
-        rows = cls.__new__(cls)
-        rows.r, rows.counts, rows.mine = len(X) // ROW_BLOCKS, [ROW_BLOCKS], slice(0, ROW_BLOCKS)
-        rows.main, rows.rest = (
-            X[: ROW_BLOCKS * rows.r].reshape(ROW_BLOCKS, rows.r, X.shape[1]),
-            X[ROW_BLOCKS * rows.r :],
-        )
+        r = len(X) // ROW_BLOCKS
+        return cls(X, X[ROW_BLOCKS * r :], r)
+
+    @classmethod
+    def of(cls, data, like):
+        """The differences of Comparisons, in the dtype and on the device of a tensor, shared by all processes."""
+        r = len(data) // ROW_BLOCKS
+        counts = tuple(len(part) for part in np.array_split(range(ROW_BLOCKS), world()))
+        first = sum(counts[: rank()])
+        rest = data.differences(like, slice(ROW_BLOCKS * r, len(data)))
+        rows = cls(None, rest, r, range(first, first + counts[rank()]), counts, data)
+        needed, most = (rows.end - rows.begin) * rest.shape[1] * rest.element_size(), memory(rest.device) / 2
+        if needed <= most or not r:
+            rows.held = data.differences(like, slice(rows.begin, rows.end))
+        else:
+            print(
+                f"{len(data)} pairs take {needed / 1e9:.1f} GB, half of the memory is {most / 1e9:.1f} GB:"
+                " they are read anew in every pass"
+            )
         return rows
+
+    @property
+    def begin(self):
+        """First row of this process."""
+        return self.mine.start * self.r
+
+    @property
+    def end(self):
+        """Row after its last one; the last process counts those left over as well."""
+        return self.mine.stop * self.r + (len(self.rest) if rank() == len(self.counts) - 1 else 0)
+
+    @property
+    def main(self):
+        """Its blocks, (b, r, d)."""
+        return self.held[: len(self.mine) * self.r].reshape(len(self.mine), self.r, self.held.shape[1])
 
     def pieces(self, first, last):
         """Yield (rows, x): the rows first .. last - 1, some at a time."""
         for begin in range(first, last, TABLE_ROWS):
             rows = slice(begin, min(begin + TABLE_ROWS, last))
             if self.held is None:
-                yield rows, self.data.differences(self.like, rows)
+                yield rows, self.data.differences(self.rest, rows)
             else:
                 yield rows, self.held[rows.start - self.begin : rows.stop - self.begin]
 
     def blocks(self):
         """Yield the pieces of each block of this process that is not held."""
-        for block in range(self.mine.start, self.mine.stop):
+        for block in self.mine:
             yield self.pieces(block * self.r, (block + 1) * self.r)
 
     def times(self, Vt):
         """X @ Vt.T, of the rows of all processes. (P, d) -> (n, P)"""
-        if self.main is not None:
-            Zt = torch.bmm(Vt.expand(len(self.main), -1, -1), self.main.transpose(1, 2))  # (b, P, d) @ (b, d, r)
-            Z = Zt.transpose(1, 2)
+        if self.held is not None:
+            X = self.main
+            Z = torch.bmm(Vt.expand(len(X), -1, -1), X.transpose(1, 2)).transpose(1, 2)  # (b, P, d) @ (b, d, r)
         else:
-            Z = Vt.new_empty(self.counts[rank()], self.r, len(Vt))
+            Z = Vt.new_empty(len(self.mine), self.r, len(Vt))
             for out, pieces in zip(Z, self.blocks()):
                 torch.cat([Rows.whole(x).times(Vt) for _, x in pieces], out=out)
         Z_rest = (self.rest.unsqueeze(1) * Vt).sum(2)  # (1 .. 15 rows, 1, d) * (P, d) -> (rows, P)
@@ -472,11 +488,15 @@ class Rows:
     def transposed_times(self, G):
         """(X.T @ G).T, over the rows of all processes, block by block in their order. (n, P) -> (P, d)"""
         G_main, G_rest = G[: ROW_BLOCKS * self.r], G[ROW_BLOCKS * self.r :]
-        if self.main is not None:
-            Gt = G_main.view(ROW_BLOCKS, self.r, G.shape[1])[self.mine].transpose(1, 2).contiguous()
+        if self.held is not None:
+            Gt = (
+                G_main.view(ROW_BLOCKS, self.r, G.shape[1])[self.mine.start : self.mine.stop]
+                .transpose(1, 2)
+                .contiguous()
+            )
             grads = torch.bmm(Gt, self.main)  # (b, P, r) @ (b, r, d) -> (b, P, d)
         else:
-            grads = G.new_zeros(self.counts[rank()], G.shape[1], self.d)
+            grads = G.new_zeros(len(self.mine), G.shape[1], self.rest.shape[1])
             for out, pieces in zip(grads, self.blocks()):
                 for rows, x in pieces:
                     out += Rows.whole(x).transposed_times(G_main[rows])
@@ -614,7 +634,7 @@ class LoRe(nn.Module):
                 f"data of {len(data.user_ids)} users, width {data.num_features} for a model of {C} users, width {d}"
             )
         user, weight = data.user.to(self.V.device), self.pair_weights(data.user).to(self.V)
-        return Rows(data, self.V), lambda Z, W: negative_log_likelihood(Z, W.softmax(dim=1), user, weight)
+        return Rows.of(data, self.V), lambda Z, W: negative_log_likelihood(Z, W.softmax(dim=1), user, weight)
 
     @classmethod
     def fit_together(cls, models, data):
@@ -893,7 +913,7 @@ def minimise(loss, theta, owner, passes, tolerance=1e-4, memory=10):
     dot = lambda a, b: a.new_zeros(len(value)).index_add_(0, owner, a * b)  # (D,), (D,) -> (F,)
 
     def evaluate(theta):
-        theta = as_first(theta.detach().clone())[0].requires_grad_()
+        theta = as_first(theta.detach())[0].requires_grad_()
         value = loss(theta)
         return theta.detach(), *as_first(value.detach(), torch.autograd.grad(value.sum(), theta)[0])
 
@@ -943,8 +963,8 @@ class RidgeProblem:
     """
 
     def __init__(self, train, V_ref, seed, device):
-        self.X = Rows(train, torch.zeros((), device=device))  # (n, d)
-        self.d, self.C = self.X.d, len(train.user_ids)
+        self.X = Rows.of(train, torch.zeros((), device=device))  # (n, d)
+        self.d, self.C = train.num_features, len(train.user_ids)
         self.user, self.prompt = train.user.to(device), train.prompts().to(device)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(int(self.prompt.max()) + 1, generator=generator).to(device)
@@ -957,9 +977,9 @@ class RidgeProblem:
         places = shuffled_places(self.user[rows].cpu(), 1, generator)[0].to(device)
         self.few = rows[places < FEW_PAIRS]  # of each user, to pose as new
         add = lambda total, rows, x: total.add_(x.square().sum(dtype=torch.float64))
-        square = self.X.total(torch.zeros((), dtype=torch.float64, device=device), add).item() / self.X.n
+        square = self.X.total(torch.zeros((), dtype=torch.float64, device=device), add).item() / len(train)
         self.unit = LOGIT_SCALE / math.sqrt(square) if square else LOGIT_SCALE
-        head = self.X.like.new_zeros(self.d, 1) if V_ref is None else F.normalize(V_ref.to(self.X.like), dim=0)
+        head = self.X.rest.new_zeros(self.d, 1) if V_ref is None else F.normalize(V_ref.to(self.X.rest), dim=0)
         self.head = math.sqrt(self.d) * head.double()
 
     def size(self, K):
@@ -1022,7 +1042,7 @@ class RidgeProblem:
         each person near the corners that their own pairs pull Bradley-Terry's reward (Z (n, 1)) towards."""
         pull = (self.weights(self.fitted)[0] * torch.sigmoid(-Z.flatten() / LOGIT_SCALE)).float()
         add = lambda total, rows, x: total.index_add_(0, self.user[rows], x * pull[rows].unsqueeze(1))
-        G = self.X.total(self.X.like.new_zeros(self.C, self.d), add)  # minus the gradient of each user's part of Eq. 10
+        G = self.X.total(self.X.rest.new_zeros(self.C, self.d), add)  # minus the gradient of each user's part of Eq. 10
         left, singular, right = torch.linalg.svd(G.double(), full_matrices=False)
         scores = left * singular / (left * singular)[:, 0].std(correction=0).clamp_min(1e-30)  # (C, directions)
         for K in ranks:
@@ -1480,7 +1500,7 @@ def each_alone(groups, V_ref, seed, device):
 
 def alone(data, test, users, problem, s):
     """Accuracies of some users in a row: on the pairs that they are fitted on, and on `test`. 2 x (users,)"""
-    (X, user), (X_test, user_test) = (rows_of(pairs, users, problem.X.like) for pairs in (data, test))
+    (X, user), (X_test, user_test) = (rows_of(pairs, users, problem.X.rest) for pairs in (data, test))
     weight, m, U = user_mean_weights(user), torch.bincount(user), len(users)
     owner = torch.cat([torch.arange(U), torch.arange(U).repeat_interleave(problem.d)]).to(X.device)
 

@@ -30,8 +30,8 @@ device = "auto"  # auto, cpu, cuda, cuda:1
 dtype = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU; float32, bfloat16, float16
 attention = "sdpa"  # attention of transformers: sdpa, eager; with --no-share also flash_attention_2
 batch_tokens = 0  # tokens at a time, fewer where the memory does not suffice; 0 = 16384 on a GPU, 2048 on a CPU
-share = True  # compute every turn of a dialogue in one pass; needs plainly causal attention
-max_length = 0  # tokens; longer conversations lose their oldest; 0 = what the model takes
+share = True  # compute every turn of a dialogue in one pass; off for a model that refuses it
+max_length = 0  # tokens; longer conversations lose the oldest part of their prompt; 0 = what the model takes
 limit = 0  # only the first N dialogues, for a smoke test; 0 = all
 # --------------------------------------------------------------------------------------------------------------------
 

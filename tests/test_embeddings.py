@@ -26,6 +26,7 @@ from embeddings import (
     parts_of,
     plant,
     read_json_lines,
+    work,
 )
 from utils import InputError, load_split
 
@@ -68,6 +69,12 @@ def test_every_vector_equals_its_own_full_forward_pass(reward_model, batch_token
         assert (vector @ model.head).item() == pytest.approx(logit, abs=1e-5)
 
 
+def totals(found, padded):
+    """What all batches make the model compute."""
+    counts = [work(batch, padded) for batch in found]
+    return {name: sum(count[name] for count in counts) for name in counts[0]}
+
+
 def by_itself(model):
     """The same model as transformers loads and runs it, nothing replaced."""
     from transformers import AutoModelForSequenceClassification
@@ -106,21 +113,20 @@ def test_a_tree_of_conversations_gives_every_vector_of_its_own_pass(reward_model
         assert torch.allclose(vector, alone(model, talk), atol=1e-5)
     ids = model.tokens(talks)[0]
     prefixes = {tuple(tokens[: n + 1]) for tokens in ids for n in range(len(tokens))}
-    part = model.prepared(talks)
-    trees = [tree for batch in part.batches for tree in batch]
+    found, _ = model.prepared(talks)
+    trees, counts = [tree for batch in found for tree in batch], totals(found, padded=False)
     shared_between_trees = len(trees) * len(model.tokens([exchange("", "")])[0][0])  # at most the template's beginning
-    if batch_tokens > 1:
-        assert len(prefixes) <= part.tokens <= len(prefixes) + shared_between_trees  # each distinct beginning once
-    assert part.plain == sum(map(len, ids)) and part.padded == part.tokens
-    saved = f"{1 - part.tokens / part.plain:.0%} saved by sharing, 0.0% padding"
-    assert f"{len(talks)} texts, {part.tokens} tokens computed ({saved}): " in capsys.readouterr().out
+    if batch_tokens > 1:  # each distinct beginning once
+        assert len(prefixes) <= counts["tokens"] <= len(prefixes) + shared_between_trees
+    assert counts["plain"] == sum(map(len, ids)) and counts["padded"] == counts["tokens"]
+    saved = f"{1 - counts['tokens'] / counts['plain']:.0%} saved by sharing, 0.0% padding"
+    assert f"{len(talks)} texts, {counts['tokens']} tokens computed ({saved}): " in capsys.readouterr().out
 
 
 def test_a_tree_is_cut_where_it_grows_too_large(reward_model):
     talks = dialogue(6)
     small = encoder(reward_model, batch_tokens=300)
-    part = small.prepared(talks)
-    trees = [tree for batch in part.batches for tree in batch]
+    trees = [tree for batch in small.prepared(talks)[0] for tree in batch]
     assert len(trees) > 1 and all(len(tree.tokens) <= 300 or len(tree.members) == 1 for tree in trees)
     assert sorted(i for tree in trees for i in tree.members) == list(range(len(talks)))
     assert torch.allclose(small.embed(talks), encoder(reward_model).embed(talks), atol=1e-5)
@@ -154,10 +160,11 @@ def test_a_template_that_rewrites_earlier_turns_is_still_exact(reward_model):
 
 def test_the_plain_way_pads_and_shares_nothing(reward_model, capsys):
     plain = encoder(reward_model, share=False, batch_tokens=1000)
-    part = plain.prepared(dialogue(2))
-    assert sum(len(batch) for batch in part.batches) == 6 and part.plain == part.tokens < part.padded
+    found, _ = plain.prepared(dialogue(2))
+    counts = totals(found, padded=True)
+    assert sum(map(len, found)) == counts["texts"] == 6 and counts["plain"] == counts["tokens"] < counts["padded"]
     assert torch.allclose(plain.embed(dialogue(2)), encoder(reward_model).embed(dialogue(2)), atol=1e-5)
-    assert f"0% saved by sharing, {1 - part.tokens / part.padded:.1%} padding" in capsys.readouterr().out
+    assert f"0% saved by sharing, {1 - counts['tokens'] / counts['padded']:.1%} padding" in capsys.readouterr().out
 
 
 TINY = {
