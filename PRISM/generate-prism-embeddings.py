@@ -18,8 +18,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from embeddings import embed_split, encoder_of, read_json_lines  # noqa: E402
-from utils import InputError, settings, start  # noqa: E402
+from lore.common import InputError, start
+from lore.conversations import read_json_lines
+from lore.embeddings import embed_split
+from lore.encoder import encoder_of
+from lore.settings import settings
 
 # --------------------------------------------------------------------------------------------------- settings ---
 model = "Skywork/Skywork-Reward-Llama-3.1-8B-v0.2"  # Hub reward model, or a local folder
@@ -31,7 +34,9 @@ dtype = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU; float32, bfloat16,
 attention = "sdpa"  # attention of transformers: sdpa, eager; with --no-share also flash_attention_2
 batch_tokens = 0  # tokens at a time, fewer where the memory does not suffice; 0 = 16384 on a GPU, 2048 on a CPU
 share = True  # compute every turn of a dialogue in one pass; off for a model that refuses it
-max_length = 0  # tokens; longer conversations lose the oldest part of their prompt; 0 = what the model takes
+max_length = (
+    0  # tokens; longer conversations lose the oldest part of their prompt; 0 = what the model takes
+)
 limit = 0  # only the first N dialogues, for a smoke test; 0 = all
 # --------------------------------------------------------------------------------------------------------------------
 

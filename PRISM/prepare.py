@@ -16,10 +16,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from embeddings import SURROGATE, read_json_lines  # noqa: E402
-from utils import InputError, settings, start, written_whole  # noqa: E402
+from lore.common import InputError, start, written_whole
+from lore.conversations import SURROGATE, read_json_lines
+from lore.settings import settings
 
 # --------------------------------------------------------------------------------------------------- settings ---
 source = "HannahRoseKirk/prism-alignment"  # Hub data set, or a folder with survey.jsonl and conversations.jsonl
@@ -39,13 +40,17 @@ def locate(source, name):
         if not (Path(source) / name).is_file():
             raise InputError(f"{Path(source) / name} is missing")
         return Path(source) / name
-    from huggingface_hub import hf_hub_download  # plain files: the data set's own loader would hide line numbers
+    from huggingface_hub import (
+        hf_hub_download,  # plain files: the data set's own loader would hide line numbers
+    )
 
     try:
         return Path(hf_hub_download(source, name, repo_type="dataset"))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{source} is no folder here, and its {name} cannot be fetched: {reason}") from error
+        raise InputError(
+            f"{source} is no folder here, and its {name} cannot be fetched: {reason}"
+        ) from error
 
 
 def read_users(path):
@@ -54,7 +59,9 @@ def read_users(path):
     for number, row in read_json_lines(path):
         user, completed = row.get("user_id"), row.get("num_completed_conversations")
         if not isinstance(user, str) or not isinstance(completed, int):
-            raise InputError(f"{path}, line {number}: needs user_id and num_completed_conversations")
+            raise InputError(
+                f"{path}, line {number}: needs user_id and num_completed_conversations"
+            )
         if user in users:
             raise InputError(f"{path}, line {number}: {user} stands here for the second time")
         if completed > 0:
@@ -92,13 +99,23 @@ def read_dialogues(path, users):
     """{dialogue id: turns}, each id also noted with its user in `users`; those without one full turn are left out."""
     dialogues = {}
     for number, row in read_json_lines(path):
-        place, dialogue, user = f"{path}, line {number}", row.get("conversation_id"), row.get("user_id")
+        place, dialogue, user = (
+            f"{path}, line {number}",
+            row.get("conversation_id"),
+            row.get("user_id"),
+        )
         if not isinstance(dialogue, str) or dialogue in dialogues:
-            raise InputError(f"{place}: conversation_id {dialogue!r} is missing or stands here for the second time")
+            raise InputError(
+                f"{place}: conversation_id {dialogue!r} is missing or stands here for the second time"
+            )
         if not isinstance(user, str) or user not in users:
-            raise InputError(f"{place}: {dialogue} is by {user!r}, who is not in survey.jsonl or completed nothing")
+            raise InputError(
+                f"{place}: {dialogue} is by {user!r}, who is not in survey.jsonl or completed nothing"
+            )
         turns = read_turns(place, row)
-        if any(all(turn.values()) for turn in turns):  # as published: one turn with all three is enough
+        if any(
+            all(turn.values()) for turn in turns
+        ):  # as published: one turn with all three is enough
             dialogues[dialogue] = turns
             users[user].append(dialogue)
         else:
@@ -113,7 +130,12 @@ def split_users(users, seen_fraction, train_fraction, min_dialogues, seed):
     rng = np.random.RandomState(seed)
     order = np.array([user for user, ids in users.items() if ids])
     rng.shuffle(order)
-    split = {"train_dialog_ids": [], "test_dialog_ids": [], "seen_user_ids": {}, "unseen_user_ids": {}}
+    split = {
+        "train_dialog_ids": [],
+        "test_dialog_ids": [],
+        "seen_user_ids": {},
+        "unseen_user_ids": {},
+    }
     first_unseen = int(len(order) * seen_fraction)
     for place, user in enumerate(order.tolist()):
         if len(users[user]) >= min_dialogues:
@@ -162,25 +184,44 @@ def main():
     users = read_users(locate(args.source, "survey.jsonl"))
     dialogues = read_dialogues(locate(args.source, "conversations.jsonl"), users)
     print(f"{len(dialogues)} dialogues by {sum(map(bool, users.values()))} users")
-    split = split_users(users, args.seen_fraction, args.train_fraction, args.min_dialogues, args.seed)
+    split = split_users(
+        users, args.seen_fraction, args.train_fraction, args.min_dialogues, args.seed
+    )
     if not (split["seen_user_ids"] and split["unseen_user_ids"]):
-        raise InputError(f"too few users with {args.min_dialogues} dialogues to have seen and unseen ones")
+        raise InputError(
+            f"too few users with {args.min_dialogues} dialogues to have seen and unseen ones"
+        )
     with written_whole(args.data / "prism_split_ids_50.json") as file:
         file.write_text(json.dumps(split, indent=4))
 
     counts, pairs = Counter(), 0
     owner = {dialogue: user for user, ids in users.items() for dialogue in ids}
-    used = {*split["train_dialog_ids"], *split["test_dialog_ids"]}  # all are written: another split needs no new file
-    with written_whole(args.data / "dialogues.jsonl") as path, open(path, "w", encoding="utf-8") as file:
+    used = {
+        *split["train_dialog_ids"],
+        *split["test_dialog_ids"],
+    }  # all are written: another split needs no new file
+    with (
+        written_whole(args.data / "dialogues.jsonl") as path,
+        open(path, "w", encoding="utf-8") as file,
+    ):
         for dialogue in dialogues:
             turns = clean(dialogues[dialogue], counts)
             pairs += sum(len(turn["rejected"]) for turn in turns) if dialogue in used else 0
-            file.write(json.dumps({"dialogue": dialogue, "user_id": owner[dialogue], "turns": turns}) + "\n")
-    print(f"{len(split['seen_user_ids'])} seen and {len(split['unseen_user_ids'])} unseen users with {pairs} pairs in")
-    print(f"{len(split['train_dialog_ids'])} training and {len(split['test_dialog_ids'])} test dialogues")
+            file.write(
+                json.dumps({"dialogue": dialogue, "user_id": owner[dialogue], "turns": turns})
+                + "\n"
+            )
+    print(
+        f"{len(split['seen_user_ids'])} seen and {len(split['unseen_user_ids'])} unseen users with {pairs} pairs in"
+    )
+    print(
+        f"{len(split['train_dialog_ids'])} training and {len(split['test_dialog_ids'])} test dialogues"
+    )
     left_out = ", ".join(f"{n} {reason}" for reason, n in counts.items() if n)
     print(f"left out in all dialogues: {left_out or 'nothing'}")
-    print(f"dialogues and their split are in {args.data}; next: python PRISM/generate-prism-embeddings.py")
+    print(
+        f"dialogues and their split are in {args.data}; next: python PRISM/generate-prism-embeddings.py"
+    )
 
 
 if __name__ == "__main__":

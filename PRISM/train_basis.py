@@ -17,36 +17,25 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from prepare import split_users  # noqa: E402
+import numpy as np
+import torch
+from prepare import split_users
 
-from utils import (  # noqa: E402
-    LORE,
-    Comparisons,
-    Groups,
-    InputError,
-    Planted,
-    Split,
-    alphas_of,
-    basis_health,
-    best_cell,
-    load_split,
-    pick_device,
-    planted_rewards,
-    print_health,
-    repeats_of,
-    report,
-    run_regularized,
-    run_rows,
-    settings,
-    solve_temperature,
-    start,
-)
+from lore.basis import basis_health
+from lore.common import InputError, pick_device, start
+from lore.comparisons import Comparisons, Groups
+from lore.evaluation import LORE, best_cell
+from lore.planted import Planted, planted_rewards, solve_temperature
+from lore.report import print_health, report, run_rows
+from lore.settings import alphas_of, repeats_of, settings
+from lore.tables import Split, load_split
+from utils import run_regularized
 
 # --------------------------------------------------------------------------------------------------- settings ---
 K_list = [0, 1, 5, 10, 15, 20, 25, 50]  # ranks: 0 = the reference head as it is, 1 = Bradley-Terry
-alpha_list = [1e4]  # pull of every basis reward to the reference head, 0 = none (needed where there is no head)
+alpha_list = [
+    1e4
+]  # pull of every basis reward to the reference head, 0 = none (needed where there is no head)
 solver = "adam"  # adam = as published, for num_iterations steps; ridge = chooses its own penalties on held-out prompts
 num_iterations = 20000  # alternating Adam steps of the joint fit, as published
 learning_rate = 0.5  # of the joint fit, as published
@@ -61,11 +50,17 @@ synthetic = False  # planted people instead of the prepared data
 planted_users = 200  # of --synthetic: people, 80 % of them seen
 planted_features = 64  # of --synthetic: width of the embeddings
 planted_directions = 4  # of --synthetic: hidden rewards that people mix
-planted_concentration = 0.2  # of --synthetic: Dirichlet parameter of the mixtures; small = different people
-planted_accuracy = 0.9  # of --synthetic: how often a pair agrees with the person's true reward; the rest is noise
+planted_concentration = (
+    0.2  # of --synthetic: Dirichlet parameter of the mixtures; small = different people
+)
+planted_accuracy = (
+    0.9  # of --synthetic: how often a pair agrees with the person's true reward; the rest is noise
+)
 # --------------------------------------------------------------------------------------------------------------------
 
-COLLAPSED = 0.99  # cosine to the reference head above which a column counts as nothing but that head
+COLLAPSED = (
+    0.99  # cosine to the reference head above which a column counts as nothing but that head
+)
 STEPS_BEFORE = "python PRISM/prepare.py && python PRISM/generate-prism-embeddings.py"
 
 # How many dialogues of PRISM have so many replies, and how many people with six or more dialogues have so many: counted
@@ -108,15 +103,24 @@ def planted_dialogues(
         for replies in draw(rng, DIALOGUES_OF_REPLIES, count):
             dialogue = f"{user}.{len(users[user])}"
             users[user].append(dialogue)
-            turns += [(number, dialogue, turn, size) for turn, size in enumerate(replies_per_turn(int(replies)))]
+            turns += [
+                (number, dialogue, turn, size)
+                for turn, size in enumerate(replies_per_turn(int(replies)))
+            ]
     sizes = np.array([size for *_, size in turns])
     first = np.cumsum(sizes) - sizes  # table row of each turn's first reply
     table = rng.standard_normal((sizes.sum(), num_features)).astype(np.float32)
     owner = np.repeat([number for number, *_ in turns], sizes)
-    score = ((table @ V) * W[owner]).sum(1)  # (rows, d) @ (d, directions) -> (rows, directions) -> (rows,)
+    score = ((table @ V) * W[owner]).sum(
+        1
+    )  # (rows, d) @ (d, directions) -> (rows, directions) -> (rows,)
     place = np.arange(4)
-    padded = np.where(place < sizes[:, None], score[np.minimum(first[:, None] + place, len(score) - 1)], -np.inf)
-    worse = (padded[:, None, :] < padded[:, :, None]) & (place < sizes[:, None])[:, None, :]  # (turns, reply, other)
+    padded = np.where(
+        place < sizes[:, None], score[np.minimum(first[:, None] + place, len(score) - 1)], -np.inf
+    )
+    worse = (padded[:, None, :] < padded[:, :, None]) & (place < sizes[:, None])[
+        :, None, :
+    ]  # (turns, reply, other)
 
     def choice(T):  # probability of each reply of each turn, (turns, 4)
         odds = np.exp((padded - padded.max(1, keepdims=True)) / T)
@@ -124,7 +128,9 @@ def planted_dialogues(
 
     agreement = lambda T: (choice(T) * worse.sum(2)).sum() / (sizes - 1).sum()
     probability = choice(solve_temperature(agreement, best_accuracy, np.abs(score).mean()))
-    chosen = (probability.cumsum(1) < rng.random((len(turns), 1)) * probability.sum(1, keepdims=True)).sum(1)
+    chosen = (
+        probability.cumsum(1) < rng.random((len(turns), 1)) * probability.sum(1, keepdims=True)
+    ).sum(1)
     pairs = [
         (f"planted{number:04d}", dialogue, turn, begin + picked, begin + other)
         for (number, dialogue, turn, size), begin, picked in zip(turns, first, chosen)
@@ -145,10 +151,14 @@ def load_dialogues(folder):
         raise InputError(f"{path} is missing; make it with: {STEPS_BEFORE}")
     try:
         ids = json.loads(path.read_text())
-        if not {"train_dialog_ids", "test_dialog_ids", "seen_user_ids", "unseen_user_ids"} <= {*ids}:
+        if not {"train_dialog_ids", "test_dialog_ids", "seen_user_ids", "unseen_user_ids"} <= {
+            *ids
+        }:
             raise ValueError("a key is missing")
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); make it again with: python PRISM/prepare.py") from error
+        raise InputError(
+            f"{path} is damaged ({error}); make it again with: python PRISM/prepare.py"
+        ) from error
     split, dialogues = load_split(folder / "prism", STEPS_BEFORE), folder / "dialogues.jsonl"
     if dialogues.exists() and hashlib.sha256(dialogues.read_bytes()).hexdigest() != split.made_from:
         raise InputError(
@@ -160,7 +170,9 @@ def load_dialogues(folder):
 
 def split_dialogues(split, ids):
     """Groups of the seen and unseen people by training and test dialogues; one shot is one dialogue."""
-    on_train, on_test = (split.frame["dialogue"].isin(ids[f"{side}_dialog_ids"]) for side in ("train", "test"))
+    on_train, on_test = (
+        split.frame["dialogue"].isin(ids[f"{side}_dialog_ids"]) for side in ("train", "test")
+    )
     if (on_train & on_test).any() or {*ids["seen_user_ids"]} & {*ids["unseen_user_ids"]}:
         raise InputError(
             "a dialogue is on both the training and the test side of the split, or a person seen and unseen"
@@ -170,7 +182,9 @@ def split_dialogues(split, ids):
     seen, unseen = (sorted(complete & {*ids[f"{kind}_user_ids"]}) for kind in ("seen", "unseen"))
     missing = len(ids["seen_user_ids"]) + len(ids["unseen_user_ids"]) - len(seen) - len(unseen)
     if not (seen and unseen):
-        raise InputError("no seen or no unseen people have pairs in both training and test dialogues")
+        raise InputError(
+            "no seen or no unseen people have pairs in both training and test dialogues"
+        )
     groups = Groups(
         Comparisons.from_frame(split.table, train, seen, "dialogue", prompt="dialogue"),
         Comparisons.from_frame(split.table, test, seen, "dialogue"),
@@ -180,21 +194,29 @@ def split_dialogues(split, ids):
     for name, group in zip(groups._fields, groups):
         counts, dialogues = group.counts, len(group.shot.unique())
         spread = f"{counts.min()} .. {counts.max()} a person, mean {counts.double().mean():.1f}"
-        print(f"{name:15} {len(group.user_ids):5} people {dialogues:6} dialogues {len(group):7} pairs ({spread})")
-    print(f"left out: {missing} people without pairs on both sides; {(~(on_train | on_test)).sum()} pairs of no side")
+        print(
+            f"{name:15} {len(group.user_ids):5} people {dialogues:6} dialogues {len(group):7} pairs ({spread})"
+        )
+    print(
+        f"left out: {missing} people without pairs on both sides; {(~(on_train | on_test)).sum()} pairs of no side"
+    )
     return groups
 
 
 def drawn_anew(split, ids, seed):
     """Split ids of the same people and dialogues, drawn anew: as many seen, the same share of dialogues to train on."""
     sides = {name: {*ids[name]} for name in ids}
-    used = split.frame[split.frame["dialogue"].isin(sides["train_dialog_ids"] | sides["test_dialog_ids"])]
+    used = split.frame[
+        split.frame["dialogue"].isin(sides["train_dialog_ids"] | sides["test_dialog_ids"])
+    ]
     users = {user: sorted({*dialogues}) for user, dialogues in used.groupby("user_id")["dialogue"]}
     seen, train = (
         len(sides[a]) / (len(sides[a]) + len(sides[b]))
         for a, b in (("seen_user_ids", "unseen_user_ids"), ("train_dialog_ids", "test_dialog_ids"))
     )
-    return split_users(users, seen, round(train, 2), min_dialogues=1, seed=seed)  # odd numbers are rounded down: 0.4997
+    return split_users(
+        users, seen, round(train, 2), min_dialogues=1, seed=seed
+    )  # odd numbers are rounded down: 0.4997
 
 
 def main():
@@ -220,18 +242,24 @@ def main():
             baselines=args.baselines, save=output, model=split.model,
         ).cells  # fmt: skip
         if population is not None:
-            W, W_unseen = (torch.stack([population.W[user] for user in users]) for users in (seen, unseen))
-            cells.append(best_cell(population.V, W, W_unseen, groups, starts[0]))
+            cells.append(best_cell(population, groups, starts[0]))
     rows = run_rows(cells)
     for row, cell in zip(rows, cells):
         if cell.fit is not None and cell.model == LORE and cell.K not in (0, "best"):
             row |= basis_health(cell.fit.V, cell.fit.W, split.head)
     if population is not None:
-        print(f"planted people: the best possible accuracy is {args.planted_accuracy:.0%} by construction")
+        print(
+            f"planted people: the best possible accuracy is {args.planted_accuracy:.0%} by construction"
+        )
     report(output, cells, args, rows)
     print_health(rows)
-    if any(row.get("columns", 0) > 1 and row["to_head"] and row["to_head"][0] > COLLAPSED for row in rows):
-        print("some bases are the reference head several times over: their pull to it is too strong to learn anything")
+    if any(
+        row.get("columns", 0) > 1 and row["to_head"] and row["to_head"][0] > COLLAPSED
+        for row in rows
+    ):
+        print(
+            "some bases are the reference head several times over: their pull to it is too strong to learn anything"
+        )
     print(f"results are in {output}.json and .png, V and W beside them")
 
 

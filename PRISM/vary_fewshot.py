@@ -14,26 +14,25 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from train_basis import load_dialogues, planted_dialogues, split_dialogues  # noqa: E402
+from train_basis import load_dialogues, planted_dialogues, split_dialogues
 
-from utils import (  # noqa: E402
-    InputError,
-    LoRe_regularized,
-    alphas_of,
+from lore.common import InputError, pick_device, start
+from lore.report import (
     few_shot_rows,
-    pick_device,
     plot_accuracy_vs_shots,
     print_choices,
     print_few_shot_table,
-    run_few_shot_vary_shots,
     save_results,
-    settings,
-    start,
 )
+from lore.settings import alphas_of, settings
+from utils import LoRe_regularized, run_few_shot_vary_shots
 
 # --------------------------------------------------------------------------------------------------- settings ---
 K_list = [1, 5]  # ranks: 0 = the reference head as it is, 1 = Bradley-Terry
-alpha_list = [0.0, 1e4]  # pull of every basis reward to the reference head, 0 = none (needed where there is no head)
+alpha_list = [
+    0.0,
+    1e4,
+]  # pull of every basis reward to the reference head, 0 = none (needed where there is no head)
 num_shots = [1, 2, 3, 0]  # known dialogues of each unseen person; 0 = all of the training ones
 trials = 20  # draws of those dialogues
 solver = "adam"  # adam = as published, for num_iterations steps; ridge = chooses its own penalties on held-out prompts
@@ -55,7 +54,9 @@ def with_enough_dialogues(split, ids, least):
     enough = {user: 0 for user in ids["unseen_user_ids"] if known.get(user, 0) >= least}
     if not enough:
         raise InputError(f"no unseen person has {least} training dialogues; lower --num_shots")
-    print(f"left out: {len(ids['unseen_user_ids']) - len(enough)} unseen people with fewer than {least} dialogues")
+    print(
+        f"left out: {len(ids['unseen_user_ids']) - len(enough)} unseen people with fewer than {least} dialogues"
+    )
     return {**ids, "unseen_user_ids": enough}
 
 

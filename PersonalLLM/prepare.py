@@ -17,10 +17,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from embeddings import embed_split, encoder_of, exchange, read_json_lines  # noqa: E402
-from utils import InputError, settings, start  # noqa: E402
+from lore.common import InputError, start
+from lore.conversations import exchange, read_json_lines
+from lore.embeddings import embed_split
+from lore.encoder import encoder_of
+from lore.settings import settings
 
 # --------------------------------------------------------------------------------------------------- settings ---
 source = "namkoong-lab/PersonalLLM"  # Hub data set, or a folder with train.* and test.* (parquet, csv, jsonl)
@@ -33,7 +36,9 @@ dtype = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU; float32, bfloat16,
 attention = "sdpa"  # attention of transformers: sdpa, eager; with --no-share also flash_attention_2
 batch_tokens = 0  # tokens at a time, fewer where the memory does not suffice; 0 = 16384 on a GPU, 2048 on a CPU
 share = True  # compute a prompt once for all its responses; off for a model that refuses it
-max_length = 0  # tokens; longer conversations lose the oldest part of their prompt; 0 = what the model takes
+max_length = (
+    0  # tokens; longer conversations lose the oldest part of their prompt; 0 = what the model takes
+)
 limit = 0  # only the first N prompts of each side, for a smoke test; 0 = all
 # --------------------------------------------------------------------------------------------------------------------
 
@@ -54,13 +59,19 @@ def read_side(source, side, data):
             return [(f"{source}, {side}", load_dataset(source, split=side).to_pandas())]
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{source} is no folder here, and its {side} split cannot be fetched: {reason}") from error
+            raise InputError(
+                f"{source} is no folder here, and its {side} split cannot be fetched: {reason}"
+            ) from error
     name = re.compile(rf"{side}(-\d+-of-\d+)?(\.parquet|\.csv|\.jsonl?(\.gz)?)")
     files = [file for file in sorted(Path(source).rglob(f"{side}*")) if name.fullmatch(file.name)]
-    files = [file for file in files if data.resolve() not in file.resolve().parents]  # not what this script has written
+    files = [
+        file for file in files if data.resolve() not in file.resolve().parents
+    ]  # not what this script has written
     if not files or len({file.suffix for file in files}) > 1:
         found = ", ".join(map(str, files)) or "none"
-        raise InputError(f"{source}: {side}.parquet, .csv or .jsonl (or {side}-00000-of-00001..) of one kind: {found}")
+        raise InputError(
+            f"{source}: {side}.parquet, .csv or .jsonl (or {side}-00000-of-00001..) of one kind: {found}"
+        )
     sides = []
     for file in files:
         try:
@@ -73,7 +84,9 @@ def read_side(source, side, data):
         except InputError:
             raise
         except (OSError, ValueError) as error:
-            raise InputError(f"{file} cannot be read: {str(error).strip().splitlines()[0]}") from error
+            raise InputError(
+                f"{file} cannot be read: {str(error).strip().splitlines()[0]}"
+            ) from error
         sides.append((str(file), frame))
     return sides
 
@@ -94,14 +107,19 @@ def responses(where, prompts):
     texts = ["prompt", *(f"response_{i}" for i in numbers)]
     needed = [*texts, *(f"response_{i}_{name}" for i in numbers for name in REWARD_MODELS)]
     if missing := [column for column in needed if column not in prompts]:
-        raise InputError(f"{where}: missing columns {', '.join(missing[:5])}" + (" .." if len(missing) > 5 else ""))
+        raise InputError(
+            f"{where}: missing columns {', '.join(missing[:5])}"
+            + (" .." if len(missing) > 5 else "")
+        )
     for name in texts:
         for row, text in enumerate(prompts[name]):
             if not isinstance(text, str):
                 raise InputError(f"{where}: row {row}: {name} is a {type(text).__name__}, not text")
     parts = []
     for i in numbers:
-        scores = prompts[[f"response_{i}_{name}" for name in REWARD_MODELS]].apply(pd.to_numeric, errors="coerce")
+        scores = prompts[[f"response_{i}_{name}" for name in REWARD_MODELS]].apply(
+            pd.to_numeric, errors="coerce"
+        )
         bad = np.argwhere(~np.isfinite(scores.to_numpy(dtype=float)))
         if len(bad):
             row, column = bad[0]
@@ -118,7 +136,10 @@ def together(frames, limit):
     import pandas as pd
 
     first = np.cumsum([0, *(frame["prompt"].nunique() for frame in frames)])
-    frame = pd.concat([part.assign(prompt=part["prompt"] + n) for part, n in zip(frames, first)], ignore_index=True)
+    frame = pd.concat(
+        [part.assign(prompt=part["prompt"] + n) for part, n in zip(frames, first)],
+        ignore_index=True,
+    )
     return frame[frame["prompt"] < limit] if limit else frame
 
 

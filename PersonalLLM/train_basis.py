@@ -19,31 +19,32 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import torch
 
-from utils import (  # noqa: E402
-    LORE,
-    Comparisons,
-    Groups,
-    InputError,
-    alphas_of,
-    key_text,
-    load_split,
-    pick_device,
-    print_aligned,
-    repeats_of,
-    report,
-    run,
-    settings,
-    start,
-    written_whole,
-)
+from lore.common import InputError, pick_device, start, written_whole
+from lore.comparisons import Comparisons, Groups
+from lore.evaluation import LORE
+from lore.report import key_text, print_aligned, report
+from lore.settings import alphas_of, repeats_of, settings
+from lore.tables import load_split
+from utils import run
 
 # --------------------------------------------------------------------------------------------------- settings ---
-K_list = [0, 1, 2, 3, 4, 5]  # ranks: 0 = the reference head as it is, 1 = Bradley-Terry; up to 50 in the paper
+K_list = [
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+]  # ranks: 0 = the reference head as it is, 1 = Bradley-Terry; up to 50 in the paper
 alpha_list = [0.0]  # pull of every basis reward to the reference head, 0 = none
-dirichlet_list = [0.001, 0.01, 0.1]  # one population each: w ~ Dirichlet(a); small a = everybody has one reward model
+dirichlet_list = [
+    0.001,
+    0.01,
+    0.1,
+]  # one population each: w ~ Dirichlet(a); small a = everybody has one reward model
 num_seen = 1000  # seen people of a population
 num_unseen = 1000  # unseen people of a population
 train_prompts = 45  # training prompts of a seen person
@@ -63,7 +64,9 @@ synthetic = False  # planted reward models instead of the prepared data
 planted_prompts = 2000  # of --synthetic: training prompts, eight responses each
 planted_tests = 300  # of --synthetic: test prompts
 planted_features = 64  # of --synthetic: width of the embeddings
-planted_agreement = 0.25  # of --synthetic: correlation of the explained parts of two reward models' scores
+planted_agreement = (
+    0.25  # of --synthetic: correlation of the explained parts of two reward models' scores
+)
 planted_unexplained = 0.15  # of --synthetic: share of a score's variance that no embedding tells
 # --------------------------------------------------------------------------------------------------------------------
 
@@ -92,20 +95,39 @@ def load_prompts(folder):
         P = split.frame["prompt"].nunique()
         order = np.stack([np.repeat(np.arange(P), R), np.tile(np.arange(R), P)], axis=1)
         if not P or not np.array_equal(split.frame[["prompt", "response"]].to_numpy(), order):
-            raise InputError(f"{path}: {len(split.frame)} rows are not {R} responses to each of {P} prompts")
+            raise InputError(
+                f"{path}: {len(split.frame)} rows are not {R} responses to each of {P} prompts"
+            )
         try:
             scores = frame.to_numpy(dtype=np.float64).reshape(P, R, -1)
         except ValueError as error:
-            raise InputError(f"{path}: a score that is no number; make it again with: {PREPARE}") from error
+            raise InputError(
+                f"{path}: a score that is no number; make it again with: {PREPARE}"
+            ) from error
         if not np.isfinite(scores).all():
             raise InputError(f"{path}: a score is NaN or infinite; make it again with: {PREPARE}")
         sides.append(
-            Prompts(split.table, split.frame["reply"].to_numpy().reshape(P, R), scores, split.head, split.model)
+            Prompts(
+                split.table,
+                split.frame["reply"].to_numpy().reshape(P, R),
+                scores,
+                split.head,
+                split.model,
+            )
         )
-        kinds.append({"model": split.model, "width": split.table.shape[1], "responses": R, "reward models": [*frame]})
+        kinds.append(
+            {
+                "model": split.model,
+                "width": split.table.shape[1],
+                "responses": R,
+                "reward models": [*frame],
+            }
+        )
     for what, value in kinds[0].items():
         if value != kinds[1][what]:
-            raise InputError(f"{folder}: train and test differ in {what}: {value} and {kinds[1][what]}")
+            raise InputError(
+                f"{folder}: train and test differ in {what}: {value} and {kinds[1][what]}"
+            )
     return tuple(sides)
 
 
@@ -118,21 +140,29 @@ def planted(
     The head is the mean of the ten directions, blurred: it knows roughly what people like, as a reward model does.
     """
     if not (num_prompts and num_tests and num_features and agreement <= 1 and unexplained < 1):
-        raise InputError("planted: at least one prompt, test and feature; agreement up to 1, unexplained below 1")
+        raise InputError(
+            "planted: at least one prompt, test and feature; agreement up to 1, unexplained below 1"
+        )
     rng = np.random.default_rng(seed)
     unit = lambda columns: columns / np.linalg.norm(columns, axis=0)
     common, own = (unit(rng.standard_normal((num_features, count))) for count in (1, REWARD_MODELS))
     directions = unit(np.sqrt(agreement) * common + np.sqrt(1 - agreement) * own)  # (d, M)
     mean = directions.mean(axis=1, keepdims=True)
-    head = mean + np.linalg.norm(mean) * rng.standard_normal((num_features, 1)) / np.sqrt(num_features)
+    head = mean + np.linalg.norm(mean) * rng.standard_normal((num_features, 1)) / np.sqrt(
+        num_features
+    )
     sides = []
     for count in (num_prompts, num_tests):
         table = rng.standard_normal((count * RESPONSES, num_features)).astype(np.float32)
         known = table @ directions  # (rows, d) @ (d, M)
-        scores = np.sqrt(1 - unexplained) * known + np.sqrt(unexplained) * rng.standard_normal(known.shape)
+        scores = np.sqrt(1 - unexplained) * known + np.sqrt(unexplained) * rng.standard_normal(
+            known.shape
+        )
         reply = np.arange(count * RESPONSES).reshape(count, RESPONSES)
         vectors = (torch.from_numpy(array) for array in (table, head.astype(np.float32)))
-        sides.append(Prompts(next(vectors), reply, scores.reshape(count, RESPONSES, -1), next(vectors)))
+        sides.append(
+            Prompts(next(vectors), reply, scores.reshape(count, RESPONSES, -1), next(vectors))
+        )
     return tuple(sides)
 
 
@@ -140,7 +170,9 @@ def standardised(train, test):
     """Both sides with each reward model's scores in units of its spread over the training responses."""
     mean, std = train.scores.mean((0, 1)), train.scores.std((0, 1))
     if not std.all():
-        raise InputError(f"standardise: reward model number {std.argmin()} gives all training responses one score")
+        raise InputError(
+            f"standardise: reward model number {std.argmin()} gives all training responses one score"
+        )
     return tuple(side._replace(scores=(side.scores - mean) / std) for side in (train, test))
 
 
@@ -158,7 +190,9 @@ def comparisons(prompts, weights, orders, count, names):
         told = (score[every, place[0]] > score[every, place[1]]) & (best != worst)
         usable = np.flatnonzero(told[order])[: count or None]  # places in the order
         if len(usable) < count:
-            raise InputError(f"{names[user]}: {len(usable)} prompts tell responses apart, {count} were asked for")
+            raise InputError(
+                f"{names[user]}: {len(usable)} prompts tell responses apart, {count} were asked for"
+            )
         passed += (~told[order[: usable[-1] + 1 if count else None]]).sum()
         users.append(np.full(len(usable), user))
         chosen.append(best[order[usable]])
@@ -172,7 +206,9 @@ def comparisons(prompts, weights, orders, count, names):
 def check_populations(dirichlet_list):
     for a in dirichlet_list:
         if not 0 < a < math.inf:
-            raise InputError(f"dirichlet_list: {a:g} is no Dirichlet parameter; it must be above 0 and finite")
+            raise InputError(
+                f"dirichlet_list: {a:g} is no Dirichlet parameter; it must be above 0 and finite"
+            )
     if len({f"{a:g}" for a in dirichlet_list}) < len(dirichlet_list):
         raise InputError("dirichlet_list holds a value twice")
 
@@ -191,7 +227,10 @@ def draw_people(train, test, a, num_seen, num_unseen, train_prompts, few_shot_pr
         raise InputError("num_seen and num_unseen: at least one person each")
     groups, passed, truth = [], [], []
     root = np.random.default_rng([seed, round(1e9 * a)])
-    for kind, count, prompts_each in (("seen", num_seen, train_prompts), ("unseen", num_unseen, few_shot_prompts)):
+    for kind, count, prompts_each in (
+        ("seen", num_seen, train_prompts),
+        ("unseen", num_unseen, few_shot_prompts),
+    ):
         weights_rng, order_rng = root.spawn(2)
         weights = weights_rng.dirichlet(np.full(M, a), count)
         names = tuple(f"{kind}{i:04d}" for i in range(count))
@@ -205,7 +244,9 @@ def draw_people(train, test, a, num_seen, num_unseen, train_prompts, few_shot_pr
     groups = Groups(*groups)
     for name, group, dropped in zip(groups._fields, groups, passed):
         note = f"; {dropped} prompts passed over: equal scores, or one text" if dropped else ""
-        print(f"{name:15} {len(group.user_ids):5} people {len(group):8} pairs, d = {group.num_features}{note}")
+        print(
+            f"{name:15} {len(group.user_ids):5} people {len(group):8} pairs, d = {group.num_features}{note}"
+        )
     return groups, truth[0]
 
 
@@ -221,7 +262,9 @@ def plot_mixtures(path, weights, learned, title):
     titles = (("true mixtures", "reward model"), (title, "basis reward"))
     for axes, values, (title, label) in zip(panels, (weights, learned), titles):
         extent = (-0.5, values.shape[1] - 0.5, len(values), 0)
-        image = axes.imshow(values[order], aspect="auto", vmin=0, vmax=1, interpolation="nearest", extent=extent)
+        image = axes.imshow(
+            values[order], aspect="auto", vmin=0, vmax=1, interpolation="nearest", extent=extent
+        )
         axes.set_title(title, fontsize=9)
         axes.set_xlabel(label)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -236,11 +279,15 @@ def print_paper_table(populations, num_seen, num_unseen):
     """As Table 1 of the paper: a line per rank, seen, unseen and overall accuracy of each population in percent."""
     means = list(populations.values())
     keys = ["K", "alpha"] if len({row["alpha"] for row in means[0]} - {None}) > 1 else ["K"]
-    lines = [[*keys, *(text for a in populations for text in (f"a = {a:g}: seen", "unseen", "overall"))]]
+    lines = [
+        [*keys, *(text for a in populations for text in (f"a = {a:g}: seen", "unseen", "overall"))]
+    ]
     for ranks in zip(*means):
         line = [key_text(ranks[0], key) for key in keys]
         for row in ranks:
-            overall = (num_seen * row["seen"] + num_unseen * row["unseen"]) / (num_seen + num_unseen)
+            overall = (num_seen * row["seen"] + num_unseen * row["unseen"]) / (
+                num_seen + num_unseen
+            )
             line += [f"{100 * value:.1f}" for value in (row["seen"], row["unseen"], overall)]
         lines.append(line)
     print_aligned(lines)
@@ -271,13 +318,18 @@ def main():
                 baselines=args.baselines, save=output, model=train.model,
             ).cells  # fmt: skip
         populations[a] = report(output, cells, args)
-        first = next((c for c in cells if (c.K, c.seed, c.model) == (max(args.K_list), args.seed, LORE)), None)
+        first = next(
+            (c for c in cells if (c.K, c.seed, c.model) == (max(args.K_list), args.seed, LORE)),
+            None,
+        )
         if first is not None and first.K > 0:
             title = f"learned, K = {first.K}, alpha = {first.alpha:g}, seed {args.seed}"
             plot_mixtures(f"{output}_mixtures", truth[args.seed], first.fit.W.cpu().numpy(), title)
     print()
     print_paper_table(populations, args.num_seen, args.num_unseen)
-    print(f"accuracy in percent; results are in {args.results}, one JSON and its pictures for each population")
+    print(
+        f"accuracy in percent; results are in {args.results}, one JSON and its pictures for each population"
+    )
 
 
 if __name__ == "__main__":

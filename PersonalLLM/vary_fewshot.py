@@ -14,25 +14,26 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from train_basis import check_populations, draw_people, load_prompts, planted, standardised  # noqa: E402
+from train_basis import check_populations, draw_people, load_prompts, planted, standardised
 
-from utils import (  # noqa: E402
-    alphas_of,
+from lore.common import pick_device, start
+from lore.report import (
     few_shot_rows,
-    pick_device,
     plot_accuracy_vs_shots,
     print_choices,
     print_few_shot_table,
-    run_few_shot_vary_shots,
     save_results,
-    settings,
-    start,
 )
+from lore.settings import alphas_of, settings
+from utils import run_few_shot_vary_shots
 
 # --------------------------------------------------------------------------------------------------- settings ---
 K_list = [1, 5]  # ranks: 0 = the reference head as it is, 1 = Bradley-Terry
 alpha_list = [0.0]  # pull of every basis reward to the reference head, 0 = none
-dirichlet_list = [0.001, 0.1]  # one population each: w ~ Dirichlet(a); small a = everybody has one reward model
+dirichlet_list = [
+    0.001,
+    0.1,
+]  # one population each: w ~ Dirichlet(a); small a = everybody has one reward model
 num_shots = [1, 2, 5, 9, 15, 25, 45]  # known comparisons of each unseen person; 0 = all max_shots
 max_shots = 45  # training prompts of an unseen person that the shots are drawn from
 trials = 5  # draws of those comparisons

@@ -18,8 +18,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from embeddings import embed_split, encoder_of, exchange, read_json_lines  # noqa: E402
-from utils import InputError, settings, start  # noqa: E402
+from lore.common import InputError, start
+from lore.conversations import exchange, read_json_lines
+from lore.embeddings import embed_split
+from lore.encoder import encoder_of
+from lore.settings import settings
 
 # --------------------------------------------------------------------------------------------------- settings ---
 source = "openai/summarize_from_feedback"  # Hub data set, or a folder: a copy of it, or upstream batch files
@@ -31,8 +34,12 @@ device = "auto"  # auto, cpu, cuda, cuda:1
 dtype = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU; float32, bfloat16, float16
 attention = "sdpa"  # attention of transformers: sdpa, eager; with --no-share also flash_attention_2
 batch_tokens = 0  # tokens at a time, fewer where the memory does not suffice; 0 = 16384 on a GPU, 2048 on a CPU
-share = True  # compute the beginning that two conversations share once; off for a model that refuses it
-max_length = 0  # tokens; longer conversations lose the oldest part of their prompt; 0 = what the model takes
+share = (
+    True  # compute the beginning that two conversations share once; off for a model that refuses it
+)
+max_length = (
+    0  # tokens; longer conversations lose the oldest part of their prompt; 0 = what the model takes
+)
 limit = 0  # only the first N comparisons of each side, for a smoke test; 0 = all
 # --------------------------------------------------------------------------------------------------------------------
 
@@ -47,13 +54,17 @@ def upstream_rows(source):
         for number, row in read_json_lines(file):
             yield f"{file}, line {number}", row
     if not files:
-        from datasets import load_dataset  # runs no loading scripts: the Hub keeps a converted copy, read here
+        from datasets import (
+            load_dataset,  # runs no loading scripts: the Hub keeps a converted copy, read here
+        )
 
         try:
             sides = {side: f"comparisons/{side}/*.parquet" for side in ("train", "validation")}
             loaded = load_dataset(source, data_files=sides, revision="refs/convert/parquet")
         except (OSError, ValueError) as error:
-            raise InputError(f"{source} cannot be read: {str(error).strip().splitlines()[0]}") from error
+            raise InputError(
+                f"{source} cannot be read: {str(error).strip().splitlines()[0]}"
+            ) from error
         for side, rows in loaded.items():
             for number, row in enumerate(rows):
                 yield f"{source}, {side} row {number}", row
@@ -61,12 +72,18 @@ def upstream_rows(source):
 
 def read_comparison(place, row):
     """(side, worker, post, winner, loser) of a row, None for news (CNN/DM). InputError: what no row should hold."""
-    info, summaries, choice, worker = (row.get(key) for key in ("info", "summaries", "choice", "worker"))
+    info, summaries, choice, worker = (
+        row.get(key) for key in ("info", "summaries", "choice", "worker")
+    )
     if not worker or not isinstance(worker, str):
         raise InputError(f"{place}: no worker")
     if type(choice) is not int or choice not in (0, 1):
         raise InputError(f"{place}: choice is {choice!r}, neither 0 nor 1")
-    pair = isinstance(summaries, list) and len(summaries) == 2 and all(isinstance(s, dict) for s in summaries)
+    pair = (
+        isinstance(summaries, list)
+        and len(summaries) == 2
+        and all(isinstance(s, dict) for s in summaries)
+    )
     if not isinstance(info, dict) or not pair or not row.get("split"):
         raise InputError(f"{place}: needs info, two summaries and split")
     if info.get("post") is None and info.get("article") is not None:
@@ -74,7 +91,9 @@ def read_comparison(place, row):
     texts = [info.get("post"), summaries[choice].get("text"), summaries[1 - choice].get("text")]
     if not all(isinstance(text, str) for text in texts):
         raise InputError(f"{place}: a post or summary that is not text")
-    side = "train" if row["split"] == "train" else "validation"  # upstream calls the latter valid1 and valid2
+    side = (
+        "train" if row["split"] == "train" else "validation"
+    )  # upstream calls the latter valid1 and valid2
     return side, worker, *(text.strip() for text in texts)
 
 
@@ -91,13 +110,17 @@ def clean(rows):
         elif winner == loser:
             dropped["two identical summaries"] += 1
         else:
-            prompt = hashlib.sha256(post.encode()).hexdigest()[:16]  # some rows have no id: a post is known by its text
+            prompt = hashlib.sha256(post.encode()).hexdigest()[
+                :16
+            ]  # some rows have no id: a post is known by its text
             pair = {"chosen": exchange(post, winner), "rejected": exchange(post, loser)}
             sides[side].append({"user_id": worker, "prompt": prompt, **pair})
     for side, kept in sides.items():
         workers, posts = (len({row[key] for row in kept}) for key in ("user_id", "prompt"))
         print(f"{side}: {len(kept)} comparisons by {workers} workers on {posts} posts")
-    print("left out: " + (", ".join(f"{n} x {reason}" for reason, n in dropped.items()) or "nothing"))
+    print(
+        "left out: " + (", ".join(f"{n} x {reason}" for reason, n in dropped.items()) or "nothing")
+    )
     return sides
 
 
@@ -106,7 +129,9 @@ def main():
     import pandas as pd
 
     encoder = encoder_of(args)
-    args.data.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is better known before the embedding
+    args.data.mkdir(
+        parents=True, exist_ok=True
+    )  # a folder that cannot be made is better known before the embedding
     sides = clean(upstream_rows(args.source))
     if not any(sides.values()):
         raise InputError(f"{args.source} holds no comparison of Reddit posts")

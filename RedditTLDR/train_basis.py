@@ -16,24 +16,16 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
 
-from utils import (  # noqa: E402
-    Comparisons,
-    Groups,
-    InputError,
-    alphas_of,
-    best_cell,
-    load_split,
-    pick_device,
-    planted_population,
-    repeats_of,
-    report,
-    run,
-    settings,
-    start,
-)
+from lore.common import InputError, pick_device, start
+from lore.comparisons import Comparisons, Groups
+from lore.evaluation import best_cell
+from lore.planted import planted_population
+from lore.report import report
+from lore.settings import alphas_of, repeats_of, settings
+from lore.tables import load_split
+from utils import run
 
 # --------------------------------------------------------------------------------------------------- settings ---
 K_list = [0, 1, 2, 3, 4, 5, 6]  # ranks: 0 = the reference head as it is, 1 = Bradley-Terry
@@ -41,14 +33,18 @@ alpha_list = [0.0]  # pull of every basis reward to the reference head, 0 = none
 min_comparisons = 50  # workers with fewer on either side are left out
 max_train = 150  # training comparisons of a seen worker
 max_few_shot = 50  # few-shot comparisons of an unseen worker
-train_posts = 0.0  # where only one side is prepared: share of its posts to train on; 0 = expect both sides
+train_posts = (
+    0.0  # where only one side is prepared: share of its posts to train on; 0 = expect both sides
+)
 solver = "adam"  # adam = as published, for num_iterations steps; ridge = chooses its own penalties on held-out prompts
 num_iterations = 1000  # Adam steps of the joint fit, as published
 learning_rate = 0.5  # of the joint fit, as published
 repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over them
 resplit = False  # each repeat also draws its workers, posts and comparisons anew; the spread is then over splits
 baselines = False  # also one mixture for all, another's mixture, each user alone, and fits to shuffled labels
-seed = 0  # of the choice of workers and comparisons, of the start of the fits, of the planted workers
+seed = (
+    0  # of the choice of workers and comparisons, of the start of the fits, of the planted workers
+)
 device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared comparisons
 results = HERE / "results"  # table, picture and bases
@@ -57,8 +53,12 @@ planted_workers = 40  # of --synthetic: as many as in the paper
 planted_pairs = 200  # of --synthetic: comparisons of each worker on each side
 planted_features = 64  # of --synthetic: width of the embeddings
 planted_directions = 4  # of --synthetic: hidden rewards that workers mix
-planted_concentration = 0.2  # of --synthetic: Dirichlet parameter of the mixtures; small = different workers
-planted_accuracy = 0.9  # of --synthetic: how often who knows the true rewards is right; the rest is noise
+planted_concentration = (
+    0.2  # of --synthetic: Dirichlet parameter of the mixtures; small = different workers
+)
+planted_accuracy = (
+    0.9  # of --synthetic: how often who knows the true rewards is right; the rest is noise
+)
 # --------------------------------------------------------------------------------------------------------------------
 
 PREPARE = "python RedditTLDR/prepare.py"
@@ -70,12 +70,18 @@ def load_sides(folder, train_posts, seed):
     if len(found) != 1:
         train, test = (load_split(folder / side, PREPARE) for side in ("train", "validation"))
         if train.model != test.model:
-            raise InputError(f"{folder}: train was embedded by {train.model}, validation by {test.model}")
+            raise InputError(
+                f"{folder}: train was embedded by {train.model}, validation by {test.model}"
+            )
         if train_posts:
-            raise InputError(f"--train_posts {train_posts} is for one side only, but {folder} holds both")
+            raise InputError(
+                f"--train_posts {train_posts} is for one side only, but {folder} holds both"
+            )
         return train, test
     if not 0 < train_posts < 1:
-        raise InputError(f"{folder} holds only the {found[0]} side; a --train_posts between 0 and 1 splits it by post")
+        raise InputError(
+            f"{folder} holds only the {found[0]} side; a --train_posts between 0 and 1 splits it by post"
+        )
     split = load_split(folder / found[0], PREPARE)
     posts = np.random.default_rng(seed).permutation(sorted(split.frame["prompt"].unique()))
     to_train = split.frame["prompt"].isin(posts[: round(train_posts * len(posts))])
@@ -101,7 +107,9 @@ def split_workers(train, test, min_comparisons, max_train, max_few_shot, seed):
         Comparisons.from_frame(test.table, test.frame, unseen),
     )
     for name, group in zip(groups._fields, groups):
-        print(f"{name:15} {len(group.user_ids):5} workers {len(group):7} comparisons, d = {group.num_features}")
+        print(
+            f"{name:15} {len(group.user_ids):5} workers {len(group):7} comparisons, d = {group.num_features}"
+        )
     print(f"{'warning: ' if both else ''}posts on both the training and the test side: {len(both)}")
     return groups
 
@@ -130,8 +138,14 @@ def main():
     output = args.results / ("train_basis_synthetic" if args.synthetic else "train_basis")
     cells = []
     for starts in repeats_of(args):
-        train, test = population.splits.values() if population else load_sides(args.data, args.train_posts, starts[0])
-        groups = split_workers(train, test, args.min_comparisons, args.max_train, args.max_few_shot, starts[0])
+        train, test = (
+            population.splits.values()
+            if population
+            else load_sides(args.data, args.train_posts, starts[0])
+        )
+        groups = split_workers(
+            train, test, args.min_comparisons, args.max_train, args.max_few_shot, starts[0]
+        )
         seen, unseen = groups.train.user_ids, groups.unseen.user_ids
         cells += run(
             args.K_list, alpha_list, train.head, *groups, len(seen), len(unseen), torch_device,
@@ -139,10 +153,11 @@ def main():
             baselines=args.baselines, save=output,
         ).cells  # fmt: skip
         if population is not None:
-            W, W_unseen = (torch.stack([population.W[user] for user in users]) for users in (seen, unseen))
-            cells.append(best_cell(population.V, W, W_unseen, groups, starts[0]))
+            cells.append(best_cell(population, groups, starts[0]))
     if population is not None:
-        print(f"planted workers: the best possible accuracy is {args.planted_accuracy:.0%} by construction")
+        print(
+            f"planted workers: the best possible accuracy is {args.planted_accuracy:.0%} by construction"
+        )
     report(output, cells, args)
     print(f"results are in {output}.json and .png, V and W beside them")
 

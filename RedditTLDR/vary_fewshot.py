@@ -14,20 +14,18 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from train_basis import load_sides, planted, split_workers  # noqa: E402
+from train_basis import load_sides, planted, split_workers
 
-from utils import (  # noqa: E402
-    alphas_of,
+from lore.common import pick_device, start
+from lore.report import (
     few_shot_rows,
-    pick_device,
     plot_accuracy_vs_shots,
     print_choices,
     print_few_shot_table,
-    run_few_shot_vary_shots,
     save_results,
-    settings,
-    start,
 )
+from lore.settings import alphas_of, settings
+from utils import run_few_shot_vary_shots
 
 # --------------------------------------------------------------------------------------------------- settings ---
 K_list = [5]  # ranks: 0 = the reference head as it is, 1 = Bradley-Terry
@@ -37,7 +35,9 @@ trials = 20  # draws of those comparisons
 min_comparisons = 50  # workers with fewer on either side are left out
 max_train = 150  # training comparisons of a seen worker
 max_few_shot = 100  # comparisons of an unseen worker that the shots are drawn from, as published
-train_posts = 0.0  # where only one side is prepared: share of its posts to train on; 0 = expect both sides
+train_posts = (
+    0.0  # where only one side is prepared: share of its posts to train on; 0 = expect both sides
+)
 solver = "adam"  # adam = as published, for num_iterations steps; ridge = chooses its own penalties on held-out prompts
 num_iterations = 500  # Adam steps of the joint fit, as published for this curve
 learning_rate = 0.5  # of the joint fit, as published
@@ -55,7 +55,9 @@ def main():
     args.results.mkdir(parents=True, exist_ok=True)
     synthetic, data = args.synthetic, (args.data, args.train_posts, args.seed)
     train, test = planted(args.seed).splits.values() if synthetic else load_sides(*data)
-    groups = split_workers(train, test, args.min_comparisons, args.max_train, args.max_few_shot, args.seed)
+    groups = split_workers(
+        train, test, args.min_comparisons, args.max_train, args.max_few_shot, args.seed
+    )
     result = run_few_shot_vary_shots(
         args.trials, alpha_list, args.K_list, args.num_shots, groups.train, groups.few_shot_train, groups.unseen,
         train.head, len(groups.train.user_ids), len(groups.unseen.user_ids), torch_device,

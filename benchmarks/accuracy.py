@@ -20,28 +20,19 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import torch
 
-from utils import (  # noqa: E402
-    Comparisons,
-    Groups,
-    InputError,
-    LoRe,
-    Prior,
-    fit_grid,
-    fit_ridge,
-    load_split,
-    mean_accuracies,
-    paired_difference,
-    personalise,
-    planted_rewards,
-    print_aligned,
-    score_cells,
-    solve_mixtures,
-    solve_temperature,
-    start,
-)
+from lore.common import InputError, start
+from lore.comparisons import Comparisons, Groups
+from lore.evaluation import mean_accuracies, paired_difference, score_cells
+from lore.likelihood import project
+from lore.mixtures import Prior, solve_mixtures
+from lore.planted import planted_rewards, solve_temperature
+from lore.report import print_aligned
+from lore.ridge import fit_ridge
+from lore.tables import load_split
+from utils import LoRe, fit_grid, personalise
 
 K_LIST = [1, 2, 4, 8]
 SHOWN = 4  # the rank whose accuracies are printed; the averages and targets are over all of K_LIST above 1
@@ -66,7 +57,9 @@ PLANTED = {
 }
 
 
-def planted(users, pairs, few, seed, personal=STRONG, directions=4, d=64, best=0.9, scale=1.0, tests=40):
+def planted(
+    users, pairs, few, seed, personal=STRONG, directions=4, d=64, best=0.9, scale=1.0, tests=40
+):
     """(Groups, head): people mix hidden rewards, judge prompts with noise; who knows their reward is right `best`."""
     rng = np.random.default_rng(seed)
     V, W, head = planted_rewards(2 * users, d, directions, 0.2, rng)
@@ -74,11 +67,15 @@ def planted(users, pairs, few, seed, personal=STRONG, directions=4, d=64, best=0
     groups, temperature = [], None
     for people, count in ((0, pairs), (0, tests), (users, few), (users, tests)):
         prompts = max(2 * count, 400)
-        table = rng.standard_normal((2 * prompts, d)).astype(np.float32)  # rows 2p and 2p + 1: the replies to prompt p
+        table = rng.standard_normal((2 * prompts, d)).astype(
+            np.float32
+        )  # rows 2p and 2p + 1: the replies to prompt p
         prompt = np.stack([rng.permutation(prompts)[:count] for _ in range(users)])
         first = 2 * prompt + rng.integers(0, 2, prompt.shape)
         rewards = table @ V  # (rows, d) @ (d, directions)
-        margin = ((rewards[first] - rewards[first ^ 1]) * W[people : people + users, None]).sum(-1)  # (users, count)
+        margin = ((rewards[first] - rewards[first ^ 1]) * W[people : people + users, None]).sum(
+            -1
+        )  # (users, count)
         if temperature is None:
             size = np.abs(margin)
             right = lambda T, size=size: np.mean(1 / (1 + np.exp(-size / T)))
@@ -98,22 +95,39 @@ def halves(split, key, least, few, seed):
     to_train = frame[key].isin(values[: len(values) // 2])
     train, test = frame[to_train].sample(frac=1, random_state=seed), frame[~to_train]
     counts = [side["user_id"].value_counts() for side in (train, test)]
-    workers = rng.permutation(sorted(set.intersection(*({*c.index[c >= least]} for c in counts)))).tolist()
+    workers = rng.permutation(
+        sorted(set.intersection(*({*c.index[c >= least]} for c in counts)))
+    ).tolist()
     seen, unseen = sorted(workers[: len(workers) // 2]), sorted(workers[len(workers) // 2 :])
     known = train.groupby("user_id").head(few)
     sides = ((train, seen), (test, seen), (known, unseen), (test, unseen))
-    return Groups(*(Comparisons.from_frame(split.table, side, users, prompt=key) for side, users in sides)), split.head
+    return Groups(
+        *(Comparisons.from_frame(split.table, side, users, prompt=key) for side, users in sides)
+    ), split.head
 
 
 def embedded(shared, encoder):
     """{name: (Split, key, least pairs of a worker on each side, few-shot pairs)} of the real comparisons."""
     import pandas as pd
 
-    from embeddings import Encoder, embed_split, exchange, read_json_lines
+    from lore.conversations import exchange, read_json_lines
+    from lore.embeddings import embed_split
+    from lore.encoder import Encoder
 
     data = HERE / "data"
     script, source = HERE.parent / "RedditTLDR/prepare.py", shared / "data/tldr_comparisons"
-    flags = ("--source", source, "--model", encoder, "--pooling", "mean", "--device", "cpu", "--data", data / "tldr")
+    flags = (
+        "--source",
+        source,
+        "--model",
+        encoder,
+        "--pooling",
+        "mean",
+        "--device",
+        "cpu",
+        "--data",
+        data / "tldr",
+    )
     subprocess.run([sys.executable, script, *flags], check=True)
     rows = [row for _, row in read_json_lines(shared / "data/arguments/comparisons.jsonl.gz")]
     columns = {"user_id": [row["user_id"] for row in rows], "topic": [row["topic"] for row in rows]}
@@ -122,7 +136,10 @@ def embedded(shared, encoder):
         columns[side] = [exchange(row["prompt"], row[side]) for row in rows]
     model = Encoder(encoder, "mean", torch.device("cpu"))
     embed_split(data / "arguments", pd.DataFrame(columns), model)
-    arguments, tldr = load_split(data / "arguments", "this"), load_split(data / "tldr/validation", "this")
+    arguments, tldr = (
+        load_split(data / "arguments", "this"),
+        load_split(data / "tldr/validation", "this"),
+    )
     return {
         "arguments, split by pair": (arguments, "pair", 10, 10),
         "arguments, split by pair, busy workers": (arguments, "pair", 40, 20),
@@ -142,7 +159,9 @@ def study(populations):
             grid, fits = fit_grid(LoRe, grid, head, groups.train, "cpu", 1000, 0.5, solver)
             seconds[solver] += time.perf_counter() - begin
             few = groups.few_shot_train
-            Ws = personalise(fits, few.project([fit.V for fit in fits]), few.user, (1, 1, people), 500, 0.1)
+            Ws = personalise(
+                fits, project(few, [fit.V for fit in fits]), few.user, (1, 1, people), 500, 0.1
+            )
             variants = [[("", fit.W, W)] for fit, W in zip(fits, Ws)]
             for cell in score_cells(list(zip(grid, fits, Ws)), variants, groups):
                 cells.setdefault((solver, cell.K), []).append(cell)
@@ -155,15 +174,26 @@ def mean(cells):
 
 def table_of(rows):
     """Aligned lines; returns {name: (least over K of ridge minus Bradley-Terry, mean over K of ridge minus adam)}."""
-    head = ["", "users", "1 adam", f"{SHOWN} adam", "1 ridge", f"{SHOWN} ridge", f"{SHOWN} ridge - 1 adam"]
+    head = [
+        "",
+        "users",
+        "1 adam",
+        f"{SHOWN} adam",
+        "1 ridge",
+        f"{SHOWN} ridge",
+        f"{SHOWN} ridge - 1 adam",
+    ]
     lines, found = [[*head, f"{SHOWN} ridge - {SHOWN} adam", "adam s", "ridge s", "ratio"]], {}
     for name, (cells, seconds) in rows.items():
         accuracies = [
-            f"{100 * mean(cells[key]):.1f}" for key in (("adam", 1), ("adam", SHOWN), ("ridge", 1), ("ridge", SHOWN))
+            f"{100 * mean(cells[key]):.1f}"
+            for key in (("adam", 1), ("adam", SHOWN), ("ridge", 1), ("ridge", SHOWN))
         ]
         best = cells["ridge", SHOWN]
         gains = [
-            "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * np.array(paired_difference(best, cells["adam", K], "unseen"))))
+            "{:+.1f} [{:+.1f}, {:+.1f}]".format(
+                *(100 * np.array(paired_difference(best, cells["adam", K], "unseen")))
+            )
             for K in (1, SHOWN)
         ]
         ratio = seconds["adam"] / seconds["ridge"]
@@ -172,7 +202,9 @@ def table_of(rows):
         lines.append([name, str(len(users)), *accuracies, *gains, *times])
         personal = [K for K in K_LIST if K > 1]
         over_one = min(100 * (mean(cells["ridge", K]) - mean(cells["adam", 1])) for K in K_LIST)
-        over_adam = statistics.mean(100 * (mean(cells["ridge", K]) - mean(cells["adam", K])) for K in personal)
+        over_adam = statistics.mean(
+            100 * (mean(cells["ridge", K]) - mean(cells["adam", K])) for K in personal
+        )
         found[name] = over_one, over_adam, ratio
     print_aligned(lines)
     return found
@@ -202,12 +234,16 @@ def seconds_at_full_size():
         spent = time.perf_counter() - begin
         ratios.append(1000 * step / spent)
         chosen = {K: fit.choice.get("personal_spread") for K, fit in fits.items()}
-        print(f"full size: ridge {spent:.1f} s, adam {1000 * step:.1f} s by its step; ratio {ratios[-1]:.1f}; {chosen}")
+        print(
+            f"full size: ridge {spent:.1f} s, adam {1000 * step:.1f} s by its step; ratio {ratios[-1]:.1f}; {chosen}"
+        )
     verdict("full size: at least 5 times faster", min(ratios) >= 5)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
     parser.add_argument("--encoder", default=None)
     parser.add_argument("--seeds", type=int, default=3)
@@ -221,27 +257,45 @@ def main():
     for name, (users, pairs, few, how) in PLANTED.items():
         rows[name] = study([planted(users, pairs, few, seed, **how) for seed in seeds])
         print(f"{name}: done", file=sys.stderr, flush=True)
-    print(f"planted people (synthetic accuracy), unseen users, in percent, over {len(seeds)} populations")
+    print(
+        f"planted people (synthetic accuracy), unseen users, in percent, over {len(seeds)} populations"
+    )
     found = table_of(rows)
     personal = [name for name in PLANTED if not name.startswith("alike")]
-    worst, gain = min(f[0] for f in found.values()), statistics.mean(found[name][1] for name in personal)
+    worst, gain = (
+        min(f[0] for f in found.values()),
+        statistics.mean(found[name][1] for name in personal),
+    )
     ratio = statistics.median(f[2] for f in found.values())
-    verdict(f"smallest difference of any rank to Bradley-Terry {worst:+.2f}, target -0.3", worst >= -0.3)
-    verdict(f"mean gain on the published recipe where people differ {gain:+.1f}, target +2", gain >= 2)
+    verdict(
+        f"smallest difference of any rank to Bradley-Terry {worst:+.2f}, target -0.3", worst >= -0.3
+    )
+    verdict(
+        f"mean gain on the published recipe where people differ {gain:+.1f}, target +2", gain >= 2
+    )
     verdict(f"joint fits of all ranks {ratio:.1f} times faster in the median, target 5", ratio >= 5)
     apart = [
-        100 * mean(rows[name][0]["ridge", SHOWN]) for name in ("different, 50 pairs", "embeddings x 100, 50 pairs")
+        100 * mean(rows[name][0]["ridge", SHOWN])
+        for name in ("different, 50 pairs", "embeddings x 100, 50 pairs")
     ]
     verdict(
         f"embeddings x 100 move the accuracy by {abs(apart[0] - apart[1]):.3f} points, target 0.1",
         abs(apart[0] - apart[1]) <= 0.1,
     )
 
-    Z, user = 100 * torch.randn(200_000, 10, generator=torch.Generator().manual_seed(0)), torch.arange(10_000)
+    Z, user = (
+        100 * torch.randn(200_000, 10, generator=torch.Generator().manual_seed(0)),
+        torch.arange(10_000),
+    )
     begin = time.perf_counter()
-    mixtures = solve_mixtures(Z, user.repeat_interleave(20), 10_000, Prior(torch.full((10,), 0.1), 1.0))
+    mixtures = solve_mixtures(
+        Z, user.repeat_interleave(20), 10_000, Prior(torch.full((10,), 0.1), 1.0)
+    )
     spent, gap = time.perf_counter() - begin, mixtures.gap.max().item()
-    verdict(f"10,000 new users x 20 pairs, K = 10: {spent:.2f} s, largest gap {gap:.1e}; target 3 s", spent < 3)
+    verdict(
+        f"10,000 new users x 20 pairs, K = 10: {spent:.2f} s, largest gap {gap:.1e}; target 3 s",
+        spent < 3,
+    )
     if arguments.full:
         seconds_at_full_size()
 

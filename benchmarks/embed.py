@@ -25,12 +25,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from prism import QUESTION_TOKENS, REPLY_TOKENS, dialogues, verdict
 
-from embeddings import Encoder, distinct, exchange, parts_of, work
+from lore.conversations import distinct, exchange
+from lore.encoder import Encoder, work
+from lore.packing import parts_of
 
 WORDS = 8000
 SIZES = {  # width, layers, width of the MLP, heads, key heads
     "50M": (768, 8, 2048, 12, 4),
-    "8B": (4096, 32, 14336, 32, 8),  # as Llama 3.1, but for the vocabulary, which is only looked up here
+    "8B": (
+        4096,
+        32,
+        14336,
+        32,
+        8,
+    ),  # as Llama 3.1, but for the vocabulary, which is only looked up here
     "tiny": (64, 2, 128, 4, 2),
 }
 TARGETS = {"TL;DR": 3, "PRISM": 4, "PersonalLLM": 2}
@@ -38,7 +46,10 @@ TLDR_POSTS = {  # (comparisons, different summaries) of a post: posts, in 1,776 
     (1, 2): 855, (2, 2): 12, (2, 4): 2, (3, 2): 1, (3, 4): 2, (4, 2): 3, (4, 4): 2, (5, 2): 5, (5, 4): 6, (6, 2): 2,
     (6, 4): 86, (7, 2): 1, (7, 6): 11, (8, 2): 4, (9, 2): 2, (10, 2): 5, (11, 2): 4, (11, 6): 1, (12, 4): 1, (30, 4): 1,
 }  # fmt: skip
-TLDR_TOKENS = (303, 91), (35, 7)  # mean and standard deviation of a post and of a summary, counted in the same
+TLDR_TOKENS = (
+    (303, 91),
+    (35, 7),
+)  # mean and standard deviation of a post and of a summary, counted in the same
 PERSONAL_TOKENS = (50, 40), (300, 120)  # of a prompt and of a response, assumed
 PRISM_SPREAD = 0.7  # standard deviation over mean, of a gamma distribution with shape 2
 
@@ -57,7 +68,10 @@ class Texts:
         """Both texts of every comparison of some posts."""
         kinds, weights = zip(*TLDR_POSTS.items())
         for comparisons, summaries in self.rng.choices(kinds, weights, k=posts):
-            post, texts = self.words(*TLDR_TOKENS[0]), [self.words(*TLDR_TOKENS[1]) for _ in range(summaries)]
+            post, texts = (
+                self.words(*TLDR_TOKENS[0]),
+                [self.words(*TLDR_TOKENS[1]) for _ in range(summaries)],
+            )
             pairs = [(a, b) for a in texts for b in texts if a < b]
             for number in range(comparisons):
                 yield from (exchange(post, text) for text in pairs[number % len(pairs)])
@@ -69,7 +83,10 @@ class Texts:
             for size in sizes:
                 asked = [
                     *history,
-                    {"role": "user", "content": self.words(QUESTION_TOKENS, PRISM_SPREAD * QUESTION_TOKENS)},
+                    {
+                        "role": "user",
+                        "content": self.words(QUESTION_TOKENS, PRISM_SPREAD * QUESTION_TOKENS),
+                    },
                 ]
                 texts = [self.words(REPLY_TOKENS, PRISM_SPREAD * REPLY_TOKENS) for _ in range(size)]
                 replies = [[*asked, {"role": "assistant", "content": text}] for text in texts]
@@ -93,8 +110,12 @@ def random_model(folder, size):
     vocabulary = {word: i for i, word in enumerate([*special, *(f"w{i}" for i in range(WORDS))])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="</s>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    template = "<s> {% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }} <|end|> {% endfor %}"
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", chat_template=template).save_pretrained(folder)
+    template = (
+        "<s> {% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }} <|end|> {% endfor %}"
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="</s>", chat_template=template
+    ).save_pretrained(folder)
     width, layers, inner, heads, key_heads = SIZES[size]
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16 if size == "8B" else torch.float32)
@@ -114,8 +135,12 @@ def plain_way(model, tokenizer, texts, device):
     vectors, seconds = [], []
     for text in texts:
         begin = time.perf_counter()
-        ids = tokenizer(tokenizer.apply_chat_template(text, tokenize=False), add_special_tokens=False)["input_ids"]
-        states = model.model(input_ids=torch.tensor([ids], device=device), use_cache=False).last_hidden_state
+        ids = tokenizer(
+            tokenizer.apply_chat_template(text, tokenize=False), add_special_tokens=False
+        )["input_ids"]
+        states = model.model(
+            input_ids=torch.tensor([ids], device=device), use_cache=False
+        ).last_hidden_state
         vectors.append(states[0, -1].cpu())
         seconds.append(time.perf_counter() - begin)
     return torch.stack(vectors), seconds
@@ -141,12 +166,24 @@ def median(ratios):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", default="50M", choices=SIZES)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--posts", type=int, default=40, help="of a TL;DR round; dialogues and prompts in proportion")
-    parser.add_argument("--peak", type=float, default=989.0, help="TFLOP a second of the card in bfloat16; an H100's")
+    parser.add_argument(
+        "--posts",
+        type=int,
+        default=40,
+        help="of a TL;DR round; dialogues and prompts in proportion",
+    )
+    parser.add_argument(
+        "--peak",
+        type=float,
+        default=989.0,
+        help="TFLOP a second of the card in bfloat16; an H100's",
+    )
     args = parser.parse_args()
     device = torch.device(args.device)
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +192,10 @@ def main():
         encoder = Encoder(folder, "last", device, dtype)
         plain = Encoder(folder, "last", device, dtype, share=False)
         model, tokenizer = plain.model, plain.tokenizer
-        print(f"Llama, {parameters / 1e6:.0f} M parameters without the vocabulary, {dtype}, {device}", flush=True)
+        print(
+            f"Llama, {parameters / 1e6:.0f} M parameters without the vocabulary, {dtype}, {device}",
+            flush=True,
+        )
         for name, kind, count in (
             ("TL;DR", Texts.tldr, args.posts),
             ("PRISM", Texts.prism, args.posts // 4),
@@ -184,9 +224,15 @@ def main():
                 f"            sharing saves {statistics.median(saved):.0%} of the tokens of different texts,"
                 f" padding {max(padding):.1%}: {verdict(reached)}"
             )
-            exact = f"largest difference {error:.1e}" + (f": {verdict(error < 1e-5)}" if dtype == "float32" else "")
+            exact = f"largest difference {error:.1e}" + (
+                f": {verdict(error < 1e-5)}" if dtype == "float32" else ""
+            )
             rate = statistics.median(rates)
-            share = f", {2 * parameters * rate / 1e12 / args.peak:.0%} of the peak" if device.type == "cuda" else ""
+            share = (
+                f", {2 * parameters * rate / 1e12 / args.peak:.0%} of the peak"
+                if device.type == "cuda"
+                else ""
+            )
             print(f"            {rate:.0f} tokens a second{share}; {exact}", flush=True)
 
 

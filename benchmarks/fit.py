@@ -20,11 +20,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from utils import Comparisons, LoRe, LoRe_regularized, PersonalizeBatch, run_few_shot_vary_shots
+from lore.comparisons import Comparisons
+from utils import LoRe, LoRe_regularized, PersonalizeBatch, run_few_shot_vary_shots
 
 K = 5
 SWEEP = [1, 2, 3, 4, 5, 6]
-WAYS = ("data alone", "loop", "step", "sweep", "logits for every user", "regularised step")  # whose peak is measured
+WAYS = (
+    "data alone",
+    "loop",
+    "step",
+    "sweep",
+    "logits for every user",
+    "regularised step",
+)  # whose peak is measured
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -51,7 +59,10 @@ def thrifty_loop_loss(users, V, W):
 def loop_steps(loss, users, rank, steps):
     """Joint fit: Adam steps on V and W."""
     d = users[0].shape[1]
-    V, W = torch.randn(d, rank, requires_grad=True), torch.randn(len(users), rank, requires_grad=True)
+    V, W = (
+        torch.randn(d, rank, requires_grad=True),
+        torch.randn(len(users), rank, requires_grad=True),
+    )
     optimizer = torch.optim.Adam([W, V], lr=0.5)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -93,7 +104,9 @@ def random_comparisons(users, pairs, d):
 
 def our_steps(model_class, data, ranks, steps):
     C, d = len(data.user_ids), data.num_features
-    model_class.fit_together([model_class(None, 0.0, C, d, rank, steps, 0.5) for rank in ranks], data)
+    model_class.fit_together(
+        [model_class(None, 0.0, C, d, rank, steps, 0.5) for rank in ranks], data
+    )
 
 
 def few_shot_sweep(shots, count, train, few, unseen):
@@ -123,7 +136,9 @@ def compare(name, plain, ours, rounds, target=None):
 def peak_memory(way, arguments):
     """Peak resident GB of a fresh process that takes two steps one way."""
     size = [f"--{name}={getattr(arguments, name)}" for name in ("users", "pairs", "features")]
-    done = subprocess.run([sys.executable, __file__, "--only", way, *size], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--only", way, *size], capture_output=True, text=True, check=True
+    )
     return float(done.stdout)
 
 
@@ -134,12 +149,19 @@ def two_steps(way, arguments):
     elif way == "logits for every user":
         every_user_steps(data.table, data.user, arguments.users, 2)
     elif way != "data alone":
-        our_steps(LoRe_regularized if way == "regularised step" else LoRe, data, SWEEP if way == "sweep" else [K], 2)
+        our_steps(
+            LoRe_regularized if way == "regularised step" else LoRe,
+            data,
+            SWEEP if way == "sweep" else [K],
+            2,
+        )
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--users", type=int, default=1000)
     parser.add_argument("--pairs", type=int, default=47)
     parser.add_argument("--features", type=int, default=4096)
@@ -157,7 +179,9 @@ def main():
     users, pairs, d, rounds = arguments.users, arguments.pairs, arguments.features, arguments.rounds
     data = random_comparisons(users, pairs, d)
     X, lists = data.table, data.table.split(pairs)
-    print(f"{users} users x {pairs} pairs, d = {d}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(
+        f"{users} users x {pairs} pairs, d = {d}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     floor = min(seconds(torch.mv, X, torch.randn(d)) for _ in range(5))
     print(f"floor: one X @ v {floor:.4f} s; a step reads X twice")
 
@@ -171,12 +195,16 @@ def main():
     compare("step", loops(loop_loss, [K]), ours(LoRe, [K]), rounds, target=6)
     compare("step, against a thrifty loop", loops(thrifty_loop_loss, [K]), ours(LoRe, [K]), rounds)
     compare("sweep K = 1..6", loops(loop_loss, SWEEP), ours(LoRe, SWEEP), rounds, target=15)
-    compare("sweep, against thrifty loops", loops(thrifty_loop_loss, SWEEP), ours(LoRe, SWEEP), rounds)
+    compare(
+        "sweep, against thrifty loops", loops(thrifty_loop_loss, SWEEP), ours(LoRe, SWEEP), rounds
+    )
     every_user = lambda: seconds(every_user_steps, X, data.user, users, 1)
     compare("regularised step", every_user, ours(LoRe_regularized, [K]), rounds, target=30)
 
     few, V = random_comparisons(users // 2, 9, d), torch.randn(d, K)
-    plain = lambda: seconds(loop_few_shot_steps, few.table.split(9), V, 25) * 20  # every step costs the same
+    plain = lambda: (
+        seconds(loop_few_shot_steps, few.table.split(9), V, 25) * 20
+    )  # every step costs the same
     batch = lambda: seconds(PersonalizeBatch(users // 2, d, K, 500, 0.1).fit, few, V)
     compare("few-shot fit, 500 steps", plain, batch, rounds, target=100)
 
@@ -184,7 +212,9 @@ def main():
         groups = [random_comparisons(count, m, d) for m in (150, 50, 50)]
         spent = seconds(few_shot_sweep, range(5, 55, 5), count, *groups)
         note = f"; target 10 s: {verdict(spent < 10)}" if count == 20 else ""
-        print(f"few-shot sweep, 20 trials x 10 shots, {count} users, with its joint fit: {spent:.1f} s{note}")
+        print(
+            f"few-shot sweep, 20 trials x 10 shots, {count} users, with its joint fit: {spent:.1f} s{note}"
+        )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from fit import loop_loss, loop_steps, seconds, verdict
 
-from utils import Split, save_split
+from lore.tables import Split, save_split
 
 TRAIN_BASIS = Path(__file__).resolve().parent.parent / "PersonalLLM/train_basis.py"
 PROMPTS, RESPONSES, REWARD_MODELS = {"train": 9402, "test": 1000}, 8, 10
@@ -44,10 +44,17 @@ def write_prepared(folder, d):
             made_up = torch.randn(len(rows), d, generator=generator)
             rows.copy_(made_up)
             values.copy_(made_up @ directions)  # (rows, d) @ (d, M)
-        place = {"prompt": np.repeat(np.arange(count), RESPONSES), "response": np.tile(np.arange(RESPONSES), count)}
+        place = {
+            "prompt": np.repeat(np.arange(count), RESPONSES),
+            "response": np.tile(np.arange(RESPONSES), count),
+        }
         frame = pd.DataFrame({**place, "reply": np.arange(len(table))})
-        frame = frame.join(pd.DataFrame(scores.numpy(), columns=[f"model_{m}" for m in range(REWARD_MODELS)]))
-        save_split(folder / side, Split(table, frame, torch.randn(d, 1, generator=generator), "made up"))
+        frame = frame.join(
+            pd.DataFrame(scores.numpy(), columns=[f"model_{m}" for m in range(REWARD_MODELS)])
+        )
+        save_split(
+            folder / side, Split(table, frame, torch.randn(d, 1, generator=generator), "made up")
+        )
 
 
 def published_minutes(d):
@@ -60,14 +67,25 @@ def published_minutes(d):
 
 def run_here(folder, arguments):
     """(minutes, peak GB) of train_basis.py. First of all in a process that holds little: the peak is inherited."""
-    flags = ["--data", folder, "--results", folder / "results", "--dirichlet_list", str(arguments.dirichlet)]
+    flags = [
+        "--data",
+        folder,
+        "--results",
+        folder / "results",
+        "--dirichlet_list",
+        str(arguments.dirichlet),
+    ]
     begin = time.perf_counter()
     subprocess.run([sys.executable, TRAIN_BASIS, *flags], check=True, stderr=subprocess.DEVNULL)
-    return (time.perf_counter() - begin) / 60, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    return (time.perf_counter() - begin) / 60, resource.getrusage(
+        resource.RUSAGE_CHILDREN
+    ).ru_maxrss / 2**20
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--features", type=int, default=4096)
     parser.add_argument("--dirichlet", type=float, default=0.1)
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
@@ -77,19 +95,26 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # in a process of its own, so that its memory is not counted below
-        subprocess.run([sys.executable, __file__, "--write", folder, f"--features={arguments.features}"], check=True)
+        subprocess.run(
+            [sys.executable, __file__, "--write", folder, f"--features={arguments.features}"],
+            check=True,
+        )
         disk = sum(os.path.getsize(file) for file in folder.iterdir()) / 1e9
         writer_peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
         minutes, peak = run_here(folder, arguments)
     if peak <= writer_peak:  # RUSAGE_CHILDREN is the largest of all of them
         print("the peak below is that of writing the files, not of training")
     print(f"one population, K = 0 .. 5, seen and unseen evaluated: {minutes:.1f} minutes,", end=" ")
-    print(f"target 15: {verdict(minutes < 15)}; peak {peak:.2f} GB for {disk:.2f} GB on disk,", end=" ")
+    print(
+        f"target 15: {verdict(minutes < 15)}; peak {peak:.2f} GB for {disk:.2f} GB on disk,",
+        end=" ",
+    )
     print(f"target 8: {verdict(peak < 8)}")
     plain = published_minutes(arguments.features)
     held = 4 * arguments.features * (PEOPLE * PROMPTS["train"] + 2 * PEOPLE * PROMPTS["test"]) / 1e9
     print(
-        f"joint fits alone as a loop over people, rank by rank: {plain:.0f} minutes ({plain / minutes:.0f} x)", end=" "
+        f"joint fits alone as a loop over people, rank by rank: {plain:.0f} minutes ({plain / minutes:.0f} x)",
+        end=" ",
     )
     print(f"for {PEOPLE} people x {PAIRS} pairs; people x prompts x d in float32: {held:.0f} GB")
 

@@ -29,13 +29,27 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from train_basis import DIALOGUES_OF_REPLIES, replies_per_turn
 
-from embeddings import plant
-from utils import Comparisons, LoRe_regularized, TallProduct
+from lore.comparisons import Comparisons
+from lore.likelihood import TallProduct
+from lore.packing import plant
+from utils import LoRe_regularized
 
 PREPARE = Path(__file__).resolve().parent.parent / "PRISM/prepare.py"
 RANKS = [1, 5, 10, 15, 20, 25, 50]
-DIALOGUES_OF_PEOPLE = {1: 25, 2: 28, 3: 34, 4: 10, 5: 11, 6: 1283, 7: 5}  # all of PRISM, counted as in train_basis.py
-QUESTION_TOKENS, REPLY_TOKENS, TURN_TOKENS = 18, 110, 5  # of the made-up texts; 5 for the template's marks around each
+DIALOGUES_OF_PEOPLE = {
+    1: 25,
+    2: 28,
+    3: 34,
+    4: 10,
+    5: 11,
+    6: 1283,
+    7: 5,
+}  # all of PRISM, counted as in train_basis.py
+QUESTION_TOKENS, REPLY_TOKENS, TURN_TOKENS = (
+    18,
+    110,
+    5,
+)  # of the made-up texts; 5 for the template's marks around each
 
 
 def verdict(reached):
@@ -49,7 +63,11 @@ def verdict(reached):
 
 def dialogues():
     """Replies per turn of all 8,011 dialogues, in an order of its own."""
-    sizes = [replies_per_turn(replies) for replies, count in DIALOGUES_OF_REPLIES.items() for _ in range(count)]
+    sizes = [
+        replies_per_turn(replies)
+        for replies, count in DIALOGUES_OF_REPLIES.items()
+        for _ in range(count)
+    ]
     random.Random(0).shuffle(sizes)
     return sizes
 
@@ -57,14 +75,23 @@ def dialogues():
 def write_upstream(folder):
     """survey.jsonl and conversations.jsonl of the real size."""
     rng = random.Random(0)
-    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 10))) for _ in range(5000)]
+    words = [
+        "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 10)))
+        for _ in range(5000)
+    ]
     text = lambda characters: " ".join(rng.choices(words, k=characters // 7))
     counts = [count for count, people in DIALOGUES_OF_PEOPLE.items() for _ in range(people)]
     owners = [user for user, count in enumerate(counts) for _ in range(count)]
     with open(folder / "survey.jsonl", "w") as file:
         for user in range(1500):
             file.write(
-                json.dumps({"user_id": f"user{user}", "num_completed_conversations": int(user < len(counts))}) + "\n"
+                json.dumps(
+                    {
+                        "user_id": f"user{user}",
+                        "num_completed_conversations": int(user < len(counts)),
+                    }
+                )
+                + "\n"
             )
     with open(folder / "conversations.jsonl", "w") as file:
         for number, (owner, sizes) in enumerate(zip(owners, dialogues())):
@@ -79,10 +106,23 @@ def write_upstream(folder):
                         "within_turn_id": reply,
                     }
                     history.append(
-                        {"turn": turn, "role": "model", "content": text(480), "if_chosen": reply == 0, **about}
+                        {
+                            "turn": turn,
+                            "role": "model",
+                            "content": text(480),
+                            "if_chosen": reply == 0,
+                            **about,
+                        }
                     )
-            row = {"conversation_id": f"c{number}", "user_id": f"user{owner}", "conversation_turns": len(sizes)}
-            file.write(json.dumps({**row, "conversation_history": history, "open_feedback": text(1500)}) + "\n")
+            row = {
+                "conversation_id": f"c{number}",
+                "user_id": f"user{owner}",
+                "conversation_turns": len(sizes),
+            }
+            file.write(
+                json.dumps({**row, "conversation_history": history, "open_feedback": text(1500)})
+                + "\n"
+            )
 
 
 def measure_prepare():
@@ -96,7 +136,8 @@ def measure_prepare():
         seconds = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(
-        f"prepare.py, 8,011 dialogues, {size:.0f} MB: {seconds:.1f} s, target 60 s: {verdict(seconds < 60)};", end=" "
+        f"prepare.py, 8,011 dialogues, {size:.0f} MB: {seconds:.1f} s, target 60 s: {verdict(seconds < 60)};",
+        end=" ",
     )
     print(f"peak {peak:.2f} GB, target 2 GB: {verdict(peak < 2)}", flush=True)
 
@@ -104,7 +145,9 @@ def measure_prepare():
 def measure_tokens():
     """Tokens of one pass per dialogue, of one pass per distinct conversation, and of two passes per pair."""
     rng, shared, apart, published = np.random.default_rng(0), 0, 0, 0
-    draw = lambda mean: rng.integers(0, 30000, TURN_TOKENS + max(1, int(rng.gamma(2, mean / 2)))).astype(np.int32)
+    draw = lambda mean: rng.integers(
+        0, 30000, TURN_TOKENS + max(1, int(rng.gamma(2, mean / 2)))
+    ).astype(np.int32)
     for sizes in dialogues():
         history, ids = np.zeros(1, np.int32), []
         for size in sizes:
@@ -127,7 +170,10 @@ def measure_tokens():
 
 def every_user_step(X, y, users, rank, V_ref):
     """W, then V with its pull; logits of every pair for every user, of which one column is kept."""
-    V, W = torch.randn(X.shape[1], rank, requires_grad=True), torch.rand(users, rank, requires_grad=True)
+    V, W = (
+        torch.randn(X.shape[1], rank, requires_grad=True),
+        torch.rand(users, rank, requires_grad=True),
+    )
     adam_W, adam_V = torch.optim.Adam([W], lr=0.5), torch.optim.Adam([V], lr=0.5)
     begin = time.perf_counter()
     for optimizer in (adam_W, adam_V):
@@ -164,7 +210,9 @@ class Traffic(TorchDispatchMode):
             for tensor in torch.utils._pytree.tree_leaves((args, kwargs, result)):
                 if isinstance(tensor, torch.Tensor):
                     storage = tensor.untyped_storage()
-                    seen[storage.data_ptr()] = min(storage.nbytes(), tensor.numel() * tensor.element_size())
+                    seen[storage.data_ptr()] = min(
+                        storage.nbytes(), tensor.numel() * tensor.element_size()
+                    )
             self.bytes += sum(seen.values())
         return result
 
@@ -181,7 +229,9 @@ def one_pass(X, Vs):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--users", type=int, default=1029)
     parser.add_argument("--pairs", type=int, default=15000)
     parser.add_argument("--features", type=int, default=4096)
@@ -195,7 +245,9 @@ def main():
     user = torch.arange(arguments.pairs) * users // arguments.pairs
     data = Comparisons(torch.randn(arguments.pairs, d), user, tuple(map(str, range(users))))
     X, V_ref = data.table, torch.randn(d, 1)
-    print(f"{len(data)} pairs of {users} people, d = {d}, K = {RANKS}, {torch.get_num_threads()} threads")
+    print(
+        f"{len(data)} pairs of {users} people, d = {d}, K = {RANKS}, {torch.get_num_threads()} threads"
+    )
     Vs = [torch.randn(rank, d).T.requires_grad_() for rank in RANKS]
     our_step(data, V_ref)  # warm up
     rounds = []
@@ -208,11 +260,16 @@ def main():
     plain, ours, bare = (statistics.median(values) for values in zip(*rounds))
     ratios = [plain / ours for plain, ours, _ in rounds]
     ratio = statistics.median(ratios)
-    print(f"one step of the sweep: {plain:.1f} s rank by rank, {ours:.3f} s here: {ratio:.0f} x", end=" ")
+    print(
+        f"one step of the sweep: {plain:.1f} s rank by rank, {ours:.3f} s here: {ratio:.0f} x",
+        end=" ",
+    )
     print(f"({min(ratios):.0f} .. {max(ratios):.0f}), target 40 x: {verdict(ratio >= 40)}")
     print(f"one forward and backward pass over X: {bare:.3f} s")
 
-    steps = lambda count: traffic(lambda: LoRe_regularized.fit_together(our_models(users, d, V_ref, count), data))
+    steps = lambda count: traffic(
+        lambda: LoRe_regularized.fit_together(our_models(users, d, V_ref, count), data)
+    )
     step, least = (steps(6) - steps(1)) / 5, traffic(lambda: one_pass(X, Vs))
     print(
         f"memory traffic of a step {step / 1e6:.0f} MB, of that pass {least / 1e6:.0f} MB: {step / least:.2f} x,",

@@ -18,9 +18,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 SHARED = Path(os.environ.get("LORE_SHARED", ROOT.parent / "shared")) / "data"
 
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] | trim }}<|end|>\n{% endfor %}"
-)
+TURN = "<|{{ m['role'] }}|>\n{{ m['content'] | trim }}<|end|>\n"
+CHAT_TEMPLATE = "{{ bos_token }}{% for m in messages %}" + TURN + "{% endfor %}"
 
 
 def random_users(counts, d, seed=0, dtype=torch.float32):
@@ -101,9 +100,14 @@ def tokenizer():
 
     bpe = ByteLevelBPETokenizer()
     special = ["<s>", "</s>", "<|user|>", "<|assistant|>", "<|end|>"]
-    text = ["the cat sat on the mat and the dog lay beside it", "I met a friend, she said hello; I said nothing."]
+    text = [
+        "the cat sat on the mat and the dog lay beside it",
+        "I met a friend, she said hello; I said nothing.",
+    ]
     bpe.train_from_iterator(text * 20, vocab_size=400, special_tokens=special)
-    bpe._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])  # as Llama's does
+    bpe._tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )  # as Llama's does
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer,
         bos_token="<s>",

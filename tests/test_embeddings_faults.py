@@ -20,10 +20,13 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import embeddings
-import utils
-from embeddings import Encoder, embed_split, exchange, read_part
-from utils import InputError, load_split, start
+
+from lore import embeddings, packing, processes, tables
+from lore.common import InputError, start
+from lore.conversations import exchange
+from lore.embeddings import embed_split, read_part
+from lore.encoder import Encoder
+from lore.tables import load_split
 
 ANIMALS = ("cat", "dog", "friend", "mat")
 PART_BYTES, PARTS = 250, 8  # bytes of text in a part, and how many parts the text below then has
@@ -34,15 +37,26 @@ def a_frame(animals=ANIMALS):
     rows = []
     for number, animal in enumerate(animals * 3):
         prompt = f"question {number}: " + f"where is the {animal}? " * (1 + number % 5)
-        chosen, rejected = (exchange(prompt, f"{word}, the {animal} sat on it") for word in ("yes", "no"))
-        rows.append({"user_id": f"u{number % 2}", "prompt": str(number), "chosen": chosen, "rejected": rejected})
+        chosen, rejected = (
+            exchange(prompt, f"{word}, the {animal} sat on it") for word in ("yes", "no")
+        )
+        rows.append(
+            {
+                "user_id": f"u{number % 2}",
+                "prompt": str(number),
+                "chosen": chosen,
+                "rejected": rejected,
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def embed(model, path, frame=None, **options):
     torch.set_num_threads(1)  # as torchrun sets it: sums are then added in one order
     embed_split(
-        path, a_frame() if frame is None else frame, Encoder(str(model), "last", torch.device("cpu"), **options)
+        path,
+        a_frame() if frame is None else frame,
+        Encoder(str(model), "last", torch.device("cpu"), **options),
     )
 
 
@@ -54,10 +68,10 @@ def fault(kind, path, victim):
         os.kill(os.getpid(), signal.SIGKILL)
 
     def save(tensors, file, metadata):
-        if utils.rank() == victim and len(saved) == 2 and kind == "killed":
+        if processes.rank() == victim and len(saved) == 2 and kind == "killed":
             Path(file).write_bytes(b"half a part")
             die()
-        if utils.rank() == victim and len(saved) == 2 and kind == "full":
+        if processes.rank() == victim and len(saved) == 2 and kind == "full":
             fill_disk(Path(path).parent / "filler")
         if len(saved) == 2 and kind == "quota":
             resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
@@ -73,8 +87,10 @@ def fault(kind, path, victim):
             yield next(blocks)
             die()
 
-        write_blocks = utils.write_blocks
-        utils.write_blocks = lambda file, tensors, blocks, header: write_blocks(file, tensors, dying(blocks), header)
+        write_blocks = tables.write_blocks
+        tables.write_blocks = lambda file, tensors, blocks, header: write_blocks(
+            file, tensors, dying(blocks), header
+        )
     if kind == "killed in cleaning":
         shutil.rmtree = die
 
@@ -89,7 +105,7 @@ def fill_disk(path):
 
 
 if __name__ == "__main__":
-    embeddings.PART_BYTES = PART_BYTES
+    packing.PART_BYTES = PART_BYTES
     fault(sys.argv[3], sys.argv[2], int(sys.argv[4]) if len(sys.argv) > 4 else 0)
     start(lambda: embed(*sys.argv[1:3]))
 
@@ -100,7 +116,7 @@ if __name__ == "__main__":
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     threads = torch.get_num_threads()
-    monkeypatch.setattr(embeddings, "PART_BYTES", PART_BYTES)
+    monkeypatch.setattr(packing, "PART_BYTES", PART_BYTES)
     yield
     torch.set_num_threads(threads)
 
@@ -121,7 +137,10 @@ def bytes_of(path):
 
 def run_here(model, path, kind, *victim, processes=0):
     """This file as a script: (exit status, stdout, stderr)."""
-    command = [sys.executable, *(["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes else [])]
+    command = [
+        sys.executable,
+        *(["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes else []),
+    ]
     command += [__file__, str(model), str(path), kind, *map(str, victim)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout, done.stderr
@@ -133,10 +152,15 @@ def parts(path):
 
 def assert_done(path, undisturbed):
     assert bytes_of(path) == undisturbed
-    assert sorted(file.name for file in path.parent.iterdir()) == ["train.parquet", "train.safetensors"]
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        "train.parquet",
+        "train.safetensors",
+    ]
 
 
-def test_a_run_killed_in_the_middle_of_a_part_goes_on(reward_model, tmp_path, undisturbed, monkeypatch, capsys):
+def test_a_run_killed_in_the_middle_of_a_part_goes_on(
+    reward_model, tmp_path, undisturbed, monkeypatch, capsys
+):
     path = tmp_path / "train"
     assert run_here(reward_model, path, "killed")[0] == DIED
     assert len(parts(path)) == 2 and not path.with_suffix(".safetensors").exists()
@@ -156,7 +180,9 @@ def test_a_run_killed_in_the_middle_of_a_part_goes_on(reward_model, tmp_path, un
 
 
 @pytest.mark.parametrize("kind", ["killed in merge", "killed in cleaning"])
-def test_a_run_killed_at_its_end_loses_nothing(reward_model, tmp_path, undisturbed, kind, monkeypatch, capsys):
+def test_a_run_killed_at_its_end_loses_nothing(
+    reward_model, tmp_path, undisturbed, kind, monkeypatch, capsys
+):
     path = tmp_path / "train"
     assert run_here(reward_model, path, kind)[0] == DIED
     assert len(parts(path)) == PARTS
@@ -170,13 +196,22 @@ def test_a_run_killed_at_its_end_loses_nothing(reward_model, tmp_path, undisturb
 
 def test_a_full_disk_ends_it_with_one_line_and_it_goes_on(reward_model, tmp_path, undisturbed):
     """A disk of 200 kB; where none may be mounted, a limit to the size of a file."""
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", tmp_path], capture_output=True)
-    kind, reason = ("quota", "File too large") if mounted.returncode else ("full", "No space left on device")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", tmp_path], capture_output=True
+    )
+    kind, reason = (
+        ("quota", "File too large") if mounted.returncode else ("full", "No space left on device")
+    )
     try:
         path = tmp_path / "train"
         status, _, err = run_here(reward_model, path, kind)
         last = err.strip().splitlines()[-1]
-        assert status == 2 and "error: " in last and "cannot be written" in last and "Traceback" not in err
+        assert (
+            status == 2
+            and "error: " in last
+            and "cannot be written" in last
+            and "Traceback" not in err
+        )
         assert reason in last and "train.parts/00002.safetensors" in last
         assert len(parts(path)) == 2 and not list(Path(f"{path}.parts").glob("*.tmp"))
         (tmp_path / "filler").unlink(missing_ok=True)
@@ -227,7 +262,9 @@ def test_damaged_parts_are_made_again(reward_model, tmp_path, undisturbed, capsy
     third.write_bytes(content[:begin] + bytes(8) + content[begin + 8 :])
     assert read_part(third, key) is None  # the head is vouched for as well
     shutil.rmtree(third.parent)
-    elsewhere = interrupted(reward_model, tmp_path / "other", frame=a_frame((*ANIMALS[:3], "bus")))[1]
+    elsewhere = interrupted(reward_model, tmp_path / "other", frame=a_frame((*ANIMALS[:3], "bus")))[
+        1
+    ]
     second.write_bytes(elsewhere.read_bytes())  # whole, of the same rows, but of other text
     shutil.rmtree(elsewhere.parent)
     embed(reward_model, path)
@@ -239,11 +276,15 @@ def test_damaged_parts_are_made_again(reward_model, tmp_path, undisturbed, capsy
 
 def test_a_second_process_on_the_same_output_is_refused(reward_model, tmp_path, undisturbed):
     path = tmp_path / "train"
-    slow = subprocess.Popen([sys.executable, __file__, reward_model, path, "slow"], stderr=subprocess.DEVNULL)
+    slow = subprocess.Popen(
+        [sys.executable, __file__, reward_model, path, "slow"], stderr=subprocess.DEVNULL
+    )
     while not parts(path):
         assert slow.poll() is None
         time.sleep(0.05)
-    with pytest.raises(InputError, match=rf"train.parts is being written by process {slow.pid} on .*; wait, or"):
+    with pytest.raises(
+        InputError, match=rf"train.parts is being written by process {slow.pid} on .*; wait, or"
+    ):
         embed(reward_model, path)
     assert slow.wait(60) == 0
     assert_done(path, undisturbed)
@@ -257,7 +298,9 @@ def test_two_processes_make_what_one_makes_and_one_may_die(reward_model, tmp_pat
     missing = 24 - sum(len(load_file(part)["vectors"]) for part in parts(path))
     status, out, err = run_here(reward_model, path, "nothing", processes=2)
     assert status == 0, err
-    assert out.count("parts are there already") == 1 and out.count("texts/s") == 1  # the first process speaks
+    assert (
+        out.count("parts are there already") == 1 and out.count("texts/s") == 1
+    )  # the first process speaks
     assert f"\n{missing} texts, " in out  # of both together: none is computed twice
     assert_done(path, undisturbed)
 
@@ -277,11 +320,16 @@ def test_a_run_that_was_begun_in_another_way_is_refused(reward_model, tmp_path):
             embed(model, path, **options)
     for file, change in (
         ("chat_template.jinja", lambda old: old.replace(b"<|end|>", b"<|end|> ")),
-        ("model.safetensors", lambda old: old[:-5000] + bytes(5000)),  # trained on, in the same place
+        (
+            "model.safetensors",
+            lambda old: old[:-5000] + bytes(5000),
+        ),  # trained on, in the same place
     ):
         before = (model / file).read_bytes()
         (model / file).write_bytes(change(before))
-        with pytest.raises(InputError, match=r"train.parts holds an interrupted run whose version is"):
+        with pytest.raises(
+            InputError, match=r"train.parts holds an interrupted run whose version is"
+        ):
             embed(model, path)
         (model / file).write_bytes(before)
     assert parts(path) == finished

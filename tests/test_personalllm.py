@@ -10,15 +10,34 @@ import pytest
 import torch
 from conftest import ROOT, assert_one_line_error, call_script, load_script, run_script
 
-import utils
-from embeddings import Encoder, exchange
-from utils import InputError, load_basis, load_split, save_split
+from lore.basis import basis_path, load_basis
+from lore.common import InputError
+from lore.conversations import exchange
+from lore.encoder import Encoder
+from lore.settings import SETTING
+from lore.tables import load_split, save_split
 
 FOLDER = ROOT / "PersonalLLM"
 PREPARE = load_script(FOLDER / "prepare.py")
 TRAIN = load_script(FOLDER / "train_basis.py")
 NAMES = PREPARE.REWARD_MODELS
-WORDS = ["the", "cat", "sat", "on", "mat", "and", "dog", "lay", "beside", "it", "I", "met", "a", "friend", "nothing"]
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "mat",
+    "and",
+    "dog",
+    "lay",
+    "beside",
+    "it",
+    "I",
+    "met",
+    "a",
+    "friend",
+    "nothing",
+]
 
 
 def upstream(prompts, responses=8, seed=0):
@@ -52,7 +71,18 @@ def prepare(folder, model, *flags):
     return call_script(FOLDER / "prepare.py", *common, *flags)
 
 
-FEW = ("--num_seen", 6, "--num_unseen", 4, "--train_prompts", 8, "--few_shot_prompts", 3, "--num_iterations", 20)
+FEW = (
+    "--num_seen",
+    6,
+    "--num_unseen",
+    4,
+    "--train_prompts",
+    8,
+    "--few_shot_prompts",
+    3,
+    "--num_iterations",
+    20,
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +92,11 @@ def prepared(tmp_path_factory, reward_model):
     flags = ("--source", folder, "--data", folder / "data", "--model", reward_model)
     status, out, err = run_script(FOLDER / "prepare.py", *flags)
     assert status == 0, err
-    assert "train: 20 prompts, 8 responses each" in out and "test: 7 prompts" in out and "% saved" in out
+    assert (
+        "train: 20 prompts, 8 responses each" in out
+        and "test: 7 prompts" in out
+        and "% saved" in out
+    )
     return folder
 
 
@@ -74,7 +108,9 @@ def test_every_response_has_its_own_vector_and_its_own_scores(prepared, reward_m
     assert list(split.frame) == ["prompt", "response", "reply", *NAMES] and len(split.frame) == 160
     encoder = Encoder(str(reward_model), "last", torch.device("cpu"), share=False)
     for row in split.frame.iloc[::23].itertuples():
-        talk = exchange(original["prompt"][row.prompt], original[f"response_{row.response + 1}"][row.prompt])
+        talk = exchange(
+            original["prompt"][row.prompt], original[f"response_{row.response + 1}"][row.prompt]
+        )
         assert torch.allclose(split.table[row.reply], encoder.embed([talk])[0], atol=1e-5)
         for name in NAMES:
             assert getattr(row, name) == original[f"response_{row.response + 1}_{name}"][row.prompt]
@@ -95,8 +131,14 @@ def test_what_prepare_refuses(tmp_path, text_encoder):
     good = upstream(3)
     cases = [
         (good.drop(columns="response_2_beaver_7b"), ["missing columns response_2_beaver_7b"]),
-        (good.assign(response_3_gemma_2b=[1.0, float("nan"), 2.0]), ["row 1 has no number in response_3_gemma_2b"]),
-        (good.assign(response_3_gemma_2b=["1", "2", "x"]), ["row 2 has no number in response_3_gemma_2b"]),
+        (
+            good.assign(response_3_gemma_2b=[1.0, float("nan"), 2.0]),
+            ["row 1 has no number in response_3_gemma_2b"],
+        ),
+        (
+            good.assign(response_3_gemma_2b=["1", "2", "x"]),
+            ["row 2 has no number in response_3_gemma_2b"],
+        ),
         (good.assign(response_4=["a", None, "b"]), ["row 1: response_4 is a", "not text"]),
         (upstream(3, responses=1), ["1 columns response_1", "two responses"]),
         (good.drop(columns="prompt"), ["missing columns prompt"]),
@@ -108,7 +150,9 @@ def test_what_prepare_refuses(tmp_path, text_encoder):
         write(folder, good, bad, "csv" if bad.empty else "parquet")
         assert_one_line_error(prepare(folder, text_encoder, "--pooling", "mean"), "test", *words)
     (tmp_path / "empty").mkdir()
-    assert_one_line_error(prepare(tmp_path / "empty", text_encoder), "train.parquet, .csv or .jsonl", "none")
+    assert_one_line_error(
+        prepare(tmp_path / "empty", text_encoder), "train.parquet, .csv or .jsonl", "none"
+    )
     flags = (
         "--source",
         tmp_path / "nowhere",
@@ -119,16 +163,24 @@ def test_what_prepare_refuses(tmp_path, text_encoder):
         "--pooling",
         "mean",
     )
-    assert_one_line_error(call_script(FOLDER / "prepare.py", *flags), "no folder here", "cannot be fetched")
+    assert_one_line_error(
+        call_script(FOLDER / "prepare.py", *flags), "no folder here", "cannot be fetched"
+    )
     (tmp_path / "empty/train.parquet").write_text("no parquet")
     assert_one_line_error(prepare(tmp_path / "empty", text_encoder), "train.parquet cannot be read")
     (tmp_path / "empty/train.csv").write_text("prompt")
-    assert_one_line_error(prepare(tmp_path / "empty", text_encoder), "of one kind", "train.csv", "train.parquet")
+    assert_one_line_error(
+        prepare(tmp_path / "empty", text_encoder), "of one kind", "train.csv", "train.parquet"
+    )
 
 
 def test_several_files_odd_texts_and_a_second_run(tmp_path, text_encoder):
     train, test = upstream(6), upstream(3, seed=1)
-    train.loc[1, "response_2"], train.loc[2, "prompt"], train.loc[5, "response_8"] = "None", "12", ""
+    train.loc[1, "response_2"], train.loc[2, "prompt"], train.loc[5, "response_8"] = (
+        "None",
+        "12",
+        "",
+    )
     test.loc[0, "prompt"] = train.loc[0, "prompt"]
     for number, part in enumerate((train[:4], train[4:])):
         part.to_csv(tmp_path / f"train-0000{number}-of-00002.csv", index=False)
@@ -136,11 +188,16 @@ def test_several_files_odd_texts_and_a_second_run(tmp_path, text_encoder):
     (tmp_path / "train_log.csv").write_text("not data")
     status, out, err = prepare(tmp_path, text_encoder, "--pooling", "mean")
     assert status == 0, err
-    assert "train: 6 prompts" in out and "warning: prompts on both the training and the test side: 1" in out
+    assert (
+        "train: 6 prompts" in out
+        and "warning: prompts on both the training and the test side: 1" in out
+    )
     frame = load_split(tmp_path / "data/train", "", columns=["reply"]).frame
     assert frame["prompt"].tolist() == np.repeat(np.arange(6), 8).tolist()
     assert frame["gemma_2b"][41] == pytest.approx(train["response_2_gemma_2b"][5])
-    status, out, err = prepare(tmp_path, text_encoder, "--pooling", "mean")  # data/ lies in --source
+    status, out, err = prepare(
+        tmp_path, text_encoder, "--pooling", "mean"
+    )  # data/ lies in --source
     assert status == 0 and out.count("done already") == 2, err
 
 
@@ -149,29 +206,62 @@ def test_several_files_odd_texts_and_a_second_run(tmp_path, text_encoder):
 
 def test_from_embeddings_to_the_papers_table_and_pictures(prepared, tmp_path):
     flags = ("--data", prepared / "data", "--results", tmp_path, *FEW, "--K_list", 0, 1, 3)
-    for run in (partial(call_script, FOLDER / "train_basis.py"), partial(run_script, "train_basis.py", cwd=FOLDER)):
+    for run in (
+        partial(call_script, FOLDER / "train_basis.py"),
+        partial(run_script, "train_basis.py", cwd=FOLDER),
+    ):
         status, out, err = run(*flags, "--dirichlet_list", 0.001, 0.1)
         assert status == 0, err
     lines = out.strip().splitlines()
-    assert lines[-5].split("  ")[0] == "K" and "a = 0.001: seen" in lines[-5] and "overall" in lines[-5]
+    assert (
+        lines[-5].split("  ")[0] == "K"
+        and "a = 0.001: seen" in lines[-5]
+        and "overall" in lines[-5]
+    )
     for a in ("0.001", "0.1"):
         rows = json.loads((tmp_path / f"train_basis_a{a}.json").read_text())["rows"]
         assert [row["K"] for row in rows] == [0, 1, 3]
-        assert all((tmp_path / f"train_basis_a{a}{part}.png").exists() for part in ("", "_mixtures"))
-        basis = load_basis(utils.basis_path(tmp_path / f"train_basis_a{a}", 3, 0.0, 0), 32)
+        assert all(
+            (tmp_path / f"train_basis_a{a}{part}.png").exists() for part in ("", "_mixtures")
+        )
+        basis = load_basis(basis_path(tmp_path / f"train_basis_a{a}", 3, 0.0, 0), 32)
         assert len(basis.user_ids) == 6 and len(basis.unseen_ids) == 4
         if a == "0.1":
             overall = [(6 * row["seen"] + 4 * row["unseen"]) / 10 for row in rows]
-            assert [line.split()[-1] for line in lines[-4:-1]] == [f"{100 * value:.1f}" for value in overall]
-    flags = ("--data", prepared / "data", "--results", tmp_path, "--dirichlet_list", 0.1, "--num_iterations", 20)
-    flags += ("--num_seen", 6, "--num_unseen", 4, "--train_prompts", 8, "--max_shots", 12, "--trials", 2)
+            assert [line.split()[-1] for line in lines[-4:-1]] == [
+                f"{100 * value:.1f}" for value in overall
+            ]
+    flags = (
+        "--data",
+        prepared / "data",
+        "--results",
+        tmp_path,
+        "--dirichlet_list",
+        0.1,
+        "--num_iterations",
+        20,
+    )
+    flags += (
+        "--num_seen",
+        6,
+        "--num_unseen",
+        4,
+        "--train_prompts",
+        8,
+        "--max_shots",
+        12,
+        "--trials",
+        2,
+    )
     status, out, err = call_script(FOLDER / "vary_fewshot.py", *flags, "--num_shots", 1, 12)
     assert status == 0, err
     rows = json.loads((tmp_path / "vary_fewshot_a0.1.json").read_text())["rows"]
     assert [(row["K"], row["shots"]) for row in rows] == [(K, s) for K in (1, 5) for s in (1, 12)]
     assert (tmp_path / "vary_fewshot_a0.1.png").exists()
     assert_one_line_error(
-        call_script(FOLDER / "vary_fewshot.py", *flags, "--num_shots", 13), "shots = 13", "12 to draw from"
+        call_script(FOLDER / "vary_fewshot.py", *flags, "--num_shots", 13),
+        "shots = 13",
+        "12 to draw from",
     )
 
 
@@ -180,14 +270,22 @@ def test_a_pair_is_the_best_against_the_worst_of_the_eight():
     groups, weights = TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
     assert [len(g.user_ids) for g in groups] == [5, 5, 4, 4]
     assert [g.counts.unique().tolist() for g in groups] == [[7], [20], [3], [20]]
-    assert groups.train.user_ids == groups.seen.user_ids and groups.unseen.user_ids == groups.few_shot_train.user_ids
+    assert (
+        groups.train.user_ids == groups.seen.user_ids
+        and groups.unseen.user_ids == groups.few_shot_train.user_ids
+    )
     assert not set(groups.train.user_ids) & set(groups.unseen.user_ids)
     for group, prompts in zip(groups[:2], (train, test)):
-        for user, chosen, rejected in zip(group.user.tolist(), group.chosen.tolist(), group.rejected.tolist()):
+        for user, chosen, rejected in zip(
+            group.user.tolist(), group.chosen.tolist(), group.rejected.tolist()
+        ):
             w = weights[user]
             prompt = chosen // 8
             score = prompts.scores[prompt] @ w
-            assert prompts.reply[prompt, score.argmax()] == chosen and prompts.reply[prompt, score.argmin()] == rejected
+            assert (
+                prompts.reply[prompt, score.argmax()] == chosen
+                and prompts.reply[prompt, score.argmin()] == rejected
+            )
     assert all(
         group.table is side.table for group, side in zip(groups, (train, test, train, test))
     )  # nothing is copied
@@ -199,10 +297,16 @@ def test_a_population_does_not_depend_on_the_others():
     train, test = TRAIN.planted(0, 50, 20, 8)
     first, weights = TRAIN.draw_people(train, test, 0.01, 5, 4, 7, 3, seed=1)
     again, same = TRAIN.draw_people(train, test, 0.01, 5, 4, 7, 3, seed=1)
-    assert np.array_equal(weights, same) and all(torch.equal(a.chosen, b.chosen) for a, b in zip(first, again))
+    assert np.array_equal(weights, same) and all(
+        torch.equal(a.chosen, b.chosen) for a, b in zip(first, again)
+    )
     _, other = TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
-    more, some = TRAIN.draw_people(train, test, 0.01, 3, 6, 9, 5, seed=1)  # fewer people, more prompts: the same people
-    assert np.array_equal(weights[:3], some) and torch.equal(more.unseen.chosen[: 4 * 20], first.unseen.chosen)
+    more, some = TRAIN.draw_people(
+        train, test, 0.01, 3, 6, 9, 5, seed=1
+    )  # fewer people, more prompts: the same people
+    assert np.array_equal(weights[:3], some) and torch.equal(
+        more.unseen.chosen[: 4 * 20], first.unseen.chosen
+    )
     assert set(first.train.chosen[:7].tolist()) <= set(more.train.chosen[:9].tolist())
     _, elsewhere = TRAIN.draw_people(train, test, 0.01, 5, 4, 7, 3, seed=2)
     assert not np.array_equal(weights, other) and not np.array_equal(weights, elsewhere)
@@ -222,31 +326,52 @@ def test_prompts_whose_responses_are_all_equal_are_left_out_and_counted(capsys):
     groups, _ = TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
     assert groups.seen.counts.tolist() == [18] * 5
     train.scores[:46] = 0.0
-    with pytest.raises(InputError, match="seen0000: 4 prompts tell responses apart, 7 were asked for"):
+    with pytest.raises(
+        InputError, match="seen0000: 4 prompts tell responses apart, 7 were asked for"
+    ):
         TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
 
 
 def test_prepared_prompts_come_back_with_their_own_scores_and_texts(prepared):
-    for side, original in zip(TRAIN.load_prompts(prepared / "data"), (upstream(20), upstream(7, seed=1))):
-        split = load_split(prepared / f"data/{'train' if len(original) == 20 else 'test'}", "", columns=["reply"])
+    for side, original in zip(
+        TRAIN.load_prompts(prepared / "data"), (upstream(20), upstream(7, seed=1))
+    ):
+        split = load_split(
+            prepared / f"data/{'train' if len(original) == 20 else 'test'}", "", columns=["reply"]
+        )
         for prompt, response in ((0, 0), (3, 7), (6, 2)):
             scores = [original[f"response_{response + 1}_{name}"][prompt] for name in NAMES]
             assert np.allclose(side.scores[prompt, response], scores)
-            row = split.frame[(split.frame["prompt"] == prompt) & (split.frame["response"] == response)]
+            row = split.frame[
+                (split.frame["prompt"] == prompt) & (split.frame["response"] == response)
+            ]
             assert side.reply[prompt, response] == row["reply"].item()
 
 
 def test_standardise_is_heard_and_has_results_of_its_own(prepared, tmp_path):
-    flags = ("--data", prepared / "data", "--results", tmp_path, *FEW, "--K_list", 0, "--dirichlet_list", 0.1)
+    flags = (
+        "--data",
+        prepared / "data",
+        "--results",
+        tmp_path,
+        *FEW,
+        "--K_list",
+        0,
+        "--dirichlet_list",
+        0.1,
+    )
     for extra in ((), ("--standardise",)):
         assert call_script(FOLDER / "train_basis.py", *flags, *extra)[0] == 0
     raw, scaled = (
-        json.loads((tmp_path / f"train_basis{kind}_a0.1.json").read_text()) for kind in ("", "_standardised")
+        json.loads((tmp_path / f"train_basis{kind}_a0.1.json").read_text())
+        for kind in ("", "_standardised")
     )
     assert raw["rows"] != scaled["rows"]
     train, test = TRAIN.planted(0, 50, 20, 8)
     train.scores[..., 2] = 1.0
-    with pytest.raises(InputError, match="reward model number 2 gives all training responses one score"):
+    with pytest.raises(
+        InputError, match="reward model number 2 gives all training responses one score"
+    ):
         TRAIN.standardised(train, test)
 
 
@@ -266,7 +391,10 @@ def test_planted_reward_models_agree_as_much_as_they_say():
     assert off.mean() == pytest.approx(0.3 * 0.8, abs=0.07)  # what no embedding tells is not shared
     assert train.scores.shape == (2000, 8, 10) and test.reply.shape == (10, 8)
     X = train.table.numpy()
-    residual = train.scores.reshape(-1, 10) - X @ np.linalg.lstsq(X, train.scores.reshape(-1, 10), rcond=None)[0]
+    residual = (
+        train.scores.reshape(-1, 10)
+        - X @ np.linalg.lstsq(X, train.scores.reshape(-1, 10), rcond=None)[0]
+    )
     assert residual.var() == pytest.approx(0.2, abs=0.02)
 
 
@@ -274,7 +402,9 @@ def test_planted_populations_behave_as_in_the_paper(tmp_path):
     """Low rank beats Bradley-Terry where everybody is different, and by less where people mix."""
     few = ("--num_seen", 200, "--num_unseen", 100, "--num_iterations", 500, "--K_list", 0, 1, 5)
     few += ("--dirichlet_list", 0.001, 0.1)
-    status, _, err = call_script(FOLDER / "train_basis.py", "--synthetic", "--results", tmp_path, *few)
+    status, _, err = call_script(
+        FOLDER / "train_basis.py", "--synthetic", "--results", tmp_path, *few
+    )
     assert status == 0, err
     gain = {}
     for a in ("0.001", "0.1"):
@@ -301,18 +431,32 @@ def test_what_training_refuses(prepared, tmp_path):
         assert_one_line_error(call_script(script, *flags, *extra), *words)
     done = call_script(script, "--data", tmp_path)
     assert_one_line_error(done, "train.safetensors is missing", "python PersonalLLM/prepare.py")
-    train, test = (load_split(prepared / f"data/{side}", "", columns=["reply"]) for side in ("train", "test"))
+    train, test = (
+        load_split(prepared / f"data/{side}", "", columns=["reply"]) for side in ("train", "test")
+    )
     for broken, words in (
-        (test._replace(table=test.table[:, :31], head=test.head[:31]), ["differ in width: 32 and 31"]),
+        (
+            test._replace(table=test.table[:, :31], head=test.head[:31]),
+            ["differ in width: 32 and 31"],
+        ),
         (test._replace(model="another"), ["differ in model"]),
-        (test._replace(frame=test.frame[:-1]), ["test.parquet: 55 rows are not 8 responses to each of 7"]),
+        (
+            test._replace(frame=test.frame[:-1]),
+            ["test.parquet: 55 rows are not 8 responses to each of 7"],
+        ),
         (test._replace(table=test.table[:10]), ["points outside the 10 rows"]),
         (test._replace(frame=test.frame.drop(columns="gemma_2b")), ["differ in reward models"]),
         (test._replace(frame=test.frame.assign(gemma_2b=float("nan"))), ["a score is NaN"]),
         (test._replace(frame=test.frame.assign(gemma_2b="x")), ["a score that is no number"]),
         (test._replace(frame=test.frame[:0]), ["0 rows are not"]),
-        (test._replace(frame=test.frame[[*test.frame.columns[:3], *reversed(NAMES)]]), ["differ in reward models"]),
-        (test._replace(frame=test.frame[test.frame["response"] < 4]), ["differ in responses: 8 and 4"]),
+        (
+            test._replace(frame=test.frame[[*test.frame.columns[:3], *reversed(NAMES)]]),
+            ["differ in reward models"],
+        ),
+        (
+            test._replace(frame=test.frame[test.frame["response"] < 4]),
+            ["differ in responses: 8 and 4"],
+        ),
         (
             test._replace(frame=test.frame.drop(columns="reply")),
             ["test.parquet has no column reply: of another data set?"],
@@ -327,7 +471,7 @@ def test_help_of_every_script_is_quick_and_names_every_flag():
     for script in ("prepare.py", "train_basis.py", "vary_fewshot.py"):
         status, out, err = call_script(FOLDER / script, "--help")
         block = (FOLDER / script).read_text().split("settings ---", 1)[1].split("# ---", 1)[0]
-        matches = [utils.SETTING.match(line) for line in block.splitlines()[1:] if line]
+        matches = [SETTING.match(line) for line in block.splitlines()[1:] if line]
         assert status == 0 and not err and all(f"--{match[1]}" in out for match in matches)
         assert all(match[2] for match in matches), "a setting without its meaning on the same line"
 
@@ -344,8 +488,23 @@ def test_ridge_and_fresh_populations_from_the_shell(tmp_path):
         "--dirichlet_list",
         0.01,
     )
-    few += ("--dirichlet_list", 0.01, "--num_seen", 40, "--num_unseen", 20, "--K_list", 0, 1, 5, "--solver", "ridge")
-    status, out, err = call_script(FOLDER / "train_basis.py", *few, "--repeats", 2, "--resplit", "--baselines")
+    few += (
+        "--dirichlet_list",
+        0.01,
+        "--num_seen",
+        40,
+        "--num_unseen",
+        20,
+        "--K_list",
+        0,
+        1,
+        5,
+        "--solver",
+        "ridge",
+    )
+    status, out, err = call_script(
+        FOLDER / "train_basis.py", *few, "--repeats", 2, "--resplit", "--baselines"
+    )
     assert status == 0 and "± std over splits" in out and "population mixture" in out, err
     assert (tmp_path / "train_basis_synthetic_a0.01_mixtures.png").exists()
     rows = json.loads((tmp_path / "train_basis_synthetic_a0.01.json").read_text())["summary"]
@@ -356,6 +515,8 @@ def test_ridge_and_fresh_populations_from_the_shell(tmp_path):
 def test_pairs_know_the_prompts_they_are_about():
     train = load_script(FOLDER / "train_basis.py")
     prompts, _ = train.planted(0, num_prompts=30, num_tests=5)
-    data, _ = train.comparisons(prompts, np.full((2, 10), 0.1), [np.arange(30)[::-1], np.arange(30)], 7, ("a", "b"))
+    data, _ = train.comparisons(
+        prompts, np.full((2, 10), 0.1), [np.arange(30)[::-1], np.arange(30)], 7, ("a", "b")
+    )
     assert data.prompt.tolist() == [*range(29, 22, -1), *range(7)]
     assert (data.chosen // 8 == data.prompt).all()  # eight responses to each prompt, in a row

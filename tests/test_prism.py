@@ -13,8 +13,11 @@ import torch
 from conftest import ROOT, SHARED, assert_one_line_error, call_script, load_script, run_script
 
 import utils
-from embeddings import Encoder
-from utils import Basis, InputError, load_basis, load_split, save_basis
+from lore.basis import Basis, basis_path, load_basis, save_basis
+from lore.common import InputError
+from lore.encoder import Encoder
+from lore.settings import SETTING
+from lore.tables import load_split
 
 FOLDER = ROOT / "PRISM"
 PREPARE = load_script(FOLDER / "prepare.py")
@@ -22,15 +25,40 @@ GENERATE = load_script(FOLDER / "generate-prism-embeddings.py")
 TRAIN = load_script(FOLDER / "train_basis.py")
 RB2 = load_script(FOLDER / "eval_rb2.py")
 PUBLISHED = "6da3b5aee8d7250ff82974c2b50928c31434793b4f96f03fa887ac3d546dcc12"
-WORDS = ["the", "cat", "sat", "on", "mat", "and", "dog", "lay", "beside", "it", "I", "met", "a", "friend", "nothing"]
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "mat",
+    "and",
+    "dog",
+    "lay",
+    "beside",
+    "it",
+    "I",
+    "met",
+    "a",
+    "friend",
+    "nothing",
+]
 
 
 def user(name, completed=6):
-    return {"user_id": name, "num_completed_conversations": completed, "survey_only": completed == 0, "age": "18-24"}
+    return {
+        "user_id": name,
+        "num_completed_conversations": completed,
+        "survey_only": completed == 0,
+        "age": "18-24",
+    }
 
 
 def message(turn, role, content, chosen=None, **fields):
-    extra = {} if role == "user" else {"model_name": "m", "score": 50, "if_chosen": chosen, "within_turn_id": 0}
+    extra = (
+        {}
+        if role == "user"
+        else {"model_name": "m", "score": 50, "if_chosen": chosen, "within_turn_id": 0}
+    )
     return {"turn": turn, "role": role, "content": content, **extra, **fields}
 
 
@@ -41,7 +69,12 @@ def conversation(name, owner, turns):
         history += [message(turn, "user", question)] if question is not None else []
         replies = [(text, True) for text in chosen] + [(text, False) for text in rejected]
         history += [message(turn, "model", text, flag) for text, flag in replies]
-    row = {"conversation_id": name, "user_id": owner, "conversation_type": "unguided", "open_feedback": ""}
+    row = {
+        "conversation_id": name,
+        "user_id": owner,
+        "conversation_type": "unguided",
+        "open_feedback": "",
+    }
     return {**row, "conversation_turns": len(turns), "conversation_history": history}
 
 
@@ -75,7 +108,9 @@ def prepare(folder, *flags):
 
 
 def generate(folder, model, *flags):
-    return call_script(FOLDER / "generate-prism-embeddings.py", "--data", folder / "data", "--model", model, *flags)
+    return call_script(
+        FOLDER / "generate-prism-embeddings.py", "--data", folder / "data", "--model", model, *flags
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +118,19 @@ def prepared(tmp_path_factory, reward_model):
     """Folder whose data/ holds embedded dialogues of ten people."""
     folder = tmp_path_factory.mktemp("prism")
     upstream(folder)
-    status, out, err = run_script(FOLDER / "prepare.py", "--source", folder, "--data", folder / "data")
+    status, out, err = run_script(
+        FOLDER / "prepare.py", "--source", folder, "--data", folder / "data"
+    )
     assert status == 0, err
     assert (
         "60 dialogues by 10 users" in out
         and "8 seen and 2 unseen users" in out
         and "left out in all dialogues: nothing" in out
     )
-    script, flags = FOLDER / "generate-prism-embeddings.py", ("--data", folder / "data", "--model", reward_model)
+    script, flags = (
+        FOLDER / "generate-prism-embeddings.py",
+        ("--data", folder / "data", "--model", reward_model),
+    )
     status, out, err = run_script(script, *flags)
     assert status == 0, err
     assert "comparisons of 60 dialogues" in out
@@ -105,8 +145,12 @@ def prepared(tmp_path_factory, reward_model):
 def real_ids():
     """(user of each dialogue, number of its replies): the real ones."""
     folder = SHARED / "prism"
-    owner = pd.read_csv(folder / "local_clusters_opening_prompt_0-05.csv.gz").set_index("conversation_id")["user_id"]
-    return owner, pd.read_csv(folder / "local_clusters_model_response_0-05.csv.gz").groupby("conversation_id").size()
+    owner = pd.read_csv(folder / "local_clusters_opening_prompt_0-05.csv.gz").set_index(
+        "conversation_id"
+    )["user_id"]
+    return owner, pd.read_csv(folder / "local_clusters_model_response_0-05.csv.gz").groupby(
+        "conversation_id"
+    ).size()
 
 
 def real_structure():
@@ -124,7 +168,9 @@ def real_structure():
     return users, rows
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason=f"the real ids are not at {SHARED}; set LORE_SHARED to their folder")
+@pytest.mark.skipif(
+    not SHARED.exists(), reason=f"the real ids are not at {SHARED}; set LORE_SHARED to their folder"
+)
 def test_the_published_split_of_the_real_ids_byte_for_byte(tmp_path):
     users, rows = real_structure()
     write(tmp_path, users, rows)
@@ -133,14 +179,20 @@ def test_the_published_split_of_the_real_ids_byte_for_byte(tmp_path):
     content = (tmp_path / "data/prism_split_ids_50.json").read_bytes()
     assert len(content) == 161034 and hashlib.sha256(content).hexdigest() == PUBLISHED
     assert "left out: dialogue c2536 of user469" in out and "8010 dialogues by 1396 users" in out
-    assert "1029 seen and 258 unseen users" in out and "3861 training and 3866 test dialogues" in out
+    assert (
+        "1029 seen and 258 unseen users" in out and "3861 training and 3866 test dialogues" in out
+    )
     split = json.loads(content)
     assert split["train_dialog_ids"][:4] == ["c7428", "c7454", "c7487", "c2530"]
-    halves = prepare(tmp_path, "--seen_fraction", 0.5)[1]  # the published rule halves before users are left out
+    halves = prepare(tmp_path, "--seen_fraction", 0.5)[
+        1
+    ]  # the published rule halves before users are left out
     assert "651 seen and 636 unseen users" in halves
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason=f"the real ids are not at {SHARED}; set LORE_SHARED to their folder")
+@pytest.mark.skipif(
+    not SHARED.exists(), reason=f"the real ids are not at {SHARED}; set LORE_SHARED to their folder"
+)
 def test_the_structure_written_down_for_planted_dialogues_is_the_real_one():
     owner, replies = real_ids()
     dialogues = owner.value_counts().value_counts()
@@ -152,7 +204,11 @@ def test_the_structure_written_down_for_planted_dialogues_is_the_real_one():
 def test_a_turn_gives_one_pair_per_rejected_reply_and_says_what_it_leaves_out():
     counts = Counter()
     turns = [
-        {"user": [" hi "], "chosen": ["yes", "yes"], "rejected": ["no", " yes ", "EMPTY STRING", "never"]},
+        {
+            "user": [" hi "],
+            "chosen": ["yes", "yes"],
+            "rejected": ["no", " yes ", "EMPTY STRING", "never"],
+        },
         {"user": ["and?"], "chosen": ["EMPTY STRING"], "rejected": ["one", "two"]},
         {"user": ["then?"], "chosen": ["good", "other"], "rejected": ["bad"]},
         {"user": ["lost"], "chosen": [], "rejected": ["a", "b"]},
@@ -214,7 +270,9 @@ def test_another_split_leaves_the_dialogues_as_they_are(tmp_path):
     first = [(tmp_path / "data" / name).read_bytes() for name in names]
     assert prepare(tmp_path, "--seen_fraction", 0.5, "--seed", 1)[0] == 0
     second = [(tmp_path / "data" / name).read_bytes() for name in names]
-    assert first[0] == second[0] and first[1] != second[1]  # so that a new split needs no new embedding
+    assert (
+        first[0] == second[0] and first[1] != second[1]
+    )  # so that a new split needs no new embedding
 
 
 def mend(turns=None, **fields):
@@ -227,18 +285,33 @@ def mend(turns=None, **fields):
     "row, words",
     [
         (mend(user_id="stranger"), ["c0 is by 'stranger'", "not in survey.jsonl"]),
-        (mend(conversation_history=[message(0, "model", "x", None)]), ["message 0", "a reply without if_chosen"]),
+        (
+            mend(conversation_history=[message(0, "model", "x", None)]),
+            ["message 0", "a reply without if_chosen"],
+        ),
         (mend(conversation_history=[message(3, "user", "x")]), ["turn 3 of a dialogue of 1 turns"]),
-        (mend(conversation_history=[message(-1, "user", "x")]), ["turn -1 of a dialogue of 1 turns"]),
+        (
+            mend(conversation_history=[message(-1, "user", "x")]),
+            ["turn -1 of a dialogue of 1 turns"],
+        ),
         (mend(conversation_history=[message("0", "user", "x")]), ["turn '0' of a dialogue"]),
-        (mend(conversation_history=[message(0, "user", ["a", "b"])]), ["content is a list, not text"]),
-        (mend(conversation_history=[message(0, "model", ["a"], False)]), ["content is a list, not text"]),
+        (
+            mend(conversation_history=[message(0, "user", ["a", "b"])]),
+            ["content is a list, not text"],
+        ),
+        (
+            mend(conversation_history=[message(0, "model", ["a"], False)]),
+            ["content is a list, not text"],
+        ),
         (mend(conversation_history=[message(0, "system", "x")]), ["role is 'system'"]),
         (mend(conversation_history=["x"]), ["message 0", "not an object"]),
         (mend(conversation_history=None), ["conversation_history"]),
         (mend(conversation_id=None), ["conversation_id None is missing"]),
         (mend(user_id=["user0"]), ["c0 is by ['user0']"]),
-        (mend(conversation_history=[message(0, "user", "a \ud800 b")]), ["message 0", "half a character"]),
+        (
+            mend(conversation_history=[message(0, "user", "a \ud800 b")]),
+            ["message 0", "half a character"],
+        ),
     ],
 )
 def test_rows_that_prism_does_not_have_end_with_file_and_line(tmp_path, row, words):
@@ -252,7 +325,10 @@ def test_files_that_are_not_the_data_end_with_one_line(tmp_path):
     for content, words in (
         ("<!DOCTYPE html>\n<html>too many requests</html>", ["conversations.jsonl is a web page"]),
         (good[:-100], ["conversations.jsonl, line 60", "the file is cut off here"]),
-        (good + good.splitlines()[0] + "\n", ["line 61", "'c0' is missing or stands here for the second time"]),
+        (
+            good + good.splitlines()[0] + "\n",
+            ["line 61", "'c0' is missing or stands here for the second time"],
+        ),
         ("", ["too few users with 6 dialogues"]),
     ):
         (tmp_path / "conversations.jsonl").write_text(content)
@@ -262,9 +338,13 @@ def test_files_that_are_not_the_data_end_with_one_line(tmp_path):
     (tmp_path / "survey.jsonl").write_text('{"user_id": "u"}\n')
     assert_one_line_error(prepare(tmp_path), "survey.jsonl, line 1", "num_completed_conversations")
     (tmp_path / "survey.jsonl").write_text(2 * (json.dumps(user("u")) + "\n"))
-    assert_one_line_error(prepare(tmp_path), "survey.jsonl, line 2", "u stands here for the second time")
+    assert_one_line_error(
+        prepare(tmp_path), "survey.jsonl, line 2", "u stands here for the second time"
+    )
     flags = ("--data", tmp_path / "data")
-    assert_one_line_error(prepare(tmp_path / "nowhere", *flags), "nowhere is no folder here", "cannot be fetched")
+    assert_one_line_error(
+        prepare(tmp_path / "nowhere", *flags), "nowhere is no folder here", "cannot be fetched"
+    )
     assert_one_line_error(prepare(tmp_path, "--seen_fraction", 1.0), "between 0 and 1")
 
 
@@ -280,7 +360,11 @@ def test_every_vector_is_that_of_its_own_conversation(prepared, reward_model):
     assert len(records) == len(split.frame)
     encoder = Encoder(str(reward_model), "last", torch.device("cpu"), share=False)
     for record, row in list(zip(records, split.frame.itertuples()))[::7]:
-        assert (record["user_id"], record["dialogue"], record["turn"]) == (row.user_id, row.dialogue, row.turn)
+        assert (record["user_id"], record["dialogue"], record["turn"]) == (
+            row.user_id,
+            row.dialogue,
+            row.turn,
+        )
         for side in ("chosen", "rejected"):
             tokens = torch.tensor(encoder.tokens([record[side]])[0][0][None])
             with torch.no_grad():
@@ -292,19 +376,28 @@ def test_every_vector_is_that_of_its_own_conversation(prepared, reward_model):
 
 def test_the_first_dialogues_only_and_what_is_missing(prepared, text_encoder, tmp_path):
     (tmp_path / "data").mkdir()
-    assert_one_line_error(generate(tmp_path, text_encoder), "dialogues.jsonl is missing", "PRISM/prepare.py")
-    (tmp_path / "data/dialogues.jsonl").write_bytes((prepared / "data/dialogues.jsonl").read_bytes())
+    assert_one_line_error(
+        generate(tmp_path, text_encoder), "dialogues.jsonl is missing", "PRISM/prepare.py"
+    )
+    (tmp_path / "data/dialogues.jsonl").write_bytes(
+        (prepared / "data/dialogues.jsonl").read_bytes()
+    )
     status, _, err = generate(tmp_path, text_encoder, "--pooling", "mean", "--limit", 3)
     assert status == 0, err
     split = load_split(tmp_path / "data/prism", "")
     assert split.frame["dialogue"].unique().tolist() == ["c0", "c1", "c2"] and split.head is None
     assert_one_line_error(
-        generate(tmp_path, text_encoder, "--pooling", "mean"), "made of other text, perhaps with another --limit"
+        generate(tmp_path, text_encoder, "--pooling", "mean"),
+        "made of other text, perhaps with another --limit",
     )
     again = generate(tmp_path, text_encoder, "--pooling", "mean", "--limit", 3, "--max_length", 20)
-    assert_one_line_error(again, "was made with", "'max_length': 0", "this run has", "'max_length': 20")
+    assert_one_line_error(
+        again, "was made with", "'max_length': 0", "this run has", "'max_length': 20"
+    )
     (tmp_path / "data/dialogues.jsonl").write_text("")
-    assert_one_line_error(generate(tmp_path, text_encoder, "--pooling", "mean"), "holds no comparison")
+    assert_one_line_error(
+        generate(tmp_path, text_encoder, "--pooling", "mean"), "holds no comparison"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -316,17 +409,28 @@ QUICK = ("--num_iterations", 20)
 
 def test_from_embeddings_to_table_picture_and_bases(prepared, tmp_path):
     common = ("--data", prepared / "data", "--results", tmp_path, *QUICK, "--alpha_list", 0, 1e4)
-    for run in (partial(call_script, FOLDER / "train_basis.py"), partial(run_script, "train_basis.py", cwd=FOLDER)):
+    for run in (
+        partial(call_script, FOLDER / "train_basis.py"),
+        partial(run_script, "train_basis.py", cwd=FOLDER),
+    ):
         status, out, err = run(*common, "--K_list", 0, 1, 3)
         assert status == 0, err
     assert (
-        "unseen              2 people      6 dialogues" in out and "cosine to head" in out and "1 Bradley-Terry" in out
+        "unseen              2 people      6 dialogues" in out
+        and "cosine to head" in out
+        and "1 Bradley-Terry" in out
     )
     report = json.loads((tmp_path / "train_basis.json").read_text())
-    assert [(row["alpha"], row["K"]) for row in report["rows"]] == [(a, K) for a in (0, 1e4) for K in (0, 1, 3)]
+    assert [(row["alpha"], row["K"]) for row in report["rows"]] == [
+        (a, K) for a in (0, 1e4) for K in (0, 1, 3)
+    ]
     health = report["rows"][2]
-    basis = load_basis(utils.basis_path(tmp_path / "train_basis", 3, 0.0, 0), 32)
-    assert health["columns"] == basis.V.shape[1] and len(basis.user_ids) == 8 and len(basis.unseen_ids) == 2
+    basis = load_basis(basis_path(tmp_path / "train_basis", 3, 0.0, 0), 32)
+    assert (
+        health["columns"] == basis.V.shape[1]
+        and len(basis.user_ids) == 8
+        and len(basis.unseen_ids) == 2
+    )
     assert "last" in basis.model and torch.allclose(basis.W.sum(1), torch.ones(8))
     assert (tmp_path / "train_basis.png").exists()
     flags = (
@@ -346,7 +450,9 @@ def test_from_embeddings_to_table_picture_and_bases(prepared, tmp_path):
     status, out, err = call_script(FOLDER / "vary_fewshot.py", *flags)
     assert status == 0, err
     rows = json.loads((tmp_path / "vary_fewshot.json").read_text())["rows"]
-    assert [(row["K"], row["shots"]) for row in rows] == [(K, s) for K in (0, 2) for s in (1, 2, 3, "all")]
+    assert [(row["K"], row["shots"]) for row in rows] == [
+        (K, s) for K in (0, 2) for s in (1, 2, 3, "all")
+    ]
     assert rows[-1]["unseen"] == rows[-2]["unseen"]  # all = 3 of 3 dialogues
     assert (tmp_path / "vary_fewshot.png").exists()
 
@@ -355,29 +461,48 @@ def test_no_person_and_no_dialogue_is_on_two_sides(prepared):
     split, ids = TRAIN.load_dialogues(prepared / "data")
     groups = TRAIN.split_dialogues(split, ids)
     assert not set(groups.train.user_ids) & set(groups.unseen.user_ids)
-    assert groups.train.user_ids == groups.seen.user_ids and groups.unseen.user_ids == groups.few_shot_train.user_ids
+    assert (
+        groups.train.user_ids == groups.seen.user_ids
+        and groups.unseen.user_ids == groups.few_shot_train.user_ids
+    )
     for train, test in ((groups.train, groups.seen), (groups.few_shot_train, groups.unseen)):
         rows = [set(g.chosen.tolist()) | set(g.rejected.tolist()) for g in (train, test)]
         assert not rows[0] & rows[1]
     frame = split.frame
     for group in groups:
-        pairs = list(zip(group.chosen.tolist(), group.rejected.tolist(), group.user.tolist(), group.shot.tolist()))
+        pairs = list(
+            zip(
+                group.chosen.tolist(),
+                group.rejected.tolist(),
+                group.user.tolist(),
+                group.shot.tolist(),
+            )
+        )
         found = frame.set_index(["chosen", "rejected"]).loc[[pair[:2] for pair in pairs]]
         assert found["user_id"].tolist() == [group.user_ids[pair[2]] for pair in pairs]
-        assert len(set(zip(found["dialogue"], (pair[3] for pair in pairs)))) == len(set(group.shot.tolist()))
+        assert len(set(zip(found["dialogue"], (pair[3] for pair in pairs)))) == len(
+            set(group.shot.tolist())
+        )
     assert sum(map(len, groups)) == len(frame)
 
 
 def test_choices_drawn_at_random_are_not_predicted(tmp_path, reward_model):
     """A label that leaks into the text would be found here: the published list of rejected replies gives 0.95."""
     upstream(tmp_path, people=40, seed=3)
-    assert prepare(tmp_path, "--seen_fraction", 0.5)[0] == 0 and generate(tmp_path, reward_model)[0] == 0
+    assert (
+        prepare(tmp_path, "--seen_fraction", 0.5)[0] == 0
+        and generate(tmp_path, reward_model)[0] == 0
+    )
     split, ids = TRAIN.load_dialogues(tmp_path / "data")
     groups = TRAIN.split_dialogues(split, ids)
     sizes = (len(groups.train.user_ids), len(groups.unseen.user_ids))
-    result = utils.run_regularized([1, 3], [0.0], split.head, *groups, *sizes, "cpu", num_iterations=300)
+    result = utils.run_regularized(
+        [1, 3], [0.0], split.head, *groups, *sizes, "cpu", num_iterations=300
+    )
     pairs = min(len(groups.seen), len(groups.unseen))
-    assert np.abs(np.concatenate([result.seen, result.unseen]) - 0.5).max() < 4 * np.sqrt(0.25 / pairs)
+    assert np.abs(np.concatenate([result.seen, result.unseen]) - 0.5).max() < 4 * np.sqrt(
+        0.25 / pairs
+    )
     assert result.train[1] > 0.6  # it did learn something
 
 
@@ -391,8 +516,13 @@ def test_a_person_without_pairs_on_a_side_is_left_out_and_counted(prepared, caps
     assert "left out: 1 people without pairs on both sides" in capsys.readouterr().out
     with pytest.raises(InputError, match="no seen or no unseen people have pairs"):
         TRAIN.split_dialogues(split._replace(frame=frame), {**ids, "test_dialog_ids": []})
-    for wrong in ({"test_dialog_ids": ids["train_dialog_ids"]}, {"unseen_user_ids": ids["seen_user_ids"]}):
-        with pytest.raises(InputError, match="both the training and the test side of the split, or a person seen"):
+    for wrong in (
+        {"test_dialog_ids": ids["train_dialog_ids"]},
+        {"unseen_user_ids": ids["seen_user_ids"]},
+    ):
+        with pytest.raises(
+            InputError, match="both the training and the test side of the split, or a person seen"
+        ):
             TRAIN.split_dialogues(split, {**ids, **wrong})
 
 
@@ -400,22 +530,34 @@ def test_training_without_data_or_with_settings_that_cannot_be(prepared, tmp_pat
     train, vary = FOLDER / "train_basis.py", FOLDER / "vary_fewshot.py"
     for script in (train, vary):
         assert_one_line_error(
-            call_script(script, "--data", tmp_path), "prism_split_ids_50.json is missing", "prepare.py"
+            call_script(script, "--data", tmp_path),
+            "prism_split_ids_50.json is missing",
+            "prepare.py",
         )
     flags = ("--data", prepared / "data", *QUICK)
-    assert_one_line_error(call_script(vary, *flags, "--num_shots", 1, 4), "no unseen person has 4 training dialogues")
+    assert_one_line_error(
+        call_script(vary, *flags, "--num_shots", 1, 4), "no unseen person has 4 training dialogues"
+    )
     (tmp_path / "prism_split_ids_50.json").write_text('{"train_dialog_ids": []}')
-    assert_one_line_error(call_script(train, "--data", tmp_path), "prism_split_ids_50.json is damaged")
+    assert_one_line_error(
+        call_script(train, "--data", tmp_path), "prism_split_ids_50.json is damaged"
+    )
     (tmp_path / "prism_split_ids_50.json").write_text("null")
-    assert_one_line_error(call_script(train, "--data", tmp_path), "prism_split_ids_50.json is damaged")
-    (tmp_path / "prism_split_ids_50.json").write_bytes((prepared / "data/prism_split_ids_50.json").read_bytes())
+    assert_one_line_error(
+        call_script(train, "--data", tmp_path), "prism_split_ids_50.json is damaged"
+    )
+    (tmp_path / "prism_split_ids_50.json").write_bytes(
+        (prepared / "data/prism_split_ids_50.json").read_bytes()
+    )
     assert_one_line_error(call_script(train, "--data", tmp_path), "prism.safetensors is missing")
     for name in ("prism.safetensors", "prism.parquet", "dialogues.jsonl"):
         (tmp_path / name).write_bytes((prepared / "data" / name).read_bytes())
     with open(tmp_path / "dialogues.jsonl", "a") as file:  # prepared again from other texts
         file.write('{"dialogue": "new"}\n')
     assert_one_line_error(
-        call_script(train, "--data", tmp_path), "was made of another", "run again: python PRISM/generate"
+        call_script(train, "--data", tmp_path),
+        "was made of another",
+        "run again: python PRISM/generate",
     )
     for wrong, words in (
         (("--planted_accuracy", 2), "above 0.5, which is chance"),
@@ -425,7 +567,9 @@ def test_training_without_data_or_with_settings_that_cannot_be(prepared, tmp_pat
         (("--seed", 2**32), "a seed is below 2 ** 32"),
         (("--alpha_list", "nan"), "--alpha_list nan"),
     ):
-        assert_one_line_error(call_script(train, "--synthetic", "--results", tmp_path, *wrong), words)
+        assert_one_line_error(
+            call_script(train, "--synthetic", "--results", tmp_path, *wrong), words
+        )
 
 
 def test_planted_dialogues_have_the_structure_and_the_accuracy_they_say():
@@ -437,14 +581,26 @@ def test_planted_dialogues_have_the_structure_and_the_accuracy_they_say():
         sizes.index.get_level_values("turn") > 0
     ].unique().tolist() == [1]
     assert frame.groupby(["dialogue", "turn"])["chosen"].nunique().max() == 1
-    rewards = torch.stack([table @ population.V @ w for w in population.W.values()])  # (users, rows)
+    rewards = torch.stack(
+        [table @ population.V @ w for w in population.W.values()]
+    )  # (users, rows)
     number = {name: i for i, name in enumerate(population.W)}
-    mine, chosen, rejected = (list(c) for c in (frame["user_id"].map(number), frame["chosen"], frame["rejected"]))
+    mine, chosen, rejected = (
+        list(c) for c in (frame["user_id"].map(number), frame["chosen"], frame["rejected"])
+    )
     agree = rewards[mine, chosen] > rewards[mine, rejected]
     assert agree.double().mean().item() == pytest.approx(0.9, abs=0.01)
     again, _ = TRAIN.planted_dialogues(5, num_users=120)
-    assert again.splits["prism"].frame.equals(frame) and torch.equal(again.splits["prism"].table, table)
-    assert [TRAIN.replies_per_turn(n) for n in (3, 4, 5, 6, 9)] == [[1, 2], [2, 2], [3, 2], [4, 2], [3, 2, 2, 2]]
+    assert again.splits["prism"].frame.equals(frame) and torch.equal(
+        again.splits["prism"].table, table
+    )
+    assert [TRAIN.replies_per_turn(n) for n in (3, 4, 5, 6, 9)] == [
+        [1, 2],
+        [2, 2],
+        [3, 2],
+        [4, 2],
+        [3, 2, 2, 2],
+    ]
 
 
 def test_planted_people_from_the_shell(tmp_path):
@@ -462,18 +618,41 @@ def test_planted_people_from_the_shell(tmp_path):
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def bench_row(row_id="1", subset="Math", prompt="the cat?", chosen=("yes",), rejected=("no", "never", "nothing")):
-    row = {"id": row_id, "subset": subset, "prompt": prompt, "chosen": list(chosen), "rejected": list(rejected)}
-    return {**row, "num_correct": len(chosen), "num_incorrect": len(rejected), "total_completions": 0, "models": []}
+def bench_row(
+    row_id="1",
+    subset="Math",
+    prompt="the cat?",
+    chosen=("yes",),
+    rejected=("no", "never", "nothing"),
+):
+    row = {
+        "id": row_id,
+        "subset": subset,
+        "prompt": prompt,
+        "chosen": list(chosen),
+        "rejected": list(rejected),
+    }
+    return {
+        **row,
+        "num_correct": len(chosen),
+        "num_incorrect": len(rejected),
+        "total_completions": 0,
+        "models": [],
+    }
 
 
 def bench():
     rng = random.Random(1)
     replies = lambda n: [text(rng) + f" {rng.random():.5f}" for _ in range(n)]
-    rows = [bench_row(str(i), name, text(rng), replies(1), replies(3)) for name in RB2.SUBSETS[:5] for i in range(4)]
+    rows = [
+        bench_row(str(i), name, text(rng), replies(1), replies(3))
+        for name in RB2.SUBSETS[:5]
+        for i in range(4)
+    ]
     for n in range(3):
         rows += [
-            bench_row(f"{kind}:{n}", "Ties", text(rng), replies(m), replies(2)) for kind, m in (("ref", 1), ("tied", 3))
+            bench_row(f"{kind}:{n}", "Ties", text(rng), replies(m), replies(2))
+            for kind, m in (("ref", 1), ("tied", 3))
         ]
     return rows
 
@@ -495,34 +674,65 @@ def test_a_row_is_one_over_the_number_of_replies_at_the_top():
 
 def test_ties_by_hand():
     # correct | incorrect                                                                  margin  D    accurate
-    tied_0, ref_0 = columns([5, 4, 1, 0]), columns([9, 1, 2])  # 2 correct, then 2 wrong     3     1    yes; ref 7
-    tied_1, ref_1 = columns([9, 5, 4, 0]), columns([5, 3, 3])  # margin 1 < D = 4            1     4    yes; ref 2
-    tied_2, ref_2 = columns([5, 5, 5, 1]), columns([1, 2, 0])  # equal to the best wrong     0     0    no;  ref -1
-    tied_3, ref_3 = columns([4, 4, 1, 1]), columns([2, 1, 1])  # correct ones exactly equal  3     0    yes; ref 1
+    tied_0, ref_0 = (
+        columns([5, 4, 1, 0]),
+        columns([9, 1, 2]),
+    )  # 2 correct, then 2 wrong     3     1    yes; ref 7
+    tied_1, ref_1 = (
+        columns([9, 5, 4, 0]),
+        columns([5, 3, 3]),
+    )  # margin 1 < D = 4            1     4    yes; ref 2
+    tied_2, ref_2 = (
+        columns([5, 5, 5, 1]),
+        columns([1, 2, 0]),
+    )  # equal to the best wrong     0     0    no;  ref -1
+    tied_3, ref_3 = (
+        columns([4, 4, 1, 1]),
+        columns([2, 1, 1]),
+    )  # correct ones exactly equal  3     0    yes; ref 1
     rows = []
-    for n, (tied, ref) in enumerate(((tied_0, ref_0), (tied_1, ref_1), (tied_2, ref_2), (tied_3, ref_3))):
+    for n, (tied, ref) in enumerate(
+        ((tied_0, ref_0), (tied_1, ref_1), (tied_2, ref_2), (tied_3, ref_3))
+    ):
         rows += [(f"tied:{n}", 2, tied), (f"ref:{n}", 1, ref)]
-    closeness = (np.tanh(3 / 1 - 1) + np.tanh(1 / 4 - 1) + -1 + 1) / 4  # min(tied, ref) / D - 1; -1 / 0 and 1 / 0
+    closeness = (
+        np.tanh(3 / 1 - 1) + np.tanh(1 / 4 - 1) + -1 + 1
+    ) / 4  # min(tied, ref) / D - 1; -1 / 0 and 1 / 0
     expected = 0.30 * 3 / 4 + 0.30 * 3 / 4 + 0.20 * 2 / 4 + 0.20 * 2 / 4 + 0.01 * closeness
     value, pairs = RB2.ties(rows)
     assert pairs == 4 and value[0] == pytest.approx(expected, abs=1e-12)
-    same = [(f"tied:{n}", 2, columns([1, 1, 1])) for n in range(2)] + [("ref:0", 1, columns([1, 1]))]
+    same = [(f"tied:{n}", 2, columns([1, 1, 1])) for n in range(2)] + [
+        ("ref:0", 1, columns([1, 1]))
+    ]
     assert RB2.ties(same)[0][0] == pytest.approx(0.01 * 0)  # 0 / 0 counts as zero
-    both = [(row_id, correct, np.concatenate([scores, -scores], axis=1)) for row_id, correct, scores in rows]
+    both = [
+        (row_id, correct, np.concatenate([scores, -scores], axis=1))
+        for row_id, correct, scores in rows
+    ]
     alone = [(row_id, correct, -scores) for row_id, correct, scores in rows]
-    assert RB2.ties(both)[0].tolist() == [value[0], RB2.ties(alone)[0][0]]  # a head's score is its own
+    assert RB2.ties(both)[0].tolist() == [
+        value[0],
+        RB2.ties(alone)[0][0],
+    ]  # a head's score is its own
 
 
 def test_a_ties_row_without_its_partner_counts_for_accuracy_alone(capsys):
     good, bad = columns([5, 4, 1]), columns([1, 2, 3])
     rows = [("tied:0", 2, good), ("ref:0", 1, columns([5, 4])), ("tied:1", 2, bad)]
     value, pairs = RB2.ties(rows)  # D = 1, tied margin 3, ref margin 1
-    assert pairs == 1 and value[0] == pytest.approx(0.30 / 2 + 0.30 + 0.20 * 1 + 0.20 * 0 + 0.01 * np.tanh(1 / 1 - 1))
-    named = [{"id": row_id, "num_correct": correct, "subset": "Ties"} for row_id, correct, _ in rows]
+    assert pairs == 1 and value[0] == pytest.approx(
+        0.30 / 2 + 0.30 + 0.20 * 1 + 0.20 * 0 + 0.01 * np.tanh(1 / 1 - 1)
+    )
+    named = [
+        {"id": row_id, "num_correct": correct, "subset": "Ties"} for row_id, correct, _ in rows
+    ]
     RB2.score(named, [scores for *_, scores in rows])
     assert "1 of 3 Ties rows lack their ref or tied partner" in capsys.readouterr().out
     result = RB2.score(named[2:], [bad])
-    assert np.isnan(result["Ties"]).all() and "without any pair there is no score" in capsys.readouterr().out
+    assert (
+        np.isnan(result["Ties"]).all()
+        and "without any pair there is no score" in capsys.readouterr().out
+    )
 
 
 @pytest.fixture(scope="module")
@@ -539,15 +749,36 @@ def test_every_head_gets_the_official_score_of_its_own_rewards(tmp_path, reward_
     folder, basis = a_basis
     rows = bench()
     rows[0]["rejected"][0] = rows[0]["chosen"][0]  # an exact tie
-    common = ("--source", bench_file(tmp_path, rows), "--model", reward_model, "--data", tmp_path / "data")
-    flags = ("--rm_head", folder / "basis.safetensors", "--users", "user2", "user9", "--results", tmp_path / "results")
+    common = (
+        "--source",
+        bench_file(tmp_path, rows),
+        "--model",
+        reward_model,
+        "--data",
+        tmp_path / "data",
+    )
+    flags = (
+        "--rm_head",
+        folder / "basis.safetensors",
+        "--users",
+        "user2",
+        "user9",
+        "--results",
+        tmp_path / "results",
+    )
     status, out, err = run_script(FOLDER / "eval_rb2.py", *common, *flags)
     assert status == 0, err
     table = pd.read_csv(tmp_path / "results/eval_rb2.csv", index_col="reward")
     names = ["reference head", "column 0", "column 1", "column 2", "mean mixture", "user2", "user9"]
     assert table.index.tolist() == names and table.columns.tolist() == [*RB2.SUBSETS, "Overall"]
     model = Encoder(str(reward_model), "last", torch.device("cpu"))
-    ours = [model.head[:, 0], *basis.V.T, basis.V @ basis.W.mean(0), basis.V @ basis.W[1], basis.V @ basis.W_unseen[0]]
+    ours = [
+        model.head[:, 0],
+        *basis.V.T,
+        basis.V @ basis.W.mean(0),
+        basis.V @ basis.W[1],
+        basis.V @ basis.W_unseen[0],
+    ]
     for name, head in zip(names, ours):
         credit = {}
         for row in rows:
@@ -560,17 +791,24 @@ def test_every_head_gets_the_official_score_of_its_own_rewards(tmp_path, reward_
                 credit.setdefault(row["subset"], []).append(right[0] / right.sum())
         for subset, values in credit.items():
             assert table.loc[name, subset] == pytest.approx(np.mean(values)), (name, subset)
-        assert table.loc[name, "Overall"] == pytest.approx(table.loc[name, list(RB2.SUBSETS)].mean())
+        assert table.loc[name, "Overall"] == pytest.approx(
+            table.loc[name, list(RB2.SUBSETS)].mean()
+        )
     rewards = json.loads((tmp_path / "results/eval_rb2.json").read_text())["rows"]
-    assert [row["reward"] for row in rewards] == names and rewards[0]["Ties"] == pytest.approx(table["Ties"].iloc[0])
+    assert [row["reward"] for row in rewards] == names and rewards[0]["Ties"] == pytest.approx(
+        table["Ties"].iloc[0]
+    )
     assert "points above the reference head, mean of the subsets: mean mixture" in out
-    status, again, _ = run_script(FOLDER / "eval_rb2.py", *common, "--results", tmp_path / "results")
+    status, again, _ = run_script(
+        FOLDER / "eval_rb2.py", *common, "--results", tmp_path / "results"
+    )
     assert status == 0 and "rb2: done already" in again  # another head needs no model
 
 
 def test_a_basis_that_lost_general_quality_is_called_so(capsys):
     table = pd.DataFrame(
-        {"Math": [0.9, 0.5, 0.4], "Ties": [0.7, 0.6, 0.6]}, ["reference head", "column 0", "mean mixture"]
+        {"Math": [0.9, 0.5, 0.4], "Ties": [0.7, 0.6, 0.6]},
+        ["reference head", "column 0", "mean mixture"],
     )
     RB2.compare(table)
     out = capsys.readouterr().out
@@ -590,13 +828,17 @@ def test_one_subset_or_the_first_rows(tmp_path, reward_model):
         "--results",
         tmp_path,
     )
-    status, out, err = call_script(FOLDER / "eval_rb2.py", *common, "--subset", "precise if", "--limit", 2)
+    status, out, err = call_script(
+        FOLDER / "eval_rb2.py", *common, "--subset", "precise if", "--limit", 2
+    )
     assert status == 0, err
     assert "2 rows; percent; Overall is the mean of the six subsets, not all here" in out
     table = pd.read_csv(tmp_path / "eval_rb2_precise_if_first2.csv", index_col="reward")
     assert table.columns.tolist() == ["Precise IF", "Overall"] and np.isnan(table["Overall"]).all()
     assert_one_line_error(
-        call_script(FOLDER / "eval_rb2.py", *common, "--subset", "Maths"), "subset = Maths", "Precise IF"
+        call_script(FOLDER / "eval_rb2.py", *common, "--subset", "Maths"),
+        "subset = Maths",
+        "Precise IF",
     )
 
 
@@ -608,7 +850,9 @@ def test_heads_in_other_files_and_files_that_hold_none(tmp_path, a_basis):
     torch.save(basis.V[:, :1].T, tmp_path / "weight.pt")  # (1, d), as score.weight
     for name in ("V.pt", "dict.pt", "V.npy"):
         heads, _ = RB2.load_heads(tmp_path / name, 32, [])
-        assert list(heads) == ["column 0", "column 1", "column 2"] and torch.equal(heads["column 2"], basis.V[:, 2])
+        assert list(heads) == ["column 0", "column 1", "column 2"] and torch.equal(
+            heads["column 2"], basis.V[:, 2]
+        )
     assert torch.equal(RB2.load_heads(tmp_path / "weight.pt", 32, [])[0]["column 0"], basis.V[:, 0])
     np.save(tmp_path / "nan.npy", np.full((32, 2), np.nan))
     everybody = RB2.load_heads(folder / "basis.safetensors", 32, ["all"])[0]
@@ -650,7 +894,14 @@ def test_heads_in_other_files_and_files_that_hold_none(tmp_path, a_basis):
 
 def test_a_wrong_width_is_noticed_before_anything_is_embedded(tmp_path, reward_model):
     torch.save(torch.randn(31, 2), tmp_path / "V.pt")
-    common = ("--source", bench_file(tmp_path, bench()), "--model", reward_model, "--data", tmp_path / "data")
+    common = (
+        "--source",
+        bench_file(tmp_path, bench()),
+        "--model",
+        reward_model,
+        "--data",
+        tmp_path / "data",
+    )
     done = call_script(FOLDER / "eval_rb2.py", *common, "--rm_head", tmp_path / "V.pt")
     assert_one_line_error(done, "rewards of width 31, but the embeddings have 32")
     assert not (tmp_path / "data").exists()
@@ -670,31 +921,52 @@ def test_a_wrong_width_is_noticed_before_anything_is_embedded(tmp_path, reward_m
         (bench_row("ref:7", "Ties", chosen=("a", "b")), ["line 2", "2 correct replies"]),
     ],
 )
-def test_rows_that_the_bench_does_not_have_end_with_file_and_line(tmp_path, reward_model, row, words):
+def test_rows_that_the_bench_does_not_have_end_with_file_and_line(
+    tmp_path, reward_model, row, words
+):
     source = bench_file(tmp_path, [bench_row(), row])
-    assert_one_line_error(call_script(FOLDER / "eval_rb2.py", "--source", source, "--model", reward_model), *words)
+    assert_one_line_error(
+        call_script(FOLDER / "eval_rb2.py", "--source", source, "--model", reward_model), *words
+    )
 
 
 def test_what_else_the_bench_refuses(tmp_path, text_encoder):
     script = FOLDER / "eval_rb2.py"
     assert_one_line_error(
-        call_script(script, "--source", tmp_path / "none.jsonl"), "no file here and cannot be fetched"
+        call_script(script, "--source", tmp_path / "none.jsonl"),
+        "no file here and cannot be fetched",
     )
     source = bench_file(tmp_path, bench()[:4])
-    assert_one_line_error(call_script(script, "--source", source, "--subset", "Math"), "holds no row of Math")
+    assert_one_line_error(
+        call_script(script, "--source", source, "--subset", "Math"), "holds no row of Math"
+    )
     done = call_script(script, "--source", source, "--model", text_encoder, "--pooling", "mean")
     assert_one_line_error(done, "nothing to score")
     assert_one_line_error(
-        call_script(script, "--source", source, "--users", "user1"), "name their basis with --rm_head"
+        call_script(script, "--source", source, "--users", "user1"),
+        "name their basis with --rm_head",
     )
-    assert_one_line_error(call_script(script, "--source", tmp_path), "is a folder; name the JSON-lines file")
+    assert_one_line_error(
+        call_script(script, "--source", tmp_path), "is a folder; name the JSON-lines file"
+    )
     source = bench_file(tmp_path, [bench_row("ref:1", "Ties"), bench_row("ref:1", "Ties")])
-    assert_one_line_error(call_script(script, "--source", source), "line 2", "ref:1 stands here for the second time")
+    assert_one_line_error(
+        call_script(script, "--source", source), "line 2", "ref:1 stands here for the second time"
+    )
 
 
 def test_without_any_pair_of_ties_there_is_no_overall(tmp_path, reward_model):
     rows = [row for row in bench() if not row["id"].startswith("tied")]
-    flags = ("--source", bench_file(tmp_path, rows), "--model", reward_model, "--data", tmp_path, "--results", tmp_path)
+    flags = (
+        "--source",
+        bench_file(tmp_path, rows),
+        "--model",
+        reward_model,
+        "--data",
+        tmp_path,
+        "--results",
+        tmp_path,
+    )
     status, out, err = call_script(FOLDER / "eval_rb2.py", *flags)
     assert status == 0, err
     assert "not all here" in out and "3 of 3 Ties rows lack" in out
@@ -706,18 +978,38 @@ def test_without_any_pair_of_ties_there_is_no_overall(tmp_path, reward_model):
 
 
 def test_help_of_every_script_is_quick_and_names_every_flag():
-    for script in ("prepare.py", "generate-prism-embeddings.py", "train_basis.py", "vary_fewshot.py", "eval_rb2.py"):
+    for script in (
+        "prepare.py",
+        "generate-prism-embeddings.py",
+        "train_basis.py",
+        "vary_fewshot.py",
+        "eval_rb2.py",
+    ):
         status, out, err = call_script(FOLDER / script, "--help")
         block = (FOLDER / script).read_text().split("settings ---", 1)[1].split("# ---", 1)[0]
-        matches = [utils.SETTING.match(line) for line in block.splitlines()[1:] if line]
+        matches = [SETTING.match(line) for line in block.splitlines()[1:] if line]
         assert status == 0 and not err and all(f"--{match[1]}" in out for match in matches)
         assert all(match[2] for match in matches), "a setting without its meaning on the same line"
 
 
 def test_ridge_finds_planted_people_without_being_told_how(tmp_path):
-    few = ("--synthetic", "--results", tmp_path, "--K_list", 1, 4, "--solver", "ridge", "--repeats", 2, "--resplit")
+    few = (
+        "--synthetic",
+        "--results",
+        tmp_path,
+        "--K_list",
+        1,
+        4,
+        "--solver",
+        "ridge",
+        "--repeats",
+        2,
+        "--resplit",
+    )
     status, out, err = call_script(FOLDER / "train_basis.py", *few)
-    assert status == 0 and "alpha_list = [10000.0] is not used" in out and "± std over splits" in out, err
+    assert (
+        status == 0 and "alpha_list = [10000.0] is not used" in out and "± std over splits" in out
+    ), err
     one, four = json.loads((tmp_path / "train_basis_synthetic.json").read_text())["summary"][:2]
     assert one["K"] == 1 and four["K"] == 4 and four["unseen"] > one["unseen"]
     status, out, err = call_script(

@@ -10,19 +10,51 @@ import pytest
 import torch
 from conftest import ROOT, SHARED, assert_one_line_error, call_script, load_script, run_script
 
-from embeddings import Encoder, exchange
-from utils import SETTING, load_basis, load_split
+from lore.basis import load_basis
+from lore.conversations import exchange
+from lore.encoder import Encoder
+from lore.settings import SETTING
+from lore.tables import load_split
 
 FOLDER = ROOT / "RedditTLDR"
 TRAIN = load_script(FOLDER / "train_basis.py")
 load_sides, planted, split_workers = TRAIN.load_sides, TRAIN.planted, TRAIN.split_workers
-WORDS = ["the", "cat", "sat", "on", "mat", "and", "dog", "lay", "beside", "it", "I", "met", "a", "friend", "nothing"]
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "mat",
+    "and",
+    "dog",
+    "lay",
+    "beside",
+    "it",
+    "I",
+    "met",
+    "a",
+    "friend",
+    "nothing",
+]
 
 
-def row(worker="w0", post="the cat sat", texts=(" short", " a longer one"), choice=0, split="train", **info):
+def row(
+    worker="w0",
+    post="the cat sat",
+    texts=(" short", " a longer one"),
+    choice=0,
+    split="train",
+    **info,
+):
     """A comparison in the upstream format."""
     summaries = [{"text": text, "policy": "ref", "note": None} for text in texts]
-    fields = {"worker": worker, "choice": choice, "batch": "b", "split": split, "extra": {"confidence": 9}}
+    fields = {
+        "worker": worker,
+        "choice": choice,
+        "batch": "b",
+        "split": split,
+        "extra": {"confidence": 9},
+    }
     return {
         "info": {"id": "t3_x", "post": post, "title": "t", "subreddit": "s", **info},
         "summaries": summaries,
@@ -32,7 +64,10 @@ def row(worker="w0", post="the cat sat", texts=(" short", " a longer one"), choi
 
 def news(**fields):
     """A CNN/DM row of the batch files: an article and no post."""
-    return {**row(**fields), "info": {"id": "x", "site": "dailymail", "title": "t", "article": "long"}}
+    return {
+        **row(**fields),
+        "info": {"id": "x", "site": "dailymail", "title": "t", "article": "long"},
+    }
 
 
 def many_rows(workers=6, per_side=8):
@@ -47,7 +82,15 @@ def many_rows(workers=6, per_side=8):
         for w in range(workers):
             for _ in range(per_side if split == "train" else per_side // 2):
                 texts = (text(4), text(9))
-                rows.append(row(f"w{w}", rng.choice(posts), texts, choice=(w + rng.randrange(4) // 3) % 2, split=split))
+                rows.append(
+                    row(
+                        f"w{w}",
+                        rng.choice(posts),
+                        texts,
+                        choice=(w + rng.randrange(4) // 3) % 2,
+                        split=split,
+                    )
+                )
     return rows
 
 
@@ -69,7 +112,13 @@ def prepared(tmp_path_factory, reward_model):
     write(base / "source", "batch0.json", rows[: len(rows) // 2])
     write(base / "source", "batch1.jsonl.gz", [*rows[len(rows) // 2 :], news()])
     done = call_script(
-        FOLDER / "prepare.py", "--source", base / "source", "--model", reward_model, "--data", base / "data"
+        FOLDER / "prepare.py",
+        "--source",
+        base / "source",
+        "--model",
+        reward_model,
+        "--data",
+        base / "data",
     )
     assert done[0] == 0, done[2]
     return base / "data", done[1]
@@ -80,7 +129,10 @@ FEW = ("--min_comparisons", 4, "--max_few_shot", 6)
 
 def test_prepare_counts_what_it_keeps_and_says_where_it_is(prepared):
     data, out = prepared
-    assert "train: 48 comparisons by 6 workers" in out and "validation: 48 comparisons by 6 workers" in out
+    assert (
+        "train: 48 comparisons by 6 workers" in out
+        and "validation: 48 comparisons by 6 workers" in out
+    )
     assert "left out: 1 x news (CNN/DM)" in out and str(data) in out
     split = load_split(data / "train", "")
     assert list(split.frame.columns) == ["user_id", "prompt", "chosen", "rejected"]
@@ -88,15 +140,32 @@ def test_prepare_counts_what_it_keeps_and_says_where_it_is(prepared):
 
 
 def test_train_basis_from_the_top_and_from_its_own_folder(prepared, tmp_path):
-    for name, script, cwd in (("top", "RedditTLDR/train_basis.py", ROOT), ("own", "train_basis.py", FOLDER)):
+    for name, script, cwd in (
+        ("top", "RedditTLDR/train_basis.py", ROOT),
+        ("own", "train_basis.py", FOLDER),
+    ):
         results = tmp_path / name
-        flags = ("--data", prepared[0], "--results", results, *FEW, "--K_list", 0, 1, 2, "--num_iterations", 20)
+        flags = (
+            "--data",
+            prepared[0],
+            "--results",
+            results,
+            *FEW,
+            "--K_list",
+            0,
+            1,
+            2,
+            "--num_iterations",
+            20,
+        )
         status, out, err = run_script(script, *flags, cwd=cwd)
         assert status == 0, err
         assert "seen                3 workers      24 comparisons, d = 32" in out
         assert out.splitlines()[-1].startswith(f"results are in {results}")
         report = json.loads((results / "train_basis.json").read_text())
-        assert [r["K"] for r in report["rows"]] == [0, 1, 2] and report["settings"]["num_iterations"] == 20
+        assert [r["K"] for r in report["rows"]] == [0, 1, 2] and report["settings"][
+            "num_iterations"
+        ] == 20
         assert (results / "train_basis.png").exists()
         basis = load_basis(results / "train_basis_K2_alpha0_seed0.safetensors", 32)
         assert basis.V.shape == (32, 2) and len(basis.user_ids) == len(basis.W) == 3
@@ -115,9 +184,13 @@ def test_vary_fewshot_draws_its_curve(prepared, tmp_path):
 
 
 def test_planted_workers_need_nothing_and_rank_pays(tmp_path):
-    status, out, err = run_script(FOLDER / "train_basis.py", "--synthetic", "--results", tmp_path, "--K_list", 0, 1, 4)
+    status, out, err = run_script(
+        FOLDER / "train_basis.py", "--synthetic", "--results", tmp_path, "--K_list", 0, 1, 4
+    )
     assert status == 0, err
-    rows = {r["K"]: r for r in json.loads((tmp_path / "train_basis_synthetic.json").read_text())["rows"]}
+    rows = {
+        r["K"]: r for r in json.loads((tmp_path / "train_basis_synthetic.json").read_text())["rows"]
+    }
     assert out.splitlines()[-3].startswith("best possible")
     assert rows[0]["unseen"] < rows[1]["unseen"] < rows[4]["unseen"] - 0.05
     assert rows[4]["unseen"] < rows["best"]["unseen"] and abs(rows["best"]["unseen"] - 0.9) < 0.02
@@ -132,13 +205,35 @@ def test_the_hubs_converted_files_are_read_from_a_local_copy(tmp_path, text_enco
         folder.mkdir(parents=True)
         ours = [r for r in rows if (r["split"] == "train") == (side == "train")]
         null = {"post": None, "article": "news", "site": "dailymail"}
-        frame = pd.DataFrame([{**r, "info": {"article": None, "site": None, **r["info"]}} for r in ours])
-        frame = pd.concat([frame, pd.DataFrame([{**row(split=ours[0]["split"]), "info": {**ours[0]["info"], **null}}])])
+        frame = pd.DataFrame(
+            [{**r, "info": {"article": None, "site": None, **r["info"]}} for r in ours]
+        )
+        frame = pd.concat(
+            [
+                frame,
+                pd.DataFrame(
+                    [{**row(split=ours[0]["split"]), "info": {**ours[0]["info"], **null}}]
+                ),
+            ]
+        )
         frame.to_parquet(folder / "0000.parquet")
-    flags = ("--source", tmp_path / "hub", "--model", text_encoder, "--pooling", "mean", "--data", tmp_path / "data")
+    flags = (
+        "--source",
+        tmp_path / "hub",
+        "--model",
+        text_encoder,
+        "--pooling",
+        "mean",
+        "--data",
+        tmp_path / "data",
+    )
     status, out, err = run_script(FOLDER / "prepare.py", *flags)
     assert status == 0, err
-    assert "train: 8 comparisons by 2 workers" in out and "validation: 8 comparisons" in out and "2 x news" in out
+    assert (
+        "train: 8 comparisons by 2 workers" in out
+        and "validation: 8 comparisons" in out
+        and "2 x news" in out
+    )
     assert load_split(tmp_path / "data/validation", "").head is None
 
 
@@ -150,9 +245,14 @@ def test_no_worker_and_no_comparison_is_on_two_sides():
     assert not set(seen) & set(unseen) and len(seen) == len(unseen) == 20
     assert groups.train.table is train.table and groups.few_shot_train.table is train.table
     assert groups.seen.table is test.table and groups.unseen.table is test.table
-    assert groups.train.counts.tolist() == [30] * 20 and groups.few_shot_train.counts.tolist() == [7] * 20
+    assert (
+        groups.train.counts.tolist() == [30] * 20
+        and groups.few_shot_train.counts.tolist() == [7] * 20
+    )
     assert groups.seen.counts.tolist() == groups.unseen.counts.tolist() == [200] * 20
-    for group, split in zip(groups, (train, test, train, test)):  # a pair belongs to the worker who made it
+    for group, split in zip(
+        groups, (train, test, train, test)
+    ):  # a pair belongs to the worker who made it
         made = set(zip(split.frame["user_id"], split.frame["chosen"], split.frame["rejected"]))
         owners = np.array(group.user_ids)[group.user]
         assert set(zip(owners, group.chosen.tolist(), group.rejected.tolist())) <= made
@@ -162,7 +262,9 @@ def test_no_worker_and_no_comparison_is_on_two_sides():
 
 def test_one_side_is_dealt_out_by_post(prepared, tmp_path):
     for suffix in ("safetensors", "parquet"):
-        (tmp_path / f"validation.{suffix}").write_bytes((prepared[0] / f"validation.{suffix}").read_bytes())
+        (tmp_path / f"validation.{suffix}").write_bytes(
+            (prepared[0] / f"validation.{suffix}").read_bytes()
+        )
     train, test = load_sides(tmp_path, 0.5, seed=0)
     posts = set(train.frame["prompt"]), set(test.frame["prompt"])
     assert posts[0] and posts[1] and not posts[0] & posts[1]
@@ -215,18 +317,33 @@ def test_one_side_is_split_by_post_and_has_no_reference(tmp_path, text_encoder):
 
 
 def test_empty_and_identical_texts_are_counted_and_left_out(tmp_path, text_encoder):
-    odd = [row(post="  "), row(texts=(" same ", "same")), row(texts=("", "x")), row(), row(choice=1), news()]
+    odd = [
+        row(post="  "),
+        row(texts=(" same ", "same")),
+        row(texts=("", "x")),
+        row(),
+        row(choice=1),
+        news(),
+    ]
     write(tmp_path, "b.json", odd)
     status, out, err = prepare(tmp_path, text_encoder)
     assert status == 0, err
     assert "train: 2 comparisons by 1 workers on 1 posts" in out
-    assert "2 x empty post or summary" in out and "1 x two identical summaries" in out and "1 x news" in out
+    assert (
+        "2 x empty post or summary" in out
+        and "1 x two identical summaries" in out
+        and "1 x news" in out
+    )
     split = load_split(tmp_path / "data/train", "")
     assert split.frame[["chosen", "rejected"]].to_numpy().tolist() == [[0, 1], [1, 0]]
     encoder = Encoder(str(text_encoder), "mean", torch.device("cpu"))
-    short, longer = encoder.embed([exchange("the cat sat", text) for text in ("short", "a longer one")])
+    short, longer = encoder.embed(
+        [exchange("the cat sat", text) for text in ("short", "a longer one")]
+    )
     first = split.frame.iloc[0]  # choice 0: the first summary won
-    assert torch.equal(split.table[first["chosen"]], short) and torch.equal(split.table[first["rejected"]], longer)
+    assert torch.equal(split.table[first["chosen"]], short) and torch.equal(
+        split.table[first["rejected"]], longer
+    )
 
 
 def test_limit_is_a_smoke_test(tmp_path, text_encoder):
@@ -236,14 +353,18 @@ def test_limit_is_a_smoke_test(tmp_path, text_encoder):
     assert len(load_split(tmp_path / "data/train", "").frame) == 3
 
 
-def test_a_second_run_skips_finished_work_and_another_model_is_refused(tmp_path, text_encoder, reward_model):
+def test_a_second_run_skips_finished_work_and_another_model_is_refused(
+    tmp_path, text_encoder, reward_model
+):
     write(tmp_path, "b.json", many_rows(workers=2))
     assert prepare(tmp_path, text_encoder)[0] == 0
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "data").iterdir()}
     status, out, _ = prepare(tmp_path, text_encoder)
     assert status == 0 and out.count("done already") == 2
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "data").iterdir()}
-    assert_one_line_error(prepare(tmp_path, reward_model), "was made with {'model':", "use the same settings")
+    assert_one_line_error(
+        prepare(tmp_path, reward_model), "was made with {'model':", "use the same settings"
+    )
 
 
 @pytest.mark.parametrize(
@@ -274,7 +395,15 @@ def test_broken_files_and_empty_sources_end_with_one_line(tmp_path, text_encoder
     assert_one_line_error(prepare(tmp_path / "nowhere", text_encoder), "nowhere", "cannot be read")
     write(tmp_path, "b.json", [row()])
     assert_one_line_error(prepare(tmp_path, tmp_path / "no model"), "no model cannot be loaded")
-    done = call_script(FOLDER / "prepare.py", "--source", tmp_path, "--model", text_encoder, "--data", tmp_path / "x")
+    done = call_script(
+        FOLDER / "prepare.py",
+        "--source",
+        tmp_path,
+        "--model",
+        text_encoder,
+        "--data",
+        tmp_path / "x",
+    )
     assert_one_line_error(done, "has no chat template")
 
 
@@ -287,20 +416,50 @@ def test_training_without_data_names_the_command_that_makes_it(tmp_path):
 def test_ridge_baselines_and_fresh_splits_from_the_shell(tmp_path):
     flags = ("--synthetic", "--results", tmp_path, "--K_list", 0, 1, 3, "--solver", "ridge")
     script = FOLDER / "train_basis.py"
-    status, out, err = call_script(script, *flags, "--baselines", "--repeats", 2, "--resplit", "--alpha_list", 3)
+    status, out, err = call_script(
+        script, *flags, "--baselines", "--repeats", 2, "--resplit", "--alpha_list", 3
+    )
     assert status == 0, err
-    for words in ("alpha_list = [3.0] is not used", "ridge, seed 1: held-out loss", "± std over splits [95 % interval"):
+    for words in (
+        "alpha_list = [3.0] is not used",
+        "ridge, seed 1: held-out loss",
+        "± std over splits [95 % interval",
+    ):
         assert words in out
     report = json.loads((tmp_path / "train_basis_synthetic.json").read_text())
     summary = {(row["K"], row["model"]): row for row in report["summary"]}
-    assert {*summary} >= {(3, "population mixture"), (3, "another user's"), (3, "shuffled labels"), ("best", "")}
-    assert summary[3, ""]["unseen_gain"][1] > 0 and summary["alone", "each user alone"]["alpha"] is None
+    assert {*summary} >= {
+        (3, "population mixture"),
+        (3, "another user's"),
+        (3, "shuffled labels"),
+        ("best", ""),
+    }
+    assert (
+        summary[3, ""]["unseen_gain"][1] > 0
+        and summary["alone", "each user alone"]["alpha"] is None
+    )
     chosen = [row["choice"] for row in report["rows"] if row["K"] == 3 and row["model"] == ""]
-    assert len(chosen) == 2 and all(choice["personal_spread"] and len(choice["gain"]) == 4 for choice in chosen)
-    flags = ("--synthetic", "--results", tmp_path, "--K_list", 1, 3, "--solver", "ridge", "--num_shots", 5, 50)
+    assert len(chosen) == 2 and all(
+        choice["personal_spread"] and len(choice["gain"]) == 4 for choice in chosen
+    )
+    flags = (
+        "--synthetic",
+        "--results",
+        tmp_path,
+        "--K_list",
+        1,
+        3,
+        "--solver",
+        "ridge",
+        "--num_shots",
+        5,
+        50,
+    )
     status, out, err = call_script(FOLDER / "vary_fewshot.py", *flags)
     assert status == 0 and "over Bradley-Terry, unseen" in out, err
-    assert_one_line_error(call_script(script, "--synthetic", "--results", tmp_path, "--solver", "x"), "adam", "ridge")
+    assert_one_line_error(
+        call_script(script, "--synthetic", "--results", tmp_path, "--solver", "x"), "adam", "ridge"
+    )
 
 
 def test_settings_that_cannot_be_end_with_one_line(prepared):
@@ -311,56 +470,78 @@ def test_settings_that_cannot_be_end_with_one_line(prepared):
     assert_one_line_error(call_script(train, *flags, "--K_list", -1), "--K_list -1")
     assert_one_line_error(call_script(train, *flags, "--K_list", 33), "K = 33", "32")
     assert_one_line_error(
-        call_script(train, "--data", prepared[0]), "0 workers have 50 comparisons", "--min_comparisons"
+        call_script(train, "--data", prepared[0]),
+        "0 workers have 50 comparisons",
+        "--min_comparisons",
     )
     assert_one_line_error(call_script(train, *flags, "--device", "cuda:77"), "cuda:77")
     assert_one_line_error(call_script(train, *flags, "--max_train", -5), "--max_train -5")
     assert_one_line_error(call_script(train, *flags, "--rep", 2), "unrecognized arguments: --rep")
     assert_one_line_error(call_script(train, *flags, "--repeats", 0), "repeats = 0")
     assert_one_line_error(call_script(train, *flags, "--train_posts", 0.5), "one side only")
-    assert_one_line_error(call_script(train, *flags, "--results", prepared[0] / "train.parquet"), "train.parquet")
-    assert_one_line_error(call_script(vary, *flags, "--num_shots", 7), "shots = 7", "6 to draw from")
+    assert_one_line_error(
+        call_script(train, *flags, "--results", prepared[0] / "train.parquet"), "train.parquet"
+    )
+    assert_one_line_error(
+        call_script(vary, *flags, "--num_shots", 7), "shots = 7", "6 to draw from"
+    )
 
 
 def test_nan_and_another_heads_width_on_disk_end_with_one_line(prepared, tmp_path):
-    from utils import save_split
+    from lore.tables import save_split
 
     for broken, words in (
-        (lambda s: s._replace(table=s.table.index_fill(0, torch.tensor([2]), float("nan"))), ["row 2", "NaN"]),
+        (
+            lambda s: s._replace(table=s.table.index_fill(0, torch.tensor([2]), float("nan"))),
+            ["row 2", "NaN"],
+        ),
         (lambda s: s._replace(head=s.head[:-1]), ["head has width 31", "32"]),
         (lambda s: s._replace(model="another"), ["train was embedded by another"]),
     ):
         save_split(tmp_path / "validation", load_split(prepared[0] / "validation", ""))
         save_split(tmp_path / "train", broken(load_split(prepared[0] / "train", "")))
-        assert_one_line_error(call_script(FOLDER / "train_basis.py", "--data", tmp_path, *FEW), *words)
+        assert_one_line_error(
+            call_script(FOLDER / "train_basis.py", "--data", tmp_path, *FEW), *words
+        )
 
 
 def test_help_of_every_script_is_quick_and_names_every_flag():
     for script, flags in (
         ("prepare.py", ["source", "model", "data", "device", "limit"]),
         ("train_basis.py", ["K_list", "data", "results", "seed", "device", "synthetic"]),
-        ("vary_fewshot.py", ["K_list", "num_shots", "data", "results", "seed", "device", "synthetic"]),
+        (
+            "vary_fewshot.py",
+            ["K_list", "num_shots", "data", "results", "seed", "device", "synthetic"],
+        ),
     ):
         status, out, err = run_script(FOLDER / script, "--help")
         assert status == 0 and not err and all(f"--{flag}" in out for flag in flags)
         block = (FOLDER / script).read_text().split("settings ---", 1)[1].split("# ---", 1)[0]
         matches = [SETTING.match(line) for line in block.splitlines()[1:] if line]
-        assert all(match and match[2] for match in matches), "a setting without its meaning on the same line"
+        assert all(match and match[2] for match in matches), (
+            "a setting without its meaning on the same line"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(
-    not SHARED.exists(), reason=f"real comparisons are not at {SHARED}; set LORE_SHARED to their folder"
+    not SHARED.exists(),
+    reason=f"real comparisons are not at {SHARED}; set LORE_SHARED to their folder",
 )
 def test_real_comparisons_from_text_to_table(tmp_path, text_encoder):
     """The real Reddit rows; the encoder is tiny and random, so this is about the pipeline, not about accuracy."""
     common = ("--model", text_encoder, "--pooling", "mean", "--data", tmp_path / "data")
     common += ("--max_length", 64, "--batch_tokens", 4096)
-    status, out, err = run_script(FOLDER / "prepare.py", "--source", SHARED / "tldr_comparisons", *common)
+    status, out, err = run_script(
+        FOLDER / "prepare.py", "--source", SHARED / "tldr_comparisons", *common
+    )
     assert status == 0, err
-    assert "validation: 1776 comparisons by 31 workers on 1006 posts" in out and "left out: 874 x news" in out
+    assert (
+        "validation: 1776 comparisons by 31 workers on 1006 posts" in out
+        and "left out: 874 x news" in out
+    )
     assert "1776 rows, 2260 distinct conversations" in out
     flags = (
         "--data",
@@ -372,9 +553,15 @@ def test_real_comparisons_from_text_to_table(tmp_path, text_encoder):
         "--min_comparisons",
         10,
     )
-    status, out, err = run_script(FOLDER / "train_basis.py", *flags, "--K_list", 1, 2, "--num_iterations", 50)
+    status, out, err = run_script(
+        FOLDER / "train_basis.py", *flags, "--K_list", 1, 2, "--num_iterations", 50
+    )
     assert status == 0, err
     rows = json.loads((tmp_path / "results/train_basis.json").read_text())["rows"]
-    assert all(0.4 < r["unseen"] < 0.7 for r in rows), "far from chance with a random encoder: look for a leak"
-    status, _, err = run_script(FOLDER / "vary_fewshot.py", *flags, "--num_shots", 2, 8, "--trials", 3)
+    assert all(0.4 < r["unseen"] < 0.7 for r in rows), (
+        "far from chance with a random encoder: look for a leak"
+    )
+    status, _, err = run_script(
+        FOLDER / "vary_fewshot.py", *flags, "--num_shots", 2, 8, "--trials", 3
+    )
     assert status == 0, err

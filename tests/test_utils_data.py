@@ -8,14 +8,23 @@ import pytest
 import torch
 from conftest import random_users
 
-import utils
-from utils import Comparisons, InputError, Split, load_split, planted_population, save_split
+from lore import common, evaluation, likelihood, planted, tables
+from lore.common import InputError
+from lore.comparisons import Comparisons
+from lore.likelihood import project
+from lore.planted import planted_population
+from lore.tables import Split, load_split, save_split
 
 
 def a_split(rows=6, d=4, dtype=torch.bfloat16):
     table = torch.randn(rows, d, generator=torch.Generator().manual_seed(0)).to(dtype)
     frame = pd.DataFrame(
-        {"user_id": ["b", "a", "b"], "prompt": list("pqr"), "chosen": [0, 2, 4], "rejected": [1, 3, 5]}
+        {
+            "user_id": ["b", "a", "b"],
+            "prompt": list("pqr"),
+            "chosen": [0, 2, 4],
+            "rejected": [1, 3, 5],
+        }
     )
     return Split(table, frame, torch.randn(d, 1), "tiny")
 
@@ -35,12 +44,12 @@ def test_both_replies_are_cast_before_they_are_subtracted():
     like = torch.zeros(1)
     assert data.differences(like).item() == 1 + 2**-7 - 256
     assert (table[0] - table[1]).item() != data.differences(like).item()
-    assert data.project([torch.ones(1, 1)])[0].item() == 1 + 2**-7 - 256
+    assert project(data, [torch.ones(1, 1)])[0].item() == 1 + 2**-7 - 256
 
 
 @pytest.mark.parametrize("block", [1, 2, 8192])
 def test_projection_is_the_projected_difference(block, monkeypatch):
-    monkeypatch.setattr(utils, "TABLE_ROWS", block)
+    monkeypatch.setattr(tables, "TABLE_ROWS", block)
     table, frame, *_ = a_split(dtype=torch.float64)
     V = torch.randn(4, 2, dtype=torch.float64)
     for data in (
@@ -48,13 +57,13 @@ def test_projection_is_the_projected_difference(block, monkeypatch):
         Comparisons.from_list(random_users([2, 3], 4, dtype=torch.float64)),
     ):
         X = data.differences(V)
-        assert X.shape == (len(data), 4) and torch.allclose(data.project([V])[0], X @ V)
+        assert X.shape == (len(data), 4) and torch.allclose(project(data, [V])[0], X @ V)
 
 
 def test_only_the_table_rows_in_use_are_projected():
     table, frame, *_ = a_split(dtype=torch.float32)
     table[2] = float("nan")  # used by user a alone
-    (Z,) = Comparisons.from_frame(table, frame, ["b"]).project([torch.ones(4, 1)])
+    (Z,) = project(Comparisons.from_frame(table, frame, ["b"]), [torch.ones(4, 1)])
     assert Z.isfinite().all()
 
 
@@ -84,12 +93,18 @@ def test_a_saved_split_comes_back_whole(tmp_path):
     save_split(tmp_path / "train", split, fingerprint="x")
     again = load_split(tmp_path / "train", "prepare")
     assert torch.equal(again.table, split.table) and again.table.dtype == torch.bfloat16
-    assert again.frame.equals(split.frame) and torch.equal(again.head, split.head) and again.model == "tiny"
+    assert (
+        again.frame.equals(split.frame)
+        and torch.equal(again.head, split.head)
+        and again.model == "tiny"
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["train.parquet", "train.safetensors"]
 
 
 def test_what_is_wrong_with_a_split_is_said(tmp_path):
-    with pytest.raises(InputError, match=r"train.safetensors is missing; make it with: python x.py"):
+    with pytest.raises(
+        InputError, match=r"train.safetensors is missing; make it with: python x.py"
+    ):
         load_split(tmp_path / "train", "python x.py")
     split = a_split()
     split.table[3, 1] = float("nan")
@@ -117,28 +132,37 @@ def test_what_is_wrong_with_a_split_is_said(tmp_path):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     target = tmp_path / "new" / "file"
-    with utils.written_whole(target) as file:
+    with common.written_whole(target) as file:
         file.write_text("first")
-    with pytest.raises(RuntimeError), utils.written_whole(target) as file:
+    with pytest.raises(RuntimeError), common.written_whole(target) as file:
         file.write_text("half")
         raise RuntimeError
     assert target.read_text() == "first" and list(target.parent.iterdir()) == [target]
 
 
 def test_planted_populations_are_as_noisy_as_asked_for_and_reproducible():
-    arguments = {"num_features": 8, "num_directions": 3, "concentration": 0.3, "best_accuracy": 0.85}
+    arguments = {
+        "num_features": 8,
+        "num_directions": 3,
+        "concentration": 0.3,
+        "best_accuracy": 0.85,
+    }
     population = planted_population(60, {"train": 300, "validation": 50}, **arguments, seed=1)
     frame, table = population.splits["train"].frame, population.splits["train"].table
     W = torch.stack([population.W[user] for user in sorted(population.W)])
     data = Comparisons.from_frame(table, frame)
-    margins = utils.margins(data.project([population.V])[0], W, data.user)
-    accuracy = utils.share_right(margins, data.user, len(W)).mean().item()
+    margins = likelihood.margins(project(data, [population.V])[0], W, data.user)
+    accuracy = evaluation.share_right(margins, data.user, len(W)).mean().item()
     assert accuracy == pytest.approx(0.85, abs=0.01)
-    assert (frame["chosen"] // 2 == frame["rejected"] // 2).all() and (frame["chosen"] != frame["rejected"]).all()
+    assert (frame["chosen"] // 2 == frame["rejected"] // 2).all() and (
+        frame["chosen"] != frame["rejected"]
+    ).all()
     assert not set(frame["prompt"]) & set(population.splits["validation"].frame["prompt"])
     assert frame["prompt"].nunique() < len(frame)  # prompts are shared between users
     again = planted_population(60, {"train": 300, "validation": 50}, **arguments, seed=1)
-    assert again.splits["train"].frame.equals(frame) and torch.equal(again.splits["train"].table, table)
+    assert again.splits["train"].frame.equals(frame) and torch.equal(
+        again.splits["train"].table, table
+    )
     other = planted_population(60, {"train": 300, "validation": 50}, **arguments, seed=2)
     assert not torch.equal(other.splits["train"].table, table)
 
@@ -155,5 +179,5 @@ def test_shots_are_numbered_user_by_user():
 def test_temperature_gives_the_asked_for_accuracy(accuracy):
     margin = np.abs(np.random.default_rng(0).normal(size=1000))
     accuracy_at = lambda T: np.mean(1 / (1 + np.exp(-margin / T)))
-    T = utils.solve_temperature(accuracy_at, accuracy, margin.mean())
+    T = planted.solve_temperature(accuracy_at, accuracy, margin.mean())
     assert accuracy_at(T) == pytest.approx(accuracy, abs=1e-6)

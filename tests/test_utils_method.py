@@ -8,8 +8,11 @@ import torch
 from conftest import random_users
 from sklearn.linear_model import LogisticRegression
 
-import utils
-from utils import Comparisons, InputError, LoRe, LoRe_regularized, PersonalizeBatch, TallProduct
+from lore import likelihood
+from lore.common import InputError
+from lore.comparisons import Comparisons
+from lore.likelihood import TallProduct
+from utils import LoRe, LoRe_regularized, PersonalizeBatch
 
 COUNTS, D, K = [3, 7, 1, 12, 30], 6, 3
 
@@ -82,7 +85,9 @@ def test_gradcheck_with_the_pull_to_the_head(model_class):
     def loss(V, W):
         return sum(torch.func.functional_call(model, {"V": V, "W": W}, (users,)))
 
-    assert torch.autograd.gradcheck(loss, [p.detach().clone().requires_grad_() for p in (model.V, model.W)])
+    assert torch.autograd.gradcheck(
+        loss, [p.detach().clone().requires_grad_() for p in (model.V, model.W)]
+    )
 
 
 @pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 100])
@@ -195,9 +200,13 @@ def test_rank_one_is_logistic_regression():
     X = torch.cat(users).numpy()
     # without intercept, -x with label 0 says the same as x with label 1; scikit-learn wants to see both labels
     both, labels = np.concatenate([X, -X]), np.repeat([1, 0], len(X))
-    fitted = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-10, max_iter=1000).fit(both, labels)
+    fitted = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-10, max_iter=1000).fit(
+        both, labels
+    )
     assert torch.all(W == 1)
-    assert np.allclose(V[:, 0].numpy() / utils.LOGIT_SCALE, fitted.coef_[0], rtol=1e-3, atol=1e-3)
+    assert np.allclose(
+        V[:, 0].numpy() / likelihood.LOGIT_SCALE, fitted.coef_[0], rtol=1e-3, atol=1e-3
+    )
 
 
 def test_planted_mixtures_are_recovered():
@@ -216,10 +225,14 @@ def test_planted_mixtures_are_recovered():
 
 def test_few_shot_on_a_seen_users_own_pairs_reproduces_its_trained_loss():
     users = random_users([40] * 6, D)
-    W, V = LoRe(None, 0.0, 6, D, 2, 8000, 0.1, generator=torch.Generator().manual_seed(0)).fit(users)
+    W, V = LoRe(None, 0.0, 6, D, 2, 8000, 0.1, generator=torch.Generator().manual_seed(0)).fit(
+        users
+    )
     again = PersonalizeBatch(6, D, 2, 3000, 0.1).fit(users, V)
     for x, w_joint, w_new in zip(users, W, again):
-        joint, new = (-torch.nn.functional.logsigmoid(x @ V @ w / 100).mean().item() for w in (w_joint, w_new))
+        joint, new = (
+            -torch.nn.functional.logsigmoid(x @ V @ w / 100).mean().item() for w in (w_joint, w_new)
+        )
         assert new == pytest.approx(joint, abs=1e-3)
 
 
@@ -231,7 +244,9 @@ def test_pruning_drops_columns_nobody_uses_and_renormalises():
     assert torch.allclose(W.sum(1), torch.ones(2))
     assert torch.allclose(W, model.W[:, :2].softmax(1))
     rare = LoRe_regularized(None, 0.0, 300, D, 2, 0, 0.5)
-    rare.W.data = torch.tensor([[9.0, 0.0]] * 299 + [[0.0, 0.0]])  # one user of 300 keeps a column alive
+    rare.W.data = torch.tensor(
+        [[9.0, 0.0]] * 299 + [[0.0, 0.0]]
+    )  # one user of 300 keeps a column alive
     assert rare.fit(random_users([1] * 300, D))[0].shape == (300, 2)
 
 
@@ -250,7 +265,10 @@ def test_lists_and_comparisons_give_the_same_fit(model_class):
 
 @pytest.mark.parametrize("K", [0, -1, D + 1])
 def test_a_rank_outside_the_embeddings_width_is_refused(K):
-    for make in (lambda: LoRe(None, 0.0, 2, D, K, 1, 0.5), lambda: PersonalizeBatch(2, D, K, 1, 0.5)):
+    for make in (
+        lambda: LoRe(None, 0.0, 2, D, K, 1, 0.5),
+        lambda: PersonalizeBatch(2, D, K, 1, 0.5),
+    ):
         with pytest.raises(InputError, match=f"K = {K}"):
             make()
 

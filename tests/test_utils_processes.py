@@ -20,7 +20,12 @@ from safetensors.torch import load_file, save_file
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import utils
-from utils import Comparisons, LoRe, Rows, Split, TallProduct, load_split, run, run_regularized, save_split, start
+from lore import likelihood, processes, ridge, tables
+from lore.common import start
+from lore.comparisons import Comparisons
+from lore.likelihood import Rows, TallProduct
+from lore.tables import Split, load_split, save_split
+from utils import LoRe, run, run_regularized
 
 K_LIST = [0, 1, 3]
 ROWS, WIDTH, MEGABYTE = 200_000, 512, 2**20  # of the table that does not fit
@@ -34,7 +39,10 @@ def comparisons(seed, counts, d=24):
 def fit_everything():
     """Every way to fit, from users whose pairs do not fill the blocks evenly -> {name: numbers}."""
     torch.set_num_threads(1)  # as torchrun sets it
-    groups = [comparisons(i, counts) for i, counts in enumerate(([21, 30, 13, 25], [9] * 4, [5, 7], [9] * 2))]
+    groups = [
+        comparisons(i, counts)
+        for i, counts in enumerate(([21, 30, 13, 25], [9] * 4, [5, 7], [9] * 2))
+    ]
     head, common = torch.ones(24, 1), (*groups, 4, 2, torch.device("cpu"))
     found = {}
     for name, result in {
@@ -50,7 +58,9 @@ def fit_everything():
 
 def train_limited(folder):
     """Two steps of a fit within less memory than half of the table, which is as large as its differences."""
-    LoRe(None, 0.0, 2, 3, 1, 1, 0.5).fit(random_users([4, 4], 3))  # torch imports much of itself at the first step
+    LoRe(None, 0.0, 2, 3, 1, 1, 0.5).fit(
+        random_users([4, 4], 3)
+    )  # torch imports much of itself at the first step
     split = load_split(f"{folder}/big", "")
     train = Comparisons.from_frame(split.table, split.frame)
     allowed = 180 * MEGABYTE
@@ -58,7 +68,7 @@ def train_limited(folder):
     in_use = int(Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]) * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (in_use + allowed,) * 2)
     if "hold" in sys.argv:
-        utils.memory = lambda device: float("inf")
+        likelihood.memory = lambda device: float("inf")
     model = LoRe(None, 0.0, 10, WIDTH, 2, 2, 0.5, generator=torch.Generator().manual_seed(0))
     W, V = model.fit(train)
     save_file({"V": V.contiguous(), "W": W}, f"{folder}/limited.safetensors")
@@ -66,13 +76,15 @@ def train_limited(folder):
 
 def unlike_processes():
     """Each process rounds in its own way, as GPUs and unlike machines do."""
-    likelihood, index_add = utils.negative_log_likelihood, torch.Tensor.index_add_
+    original, index_add = likelihood.negative_log_likelihood, torch.Tensor.index_add_
 
     def noisy(Z, W, user, weight):
-        return likelihood(Z * (1 + 1e-7 * utils.rank()), W, user, weight)
+        return original(Z * (1 + 1e-7 * processes.rank()), W, user, weight)
 
-    utils.negative_log_likelihood = noisy
-    torch.Tensor.index_add_ = lambda self, *args: index_add(self, *args).mul_(1 + 1e-12 * utils.rank())
+    utils.negative_log_likelihood = ridge.negative_log_likelihood = noisy
+    torch.Tensor.index_add_ = lambda self, *args: index_add(self, *args).mul_(
+        1 + 1e-12 * processes.rank()
+    )
 
 
 if __name__ == "__main__":
@@ -80,7 +92,7 @@ if __name__ == "__main__":
 
     def fit_twice():
         for name in ("alike", "unlike"):
-            save_file(fit_everything(), f"{folder}/{name}{utils.rank()}.safetensors")
+            save_file(fit_everything(), f"{folder}/{name}{processes.rank()}.safetensors")
             unlike_processes()
 
     if kind == "fits":
@@ -90,7 +102,13 @@ if __name__ == "__main__":
 
 
 def torchrun(processes, *arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={processes}",
+        *map(str, arguments),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -105,10 +123,17 @@ def expected():
 
 def test_several_processes_find_what_one_finds_and_stay_together(expected, tmp_path):
     torchrun(3, __file__, "fits", tmp_path)
-    alike, unlike = ([load_file(tmp_path / f"{name}{i}.safetensors") for i in range(3)] for name in ("alike", "unlike"))
+    alike, unlike = (
+        [load_file(tmp_path / f"{name}{i}.safetensors") for i in range(3)]
+        for name in ("alike", "unlike")
+    )
     for name, (found, other) in itertools.product(expected, zip(alike, unlike)):
-        assert torch.allclose(found[name], expected[name], atol=1e-5, rtol=1e-5, equal_nan=True), name
-        if name.startswith("ridge W") or "accuracies" in name:  # found by each process by itself, once V is known
+        assert torch.allclose(found[name], expected[name], atol=1e-5, rtol=1e-5, equal_nan=True), (
+            name
+        )
+        if (
+            name.startswith("ridge W") or "accuracies" in name
+        ):  # found by each process by itself, once V is known
             assert torch.allclose(other[name], unlike[0][name], atol=1e-5), name
         else:
             assert torch.equal(other[name], unlike[0][name]), name
@@ -121,7 +146,9 @@ def test_a_training_script_under_torchrun_writes_and_speaks_once(tmp_path):
     assert status == 0, err
     out = torchrun(2, script, *flags, "--results", tmp_path / "two")
     assert out.replace("/two", "/one") == alone
-    one, two = ({file.name: file for file in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    one, two = (
+        {file.name: file for file in (tmp_path / name).iterdir()} for name in ("one", "two")
+    )
     assert one.keys() == two.keys() and len(one) == 4  # JSON, picture, V and W of two ranks
     for name in (name for name in one if name.endswith(".safetensors")):
         V, other = (load_file(files[name])["V"] for files in (one, two))
@@ -144,8 +171,8 @@ def test_rows_that_are_not_held_give_the_same_products(piece, monkeypatch, capsy
     data = embedded_pairs()
     Vs = [torch.randn(12, K, dtype=torch.float64, requires_grad=True) for K in (1, 3)]
     held = Rows.of(data, Vs[0])
-    monkeypatch.setattr(utils, "TABLE_ROWS", piece)
-    monkeypatch.setattr(utils, "memory", lambda device: 100)
+    monkeypatch.setattr(tables, "TABLE_ROWS", piece)
+    monkeypatch.setattr(likelihood, "memory", lambda device: 100)
     read = Rows.of(data, Vs[0])
     assert held.held is not None and read.held is None
     assert "75 pairs take 0.0 GB" in capsys.readouterr().out
@@ -154,28 +181,41 @@ def test_rows_that_are_not_held_give_the_same_products(piece, monkeypatch, capsy
     for rows in (held, read):
         Zs = TallProduct.apply(rows, *Vs)
         results.append([*Zs, *torch.autograd.grad(sum((Z**3).sum() for Z in Zs), Vs)])
-    for V, Z, grad, Z_read, grad_read in zip(Vs, *(part for result in results for part in (result[:2], result[2:]))):
+    for V, Z, grad, Z_read, grad_read in zip(
+        Vs, *(part for result in results for part in (result[:2], result[2:]))
+    ):
         assert torch.allclose(Z, X @ V) and torch.allclose(Z_read, X @ V)
         assert torch.allclose(grad, X.T @ (3 * (X @ V) ** 2)) and torch.allclose(grad_read, grad)
-    squares = read.total(torch.zeros((), dtype=torch.float64), lambda total, rows, x: total.add_(x.square().sum()))
+    squares = read.total(
+        torch.zeros((), dtype=torch.float64), lambda total, rows, x: total.add_(x.square().sum())
+    )
     assert squares.item() == pytest.approx(X.square().sum().item())
 
 
 def test_every_fit_is_the_same_when_rows_are_not_held(expected, monkeypatch):
-    monkeypatch.setattr(utils, "memory", lambda device: 0)
+    monkeypatch.setattr(likelihood, "memory", lambda device: 0)
     read = fit_everything()
     for name in expected:  # the published recipe amplifies rounding, so short fits are compared
-        close = {"atol": 2e-2, "rtol": 1e-3} if "ridge" not in name else {"atol": 1e-4, "rtol": 1e-4}
+        close = (
+            {"atol": 2e-2, "rtol": 1e-3} if "ridge" not in name else {"atol": 1e-4, "rtol": 1e-4}
+        )
         assert torch.allclose(read[name], expected[name], equal_nan=True, **close), name
 
 
 def test_a_table_larger_than_the_memory_is_trained_on(tmp_path):
     generator = torch.Generator().manual_seed(0)
-    blocks = ((range(i, i + 10_000), torch.randn(10_000, WIDTH, generator=generator)) for i in range(0, ROWS, 10_000))
+    blocks = (
+        (range(i, i + 10_000), torch.randn(10_000, WIDTH, generator=generator))
+        for i in range(0, ROWS, 10_000)
+    )
     rng = np.random.default_rng(0)
-    frame = pd.DataFrame({"user_id": [f"u{i % 10}" for i in range(ROWS)], "chosen": rng.integers(0, ROWS, ROWS)})
+    frame = pd.DataFrame(
+        {"user_id": [f"u{i % 10}" for i in range(ROWS)], "chosen": rng.integers(0, ROWS, ROWS)}
+    )
     frame["rejected"] = (frame["chosen"] + 1) % ROWS
-    save_split(tmp_path / "big", Split(torch.empty(ROWS, WIDTH, device="meta"), frame, None), blocks)
+    save_split(
+        tmp_path / "big", Split(torch.empty(ROWS, WIDTH, device="meta"), frame, None), blocks
+    )
     command = [sys.executable, __file__, "limited", tmp_path]
     done = subprocess.run([*command, "hold"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "allocate memory" in done.stderr  # the limit is real
@@ -192,12 +232,20 @@ def test_a_table_larger_than_the_memory_is_trained_on(tmp_path):
 def test_a_split_written_in_blocks_reads_like_one_written_whole(tmp_path):
     frame = pd.DataFrame({"user_id": ["u"], "chosen": [0], "rejected": [4]})
     head = torch.randn(3, 1)
-    for dtype in utils.DTYPES:
+    for dtype in tables.DTYPES:
         table = torch.randn(5, 3).to(dtype)
         save_split(tmp_path / "whole", Split(table, frame, head, "m"), fingerprint="f")
         blocks = [([3, 0], table[[3, 0]]), ([1, 2, 4], table[[1, 2, 4]])]
-        save_split(tmp_path / "parts", Split(table.to("meta"), frame, head, "m"), blocks, fingerprint="f")
+        save_split(
+            tmp_path / "parts", Split(table.to("meta"), frame, head, "m"), blocks, fingerprint="f"
+        )
         whole, parts = (load_split(tmp_path / name, "") for name in ("whole", "parts"))
-        assert torch.equal(parts.table, table) and torch.equal(whole.table, table) and torch.equal(parts.head, head)
-        assert torch.equal(load_file(tmp_path / "parts.safetensors")["embeddings"], table)  # as the library reads it
+        assert (
+            torch.equal(parts.table, table)
+            and torch.equal(whole.table, table)
+            and torch.equal(parts.head, head)
+        )
+        assert torch.equal(
+            load_file(tmp_path / "parts.safetensors")["embeddings"], table
+        )  # as the library reads it
         assert (whole.model, parts.model) == ("m", "m")

@@ -12,23 +12,14 @@ from scipy.optimize import minimize as scipy_minimize
 from sklearn.linear_model import LogisticRegression
 from test_utils_sweeps import GROUPS, HEAD, N_UNSEEN, N, sweep
 
-import utils
-from utils import (
-    CERTIFIED,
-    EVERYBODY,
-    LOGIT_SCALE,
-    Comparisons,
-    Groups,
-    InputError,
-    Prior,
-    RidgeProblem,
-    fit_ridge,
-    planted_population,
-    run,
-    run_few_shot_vary_shots,
-    run_regularized,
-    solve_mixtures,
-)
+from lore import lbfgs, mixtures, ridge
+from lore.common import InputError
+from lore.comparisons import Comparisons, Groups
+from lore.likelihood import LOGIT_SCALE, project
+from lore.mixtures import CERTIFIED, EVERYBODY, Prior, solve_mixtures
+from lore.planted import planted_population
+from lore.ridge import RidgeProblem, fit_ridge
+from utils import run, run_few_shot_vary_shots, run_regularized
 
 
 def few_shot_loss(Z, w, mean, strength):
@@ -52,7 +43,9 @@ def test_mixtures_are_the_optima_that_scipy_finds(strength):
     for Z, w, gap in zip(Zs, found.W, found.gap):
         function = lambda v: few_shot_loss(Z, torch.from_numpy(v), mean, strength).item()  # noqa: B023
         simplex = LinearConstraint(np.ones((1, K)), 1, 1)
-        best = scipy_minimize(function, np.full(K, 1 / K), bounds=[(0, 1)] * K, constraints=[simplex], method="SLSQP")
+        best = scipy_minimize(
+            function, np.full(K, 1 / K), bounds=[(0, 1)] * K, constraints=[simplex], method="SLSQP"
+        )
         value = few_shot_loss(Z, w, mean, strength).item()
         assert value <= best.fun + 1e-6 and value >= best.fun - gap - 1e-6
         g = torch.autograd.functional.jacobian(lambda v: few_shot_loss(Z, v, mean, strength), w)  # noqa: B023
@@ -79,7 +72,11 @@ def test_every_input_is_solved_to_its_certificate(case, strength):
     torch.manual_seed(1)
     m, K, draw = case[1]
     found = solve_mixtures(
-        draw(50 * m, K), torch.arange(50).repeat_interleave(m), 50, Prior(torch.full((K,), 1 / K), strength), True
+        draw(50 * m, K),
+        torch.arange(50).repeat_interleave(m),
+        50,
+        Prior(torch.full((K,), 1 / K), strength),
+        True,
     )
     assert (
         found.gap.max() <= CERTIFIED
@@ -94,10 +91,12 @@ def test_batches_and_neighbours_change_no_mixture(monkeypatch):
     Z, prior = 100 * torch.randn(60, 3), Prior(torch.full((3,), 1 / 3), 1.0)
     user = torch.arange(6).repeat_interleave(torch.tensor([1, 20, 4, 15, 9, 11]))
     together = solve_mixtures(Z, user, 6, prior).W
-    monkeypatch.setattr(utils, "BATCH", 30)
+    monkeypatch.setattr(mixtures, "BATCH", 30)
     assert torch.allclose(solve_mixtures(Z, user, 6, prior).W, together, atol=1e-4)
     mine = user == 2
-    assert torch.allclose(solve_mixtures(Z[mine], user[mine] - 2, 1, prior).W[0], together[2], atol=1e-4)
+    assert torch.allclose(
+        solve_mixtures(Z[mine], user[mine] - 2, 1, prior).W[0], together[2], atol=1e-4
+    )
 
 
 def test_who_is_unknown_has_the_mixture_of_the_population():
@@ -106,32 +105,47 @@ def test_who_is_unknown_has_the_mixture_of_the_population():
     assert torch.allclose(found.W[[0, 2]], prior.mean.double().expand(2, 3)) and not torch.allclose(
         found.W[1], found.W[0]
     )
-    everybody = solve_mixtures(100 * torch.randn(5, 3), torch.arange(5), 5, prior._replace(strength=EVERYBODY))
-    assert torch.allclose(everybody.W, prior.mean.double().expand(5, 3)) and (everybody.gap == 0).all()
+    everybody = solve_mixtures(
+        100 * torch.randn(5, 3), torch.arange(5), 5, prior._replace(strength=EVERYBODY)
+    )
+    assert (
+        torch.allclose(everybody.W, prior.mean.double().expand(5, 3)) and (everybody.gap == 0).all()
+    )
     fit = fit_ridge(GROUPS[0], [2], HEAD)[2]._replace(V=torch.randn(6, 3), prior=prior)
-    assert torch.allclose(fit.new_people([torch.randn(4, 6), torch.zeros(0, 6)]).W[1], prior.mean.double())
+    assert torch.allclose(
+        fit.new_people([torch.randn(4, 6), torch.zeros(0, 6)]).W[1], prior.mean.double()
+    )
     assert torch.allclose(fit.new_people([torch.zeros(0, 6)]).W[0], prior.mean.double())
 
 
 def test_spread_of_two_rewards_is_what_the_second_derivative_says():
     torch.manual_seed(3)
     Z, strength, mean = 100 * torch.randn(12, 2), 1.5, torch.tensor([0.5, 0.5]).double()
-    found = solve_mixtures(Z, torch.zeros(12, dtype=torch.long), 1, Prior(mean, strength), spread=True)
+    found = solve_mixtures(
+        Z, torch.zeros(12, dtype=torch.long), 1, Prior(mean, strength), spread=True
+    )
     loss = lambda t: 12 * few_shot_loss(Z, torch.stack([t, 1 - t]), mean, strength)
     curvature = torch.autograd.functional.hessian(loss, found.W[0, 0])
     assert torch.allclose(found.spread[0], curvature.rsqrt().expand(2), rtol=1e-4)
-    assert solve_mixtures(Z[:0], torch.zeros(0, dtype=torch.long), 1, Prior(mean, 4.0), True).spread[
-        0, 0
-    ] == pytest.approx(8**-0.5)
+    assert solve_mixtures(
+        Z[:0], torch.zeros(0, dtype=torch.long), 1, Prior(mean, 4.0), True
+    ).spread[0, 0] == pytest.approx(8**-0.5)
     nothing_told = solve_mixtures(
         torch.zeros(1, 3), torch.zeros(1, dtype=torch.long), 2, Prior(torch.ones(3) / 3, 3.0), True
     )
-    assert torch.allclose(nothing_told.spread[0], nothing_told.spread[1])  # a pair that tells nothing is as no pair
+    assert torch.allclose(
+        nothing_told.spread[0], nothing_told.spread[1]
+    )  # a pair that tells nothing is as no pair
 
 
 def test_rewards_too_large_for_the_certificate_are_refused():
     with pytest.raises(InputError, match="log-odds above 100"):
-        solve_mixtures(torch.full((1, 2), 1.1e4), torch.zeros(1, dtype=torch.long), 1, Prior(torch.ones(2) / 2, 1.0))
+        solve_mixtures(
+            torch.full((1, 2), 1.1e4),
+            torch.zeros(1, dtype=torch.long),
+            1,
+            Prior(torch.ones(2) / 2, 1.0),
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -146,9 +160,14 @@ def test_minimise_solves_each_problem_as_if_it_were_alone():
 
     def loss(theta):
         rows = zip(problems, theta.view(3, 3))
-        return torch.stack([size * (-F.logsigmoid(X @ t).mean() + 0.05 * t.square().sum()) for (X, size), t in rows])
+        return torch.stack(
+            [
+                size * (-F.logsigmoid(X @ t).mean() + 0.05 * t.square().sum())
+                for (X, size), t in rows
+            ]
+        )
 
-    found = utils.minimise(loss, torch.zeros(9).double(), owner, 200, tolerance=1e-12).view(3, 3)
+    found = lbfgs.minimise(loss, torch.zeros(9).double(), owner, 200, tolerance=1e-12).view(3, 3)
     for (X, _), t in zip(problems, found):
 
         def alone(v, X=X):
@@ -161,7 +180,9 @@ def test_minimise_solves_each_problem_as_if_it_were_alone():
 def test_loss_and_gradient_equal_the_double_loop(monkeypatch):
     """The docstring of RidgeProblem, written out user by user and pair by pair, with a third of the pairs left out."""
     losses = []
-    monkeypatch.setattr(utils, "minimise", lambda loss, theta, owner, passes: (losses.append(loss), theta)[1])
+    monkeypatch.setattr(
+        lbfgs, "minimise", lambda loss, theta, owner, passes: (losses.append(loss), theta)[1]
+    )
     users, K, s, p, d = random_users([5, 9, 4], 6), 3, 0.7, 1.3, 6
     problem = RidgeProblem(Comparisons.from_list(users), HEAD, seed=0, device="cpu")
     counted = torch.arange(18) % 3 > 0
@@ -179,7 +200,9 @@ def test_loss_and_gradient_equal_the_double_loop(monkeypatch):
         total, row, m = 0, 0, counted.sum() / 3
         for i, x in enumerate(users):
             pairs = [pair.double() for pair in x if (row := row + 1) and counted[row - 1]]
-            logits = [sum(W[i, k] * (pair @ V[k]) for k in range(K)) / LOGIT_SCALE for pair in pairs]
+            logits = [
+                sum(W[i, k] * (pair @ V[k]) for k in range(K)) / LOGIT_SCALE for pair in pairs
+            ]
             total = total + sum(-F.logsigmoid(logit) for logit in logits) / len(pairs)
             total = total + (W[i] - W.mean(0)).square().sum() / 2 / len(pairs)
         return total + (c**2 / 25 + u.square().sum() + D.square().sum()) / 2 / m
@@ -212,17 +235,29 @@ def test_rank_one_is_logistic_regression_with_the_same_ridge():
 
 
 def planted(seed=0, scale=1.0, **changes):
-    settings = {"num_features": 16, "num_directions": 3, "concentration": 0.1, "best_accuracy": 0.92} | changes
+    settings = {
+        "num_features": 16,
+        "num_directions": 3,
+        "concentration": 0.1,
+        "best_accuracy": 0.92,
+    } | changes
     splits = planted_population(60, {"train": 40, "test": 40}, **settings, seed=seed).splits
     users, groups = sorted(splits["train"].frame["user_id"].unique()), []
-    for side, people in (("train", users[:40]), ("test", users[:40]), ("train", users[40:]), ("test", users[40:])):
+    for side, people in (
+        ("train", users[:40]),
+        ("test", users[:40]),
+        ("train", users[40:]),
+        ("test", users[40:]),
+    ):
         frame = splits[side].frame
         frame = (
             frame[frame["user_id"].isin(people)]
             .groupby("user_id")
             .head(10 if people[0] == users[40] and side == "train" else 40)
         )
-        groups.append(Comparisons.from_frame(scale * splits[side].table, frame, people, prompt="prompt"))
+        groups.append(
+            Comparisons.from_frame(scale * splits[side].table, frame, people, prompt="prompt")
+        )
     return Groups(*groups), splits["train"].head
 
 
@@ -237,13 +272,16 @@ def test_different_people_are_told_apart_and_alike_people_are_not():
     fit = result.cells[2].fit
     assert (
         fit.V.shape == (16, 3)
-        and fit.choice["personal_spread"] in utils.PERSONAL_SPREADS
+        and fit.choice["personal_spread"] in ridge.PERSONAL_SPREADS
         and fit.prior.strength < EVERYBODY
     )
     alike, head = planted(num_directions=1)
     result = unseen(alike, head, [1, 3])
     assert result.unseen[0] == result.unseen[1] > 0.85
-    assert result.cells[1].fit.V.shape == (16, 1) and result.cells[1].fit.choice["personal_spread"] is None
+    assert (
+        result.cells[1].fit.V.shape == (16, 1)
+        and result.cells[1].fit.choice["personal_spread"] is None
+    )
 
 
 def test_a_hundred_times_larger_embeddings_change_nothing():
@@ -257,7 +295,11 @@ def test_a_sweep_gives_every_rank_what_it_would_have_been_given_alone_and_a_seed
     together = fit_ridge(groups.train, [2, 3, 5], head, seed=1)
     alone = fit_ridge(groups.train, [3], head, seed=1)
     again = fit_ridge(groups.train, [3], head, seed=1)
-    assert {*alone} == {1, 3} and torch.equal(alone[3].V, again[3].V) and alone[3].choice == again[3].choice
+    assert (
+        {*alone} == {1, 3}
+        and torch.equal(alone[3].V, again[3].V)
+        and alone[3].choice == again[3].choice
+    )
     for K in (1, 3):
         assert torch.allclose(together[K].V, alone[K].V, atol=1e-3 * alone[K].V.abs().max().item())
         assert together[K].prior.strength == alone[K].prior.strength
@@ -271,10 +313,16 @@ def test_neither_test_pairs_nor_the_global_random_state_are_looked_at():
     after = torch.rand(1)
     torch.manual_seed(6)
     blind = groups._replace(
-        seen=groups.seen.shuffled(0), few_shot_train=groups.few_shot_train.shuffled(1), unseen=groups.unseen.shuffled(2)
+        seen=groups.seen.shuffled(0),
+        few_shot_train=groups.few_shot_train.shuffled(1),
+        unseen=groups.unseen.shuffled(2),
     )
     second = unseen(blind, head, [1, 3]).cells[1].fit
-    assert torch.equal(first.V, second.V) and torch.equal(first.W, second.W) and first.choice == second.choice
+    assert (
+        torch.equal(first.V, second.V)
+        and torch.equal(first.W, second.W)
+        and first.choice == second.choice
+    )
     torch.manual_seed(5)
     assert torch.equal(after, torch.rand(1))
 
@@ -284,15 +332,21 @@ def test_a_prompt_is_held_out_whole():
     chosen = torch.randint(0, 40, (60,), generator=generator)
     prompt = torch.randint(0, 9, (60,), generator=generator)
     user = torch.arange(6).repeat_interleave(10)
-    named = Comparisons(table, user, tuple("abcdef"), chosen, (chosen + 1) % 40, prompt=100 * prompt)
-    for data, key in ((named, prompt), (Comparisons(table, user, tuple("abcdef"), chosen, (chosen + 1) % 40), chosen)):
+    named = Comparisons(
+        table, user, tuple("abcdef"), chosen, (chosen + 1) % 40, prompt=100 * prompt
+    )
+    for data, key in (
+        (named, prompt),
+        (Comparisons(table, user, tuple("abcdef"), chosen, (chosen + 1) % 40), chosen),
+    ):
         fitted = RidgeProblem(data, None, 3, "cpu").fitted
         assert 0 < fitted.sum() < 60
         for value in key.unique():
             assert fitted[key == value].unique().numel() == 1
     flipped = Comparisons(table, user, tuple("abcdef"), (chosen + 1) % 40, chosen)
     assert torch.equal(
-        flipped.prompts(), Comparisons(table, user, tuple("abcdef"), chosen, (chosen + 1) % 40).prompts()
+        flipped.prompts(),
+        Comparisons(table, user, tuple("abcdef"), chosen, (chosen + 1) % 40).prompts(),
     )
 
 
@@ -304,24 +358,44 @@ def test_gain_counts_held_out_pairs_only_and_its_error_is_that_of_a_clustered_me
     gain, error = problem.gain(log_p, torch.zeros(40).double())
     assert gain == pytest.approx(log_p[held].mean().item())  # all users have eight pairs
     by_pair = (log_p[held] - gain).square().sum().sqrt() / held.sum()
-    by_user = torch.stack([(log_p - gain)[held & (problem.user == i)].sum() for i in range(5)]).norm() / held.sum()
+    by_user = (
+        torch.stack([(log_p - gain)[held & (problem.user == i)].sum() for i in range(5)]).norm()
+        / held.sum()
+    )
     assert error == pytest.approx(max(by_pair, by_user).item())
 
 
 def test_a_seen_person_posing_as_new_with_all_pairs_has_the_mixture_of_the_fit():
     groups, head = planted()
     fit = fit_ridge(groups.train, [3], head)[3]
-    as_new = fit._replace(prior=fit.prior._replace(strength=utils.SEEN_STRENGTH)).new_people(groups.train)
+    as_new = fit._replace(prior=fit.prior._replace(strength=ridge.SEEN_STRENGTH)).new_people(
+        groups.train
+    )
     assert as_new.gap.max() <= CERTIFIED and torch.allclose(as_new.W.float(), fit.W, atol=5e-3)
 
 
 def test_ridge_is_the_same_behind_every_way_to_run_it():
-    results = [sweep(function, [0, 1, 2], [0.0], solver="ridge") for function in (run, run_regularized)]
+    results = [
+        sweep(function, [0, 1, 2], [0.0], solver="ridge") for function in (run, run_regularized)
+    ]
     assert np.array_equal(*map(np.stack, results))
     curve = run_few_shot_vary_shots(
-        2, [0.0], [1, 2], [2, 8], GROUPS[0], GROUPS[2], GROUPS[3], HEAD, N, N_UNSEEN, "cpu", solver="ridge"
+        2,
+        [0.0],
+        [1, 2],
+        [2, 8],
+        GROUPS[0],
+        GROUPS[2],
+        GROUPS[3],
+        HEAD,
+        N,
+        N_UNSEEN,
+        "cpu",
+        solver="ridge",
     )
-    assert curve.unseen.shape == (1, 2, 2) and curve.unseen[0, 0, 0] == pytest.approx(results[0].unseen[1])
+    assert curve.unseen.shape == (1, 2, 2) and curve.unseen[0, 0, 0] == pytest.approx(
+        results[0].unseen[1]
+    )
 
 
 def test_what_the_ridge_solver_cannot_do_is_said():
@@ -338,8 +412,11 @@ def test_what_the_ridge_solver_cannot_do_is_said():
 def test_pairs_that_the_head_separates_leave_the_rewards_finite():
     users = [x * torch.sign(x @ HEAD) for x in random_users([50] * 20, 6)]
     for fit in fit_ridge(users, [1, 2], HEAD).values():
-        (Z,) = Comparisons.from_list(users).project([fit.V])
-        assert Z.abs().max() < utils.LARGEST_LOG_ODDS * LOGIT_SCALE and fit.new_people(users).gap.max() <= CERTIFIED
+        (Z,) = project(Comparisons.from_list(users), [fit.V])
+        assert (
+            Z.abs().max() < mixtures.LARGEST_LOG_ODDS * LOGIT_SCALE
+            and fit.new_people(users).gap.max() <= CERTIFIED
+        )
 
 
 @pytest.mark.parametrize("K", [2, 30])
@@ -353,6 +430,8 @@ def test_odd_data_is_survived(K):
     ):
         fits = fit_ridge(users, [1, K])
         for fit in fits.values():
-            assert fit.V.isfinite().all() and torch.allclose(fit.W.sum(1), torch.ones(len(users)), atol=1e-5)
+            assert fit.V.isfinite().all() and torch.allclose(
+                fit.W.sum(1), torch.ones(len(users)), atol=1e-5
+            )
             assert fit.new_people(users[:1]).gap.max() <= CERTIFIED
     assert math.isinf(fits[1].prior.strength)

@@ -8,8 +8,10 @@ from conftest import random_users
 from scipy.optimize import minimize
 from test_utils_sweeps import GROUPS, HEAD, N_UNSEEN, N, sweep
 
-import utils
-from utils import ALONE, ANOTHER, LORE, POPULATION, SHUFFLED, Cell, RidgeProblem, run, summarise
+from lore import comparisons, evaluation, likelihood, report, ridge
+from lore.evaluation import ALONE, ANOTHER, LORE, POPULATION, SHUFFLED, Cell, summarise
+from lore.ridge import RidgeProblem
+from utils import run
 
 
 def cell(accuracies, K=2, model=LORE, seed=0, users=None):
@@ -22,7 +24,9 @@ def test_interval_of_a_mean_over_users_is_that_of_the_normal_distribution():
     (row,) = summarise([cell(accuracies)])
     half = 1.96 * accuracies.std() / 20
     assert row["unseen"] == pytest.approx(accuracies.mean())
-    assert row["unseen_interval"] == pytest.approx([accuracies.mean() - half, accuracies.mean() + half], abs=0.1 * half)
+    assert row["unseen_interval"] == pytest.approx(
+        [accuracies.mean() - half, accuracies.mean() + half], abs=0.1 * half
+    )
     assert "unseen_std_seeds" not in row and "unseen_gain" not in row
 
 
@@ -35,15 +39,23 @@ def test_differences_are_paired_by_user_whatever_the_order():
     one, two = summarise([cell(base, K=1), better])
     assert two["unseen_gain"][0] == pytest.approx(gain.mean())
     half = 1.96 * gain.std() / 10
-    assert two["unseen_gain"][1:] == pytest.approx([gain.mean() - half, gain.mean() + half], abs=0.15 * half)
+    assert two["unseen_gain"][1:] == pytest.approx(
+        [gain.mean() - half, gain.mean() + half], abs=0.15 * half
+    )
     assert "unseen_gain" not in one
 
 
 def test_repeats_of_a_user_are_drawn_together():
     """Ten repeats of the same twenty users tell no more about people than one does."""
     accuracies = np.random.default_rng(2).uniform(0.4, 1, 20)
-    (once,), (often,) = summarise([cell(accuracies)]), summarise([cell(accuracies, seed=seed) for seed in range(10)])
-    assert often["unseen_interval"] == pytest.approx(once["unseen_interval"]) and often["unseen_std_seeds"] == 0
+    (once,), (often,) = (
+        summarise([cell(accuracies)]),
+        summarise([cell(accuracies, seed=seed) for seed in range(10)]),
+    )
+    assert (
+        often["unseen_interval"] == pytest.approx(once["unseen_interval"])
+        and often["unseen_std_seeds"] == 0
+    )
 
 
 def test_splits_of_different_users_average_over_splits():
@@ -57,17 +69,19 @@ def test_splits_of_different_users_average_over_splits():
 def test_what_shuffled_labels_reach_as_well_is_called_out(capsys):
     rng = np.random.default_rng(3)
     real, shuffled = rng.uniform(0.5, 0.7, 50), rng.uniform(0.5, 0.7, 50)
-    utils.print_run_table(summarise_for_print(cell(real), cell(shuffled, model=SHUFFLED)))
+    report.print_run_table(summarise_for_print(cell(real), cell(shuffled, model=SHUFFLED)))
     assert "no better than shuffled labels: K = 2, unseen" in capsys.readouterr().out
-    utils.print_run_table(summarise_for_print(cell(real), cell(1 - shuffled, model=SHUFFLED)))
-    assert "no better" in capsys.readouterr().out  # the opposite of shuffled labels is as shuffled as they are
-    utils.print_run_table(summarise_for_print(cell(real + 0.2), cell(shuffled, model=SHUFFLED)))
+    report.print_run_table(summarise_for_print(cell(real), cell(1 - shuffled, model=SHUFFLED)))
+    assert (
+        "no better" in capsys.readouterr().out
+    )  # the opposite of shuffled labels is as shuffled as they are
+    report.print_run_table(summarise_for_print(cell(real + 0.2), cell(shuffled, model=SHUFFLED)))
     assert "no better" not in capsys.readouterr().out
 
 
 def summarise_for_print(*cells):
-    full = [c._replace(accuracy=dict.fromkeys(utils.GROUP_NAMES, c.accuracy["unseen"]),
-                       users=dict.fromkeys(utils.GROUP_NAMES, c.users["unseen"])) for c in cells]  # fmt: skip
+    full = [c._replace(accuracy=dict.fromkeys(report.GROUP_NAMES, c.accuracy["unseen"]),
+                       users=dict.fromkeys(report.GROUP_NAMES, c.users["unseen"])) for c in cells]  # fmt: skip
     return summarise(full)
 
 
@@ -81,8 +95,14 @@ def test_baselines_are_what_they_are_called(solver):
     fitted = cells[3, LORE]
     if fitted.fit.V.shape[1] > 1:
         W, W_unseen = fitted.fit.W, fitted.W_unseen
-        for model, mixture in ((POPULATION, lambda i: W.mean(0)), (ANOTHER, lambda i: W_unseen[i - 1])):
-            expected = [((x @ fitted.fit.V @ mixture(i)) > 0).double().mean() for i, x in enumerate(GROUPS[3])]
+        for model, mixture in (
+            (POPULATION, lambda i: W.mean(0)),
+            (ANOTHER, lambda i: W_unseen[i - 1]),
+        ):
+            expected = [
+                ((x @ fitted.fit.V @ mixture(i)) > 0).double().mean()
+                for i, x in enumerate(GROUPS[3])
+            ]
             assert np.allclose(cells[3, model].accuracy["unseen"], expected)
     assert {key for key in cells if key[1] == SHUFFLED} == {(1, SHUFFLED), (3, SHUFFLED)}
     assert cells["alone", ALONE].accuracy["train"].shape == (N,)
@@ -91,16 +111,22 @@ def test_baselines_are_what_they_are_called(solver):
 
 def test_shuffled_labels_teach_nothing_and_only_they_are_shuffled():
     users = random_users([100] * 8, 6, seed=7)
-    data = utils.pack(users)
+    data = comparisons.pack(users)
     flipped = data.shuffled(0)
     same = (flipped.table == data.table).all(1)
     assert ((flipped.table == -data.table).all(1) ^ same).all() and 0.4 < same.double().mean() < 0.6
-    pairs = utils.Comparisons(
-        torch.randn(9, 6), torch.zeros(50, dtype=torch.long), ("a",), torch.arange(50) % 9, torch.arange(50) % 7
+    pairs = comparisons.Comparisons(
+        torch.randn(9, 6),
+        torch.zeros(50, dtype=torch.long),
+        ("a",),
+        torch.arange(50) % 9,
+        torch.arange(50) % 7,
     )
     swapped = pairs.shuffled(0)
     kept = (swapped.chosen == pairs.chosen) & (swapped.rejected == pairs.rejected)
-    assert (kept | ((swapped.chosen == pairs.rejected) & (swapped.rejected == pairs.chosen))).all() and not kept.all()
+    assert (
+        kept | ((swapped.chosen == pairs.rejected) & (swapped.rejected == pairs.chosen))
+    ).all() and not kept.all()
     groups = (users, random_users([100] * 8, 6, seed=7), users, users)
     result = run([1], [0.0], None, *groups, 8, 8, "cpu", num_iterations=100, baselines=True)
     shuffled = next(c for c in result.cells if c.model == SHUFFLED)
@@ -110,15 +136,22 @@ def test_shuffled_labels_teach_nothing_and_only_they_are_shuffled():
 def test_each_alone_is_a_ridge_of_their_own_pairs(monkeypatch):
     users = random_users([6, 11, 9], 6, seed=8)
     tests = random_users([200] * 3, 6, seed=9)
-    problem = RidgeProblem(utils.pack(users), HEAD, 0, "cpu")
-    monkeypatch.setattr(utils, "FIRST_PASSES", 300)
-    s, (on_pairs, on_test) = 0.8, utils.alone(utils.pack(users), utils.pack(tests), torch.arange(3), problem, 0.8)
+    problem = RidgeProblem(comparisons.pack(users), HEAD, 0, "cpu")
+    monkeypatch.setattr(ridge, "FIRST_PASSES", 300)
+    s, (on_pairs, on_test) = (
+        0.8,
+        evaluation.alone(
+            comparisons.pack(users), comparisons.pack(tests), torch.arange(3), problem, 0.8
+        ),
+    )
     head = (HEAD / HEAD.norm()).double().flatten() * 6**0.5
     for i, (x, test) in enumerate(zip(users, tests)):
 
         def loss(v, x=x):
             c, u = torch.tensor(v[0]), torch.from_numpy(v[1:])
-            nll = -F.logsigmoid(problem.unit / utils.LOGIT_SCALE * (x.double() @ (c * head + s * u))).mean()
+            nll = -F.logsigmoid(
+                problem.unit / likelihood.LOGIT_SCALE * (x.double() @ (c * head + s * u))
+            ).mean()
             return (nll + (c**2 / 25 + u.square().sum()) / 2 / len(x)).item()
 
         best = minimize(loss, np.zeros(7), method="BFGS").x

@@ -10,14 +10,14 @@ import pytest
 import torch
 from conftest import ROOT, random_users
 
-import utils
+from lore import comparisons, evaluation, likelihood, report
+from lore.basis import basis_path, load_basis
+from lore.common import InputError
+from lore.comparisons import Comparisons
 from utils import (
-    Comparisons,
-    InputError,
     LoRe,
     LoRe_regularized,
     PersonalizeBatch,
-    load_basis,
     run,
     run_few_shot_vary_shots,
     run_regularized,
@@ -50,7 +50,9 @@ def test_a_run_is_fit_personalise_and_score():
     W_unseen = PersonalizeBatch(N_UNSEEN, D, 3, 40, 0.1, generator=generator).fit(GROUPS[2], V)
     expected = [accuracy(V, w, users) for w, users in zip((W, W, W_unseen, W_unseen), GROUPS)]
     assert np.allclose(np.concatenate(result[:4]), [np.mean(a) for a in expected], atol=1e-6)
-    assert np.allclose(np.concatenate(result[4:]), [np.std(a) for a in expected], atol=1e-6)  # no factor of 0.25
+    assert np.allclose(
+        np.concatenate(result[4:]), [np.std(a) for a in expected], atol=1e-6
+    )  # no factor of 0.25
 
 
 def test_rank_zero_is_the_head_for_everybody_and_a_tie_is_wrong():
@@ -62,26 +64,38 @@ def test_rank_zero_is_the_head_for_everybody_and_a_tie_is_wrong():
 
 def test_rank_one_is_the_same_reward_for_everybody():
     result = sweep(run, [1], [0.0])
-    _, V = LoRe(HEAD, 0.0, N, D, 1, 60, 0.5, generator=torch.Generator().manual_seed(0)).fit(GROUPS[0])
-    assert result.unseen[0] == pytest.approx(np.mean(accuracy(V, torch.ones(N_UNSEEN, 1), GROUPS[3])))
+    _, V = LoRe(HEAD, 0.0, N, D, 1, 60, 0.5, generator=torch.Generator().manual_seed(0)).fit(
+        GROUPS[0]
+    )
+    assert result.unseen[0] == pytest.approx(
+        np.mean(accuracy(V, torch.ones(N_UNSEEN, 1), GROUPS[3]))
+    )
 
 
 @pytest.mark.parametrize("function", [run, run_regularized])
 def test_a_sweep_gives_every_row_that_it_would_have_given_alone(function):
     K_list, alpha_list, seeds = [0, 1, 2, 4], [0.0, 0.5], [0, 7]
-    together = np.stack(sweep(function, K_list, alpha_list, seeds=seeds))  # (8, seeds, alphas * ranks)
+    together = np.stack(
+        sweep(function, K_list, alpha_list, seeds=seeds)
+    )  # (8, seeds, alphas * ranks)
     assert together.shape == (8, 2, 8)
     for s, seed in enumerate(seeds):
         for a, alpha in enumerate(alpha_list):
             for k, K in enumerate(K_list):
                 alone = np.concatenate(sweep(function, [K], [alpha], seed=seed))
-                assert np.allclose(together[:, s, a * len(K_list) + k], alone, atol=1e-6), (seed, alpha, K)
+                assert np.allclose(together[:, s, a * len(K_list) + k], alone, atol=1e-6), (
+                    seed,
+                    alpha,
+                    K,
+                )
 
 
 def columns_are_rounded_alike():
     """Whether this machine's matrix products round 8 columns the same whatever stands beside them."""
     X, Vt = torch.randn(16, 187, 64), torch.randn(24, 64)
-    all_columns, own = (torch.bmm(rows.expand(16, -1, -1), X.transpose(1, 2)) for rows in (Vt, Vt[:8]))
+    all_columns, own = (
+        torch.bmm(rows.expand(16, -1, -1), X.transpose(1, 2)) for rows in (Vt, Vt[:8])
+    )
     return torch.equal(all_columns[:, :8], own)
 
 
@@ -93,15 +107,20 @@ def test_a_real_fit_is_bit_for_bit_what_it_is_alone(function, steps):
             "this machine's matrix products depend on the number of columns: sweeps equal single fits to rounding"
         )
     X, Vs = torch.randn(3000, 64), [torch.randn(64, K) for K in (1, 3, 5, 12)]
-    assert all(torch.equal(Z, utils.TallProduct.apply(X, V)[0]) for V, Z in zip(Vs, utils.TallProduct.apply(X, *Vs)))
-    groups = [random_users([count] * 8, 64, seed=seed) for seed, count in enumerate((150, 50, 50, 50))]
+    assert all(
+        torch.equal(Z, likelihood.TallProduct.apply(X, V)[0])
+        for V, Z in zip(Vs, likelihood.TallProduct.apply(X, *Vs))
+    )
+    groups = [
+        random_users([count] * 8, 64, seed=seed) for seed, count in enumerate((150, 50, 50, 50))
+    ]
     options = {"num_iterations": steps, "few_shot_iterations": 100}
     head = torch.randn(64, 1, generator=torch.Generator().manual_seed(0))
 
     def table(K_list, alpha_list):
-        return np.stack(function(K_list, alpha_list, head, *groups, 8, 8, "cpu", **options)).reshape(
-            8, len(alpha_list), -1
-        )
+        return np.stack(
+            function(K_list, alpha_list, head, *groups, 8, 8, "cpu", **options)
+        ).reshape(8, len(alpha_list), -1)
 
     together = table([0, 1, 2, 5, 6], [0.0, 0.1])
     for k, K in enumerate([0, 1, 2, 5, 6]):
@@ -111,17 +130,27 @@ def test_a_real_fit_is_bit_for_bit_what_it_is_alone(function, steps):
 def test_published_settings_are_the_defaults(monkeypatch):
     seen = []
     monkeypatch.setattr(LoRe, "fit_together", lambda models, data: seen.append(models[0]))
-    monkeypatch.setattr(LoRe_regularized, "fit_together", lambda models, data: seen.append(models[0]))
+    monkeypatch.setattr(
+        LoRe_regularized, "fit_together", lambda models, data: seen.append(models[0])
+    )
     personalize = PersonalizeBatch.fit_together
-    monkeypatch.setattr(PersonalizeBatch, "fit_together", lambda m, *a: (seen.append(m[0]), personalize(m, *a))[1])
+    monkeypatch.setattr(
+        PersonalizeBatch, "fit_together", lambda m, *a: (seen.append(m[0]), personalize(m, *a))[1]
+    )
     arguments = ([2], [0.0], HEAD, *GROUPS, N, N_UNSEEN, "cpu")
     run(*arguments)
     run_regularized(*arguments)
-    run_few_shot_vary_shots(2, [0.0], [2], [2], GROUPS[0], GROUPS[2], GROUPS[3], HEAD, N, N_UNSEEN, "cpu")
+    run_few_shot_vary_shots(
+        2, [0.0], [2], [2], GROUPS[0], GROUPS[2], GROUPS[3], HEAD, N, N_UNSEEN, "cpu"
+    )
     found = [(type(m).__name__, m.num_iterations, m.learning_rate) for m in seen]
     joint, few = found[::2], found[1::2]
     assert joint == [("LoRe", 1000, 0.5), ("LoRe_regularized", 20000, 0.5), ("LoRe", 500, 0.5)]
-    assert few == [("PersonalizeBatch", 500, 0.1), ("PersonalizeBatch", 500, 0.5), ("PersonalizeBatch", 500, 0.1)]
+    assert few == [
+        ("PersonalizeBatch", 500, 0.1),
+        ("PersonalizeBatch", 500, 0.5),
+        ("PersonalizeBatch", 500, 0.1),
+    ]
 
 
 def test_seeds_differ_and_a_seed_repeats():
@@ -142,7 +171,15 @@ def test_the_global_random_state_is_neither_used_nor_changed():
 
 def test_the_published_calling_convention_still_works():
     train, seen, few, unseen, *stds = run(
-        [0, 2], [0, 1], HEAD, *GROUPS, N, N_UNSEEN, torch.device("cpu"), num_iterations=5, few_shot_iterations=5
+        [0, 2],
+        [0, 1],
+        HEAD,
+        *GROUPS,
+        N,
+        N_UNSEEN,
+        torch.device("cpu"),
+        num_iterations=5,
+        few_shot_iterations=5,
     )
     assert all(a.shape == (4,) for a in (train, seen, few, unseen, *stds)) and len(stds) == 4
 
@@ -150,20 +187,27 @@ def test_the_published_calling_convention_still_works():
 def test_without_a_head_rank_zero_is_left_out_and_said(capsys):
     result = sweep(run, [0, 2], [0.0], V=None)
     assert np.isnan(result.unseen[0]) and not np.isnan(result.unseen[1])
-    assert capsys.readouterr().out == "K = 0 is left out: these embeddings come without a reference head\n"
-    assert [row["K"] for row in utils.run_rows(result.cells)] == [2]
+    assert (
+        capsys.readouterr().out
+        == "K = 0 is left out: these embeddings come without a reference head\n"
+    )
+    assert [row["K"] for row in report.run_rows(result.cells)] == [2]
     few = shots(K_list=[0, 2], V=None)
-    assert [row["K"] for row in utils.few_shot_rows(few, [0, 2], [0.0], [2, 5])] == [2, 2]
+    assert [row["K"] for row in report.few_shot_rows(few, [0, 2], [0.0], [2, 5])] == [2, 2]
 
 
 def test_bases_are_saved_with_their_users(tmp_path):
     sweep(run, [0, 2], [0.0], seeds=[3], save=tmp_path / "fit")
     assert [p.name for p in tmp_path.iterdir()] == ["fit_K2_alpha0_seed3.safetensors"]
-    basis = load_basis(utils.basis_path(tmp_path / "fit", 2, 0.0, 3), D)
+    basis = load_basis(basis_path(tmp_path / "fit", 2, 0.0, 3), D)
     generator = torch.Generator().manual_seed(3)
     W, V = LoRe(HEAD, 0.0, N, D, 2, 60, 0.5, generator=generator).fit(GROUPS[0])
     W_unseen = PersonalizeBatch(N_UNSEEN, D, 2, 40, 0.1, generator=generator).fit(GROUPS[2], V)
-    assert torch.equal(basis.V, V) and torch.equal(basis.W, W) and torch.equal(basis.W_unseen, W_unseen)
+    assert (
+        torch.equal(basis.V, V)
+        and torch.equal(basis.W, W)
+        and torch.equal(basis.W_unseen, W_unseen)
+    )
     assert basis.user_ids == tuple("01234") and basis.unseen_ids == tuple("0123"[:N_UNSEEN])
 
 
@@ -181,7 +225,7 @@ def test_what_a_sweep_refuses():
         sweep(run, [0], [0.0], V=None)
     with pytest.raises(InputError, match="a value twice"):
         sweep(run, [2, 2], [0.0])
-    data = utils.pack(GROUPS[1])
+    data = comparisons.pack(GROUPS[1])
     renamed = Comparisons(data.table, data.user, tuple("43210"))
     with pytest.raises(InputError, match="the same 5 in training and test"):
         sweep(run, [1], [0.0], groups=(GROUPS[0], renamed, *GROUPS[2:]))
@@ -196,7 +240,9 @@ def test_what_a_sweep_refuses():
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def shots(trials=3, alpha_list=(0.0,), K_list=(2,), num_shots=(2, 5), V=HEAD, groups=GROUPS, **options):
+def shots(
+    trials=3, alpha_list=(0.0,), K_list=(2,), num_shots=(2, 5), V=HEAD, groups=GROUPS, **options
+):
     train, _, few, unseen = groups
     arguments = (trials, alpha_list, K_list, num_shots, train, few, unseen, V, N, N_UNSEEN, "cpu")
     return run_few_shot_vary_shots(*arguments, **QUICK, **options)
@@ -208,8 +254,8 @@ def test_few_shot_problems_of_a_batch_are_those_solved_one_by_one():
     generator = torch.Generator().manual_seed(0)
     _, V = LoRe(HEAD, 0.0, N, D, 2, 60, 0.5, generator=generator).fit(GROUPS[0])
     starts = torch.randn(trials * N_UNSEEN, 2, generator=generator).view(trials, N_UNSEEN, 2)
-    data = utils.pack(GROUPS[2])
-    places = utils.shuffled_places(data.user, trials, torch.Generator().manual_seed(0))
+    data = comparisons.pack(GROUPS[2])
+    places = comparisons.shuffled_places(data.user, trials, torch.Generator().manual_seed(0))
     few, unseen = np.zeros((trials, 2)), np.zeros((trials, 2))
     for t in range(trials):
         place = places[t].split([len(x) for x in GROUPS[2]])
@@ -219,7 +265,10 @@ def test_few_shot_problems_of_a_batch_are_those_solved_one_by_one():
             model = PersonalizeBatch(N_UNSEEN, D, 2, 40, 0.1)
             model.w.data = starts[t].clone()
             W = model.fit(drawn, V)
-            few[t, s], unseen[t, s] = np.mean(accuracy(V, W, drawn)), np.mean(accuracy(V, W, GROUPS[3]))
+            few[t, s], unseen[t, s] = (
+                np.mean(accuracy(V, W, drawn)),
+                np.mean(accuracy(V, W, GROUPS[3])),
+            )
     for array, expected in zip(result, (few.mean(0), few.std(0), unseen.mean(0), unseen.std(0))):
         assert np.allclose(array[0, 0], expected, atol=1e-6)
 
@@ -227,16 +276,18 @@ def test_few_shot_problems_of_a_batch_are_those_solved_one_by_one():
 def test_pairs_of_one_dialogue_are_drawn_together():
     dialogues = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3])  # of each user's 8 pairs
     newcomers = [x[:8] for x in GROUPS[2]]
-    data = utils.pack(newcomers)
+    data = comparisons.pack(newcomers)
     shot = torch.cat([dialogues + 4 * i for i in range(N_UNSEEN)])
     grouped = [*GROUPS[:2], replace(data, shot=shot), GROUPS[3]]
-    trials, num_shots = 3, [1, 3, utils.ALL_SHOTS]
+    trials, num_shots = 3, [1, 3, evaluation.ALL_SHOTS]
     result = shots(trials, num_shots=num_shots, groups=grouped, model_class=LoRe_regularized)
     generator = torch.Generator().manual_seed(0)
     _, V = LoRe_regularized(HEAD, 0.0, N, D, 2, 60, 0.5, generator=generator).fit(GROUPS[0])
     starts = torch.randn(trials * N_UNSEEN, 2, generator=generator).view(trials, N_UNSEEN, 2)
     owner = torch.arange(N_UNSEEN).repeat_interleave(4)
-    places = utils.shuffled_places(owner, trials, torch.Generator().manual_seed(0)).view(trials, N_UNSEEN, 4)
+    places = comparisons.shuffled_places(owner, trials, torch.Generator().manual_seed(0)).view(
+        trials, N_UNSEEN, 4
+    )
     few, unseen = np.zeros((trials, 3)), np.zeros((trials, 3))
     for t, s in itertools.product(range(trials), range(3)):
         chosen = places[t] < (num_shots[s] or 4)  # (users, dialogues)
@@ -247,7 +298,7 @@ def test_pairs_of_one_dialogue_are_drawn_together():
         few[t, s], unseen[t, s] = np.mean(accuracy(V, W, drawn)), np.mean(accuracy(V, W, GROUPS[3]))
     for array, expected in zip(result, (few.mean(0), few.std(0), unseen.mean(0), unseen.std(0))):
         assert np.allclose(array[0, 0], expected, atol=1e-6)
-    rows = utils.few_shot_rows(result, [2], [0.0], num_shots)
+    rows = report.few_shot_rows(result, [2], [0.0], num_shots)
     assert [row["shots"] for row in rows] == [1, 3, "all"]
     with pytest.raises(InputError, match="shots = 5: user 0 has 4 to draw from"):
         shots(num_shots=[5], groups=grouped)
@@ -256,16 +307,25 @@ def test_pairs_of_one_dialogue_are_drawn_together():
 def test_every_alpha_rank_and_number_of_shots_is_returned_and_independent_of_the_others():
     result = shots(alpha_list=(0.0, 0.5), K_list=(0, 1, 3), num_shots=(1, 4, 8))
     assert all(array.shape == (2, 3, 3) for array in result)
-    assert np.allclose(shots(alpha_list=(0.5,), K_list=(3,), num_shots=(4,)).unseen[0, 0, 0], result.unseen[1, 2, 1])
+    assert np.allclose(
+        shots(alpha_list=(0.5,), K_list=(3,), num_shots=(4,)).unseen[0, 0, 0],
+        result.unseen[1, 2, 1],
+    )
     assert np.ptp(result.unseen[:, :2], axis=2).max() == 0  # K <= 1: nothing to learn about a user
 
 
 def test_shuffled_places_are_orders_within_users():
     user = torch.tensor([0, 0, 0, 1, 2, 2])
-    places = utils.shuffled_places(user, 200, torch.Generator().manual_seed(0))
+    places = comparisons.shuffled_places(user, 200, torch.Generator().manual_seed(0))
     for place in places:
-        assert sorted(place[:3].tolist()) == [0, 1, 2] and place[3] == 0 and sorted(place[4:].tolist()) == [0, 1]
-    assert len({tuple(p.tolist()) for p in places}) == 12  # 3! * 1 * 2! orders, all seen in 200 draws
+        assert (
+            sorted(place[:3].tolist()) == [0, 1, 2]
+            and place[3] == 0
+            and sorted(place[4:].tolist()) == [0, 1]
+        )
+    assert (
+        len({tuple(p.tolist()) for p in places}) == 12
+    )  # 3! * 1 * 2! orders, all seen in 200 draws
 
 
 def test_more_shots_than_pairs_is_refused():
