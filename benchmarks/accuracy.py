@@ -25,12 +25,13 @@ import torch
 
 from lore.common import InputError, start
 from lore.comparisons import Comparisons, Groups
-from lore.evaluation import mean_accuracies, paired_difference, score_cells
+from lore.evaluation import score_cells
 from lore.likelihood import project
 from lore.mixtures import Prior, solve_mixtures
 from lore.planted import planted_rewards, solve_temperature
-from lore.report import print_aligned
+from lore.printing import print_aligned
 from lore.ridge import fit_ridge
+from lore.statistics import mean_accuracies, paired_difference
 from lore.tables import load_split
 from utils import LoRe, fit_grid, personalise
 
