@@ -95,7 +95,7 @@ class LoRe(nn.Module):
         self.V = nn.Parameter(torch.randn(num_features, num_basis_vectors, generator=generator))
 
     def fit(self, features):
-        """Per-user (m_i, d) tensors, or Comparisons -> (W, V): probabilities (C, K), basis (d, K)."""
+        """Per-user (m_i, d) tensors, or Comparisons -> W (C, K), probabilities, and V (d, K)."""
         self.fit_together([self], pack(features))
         return self.solution()
 
@@ -126,7 +126,7 @@ class LoRe(nn.Module):
             adam.step()
 
     def penalty(self):
-        """alpha * sum_k |V_k - V_ref|^2. Differs from the published code: it broadcasts to (d, d)."""
+        """alpha * sum_k |V_k - V_ref|^2. Differs from the published code, which broadcasts."""
         if not self.alpha:
             return self.V.new_zeros(())
         return self.alpha * (self.V - self.V_sft.to(self.V)).square().sum()
@@ -236,7 +236,7 @@ class PersonalizeBatch(nn.Module):
 
     @staticmethod
     def fit_together(models, Zs, user):
-        """Models of several ranks or starts, each with its own Z (n, K), at once -> [W (C, K), ..]."""
+        """Models of several ranks or starts, each with its Z (n, K), at once -> [W (C, K), ..]."""
         weight = user_mean_weights(user).to(Zs[0])
         user = user.to(Zs[0].device)
         logits = [model.w.detach().to(Z).requires_grad_() for model, Z in zip(models, Zs)]
@@ -390,7 +390,7 @@ def run_few_shot_vary_shots(
 
     A shot is a pair, or the pairs of one dialogue where train_features_unseen.shot says so;
     ALL_SHOTS = all of them. A trial puts every user's shots in one random order whose first s are
-    taken, so that a curve compares like with like. All trials x shots x users are one batch of problems.
+    taken, so that a curve compares like with like; all draws are one batch of problems.
     options: learning_rate=0.5, few_shot_iterations=500, solver="adam".
     """
     train = pack(train_features)  # seen users are not scored here: no test pairs of theirs

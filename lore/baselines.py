@@ -55,7 +55,7 @@ def each_alone(groups, V_ref, seed, device):
     """A reward of each user's own, from their own pairs, with Bradley-Terry's ridge -> Cell.
 
     loss of user i = Eq. 11 for x @ r_i, r_i = unit * (c_i * head + s * u_i), plus the ridge of
-    lore/ridge.py over m_i. Only s is not their own: it is chosen for the seen users as fit_ridge does.
+    lore/ridge.py over m_i. Only s is not their own: it is that of Bradley-Terry for the seen users.
     """
     problem = RidgeProblem(groups.train, V_ref, device)
     s, _, _ = common_path(problem, Holdout(groups.train, seed, device))

@@ -1,4 +1,4 @@
-"""What every script needs: errors of one line, a device, files written whole, a progress bar, a start."""
+"""What every script needs: errors of one line, a device, whole files, a progress bar, a start."""
 
 import os
 import sys

@@ -49,12 +49,13 @@ def print_legend(rows, spread):
 def merged(summary):
     """The rows, those of one variant and alpha with the same numbers as one row of several ranks.
 
-    A row of several ranks has their list as its K, which begins with 1 if Bradley-Terry is among them.
+    Their K is the text of their ranks; Bradley-Terry keeps a row of its own, the others are "as 1".
     """
     rows = {}
     for row in summary:
         numbers = {name: row[name] for name in row if name != "K" and "_gain" not in name}
-        key = repr(sorted(numbers.items(), key=str)) if isinstance(row["K"], int) else id(row)
+        ranked = isinstance(row["K"], int) and row["K"] > 0
+        key = repr(sorted(numbers.items())) if ranked else id(row)
         rows.setdefault(key, []).append(row)
     result = []
     for same in rows.values():

@@ -1,4 +1,4 @@
-"""torchrun, and nothing else: several processes that make one run together; without it there is one."""
+"""torchrun, and nothing else: several processes that make one run; without it there is one."""
 
 import os
 import sys

@@ -4,14 +4,14 @@
     loss = Eq. 10 + (c^2 / HEAD_SPREAD^2 + |u|^2 + sum_k |D_k|^2) / 2 m
            + SEEN_STRENGTH * sum_i |w_i - mean of w|^2 / 2 m_i
 
-u is common to all people, D_k a column's own; both are N(0, I) before any pair is seen. head is V_ref
-at length sqrt(d), as long as a typical u; c is next to free, so that the ridge pulls towards a multiple of the head,
-or towards zero where there is none. With m pairs per user on average, m_i of user i, the loss is minus
-the log posterior over m. unit = LOGIT_SCALE / (root mean square of |x|): the spreads s and p are
-log-odds of a typical pair, whatever the scale of the embeddings.
+u is common to all people, D_k a column's own; both are N(0, I) before any pair is seen. head is
+V_ref at length sqrt(d), as long as a typical u; c is next to free, so that the ridge pulls towards
+a multiple of the head, or towards zero where there is none. With m pairs per user on average, m_i
+of user i, the loss is minus the log posterior over m. unit = LOGIT_SCALE / (root mean square of
+|x|): the spreads s and p are log-odds of a typical pair, whatever the scale of the embeddings.
 
-s and then p are chosen along a path from one ridge to the next, by the loss of prompts that were held out;
-then everything is fitted to all pairs.
+s and then p are chosen along a path from one ridge to the next, by the loss of prompts that were
+held out; then everything is fitted to all pairs.
 """
 
 import math

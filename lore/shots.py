@@ -1,4 +1,4 @@
-"""How much is known of a new user: draws of shots, each a few-shot problem, and what comes of them."""
+"""How much is known of a new user: draws of shots, and the accuracy that comes of each."""
 
 import torch
 

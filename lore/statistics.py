@@ -1,4 +1,4 @@
-"""What the accuracies of single users say of people in general: means, intervals, paired differences."""
+"""What the accuracies of single users say of people in general: intervals, differences."""
 
 from functools import lru_cache
 

@@ -1,4 +1,4 @@
-"""A table of embeddings and the comparisons beside it, on disk: NAME.safetensors and NAME.parquet."""
+"""Embeddings and the comparisons beside them, on disk: NAME.safetensors and NAME.parquet."""
 
 import json
 import warnings
