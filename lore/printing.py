@@ -72,7 +72,9 @@ def merged(summary):
 
 def ranks_text(rows):
     ranks = [row["K"] for row in rows]
-    return f"{ranks[0]} .. {ranks[-1]}" if len(ranks) > 2 else ", ".join(map(str, ranks))
+    if len(ranks) > 2 and ranks == [*range(ranks[0], ranks[-1] + 1)]:
+        return f"{ranks[0]} .. {ranks[-1]}"
+    return ", ".join(map(str, ranks))
 
 
 def print_table(rows, keys, names, over):
