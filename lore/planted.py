@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from lore.common import InputError
+from lore.comparisons import Comparisons
 from lore.tables import Split
 
 BISECTIONS = 100  # of log T: more than float64 can tell apart
@@ -117,8 +118,8 @@ def planted_rewards(num_users, num_features, num_directions, concentration, rng)
 
 def blurred(direction, rng):
     """A (d, 1) direction with as much noise as signal."""
-    noise = rng.standard_normal(direction.shape) / np.sqrt(len(direction))
-    return direction + np.linalg.norm(direction) * noise
+    noise = np.linalg.norm(direction) * rng.standard_normal(direction.shape)
+    return direction + noise / np.sqrt(len(direction))
 
 
 def choose(rewards, T, rng):
@@ -161,3 +162,33 @@ def solve_temperature(accuracy_at, accuracy, scale):
         else:
             high = middle
     return np.exp(middle)
+
+
+def best_against_worst(table, replies, scores, W, orders, count, names):
+    """Each person's best against worst response to the first `count` prompts that tell two apart.
+
+    replies: (P, R) rows of the table; scores: (P, R, M) of theirs by M reward models, which people
+    weigh by W (C, M); orders: C orders of prompt numbers; count 0 = all that do.
+    -> (Comparisons, how many prompts were passed over: scores all equal, or best and worst one text)
+    """
+    users, chosen, rejected, asked, passed = [], [], [], [], 0
+    for user, (w, order) in enumerate(zip(W, orders)):
+        score = scores @ w  # (P, R, M) @ (M,) -> (P, R)
+        every = np.arange(len(score))
+        best, worst = score.argmax(axis=1), score.argmin(axis=1)  # (P,) each
+        reply, other = replies[every, best], replies[every, worst]
+        told = (score[every, best] > score[every, worst]) & (reply != other)
+        usable = np.flatnonzero(told[order])[: count or None]  # places in the order
+        if len(usable) < count:
+            there = f"{len(usable)} prompts tell responses apart"
+            raise InputError(f"{names[user]}: {there}, {count} were asked for")
+        looked_at = usable[-1] + 1 if count else len(order)
+        passed += int((~told[order[:looked_at]]).sum())
+        users.append(np.full(len(usable), user))
+        chosen.append(reply[order[usable]])
+        rejected.append(other[order[usable]])
+        asked.append(order[usable])
+    parts = (users, chosen, rejected, asked)
+    user, chosen, rejected, prompt = (torch.from_numpy(np.concatenate(part)) for part in parts)
+    data = Comparisons(table, user, names, chosen, rejected, prompt=prompt)
+    return data, passed
