@@ -1,7 +1,9 @@
-"""Conversations: texts, and where they come from."""
+"""Conversations: texts, and the files and Hub data sets that they come from."""
 
+import codecs
 import gzip
 import hashlib
+import io
 import json
 import re
 import zlib
@@ -10,36 +12,126 @@ from pathlib import Path
 from lore.common import InputError
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, no tokenizer takes it
+GZIP_MARK = b"\x1f\x8b"  # the first bytes of a packed file, whatever its name
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError)
+
+
+def open_unpacked(path):
+    """The bytes of a file, unpacked where it is gzip by its content: names are often wrong."""
+    with open(path, "rb") as file:
+        packed = file.read(len(GZIP_MARK)) == GZIP_MARK
+    return gzip.open(path) if packed else open(path, "rb")
+
+
+def open_text(path):
+    """Its text in UTF-8, or in UTF-16 where it begins as that; a byte-order mark is no part of it."""
+    with open_unpacked(path) as file:
+        mark = file.read(2)
+    wide = mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return io.TextIOWrapper(open_unpacked(path), encoding="utf-16" if wide else "utf-8-sig")
 
 
 def read_json_lines(path):
-    """Yield (line number, object) of a plain or gzipped JSON-lines file. InputError with file and line."""
-    opener = gzip.open if Path(path).suffix == ".gz" else open
+    """Yield (line number, object) of a JSON-lines file, packed or not; blank lines hold nothing.
+
+    InputError, with file and line: what is no JSON object, a file that is something else.
+    """
     number = 0
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
+        with open_text(path) as file:
             for number, line in enumerate(file, start=1):
-                if number == 1 and line.lstrip().startswith("<"):
-                    raise InputError(
-                        f"{path} is a web page under the name of a data file; download it again"
-                    )
-                if number == 1 and line.startswith("version https://git-lfs"):
-                    raise InputError(
-                        f"{path} is a Git LFS pointer, not the data; fetch it with: git lfs pull"
-                    )
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise InputError(f"{path}, line {number}: not a JSON object")
-                yield number, row
-    except json.JSONDecodeError as error:
-        cut = (
-            ""
-            if line.endswith("\n")
-            else ", and no line end: the file is cut off here; download it again"
-        )
-        raise InputError(f"{path}, line {number}: broken JSON ({error.msg}){cut}") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+                if number == 1:
+                    refuse_stand_in(path, line)
+                if line.strip():
+                    yield number, parse_object(path, number, line)
+    except DAMAGE as error:
         raise InputError(f"{path}, after line {number}: damaged file ({error})") from error
+
+
+def refuse_stand_in(path, line):
+    """InputError where the first line is of what a failed download leaves in place of the data."""
+    if line.lstrip().startswith("<"):
+        raise InputError(f"{path} is a web page under the name of a data file; download it again")
+    if line.startswith("version https://git-lfs"):
+        raise InputError(f"{path} is a Git LFS pointer, not the data; fetch it with: git lfs pull")
+
+
+def parse_object(path, number, line):
+    """The object of one line. InputError: broken JSON, or something else than an object."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", str(error))
+        cut = "" if line.endswith("\n") else ", and no line end: cut off here? download it again"
+        raise InputError(f"{path}, line {number}: broken JSON ({reason}){cut}") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{path}, line {number}: not a JSON object")
+    return row
+
+
+def read_rows(path):
+    """Yield (place, row as a dictionary) of a file: parquet or CSV by its name, else JSON lines.
+
+    Rows are counted here: an index that a table brings along says nothing. Every cell of a CSV file is text.
+    """
+    import pandas as pd
+
+    kind = Path(path).suffix.lower()
+    if kind not in (".parquet", ".csv"):
+        for number, row in read_json_lines(path):
+            yield f"{path}, line {number}", row
+        return
+    try:
+        if kind == ".parquet":
+            frame = pd.read_parquet(path)
+        else:  # "None" may be a reply
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
+    for number, row in enumerate(frame.to_dict("records")):
+        yield f"{path}, row {number}", row
+
+
+def fetch_rows(name, **options):
+    """Yield (place, row) of a Hub data set; options are those of `load_dataset`. InputError: not to be had."""
+    from datasets import Dataset, load_dataset
+
+    try:
+        loaded = load_dataset(name, **options)
+    except (OSError, ValueError) as error:
+        reason = f"no file or folder here, and cannot be fetched: {first_line(error)}"
+        raise InputError(f"{name} is {reason}") from error
+    splits = {options["split"]: loaded} if isinstance(loaded, Dataset) else loaded
+    for split, rows in splits.items():
+        for number, row in enumerate(rows):
+            yield f"{name}, {split} row {number}", row
+
+
+def first_line(error):
+    return str(error).strip().split("\n", 1)[0]
+
+
+def data_files(paths):
+    """The files to read, by name: no hidden ones (macOS lays "._NAME" beside each), none of the same content twice."""
+    found = {}
+    for path in sorted(map(Path, paths)):
+        if path.name.startswith("."):
+            continue
+        digest = content_hash(path)
+        if digest in found:
+            print(f"{path} holds the same as {found[digest]}: left out")
+        else:
+            found[digest] = path
+    return list(found.values())
+
+
+def content_hash(path):
+    """SHA-256 of the bytes of a file, unpacked. InputError: a damaged file."""
+    try:
+        with open_unpacked(path) as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except DAMAGE as error:
+        raise InputError(f"{path}: damaged file ({error})") from error
 
 
 def exchange(prompt, reply):
@@ -47,24 +139,34 @@ def exchange(prompt, reply):
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
 
 
+def text_bytes(conversation):
+    """How long its text is, whatever a tokenizer makes of it."""
+    return sum(len(message["content"].encode()) for message in conversation)
+
+
+def require_text(conversation):
+    """InputError: a content that is not text, or that no tokenizer takes."""
+    for message in conversation:
+        content = message["content"]
+        if not isinstance(content, str):
+            kind = type(content).__name__
+            start = repr(str(content)[:60])
+            raise InputError(f"the content of a message is a {kind}, not text: {start}")
+        if SURROGATE.search(content):
+            start = repr(content[:60])
+            raise InputError(f"half a character (a lone surrogate) in the text {start}")
+
+
 def distinct(conversations):
-    """(conversations without repeats, row of each one given among them). InputError: a content that is not text."""
-    rows, unique = {}, []
+    """(conversations without repeats, row of each one given among them). InputError: see require_text."""
+    unique = []
     numbers = []
+    row_of = {}
     for conversation in conversations:
-        for message in conversation:
-            if not isinstance(message["content"], str):
-                kind = type(message["content"]).__name__
-                raise InputError(
-                    f"the content of a message is a {kind}, not text: {str(message['content'])[:60]!r}"
-                )
-            if SURROGATE.search(message["content"]):
-                raise InputError(
-                    f"half a character (a lone surrogate) in the text {message['content'][:60]!r}"
-                )
+        require_text(conversation)
         key = hashlib.sha256(json.dumps(conversation).encode()).digest()
-        if key not in rows:
-            rows[key] = len(unique)
+        if key not in row_of:
+            row_of[key] = len(unique)
             unique.append(conversation)
-        numbers.append(rows[key])
+        numbers.append(row_of[key])
     return unique, numbers

@@ -1,8 +1,6 @@
 """Text to vectors on tiny randomly initialised models with a real tokenizer and chat template."""
 
 import copy
-import gzip
-import json
 import os
 import shutil
 import subprocess
@@ -16,7 +14,7 @@ from conftest import CHAT_TEMPLATE, ROOT
 from safetensors.torch import load_file, save_file
 
 from lore.common import InputError
-from lore.conversations import distinct, exchange, read_json_lines
+from lore.conversations import exchange
 from lore.embeddings import embed_split
 from lore.encoder import Encoder, out_of_memory, work
 from lore.packing import batches, halves, parts_of, plant
@@ -548,17 +546,6 @@ def test_bfloat16_on_request(reward_model):
     assert torch.allclose(table.float(), encoder(reward_model).embed(TALKS), atol=0.1, rtol=0.1)
 
 
-def test_repeats_are_found_and_lists_in_place_of_text_are_refused():
-    unique, rows = distinct([TALKS[0], TALKS[1], TALKS[0]])
-    assert unique == TALKS[:2] and rows == [0, 1, 0]
-    with pytest.raises(
-        InputError, match=r"content of a message is a list, not text: \"\['a', 'b'\]\""
-    ):
-        distinct([exchange("question", ["a", "b"])])
-    with pytest.raises(InputError, match="half a character"):
-        distinct([exchange("question", "a \udfff b")])
-
-
 # ------------------------------------------------------------------------------------------------------------------
 
 
@@ -634,36 +621,3 @@ def test_a_reward_model_needs_a_chat_template_and_a_score_head(
         encoder(reward_model, attention="flash_attention_2")
     with pytest.raises(InputError, match="dtype: use auto"):
         encoder(reward_model, dtype="int8")
-
-
-def test_json_lines_plain_and_gzipped_and_what_is_wrong_with_them(tmp_path):
-    rows = [{"a": 1}, {"a": 2}]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "plain.json").write_text(text)
-    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(text.encode()))
-    for name in ("plain.json", "packed.jsonl.gz"):
-        assert list(read_json_lines(tmp_path / name)) == [(1, rows[0]), (2, rows[1])]
-    (tmp_path / "broken.json").write_text(text + '{"a": \n')
-    (tmp_path / "cut.json").write_text(text + '{"a": 1, "b')
-    (tmp_path / "page.json").write_text("<!DOCTYPE html>\n<html>rate limit</html>\n")
-    (tmp_path / "pointer.json").write_text(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
-    )
-    (tmp_path / "list.json").write_text("[1]\n")
-    (tmp_path / "cut.json.gz").write_bytes(gzip.compress(text.encode() * 500)[:-20])
-    (tmp_path / "fake.json.gz").write_text("<html>")
-    flipped = bytearray(gzip.compress(text.encode() * 500))
-    flipped[20:40] = bytes(255 - byte for byte in flipped[20:40])
-    (tmp_path / "flipped.json.gz").write_bytes(flipped)
-    for name, message in (
-        ("broken.json", "broken.json, line 3: broken JSON"),
-        ("cut.json", "line 3: broken JSON .* and no line end: the file is cut off here"),
-        ("page.json", "page.json is a web page under the name of a data file"),
-        ("pointer.json", "Git LFS pointer"),
-        ("list.json", "line 1: not a JSON object"),
-        ("cut.json.gz", "damaged file"),
-        ("fake.json.gz", "after line 0: damaged file"),
-        ("flipped.json.gz", "damaged file"),
-    ):
-        with pytest.raises(InputError, match=message):
-            list(read_json_lines(tmp_path / name))

@@ -1,0 +1,120 @@
+"""Texts, and the files that they come from."""
+
+import gzip
+import json
+
+import pandas as pd
+import pytest
+
+from lore.common import InputError
+from lore.conversations import (
+    data_files,
+    distinct,
+    exchange,
+    fetch_rows,
+    read_json_lines,
+    read_rows,
+)
+
+TALKS = [exchange("the cat", "sat on the mat"), exchange("hello", "ok")]
+ROWS = [{"a": 1}, {"a": 2}]
+TEXT = '{"a": 1}\n{"a": 2}\n'
+
+
+def test_repeats_are_found_and_lists_in_place_of_text_are_refused():
+    unique, rows = distinct([TALKS[0], TALKS[1], TALKS[0]])
+    assert unique == TALKS[:2] and rows == [0, 1, 0]
+    with pytest.raises(InputError, match=r"content of a message is a list, not text: \"\['a', 'b'"):
+        distinct([exchange("question", ["a", "b"])])
+    with pytest.raises(InputError, match="half a character"):
+        distinct([exchange("question", "a \udfff b")])
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("plain.json", TEXT.encode()),
+        ("packed.jsonl.gz", gzip.compress(TEXT.encode())),
+        ("packed under a plain name.json", gzip.compress(TEXT.encode())),
+        ("plain under a packed name.json.gz", TEXT.encode()),
+        ("marked.json", TEXT.encode("utf-8-sig")),
+        ("marked and packed.json", gzip.compress(TEXT.encode("utf-8-sig"))),
+        ("wide.json", TEXT.encode("utf-16")),
+        ("windows.json", TEXT.replace("\n", "\r\n").encode()),
+    ],
+)
+def test_json_lines_however_they_are_stored(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert list(read_json_lines(tmp_path / name)) == [(1, ROWS[0]), (2, ROWS[1])]
+
+
+def test_blank_lines_are_counted_as_lines_and_are_no_rows(tmp_path):
+    (tmp_path / "a.json").write_text('\n{"a": 1}\n  \n\n{"a": 2}\n\n')
+    assert list(read_json_lines(tmp_path / "a.json")) == [(2, ROWS[0]), (5, ROWS[1])]
+    (tmp_path / "empty.json").write_text("")
+    assert not list(read_json_lines(tmp_path / "empty.json"))
+
+
+def test_line_separators_of_unicode_end_no_line(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": "x\u2028y\x85z"}\n', encoding="utf-8")
+    assert list(read_json_lines(tmp_path / "a.json")) == [(1, {"a": "x\u2028y\x85z"})]
+
+
+def flipped(content):
+    return content[:20] + bytes(255 - byte for byte in content[20:40]) + content[40:]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("broken.json", TEXT + '{"a": \n', "broken.json, line 3: broken JSON"),
+        ("number.json", TEXT + '{"a": ' + "1" * 5000 + "}\n", "line 3: broken JSON .*digits"),
+        ("cut.json", TEXT + '{"a": 1, "b', "line 3: broken JSON .* and no line end: cut off here"),
+        ("page.json", "<!DOCTYPE html>\n<html>rate limit</html>\n", "page.json is a web page"),
+        ("page.json.gz", "<html>", "page.json.gz is a web page"),
+        ("pointer.json", "version https://git-lfs.github.com/spec/v1\noid 0\n", "Git LFS pointer"),
+        ("list.json", "[1]\n", "line 1: not a JSON object"),
+        ("cut.json.gz", gzip.compress(TEXT.encode() * 500)[:-20], "damaged file"),
+        ("flipped.json.gz", flipped(gzip.compress(TEXT.encode() * 500)), "damaged file"),
+        ("latin.json", TEXT.encode() + b'{"a": "\xe9"}\n', "damaged file"),
+    ],
+)
+def test_what_is_wrong_with_json_lines_is_one_line(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message):
+        list(read_json_lines(tmp_path / name))
+
+
+def test_rows_of_a_table_are_counted_whatever_its_index(tmp_path):
+    frame = pd.DataFrame({"a": ["x", "None", "y"], "b": ["1", "", "nan"]}, index=[7, 0, 7])
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.to_csv(tmp_path / "a.csv", index=False, encoding="utf-8-sig")
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps(r) + "\n" for r in frame.to_dict("records"))
+    )
+    for name in ("a.parquet", "a.csv", "a.jsonl"):
+        found = list(read_rows(tmp_path / name))
+        assert [row for _, row in found] == frame.to_dict("records")
+        assert found[2][0] == f"{tmp_path / name}, " + ("line 3" if "jsonl" in name else "row 2")
+    (tmp_path / "b.parquet").write_text("no table")
+    with pytest.raises(InputError, match=r"b.parquet cannot be read: "):
+        list(read_rows(tmp_path / "b.parquet"))
+
+
+def test_a_data_set_that_is_nowhere_is_one_line(tmp_path):
+    (tmp_path / "test.jsonl").write_text(TEXT)
+    assert list(fetch_rows(str(tmp_path), split="test")) == [
+        (f"{tmp_path}, test row {number}", row) for number, row in enumerate(ROWS)
+    ]
+    with pytest.raises(InputError, match=r"is no file or folder here, and cannot be fetched: "):
+        list(fetch_rows(str(tmp_path / "nothing"), split="test"))
+
+
+def test_hidden_files_and_second_copies_are_not_read(tmp_path, capsys):
+    (tmp_path / "a.json").write_text(TEXT)
+    (tmp_path / "._a.json").write_bytes(b"\x00\x05\x16\x07 of macOS")
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(TEXT.encode()))
+    (tmp_path / "c.json").write_text(TEXT + TEXT)
+    assert data_files(tmp_path.iterdir()) == [tmp_path / "a.json", tmp_path / "c.json"]
+    copies = [line for line in capsys.readouterr().out.splitlines() if "holds the same as" in line]
+    assert copies == [f"{tmp_path / 'b.json.gz'} holds the same as {tmp_path / 'a.json'}: left out"]
