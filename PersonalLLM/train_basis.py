@@ -19,7 +19,7 @@ sys.path.insert(0, str(HERE.parent))
 import people
 from lore.common import pick_device, start
 from lore.evaluation import LORE
-from lore.mixture_pictures import plot_mixtures
+from lore.pictures import plot_mixtures
 from lore.printing import key_text, print_aligned
 from lore.report import report
 from lore.settings import alphas_of, repeats_of, settings

@@ -82,6 +82,28 @@ def plot_accuracy_vs_shots(path, shot="pairs"):
     save_figure(figure, axes, path)
 
 
+@by_first_process
+def plot_mixtures(path, true, learned, title):
+    """PATH.png: each seen person's true weights over the reward models beside the learned ones.
+
+    true (C, M), learned (C, K); a line of the picture is a person.
+    """
+    order = np.lexsort((-true.max(axis=1), true.argmax(axis=1)))
+    figure = empty_figure((7, 4))
+    panels = figure.subplots(1, 2, sharey=True)
+    shown = (("true mixtures", "reward model", true), (title, "basis reward", learned))
+    for axes, (heading, label, weights) in zip(panels, shown):
+        extent = (-0.5, weights.shape[1] - 0.5, len(weights), 0)
+        looks = {"aspect": "auto", "interpolation": "nearest", "extent": extent}
+        image = axes.imshow(weights[order], vmin=0, vmax=1, **looks)
+        axes.set_title(heading, fontsize=9)
+        axes.set_xlabel(label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylabel("seen people, by their strongest reward model")
+    figure.colorbar(image, ax=panels, label="weight")
+    save_png(figure, path)
+
+
 def empty_figure(size):
     """A figure that is drawn into a file, whatever MPLBACKEND a notebook has left behind."""
     os.environ["MPLBACKEND"] = "Agg"  # matplotlib looks at it when it is imported
