@@ -143,9 +143,14 @@ def read_frame(path, made_by, columns, rows):
         raise InputError(
             f"{file} is damaged ({error}); delete it and run again: {made_by}"
         ) from error
-    if frame.index.names != [None]:
-        frame = frame.reset_index()  # others make the people's ids the index
+    kept = [name for name in frame.index.names if name is not None and name not in frame]
+    frame = frame.reset_index(kept)  # others make the people's ids the index
     frame = frame.reset_index(drop=True)  # a shuffled or filtered frame has kept its old numbers
+    if "user_id" in frame:
+        if frame["user_id"].isna().any():
+            row = frame["user_id"].isna().argmax()
+            raise InputError(f"{file}: row {row} has no user_id; make it with: {made_by}")
+        frame["user_id"] = frame["user_id"].astype(str)
     for name in columns:
         if name not in frame:
             raise InputError(
