@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 import torch
-from tiny import NO_SYSTEM, TALKS, by_itself, encoder
+from tiny import NO_SYSTEM, TALKS, by_itself, encoder, prepare
+from tokenizers import Regex
 
 from lore.common import InputError
 from lore.conversations import exchange
@@ -108,3 +109,120 @@ def test_long_conversations_lose_their_oldest_tokens_and_are_counted(
     )
     (tokens,), cut, cut_replies = mean.tokens([exchange("x", "the cat sat on the mat " * 20)])
     assert (len(tokens), cut, cut_replies) == (12, 0, 1)  # a text encoder has no choice
+
+
+BEGINNING = "{{ bos_token }}"
+EVERY_TURN = "{% for m in messages %}<|{{ m['role'] }}|>"
+LIST_OF_PARTS = BEGINNING + EVERY_TURN + "{% for p in m['content'] %}{{ p['text'] }}{% endfor %}"
+NO_REPLY = BEGINNING + "{% for m in messages[:-1] %}{{ m['content'] }}"
+
+
+@pytest.mark.parametrize(
+    "template, kind",
+    [
+        (LIST_OF_PARTS + "<|end|>{% endfor %}", "reply"),
+        (NO_REPLY + "<|end|>{% endfor %}", "reply"),
+        (BEGINNING + "{{ messages[-1]['content'] }}", "prompt"),
+    ],
+)
+def test_a_template_that_does_not_write_a_text_is_refused(reward_model, template, kind):
+    model = encoder(reward_model)
+    model.tokenizer.chat_template = template
+    with pytest.raises(InputError, match=f"template of .* does not write the text of a {kind}"):
+        model.embed(TALKS)
+
+
+def test_a_template_that_forgets_later_turns_is_refused(reward_model):
+    """Each shape of conversation is looked at, not the first alone."""
+    model = encoder(reward_model)
+    model.tokenizer.chat_template = "{% for m in messages[:2] %}{{ m['content'] }} {% endfor %}"
+    assert len(model.embed([TALKS[0], TALKS[1]])) == 2
+    with pytest.raises(InputError, match="does not write the text of a reply"):
+        model.embed(TALKS)
+
+
+@pytest.mark.parametrize(
+    "expression, error",
+    [
+        ("{{ messages[0]['content'] + 1 }}", "TypeError"),
+        ("{{ 1 // 0 }}", "ZeroDivisionError"),
+        ("{{ messages[0].content.nothing() }}", "has no attribute"),
+        ("{{ nothing.at_all }}", "is undefined"),
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{% for %}", "expected|unexpected|Expected"),
+        ("{{ 'x'.encode().decode(7) }}", "TypeError"),
+        ("{{ 'x'.index('y') }}", "ValueError"),
+    ],
+)
+def test_what_fails_inside_a_template_is_one_line(reward_model, expression, error):
+    model = encoder(reward_model)
+    model.tokenizer.chat_template = expression
+    with pytest.raises(InputError, match=f"(?s)the chat template of .*{error}"):
+        model.embed(TALKS)
+
+
+def test_no_tokens_at_all_is_one_line(reward_model, text_encoder):
+    model = encoder(text_encoder, "mean")
+    model.tokenizer.backend_tokenizer.post_processor = None  # writes no special tokens either
+    with pytest.raises(InputError, match="makes no tokens of the text ''"):
+        model.embed([[{"role": "user", "content": ""}]])
+    model = encoder(reward_model)
+    model.tokenizer.chat_template = "{% if messages[1]['content'] != 'y' %}x{% endif %}"
+    with pytest.raises(InputError, match="makes no tokens of the text 'y'"):
+        model.embed([exchange("x", "y")])
+
+
+def test_tokens_that_the_model_has_no_row_for_are_one_line(reward_model):
+    model = encoder(reward_model)
+    rows = len(model.tokenizer)
+    model.tokenizer.add_tokens(["<new>"])
+    assert len(model.embed(TALKS)) == len(TALKS)  # not in the text
+    message = f"has token {rows}, in the text 'a <new> word', but the model has {rows}"
+    with pytest.raises(InputError, match=message):
+        model.embed([exchange("x", "a <new> word")])
+
+
+def only_latin(model):
+    """A tokenizer that knows none of some letters, as English ones know no other script."""
+    from tokenizers import normalizers
+
+    replaced = normalizers.Replace(Regex("[\u4e00-\u9fff]"), "?")
+    lowered = normalizers.Lowercase()
+    model.tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([replaced, lowered])
+    return model
+
+
+def test_replies_that_give_the_same_tokens_are_refused_or_counted(reward_model, capsys):
+    model = only_latin(encoder(reward_model))
+    replies = ["\u4e00\u4e01", "\u4e02\u4e03", "yes"]
+    table = model.embed([exchange("which?", reply) for reply in replies])
+    assert torch.equal(table[0], table[1]) and not torch.allclose(table[0], table[2])
+    note = "1 of 3 texts have the tokens of another reply to their prompt"
+    assert note in capsys.readouterr().out
+    with pytest.raises(InputError, match="the same tokens of all 2 replies to a prompt, such as"):
+        model.embed([exchange("which?", reply) for reply in replies[:2]])
+
+
+def test_replies_that_differ_in_case_or_spaces_alone_are_counted(reward_model, capsys):
+    model = only_latin(encoder(reward_model))
+    model.embed([exchange("which?", "Yes"), exchange("which?", " yes")])
+    assert "1 of 2 texts have the tokens of another reply" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_replies_are_compared_across_parts(reward_model, monkeypatch, share):
+    """A plain run spreads the replies to a prompt over parts by their length."""
+    monkeypatch.setattr("lore.packing.PART_BYTES", 40)
+    model = only_latin(encoder(reward_model, share=share))
+    pairs = [exchange("which?", "\u4e00"), exchange("which?", "\u4e01")]
+    other = [exchange(f"{number} what about it?", "good") for number in range(6)]
+    with pytest.raises(InputError, match="the same tokens of all 2 replies to a prompt"):
+        model.embed([pairs[0], *other, pairs[1]])
+
+
+def test_a_prompt_with_a_reply_that_is_too_long_is_still_judged(reward_model):
+    model = only_latin(encoder(reward_model, max_length=40, share=False))
+    pairs = [exchange("which?", "\u4e00"), exchange("which?", "\u4e01")]
+    talks = [*pairs, exchange("which?", "the cat sat on the mat " * 30)]
+    with pytest.raises(InputError, match="the same tokens of all 2 replies"):
+        prepare(model, talks)
