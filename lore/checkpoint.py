@@ -117,11 +117,12 @@ class Checkpoint:
         model, report = self.load(
             AutoModel, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-        unused = ("pooler.",)
-        if self.config.is_encoder_decoder:
-            unused += ("decoder.",)
-        self.require_weights(model, report, unused)
-        return model.get_encoder() if self.config.is_encoder_decoder else model
+        named = self.config.architectures or []
+        if self.config.is_encoder_decoder or any(name.endswith("EncoderModel") for name in named):
+            self.require_weights(model, report, unused=("pooler.", "decoder."))
+            return model.get_encoder()
+        self.require_weights(model, report, unused=("pooler.",))
+        return model
 
     def load_reward_model(self, head, **options):
         """The model with its linear head of one output, `head` in the checkpoint, as model.score.

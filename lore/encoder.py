@@ -14,6 +14,7 @@ from tqdm import tqdm
 from lore.attention import Packing, group_paths, own_kernel, use_attention_along_paths
 from lore.checkpoint import Checkpoint
 from lore.common import InputError, pick_device
+from lore.conversations import first_line
 from lore.packing import (
     batch_trees,
     count_computed,
@@ -30,6 +31,7 @@ from lore.vector_checks import VectorChecks, out_of_memory
 
 GPU_BATCH = 2**14  # tokens at a time that keep a GPU busy
 CPU_BATCH = 2**11  # tokens at a time whose states a CPU's cache and allocator handle best
+FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)  # of a foreign model
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -206,12 +208,25 @@ class Encoder:
     def forward(self, batch):
         """Vectors of the conversations of a batch, tree by tree, in the model's dtype, on the CPU."""
         run = self.run_packed if self.packs else self.run_padded
-        with self.autocast():
-            return run(batch).cpu()
+        return run(batch).to(self.dtype).cpu()
 
-    def autocast(self):
-        """Where precision is mixed: matrix products in bfloat16, all else as the weights are."""
-        return torch.autocast(self.device.type, torch.bfloat16, self.precision == "mixed")
+    def call(self, module, **inputs):
+        """What the model, or its body, makes of the inputs. InputError: it fails, but for memory."""
+        try:
+            return module(**inputs)
+        except InputError:
+            raise
+        except FAILURES as error:
+            if out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            if "packing" in inputs:
+                told = f"takes no packed conversations ({reason}): use --no-share"
+            else:
+                told = (
+                    f"fails on {inputs['input_ids'].shape[1]} tokens in {self.precision} ({reason})"
+                )
+            raise InputError(f"{self.name} {told}") from error
 
     def run_packed(self, batch):
         """All trees in one row of tokens, each conversation attending along its own path. (c, d)"""
@@ -226,15 +241,12 @@ class Encoder:
             depth.extend(tree.depth)
             new.extend(tree.new)
         stretches = group_paths(paths, new, self.device)
-        try:
-            states = self.model.base_model(
-                input_ids=torch.tensor([tokens], device=self.device),  # (1, t)
-                position_ids=torch.tensor([depth], device=self.device),  # (1, t)
-                packing=Packing(stretches, self.kernel, additive=self.attention == "eager"),
-            ).last_hidden_state
-        except TypeError as error:
-            reason = f"takes no packed conversations ({error}): use --no-share"
-            raise InputError(f"{self.name} {reason}") from error
+        states = self.call(
+            self.model.base_model,
+            input_ids=torch.tensor([tokens], device=self.device),  # (1, t)
+            position_ids=torch.tensor([depth], device=self.device),  # (1, t)
+            packing=Packing(stretches, self.kernel, additive=self.attention == "eager"),
+        ).last_hidden_state
         last = torch.tensor([path[-1] for path in paths], device=self.device)
         return states[0, last]  # (1, t, d) -> (c, d)
 
@@ -244,7 +256,7 @@ class Encoder:
         own = [torch.ones(len(row)) for row in rows]
         tokens = pad_sequence(rows, batch_first=True).to(self.device)  # (b, t)
         own = pad_sequence(own, batch_first=True).to(self.device)  # (b, t)
-        outputs = self.model.base_model(input_ids=tokens, attention_mask=own.long())
+        outputs = self.call(self.model.base_model, input_ids=tokens, attention_mask=own.long())
         states = outputs.last_hidden_state  # (b, t, d)
         if self.pooling == "last":
             return states[torch.arange(len(batch)), own.sum(1).long() - 1]  # (b, t, d) -> (b, d)

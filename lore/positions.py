@@ -8,7 +8,9 @@ POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")  # names of 
 def count_positions(model, config):
     """Tokens that the model has positions for; infinity where nothing says so."""
     config = config.get_text_config()
-    most = getattr(config, "max_position_embeddings", None) or math.inf
+    most = getattr(config, "max_position_embeddings", None)
+    if not most or most < 0:  # XLNet says -1: relative positions, as many as wanted
+        most = math.inf
     for name, module in model.named_modules():
         rows = getattr(module, "num_embeddings", None)
         if name.rpartition(".")[2] in POSITION_TABLES and rows:
