@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT, run_script
 from test_utils_sweeps import HEAD, shots, sweep
 
-from lore import common, evaluation, report, tables
+from lore import common, pictures, printing, report, statistics, tables
 from lore.basis import Basis, basis_health, load_basis, save_basis
 from lore.common import InputError
 from utils import run
@@ -19,8 +19,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def test_table_of_one_seed_shows_the_interval_over_users(capsys):
     result = sweep(run, [0, 1, 2], [0.0])
     best = result.cells[0]._replace(K="best", alpha=None)
-    summary = evaluation.summarise([*result.cells, best])
-    report.print_run_table(summary)
+    summary = statistics.summarise([*result.cells, best])
+    printing.print_run_table(summary)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split("  ")[0] == "K" and "alpha" not in lines[0]
     assert [line[:15].strip() for line in lines[1:5]] == [
@@ -40,7 +40,7 @@ def test_table_of_one_seed_shows_the_interval_over_users(capsys):
 
 def test_table_of_several_seeds_shows_the_spread_over_seeds(capsys):
     result = sweep(run, [1, 2], [0.0, 0.5], seeds=[0, 1, 2])
-    report.print_run_table(evaluation.summarise(result.cells))
+    printing.print_run_table(statistics.summarise(result.cells))
     lines = capsys.readouterr().out.splitlines()
     assert (
         len(lines) == 6 and "alpha" in lines[0] and "± std over seeds [95 % interval" in lines[-1]
@@ -67,14 +67,14 @@ def test_run_report_holds_every_row_and_where_it_came_from_and_is_drawn(tmp_path
 
 
 def test_few_shot_report_is_printed_and_drawn(tmp_path, capsys):
-    rows = report.few_shot_rows(shots(K_list=(0, 2)), (0, 2), (0.0,), (2, 5))
+    rows = report.few_shot_rows(shots(K_list=(0, 2)))
     assert [(row["K"], row["shots"]) for row in rows] == [(0, 2), (0, 5), (2, 2), (2, 5)]
-    report.print_few_shot_table(rows)
+    printing.print_few_shot_table(rows)
     assert (
         "± std over trials [95 % interval over users]" in capsys.readouterr().out.splitlines()[-1]
     )
     report.save_results(tmp_path / "curve", rows, Namespace())
-    report.plot_accuracy_vs_shots(tmp_path / "curve")
+    pictures.plot_accuracy_vs_shots(tmp_path / "curve")
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG)
 
 
@@ -122,7 +122,7 @@ def test_health_of_bases_that_one_can_judge_by_eye(capsys):
         {"K": K, "alpha": 0.0, "seed": 0, **health}
         for K, health in ((2, types), (1, one), (3, mixed))
     ]
-    report.print_health([{"K": 0, "alpha": 0.0, "seed": 0}, *rows])
+    printing.print_health([{"K": 0, "alpha": 0.0, "seed": 0}, *rows])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == [
         "K",

@@ -18,7 +18,7 @@ from lore.comparisons import Comparisons, Groups
 from lore.likelihood import LOGIT_SCALE, project
 from lore.mixtures import CERTIFIED, EVERYBODY, Prior, solve_mixtures
 from lore.planted import planted_population
-from lore.ridge import RidgeProblem, fit_ridge
+from lore.ridge import Holdout, RidgeProblem, fit_ridge
 from utils import run, run_few_shot_vary_shots, run_regularized
 
 
@@ -178,17 +178,17 @@ def test_minimise_solves_each_problem_as_if_it_were_alone():
 
 
 def test_loss_and_gradient_equal_the_double_loop(monkeypatch):
-    """The docstring of RidgeProblem, written out user by user and pair by pair, with a third of the pairs left out."""
+    """The loss at the head of lore/ridge.py, written out user by user and pair by pair, with a third of the pairs left out."""
     losses = []
     monkeypatch.setattr(
-        lbfgs, "minimise", lambda loss, theta, owner, passes: (losses.append(loss), theta)[1]
+        ridge, "minimise", lambda loss, theta, owner, passes: (losses.append(loss), theta)[1]
     )
     users, K, s, p, d = random_users([5, 9, 4], 6), 3, 0.7, 1.3, 6
-    problem = RidgeProblem(Comparisons.from_list(users), HEAD, seed=0, device="cpu")
+    problem = RidgeProblem(Comparisons.from_list(users), HEAD, device="cpu")
     counted = torch.arange(18) % 3 > 0
     torch.manual_seed(5)
-    thetas = [torch.randn(problem.size(K)).double(), torch.randn(problem.size(1)).double()]
-    problem.fit(thetas, [K, 1], s, [p, None], counted, 1)
+    thetas = [torch.randn(sum(problem.sizes(k))).double() for k in (K, 1)]
+    problem.descend(thetas, [K, 1], s, [p, None], counted, 1)
 
     def by_hand(theta, K):
         c, u = theta[0], theta[1 : 1 + d]
@@ -219,9 +219,10 @@ def test_loss_and_gradient_equal_the_double_loop(monkeypatch):
 
 def test_rank_one_is_logistic_regression_with_the_same_ridge():
     users, s = random_users([30, 50, 20], 6, seed=6), 0.5
-    problem = RidgeProblem(Comparisons.from_list(users), None, 0, "cpu")
-    everything = torch.ones(100, dtype=torch.bool)
-    (theta,) = problem.fit([torch.zeros(problem.size(1)).double()], [1], s, [None], everything, 300)
+    problem = RidgeProblem(Comparisons.from_list(users), None, "cpu")
+    everything = problem.everything
+    start = torch.zeros(sum(problem.sizes(1))).double()
+    (theta,) = problem.descend([start], [1], s, [None], everything, 300)
     V, _ = problem.solution(theta, 1, s, None)
     X, m = torch.cat(users).double().numpy(), 100 / 3
     weight = np.repeat([1 / 30, 1 / 50, 1 / 20], [30, 50, 20]) * m
@@ -339,7 +340,7 @@ def test_a_prompt_is_held_out_whole():
         (named, prompt),
         (Comparisons(table, user, tuple("abcdef"), chosen, (chosen + 1) % 40), chosen),
     ):
-        fitted = RidgeProblem(data, None, 3, "cpu").fitted
+        fitted = Holdout(data, 3, "cpu").fitted
         assert 0 < fitted.sum() < 60
         for value in key.unique():
             assert fitted[key == value].unique().numel() == 1
@@ -352,10 +353,12 @@ def test_a_prompt_is_held_out_whole():
 
 def test_gain_counts_held_out_pairs_only_and_its_error_is_that_of_a_clustered_mean():
     users = [torch.randn(8, 6) for _ in range(5)]
-    problem = RidgeProblem(Comparisons.from_list(users), None, 0, "cpu")
-    held = ~problem.fitted
+    problem = RidgeProblem(Comparisons.from_list(users), None, "cpu")
+    holdout = Holdout(Comparisons.from_list(users), 0, "cpu")
+    held = holdout.held
+    assert torch.equal(held, ~holdout.fitted) and 0 < held.sum() < 40
     log_p = torch.where(held, torch.randn(40), torch.tensor(1e6)).double()
-    gain, error = problem.gain(log_p, torch.zeros(40).double())
+    gain, error = ridge.gain(problem, holdout, log_p, torch.zeros(40).double())
     assert gain == pytest.approx(log_p[held].mean().item())  # all users have eight pairs
     by_pair = (log_p[held] - gain).square().sum().sqrt() / held.sum()
     by_user = (
@@ -399,14 +402,23 @@ def test_ridge_is_the_same_behind_every_way_to_run_it():
 
 
 def test_what_the_ridge_solver_cannot_do_is_said():
-    with pytest.raises(InputError, match="chooses its own pull"):
-        sweep(run, [2], [0.5], solver="ridge")
     with pytest.raises(InputError, match="solver = 'magic': adam, as published, or ridge"):
         sweep(run, [2], [0.0], solver="magic")
     with pytest.raises(InputError, match="3 different prompts to train on; to choose a ridge"):
         fit_ridge([torch.randn(2, 4), torch.randn(1, 4)], [2])
     with pytest.raises(InputError, match="K = 5"):
         fit_ridge([torch.randn(9, 4)], [5])
+
+
+@pytest.mark.parametrize("function", [run, run_regularized])
+def test_an_alpha_is_not_used_and_that_is_said(function, capsys):
+    result = sweep(function, [0, 1, 2], [1e4], solver="ridge")
+    said = "alpha_list = [10000.0] is not used: the ridge solver chooses its own pull\n"
+    assert capsys.readouterr().out == said
+    without = sweep(function, [0, 1, 2], [0.0], solver="ridge")
+    assert capsys.readouterr().out == ""
+    assert np.array_equal(np.stack(result), np.stack(without))
+    assert {cell.alpha for cell in result.cells} == {0.0}
 
 
 def test_pairs_that_the_head_separates_leave_the_rewards_finite():

@@ -8,16 +8,16 @@ from conftest import random_users
 from scipy.optimize import minimize
 from test_utils_sweeps import GROUPS, HEAD, N_UNSEEN, N, sweep
 
-from lore import comparisons, evaluation, likelihood, report, ridge
+from lore import baselines, comparisons, likelihood, printing
 from lore.evaluation import ALONE, ANOTHER, LORE, POPULATION, SHUFFLED, Cell
 from lore.ridge import RidgeProblem
 from lore.statistics import summarise
 from utils import run
 
 
-def cell(accuracies, K=2, model=LORE, seed=0, users=None):
+def cell(accuracies, K=2, variant=LORE, seed=0, users=None):
     users = users or [f"u{i}" for i in range(len(accuracies))]
-    return Cell(seed, 0.0, K, {"unseen": np.array(accuracies)}, {"unseen": tuple(users)}, model)
+    return Cell(seed, 0.0, K, {"unseen": np.array(accuracies)}, {"unseen": tuple(users)}, variant)
 
 
 def test_interval_of_a_mean_over_users_is_that_of_the_normal_distribution():
@@ -70,33 +70,35 @@ def test_splits_of_different_users_average_over_splits():
 def test_what_shuffled_labels_reach_as_well_is_called_out(capsys):
     rng = np.random.default_rng(3)
     real, shuffled = rng.uniform(0.5, 0.7, 50), rng.uniform(0.5, 0.7, 50)
-    report.print_run_table(summarise_for_print(cell(real), cell(shuffled, model=SHUFFLED)))
-    assert "no better than shuffled labels: K = 2, unseen" in capsys.readouterr().out
-    report.print_run_table(summarise_for_print(cell(real), cell(1 - shuffled, model=SHUFFLED)))
+    printing.print_run_table(summarise_for_print(cell(real), cell(shuffled, variant=SHUFFLED)))
+    warnings = [x for x in capsys.readouterr().out.splitlines() if "no better" in x]
+    assert len(warnings) == 1 and warnings[0].startswith("no better than shuffled labels: K = 2, ")
+    assert "K = 2, unseen: " in warnings[0]
+    printing.print_run_table(summarise_for_print(cell(real), cell(1 - shuffled, variant=SHUFFLED)))
     assert (
         "no better" in capsys.readouterr().out
     )  # the opposite of shuffled labels is as shuffled as they are
-    report.print_run_table(summarise_for_print(cell(real + 0.2), cell(shuffled, model=SHUFFLED)))
+    printing.print_run_table(summarise_for_print(cell(real + 0.2), cell(shuffled, variant=SHUFFLED)))
     assert "no better" not in capsys.readouterr().out
 
 
 def summarise_for_print(*cells):
-    full = [c._replace(accuracy=dict.fromkeys(report.GROUP_NAMES, c.accuracy["unseen"]),
-                       users=dict.fromkeys(report.GROUP_NAMES, c.users["unseen"])) for c in cells]  # fmt: skip
+    full = [c._replace(accuracy=dict.fromkeys(printing.GROUP_NAMES, c.accuracy["unseen"]),
+                       users=dict.fromkeys(printing.GROUP_NAMES, c.users["unseen"])) for c in cells]  # fmt: skip
     return summarise(full)
 
 
 @pytest.mark.parametrize("solver", ["adam", "ridge"])
 def test_baselines_are_what_they_are_called(solver):
     result = sweep(run, [0, 1, 3], [0.0], solver=solver, baselines=True)
-    cells = {(c.K, c.model): c for c in result.cells}
+    cells = {(c.K, c.variant): c for c in result.cells}
     assert np.array_equal(
         np.stack(result), np.stack(sweep(run, [0, 1, 3], [0.0], solver=solver))
     )  # they change nothing
     fitted = cells[3, LORE]
     if fitted.fit.V.shape[1] > 1:
         W, W_unseen = fitted.fit.W, fitted.W_unseen
-        for model, mixture in (
+        for variant, mixture in (
             (POPULATION, lambda i: W.mean(0)),
             (ANOTHER, lambda i: W_unseen[i - 1]),
         ):
@@ -104,7 +106,7 @@ def test_baselines_are_what_they_are_called(solver):
                 ((x @ fitted.fit.V @ mixture(i)) > 0).double().mean()
                 for i, x in enumerate(GROUPS[3])
             ]
-            assert np.allclose(cells[3, model].accuracy["unseen"], expected)
+            assert np.allclose(cells[3, variant].accuracy["unseen"], expected)
     assert {key for key in cells if key[1] == SHUFFLED} == {(1, SHUFFLED), (3, SHUFFLED)}
     assert cells["alone", ALONE].accuracy["train"].shape == (N,)
     assert cells["alone", ALONE].accuracy["unseen"].shape == (N_UNSEEN,)
@@ -130,18 +132,18 @@ def test_shuffled_labels_teach_nothing_and_only_they_are_shuffled():
     ).all() and not kept.all()
     groups = (users, random_users([100] * 8, 6, seed=7), users, users)
     result = run([1], [0.0], None, *groups, 8, 8, "cpu", num_iterations=100, baselines=True)
-    shuffled = next(c for c in result.cells if c.model == SHUFFLED)
+    shuffled = next(c for c in result.cells if c.variant == SHUFFLED)
     assert result.seen[0] > 0.6 and shuffled.accuracy["seen"].mean() < result.seen[0] - 0.1
 
 
 def test_each_alone_is_a_ridge_of_their_own_pairs(monkeypatch):
     users = random_users([6, 11, 9], 6, seed=8)
     tests = random_users([200] * 3, 6, seed=9)
-    problem = RidgeProblem(comparisons.pack(users), HEAD, 0, "cpu")
-    monkeypatch.setattr(ridge, "FIRST_PASSES", 300)
+    problem = RidgeProblem(comparisons.pack(users), HEAD, "cpu")
+    monkeypatch.setattr(baselines, "FIRST_PASSES", 300)
     s, (on_pairs, on_test) = (
         0.8,
-        evaluation.alone(
+        baselines.alone(
             comparisons.pack(users), comparisons.pack(tests), torch.arange(3), problem, 0.8
         ),
     )

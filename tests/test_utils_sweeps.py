@@ -193,7 +193,7 @@ def test_without_a_head_rank_zero_is_left_out_and_said(capsys):
     )
     assert [row["K"] for row in report.run_rows(result.cells)] == [2]
     few = shots(K_list=[0, 2], V=None)
-    assert [row["K"] for row in report.few_shot_rows(few, [0, 2], [0.0], [2, 5])] == [2, 2]
+    assert [row["K"] for row in report.few_shot_rows(few)] == [2, 2]
 
 
 def test_bases_are_saved_with_their_users(tmp_path):
@@ -298,7 +298,7 @@ def test_pairs_of_one_dialogue_are_drawn_together():
         few[t, s], unseen[t, s] = np.mean(accuracy(V, W, drawn)), np.mean(accuracy(V, W, GROUPS[3]))
     for array, expected in zip(result, (few.mean(0), few.std(0), unseen.mean(0), unseen.std(0))):
         assert np.allclose(array[0, 0], expected, atol=1e-6)
-    rows = report.few_shot_rows(result, [2], [0.0], num_shots)
+    rows = report.few_shot_rows(result)
     assert [row["shots"] for row in rows] == [1, 3, "all"]
     with pytest.raises(InputError, match="shots = 5: user 0 has 4 to draw from"):
         shots(num_shots=[5], groups=grouped)
