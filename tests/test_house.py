@@ -16,7 +16,10 @@ PEOPLE = [
     "settings", "comparisons", "likelihood", "planted", "mixtures", "lbfgs", "ridge", "evaluation",
     "baselines", "statistics", "basis", "sweeps", "shots", "printing", "pictures", "report",
 ]  # fmt: skip
-TEXT = ["conversations", "packing", "tokens", "encoder", "embeddings"]
+TEXT = [
+    "values", "conversations", "rewardbench", "encoder_settings", "packing", "attention",
+    "positions", "checkpoint", "tally", "tokens", "vector_checks", "encoder", "embeddings",
+]  # fmt: skip
 FOLDERS = ("RedditTLDR", "PRISM", "PersonalLLM")
 LARGEST = 420  # lines of a module
 DOUBLE = 12  # a, b = x, y in 1,000 lines of code
