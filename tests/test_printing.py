@@ -56,3 +56,20 @@ def test_what_shuffled_labels_reach_as_well_is_called_out(capsys):
         summarise_for_print(cell(real + 0.2), cell(shuffled, variant=SHUFFLED))
     )
     assert "no better" not in capsys.readouterr().out
+
+
+def test_ranks_of_the_same_numbers_are_one_row_and_their_warning_one_line(capsys):
+    rng = np.random.default_rng(4)
+    same = rng.uniform(0.5, 0.7, 50)
+    other = rng.uniform(0.5, 0.7, 50)
+    cells = []
+    for K in (1, 2, 3, 4, 5, 6):
+        cells += [cell(same, K=K), cell(other, K=K, variant=SHUFFLED)]
+    cells.append(cell(same + 0.1, K=7))  # has no shuffled counterpart
+    printing.print_run_table(summarise_for_print(*cells))
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split("   ")[0].strip() for line in lines[1:5]]
+    assert names == ["1 Bradley-Terry", "2 .. 6 as 1", "7", "1 .. 6, shuffled labels"]
+    warnings = [line for line in lines if "no better" in line]
+    assert len(warnings) == 1 and warnings[0].count("K = 2 .. 6 as 1, unseen: ") == 1
+    assert warnings[0].count("K = ") == 4  # two rows, seen and unseen

@@ -3,6 +3,7 @@
 import json
 from argparse import Namespace
 
+import pytest
 import torch
 from populations import shots, sweep
 
@@ -39,3 +40,18 @@ def test_few_shot_report_is_printed_and_drawn(tmp_path, capsys):
     report.save_results(tmp_path / "curve", rows, Namespace())
     pictures.plot_accuracy_vs_shots(tmp_path / "curve")
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG)
+
+
+def test_results_are_saved_before_anything_is_printed(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError("the terminal is gone")
+
+    for name in ("print_choices", "print_run_table", "print_few_shot_table"):
+        monkeypatch.setattr(report, name, fail)
+    with pytest.raises(OSError, match="terminal"):
+        cells = sweep(run, [1, 2], [0.0]).cells
+        report.report(tmp_path / "table", cells, Namespace(resplit=False))
+    with pytest.raises(OSError, match="terminal"):
+        report.report_few_shot(tmp_path / "curve", shots(), Namespace())
+    for name, rows in (("table", 2), ("curve", 2)):
+        assert len(json.loads((tmp_path / f"{name}.json").read_text())["rows"]) == rows

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from lore import tables
 from lore.common import InputError
+from lore.comparisons import Comparisons
 from lore.tables import Split, load_split, save_split
 
 
@@ -78,3 +79,41 @@ def test_a_split_written_in_blocks_reads_like_one_written_whole(tmp_path):
 def test_head_is_a_column_whatever_its_shape():
     for shape in ((6,), (1, 6), (6, 1)):
         assert torch.equal(tables.reference_head(HEAD.reshape(shape), 6), HEAD)
+
+
+REWRITTEN = {
+    "people as the index": lambda frame: frame.set_index("user_id"),
+    "float64 row numbers": lambda frame: frame.astype({"chosen": float, "rejected": float}),
+    "row numbers as text": lambda frame: frame.astype({"chosen": str, "rejected": str}),
+    "shuffled": lambda frame: frame.iloc[[2, 0, 1]],
+    "a named index": lambda frame: frame.iloc[::-1].rename_axis("row"),
+}
+
+
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_a_split_that_others_rewrote_holds_the_same_comparisons(name, tmp_path):
+    split = a_split()
+    rewritten = split._replace(table=split.table.double(), frame=REWRITTEN[name](split.frame))
+    save_split(tmp_path / "train", rewritten)
+    again = load_split(tmp_path / "train", "prepare")
+    assert again.table.dtype == torch.float64 and list(again.frame.index) == [0, 1, 2]
+
+    def placed(frame):
+        return sorted(frame[["user_id", "prompt", "chosen", "rejected"]].values.tolist())
+
+    assert placed(again.frame) == placed(split.frame)
+    data = Comparisons.from_frame(again.table, again.frame, ["a"])
+    like = torch.zeros(1, dtype=torch.float64)
+    expected = split.table[2].double() - split.table[3].double()
+    assert torch.equal(data.differences(like)[0], expected)
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan"), "first"])
+def test_what_is_no_row_number_is_refused(value, tmp_path):
+    split = a_split()
+    frame = split.frame.assign(chosen=[0, value, 4])
+    if isinstance(value, str):
+        frame["chosen"] = frame["chosen"].astype(str)
+    save_split(tmp_path / "train", split._replace(frame=frame))
+    with pytest.raises(InputError, match=r"train\.parquet, column chosen holds n"):
+        load_split(tmp_path / "train", "prepare")

@@ -435,3 +435,11 @@ def test_same_seed_same_bytes_in_another_process():
         for seed in ("1", "2")
     ]
     assert outputs[0] and outputs[0] == outputs[1]
+
+
+def test_the_model_of_a_sweep_can_be_chosen():
+    options = {"num_iterations": 30, "few_shot_learning_rate": 0.5}
+    chosen = sweep(run, [2, 3], [0.5], model_class=LoRe_regularized, **options)
+    expected = sweep(run_regularized, [2, 3], [0.5], **options)
+    assert np.array_equal(np.stack(chosen), np.stack(expected))
+    assert not np.array_equal(chosen.train, sweep(run, [2, 3], [0.5], **options).train)
