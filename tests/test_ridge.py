@@ -1,4 +1,4 @@
-"""The ridge solver: loss against a double loop, optima against SciPy and scikit-learn, choices on planted people."""
+"""The ridge solver: loss against a double loop, SciPy and scikit-learn, choices on planted people."""
 
 import math
 
@@ -7,188 +7,31 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import random_users
-from scipy.optimize import LinearConstraint
-from scipy.optimize import minimize as scipy_minimize
+from populations import GROUPS, HEAD, N_UNSEEN, N, sweep
 from sklearn.linear_model import LogisticRegression
-from test_utils_sweeps import GROUPS, HEAD, N_UNSEEN, N, sweep
 
-from lore import lbfgs, mixtures, ridge
+from lore import mixtures, ridge
 from lore.common import InputError
 from lore.comparisons import Comparisons, Groups
 from lore.likelihood import LOGIT_SCALE, project
-from lore.mixtures import CERTIFIED, EVERYBODY, Prior, solve_mixtures
+from lore.mixtures import CERTIFIED, EVERYBODY
 from lore.planted import planted_population
-from lore.ridge import RidgeProblem, fit_ridge
+from lore.ridge import Holdout, RidgeProblem, fit_ridge
 from utils import run, run_few_shot_vary_shots, run_regularized
 
 
-def few_shot_loss(Z, w, mean, strength):
-    """Eq. 11 with its prior, pair by pair."""
-    nll = sum(-F.logsigmoid(z.double() @ w / LOGIT_SCALE) for z in Z)
-    return (nll + strength / 2 * (w - mean).square().sum()) / len(Z)
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# Few-shot: certified optima
-# ------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("strength", [0.0, 0.3, 10.0])
-def test_mixtures_are_the_optima_that_scipy_finds(strength):
-    torch.manual_seed(0)
-    counts, K, mean = [1, 7, 30], 4, torch.tensor([0.4, 0.3, 0.2, 0.1]).double()
-    Zs = [150 * torch.randn(count, K) for count in counts]
-    user = torch.arange(3).repeat_interleave(torch.tensor(counts))
-    found = solve_mixtures(torch.cat(Zs), user, 3, Prior(mean, strength))
-    for Z, w, gap in zip(Zs, found.W, found.gap):
-        function = lambda v: few_shot_loss(Z, torch.from_numpy(v), mean, strength).item()  # noqa: B023
-        simplex = LinearConstraint(np.ones((1, K)), 1, 1)
-        best = scipy_minimize(
-            function, np.full(K, 1 / K), bounds=[(0, 1)] * K, constraints=[simplex], method="SLSQP"
-        )
-        value = few_shot_loss(Z, w, mean, strength).item()
-        assert value <= best.fun + 1e-6 and value >= best.fun - gap - 1e-6
-        g = torch.autograd.functional.jacobian(lambda v: few_shot_loss(Z, v, mean, strength), w)  # noqa: B023
-        assert gap.item() == pytest.approx((g @ w - g.min()).item(), abs=1e-9) and gap <= CERTIFIED
-
-
-@pytest.mark.parametrize("strength", [0.0, 1.0, 1e4])
-@pytest.mark.parametrize(
-    "case",
-    {
-        "all pairs agree": (20, 5, lambda n, K: torch.rand(n, K) * 1000),
-        "one pair": (1, 5, lambda n, K: 100 * torch.randn(n, K)),
-        "one pair again and again": (20, 5, lambda n, K: (100 * torch.randn(1, K)).expand(n, K)),
-        "fifty rewards": (30, 50, lambda n, K: 200 * torch.randn(n, K)),
-        "equal rewards": (20, 50, lambda n, K: 100 * torch.randn(n, 1).expand(n, K)),
-        "nothing told apart": (20, 50, lambda n, K: torch.zeros(n, K)),
-        "tiny": (20, 10, lambda n, K: 1e-6 * torch.randn(n, K)),
-        "as large as allowed": (20, 10, lambda n, K: (1e4 * torch.randn(n, K)).clamp(-1e4, 1e4)),
-        "one reward": (20, 1, lambda n, K: 100 * torch.randn(n, K)),
-    }.items(),
-    ids=lambda case: case[0],
-)
-def test_every_input_is_solved_to_its_certificate(case, strength):
-    torch.manual_seed(1)
-    m, K, draw = case[1]
-    found = solve_mixtures(
-        draw(50 * m, K),
-        torch.arange(50).repeat_interleave(m),
-        50,
-        Prior(torch.full((K,), 1 / K), strength),
-        True,
-    )
-    assert (
-        found.gap.max() <= CERTIFIED
-        and (found.W >= 0).all()
-        and torch.allclose(found.W.sum(1), torch.ones(50).double())
-    )
-    assert found.spread.shape == (50, K) and not found.spread.isnan().any()
-
-
-def test_batches_and_neighbours_change_no_mixture(monkeypatch):
-    torch.manual_seed(2)
-    Z, prior = 100 * torch.randn(60, 3), Prior(torch.full((3,), 1 / 3), 1.0)
-    user = torch.arange(6).repeat_interleave(torch.tensor([1, 20, 4, 15, 9, 11]))
-    together = solve_mixtures(Z, user, 6, prior).W
-    monkeypatch.setattr(mixtures, "BATCH", 30)
-    assert torch.allclose(solve_mixtures(Z, user, 6, prior).W, together, atol=1e-4)
-    mine = user == 2
-    assert torch.allclose(
-        solve_mixtures(Z[mine], user[mine] - 2, 1, prior).W[0], together[2], atol=1e-4
-    )
-
-
-def test_who_is_unknown_has_the_mixture_of_the_population():
-    prior = Prior(torch.tensor([0.7, 0.2, 0.1]), 2.0)
-    found = solve_mixtures(100 * torch.randn(5, 3), torch.ones(5, dtype=torch.long), 3, prior)
-    assert torch.allclose(found.W[[0, 2]], prior.mean.double().expand(2, 3)) and not torch.allclose(
-        found.W[1], found.W[0]
-    )
-    everybody = solve_mixtures(
-        100 * torch.randn(5, 3), torch.arange(5), 5, prior._replace(strength=EVERYBODY)
-    )
-    assert (
-        torch.allclose(everybody.W, prior.mean.double().expand(5, 3)) and (everybody.gap == 0).all()
-    )
-    fit = fit_ridge(GROUPS[0], [2], HEAD)[2]._replace(V=torch.randn(6, 3), prior=prior)
-    assert torch.allclose(
-        fit.new_people([torch.randn(4, 6), torch.zeros(0, 6)]).W[1], prior.mean.double()
-    )
-    assert torch.allclose(fit.new_people([torch.zeros(0, 6)]).W[0], prior.mean.double())
-
-
-def test_spread_of_two_rewards_is_what_the_second_derivative_says():
-    torch.manual_seed(3)
-    Z, strength, mean = 100 * torch.randn(12, 2), 1.5, torch.tensor([0.5, 0.5]).double()
-    found = solve_mixtures(
-        Z, torch.zeros(12, dtype=torch.long), 1, Prior(mean, strength), spread=True
-    )
-    loss = lambda t: 12 * few_shot_loss(Z, torch.stack([t, 1 - t]), mean, strength)
-    curvature = torch.autograd.functional.hessian(loss, found.W[0, 0])
-    assert torch.allclose(found.spread[0], curvature.rsqrt().expand(2), rtol=1e-4)
-    assert solve_mixtures(
-        Z[:0], torch.zeros(0, dtype=torch.long), 1, Prior(mean, 4.0), True
-    ).spread[0, 0] == pytest.approx(8**-0.5)
-    nothing_told = solve_mixtures(
-        torch.zeros(1, 3), torch.zeros(1, dtype=torch.long), 2, Prior(torch.ones(3) / 3, 3.0), True
-    )
-    assert torch.allclose(
-        nothing_told.spread[0], nothing_told.spread[1]
-    )  # a pair that tells nothing is as no pair
-
-
-def test_rewards_too_large_for_the_certificate_are_refused():
-    with pytest.raises(InputError, match="log-odds above 100"):
-        solve_mixtures(
-            torch.full((1, 2), 1.1e4),
-            torch.zeros(1, dtype=torch.long),
-            1,
-            Prior(torch.ones(2) / 2, 1.0),
-        )
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# Joint fit
-# ------------------------------------------------------------------------------------------------------------------
-
-
-def test_minimise_solves_each_problem_as_if_it_were_alone():
-    torch.manual_seed(4)
-    problems = [(torch.randn(40, 3).double(), 10.0**scale) for scale in (-3, 0, 2)]
-    owner = torch.arange(3).repeat_interleave(3)
-
-    def loss(theta):
-        rows = zip(problems, theta.view(3, 3))
-        return torch.stack(
-            [
-                size * (-F.logsigmoid(X @ t).mean() + 0.05 * t.square().sum())
-                for (X, size), t in rows
-            ]
-        )
-
-    found = lbfgs.minimise(loss, torch.zeros(9).double(), owner, 200, tolerance=1e-12).view(3, 3)
-    for (X, _), t in zip(problems, found):
-
-        def alone(v, X=X):
-            v = torch.from_numpy(v)
-            return (-F.logsigmoid(X @ v).mean() + 0.05 * v.square().sum()).item()
-
-        assert np.allclose(scipy_minimize(alone, np.zeros(3)).x, t, atol=1e-4)
-
-
 def test_loss_and_gradient_equal_the_double_loop(monkeypatch):
-    """The docstring of RidgeProblem, written out user by user and pair by pair, with a third of the pairs left out."""
+    """The loss at the head of lore/ridge.py, user by user and pair by pair, a third left out."""
     losses = []
     monkeypatch.setattr(
-        lbfgs, "minimise", lambda loss, theta, owner, passes: (losses.append(loss), theta)[1]
+        ridge, "minimise", lambda loss, theta, owner, passes: (losses.append(loss), theta)[1]
     )
     users, K, s, p, d = random_users([5, 9, 4], 6), 3, 0.7, 1.3, 6
-    problem = RidgeProblem(Comparisons.from_list(users), HEAD, seed=0, device="cpu")
+    problem = RidgeProblem(Comparisons.from_list(users), HEAD, device="cpu")
     counted = torch.arange(18) % 3 > 0
     torch.manual_seed(5)
-    thetas = [torch.randn(problem.size(K)).double(), torch.randn(problem.size(1)).double()]
-    problem.fit(thetas, [K, 1], s, [p, None], counted, 1)
+    thetas = [torch.randn(sum(problem.sizes(k))).double() for k in (K, 1)]
+    problem.descend(thetas, [K, 1], s, [p, None], counted, 1)
 
     def by_hand(theta, K):
         c, u = theta[0], theta[1 : 1 + d]
@@ -219,9 +62,10 @@ def test_loss_and_gradient_equal_the_double_loop(monkeypatch):
 
 def test_rank_one_is_logistic_regression_with_the_same_ridge():
     users, s = random_users([30, 50, 20], 6, seed=6), 0.5
-    problem = RidgeProblem(Comparisons.from_list(users), None, 0, "cpu")
-    everything = torch.ones(100, dtype=torch.bool)
-    (theta,) = problem.fit([torch.zeros(problem.size(1)).double()], [1], s, [None], everything, 300)
+    problem = RidgeProblem(Comparisons.from_list(users), None, "cpu")
+    everything = problem.everything
+    start = torch.zeros(sum(problem.sizes(1))).double()
+    (theta,) = problem.descend([start], [1], s, [None], everything, 300)
     V, _ = problem.solution(theta, 1, s, None)
     X, m = torch.cat(users).double().numpy(), 100 / 3
     weight = np.repeat([1 / 30, 1 / 50, 1 / 20], [30, 50, 20]) * m
@@ -339,7 +183,7 @@ def test_a_prompt_is_held_out_whole():
         (named, prompt),
         (Comparisons(table, user, tuple("abcdef"), chosen, (chosen + 1) % 40), chosen),
     ):
-        fitted = RidgeProblem(data, None, 3, "cpu").fitted
+        fitted = Holdout(data, 3, "cpu").fitted
         assert 0 < fitted.sum() < 60
         for value in key.unique():
             assert fitted[key == value].unique().numel() == 1
@@ -352,10 +196,12 @@ def test_a_prompt_is_held_out_whole():
 
 def test_gain_counts_held_out_pairs_only_and_its_error_is_that_of_a_clustered_mean():
     users = [torch.randn(8, 6) for _ in range(5)]
-    problem = RidgeProblem(Comparisons.from_list(users), None, 0, "cpu")
-    held = ~problem.fitted
+    problem = RidgeProblem(Comparisons.from_list(users), None, "cpu")
+    holdout = Holdout(Comparisons.from_list(users), 0, "cpu")
+    held = holdout.held
+    assert torch.equal(held, ~holdout.fitted) and 0 < held.sum() < 40
     log_p = torch.where(held, torch.randn(40), torch.tensor(1e6)).double()
-    gain, error = problem.gain(log_p, torch.zeros(40).double())
+    gain, error = ridge.gain(problem, holdout, log_p, torch.zeros(40).double())
     assert gain == pytest.approx(log_p[held].mean().item())  # all users have eight pairs
     by_pair = (log_p[held] - gain).square().sum().sqrt() / held.sum()
     by_user = (
@@ -399,14 +245,23 @@ def test_ridge_is_the_same_behind_every_way_to_run_it():
 
 
 def test_what_the_ridge_solver_cannot_do_is_said():
-    with pytest.raises(InputError, match="chooses its own pull"):
-        sweep(run, [2], [0.5], solver="ridge")
     with pytest.raises(InputError, match="solver = 'magic': adam, as published, or ridge"):
         sweep(run, [2], [0.0], solver="magic")
     with pytest.raises(InputError, match="3 different prompts to train on; to choose a ridge"):
         fit_ridge([torch.randn(2, 4), torch.randn(1, 4)], [2])
     with pytest.raises(InputError, match="K = 5"):
         fit_ridge([torch.randn(9, 4)], [5])
+
+
+@pytest.mark.parametrize("function", [run, run_regularized])
+def test_an_alpha_is_not_used_and_that_is_said(function, capsys):
+    result = sweep(function, [0, 1, 2], [1e4], solver="ridge")
+    said = "alpha_list = [10000.0] is not used: the ridge solver chooses its own pull\n"
+    assert capsys.readouterr().out == said
+    without = sweep(function, [0, 1, 2], [0.0], solver="ridge")
+    assert capsys.readouterr().out == ""
+    assert np.array_equal(np.stack(result), np.stack(without))
+    assert {cell.alpha for cell in result.cells} == {0.0}
 
 
 def test_pairs_that_the_head_separates_leave_the_rewards_finite():

@@ -20,10 +20,9 @@ from safetensors.torch import load_file, save_file
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import utils
-from lore import likelihood, processes, ridge, tables
+from lore import likelihood, processes, ridge
 from lore.common import start
 from lore.comparisons import Comparisons
-from lore.likelihood import Rows, TallProduct
 from lore.tables import Split, load_split, save_split
 from utils import LoRe, run, run_regularized
 
@@ -158,40 +157,6 @@ def test_a_training_script_under_torchrun_writes_and_speaks_once(tmp_path):
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def embedded_pairs():
-    generator = torch.Generator().manual_seed(0)
-    table = torch.randn(90, 12, generator=generator, dtype=torch.float64)
-    chosen, rejected = torch.randint(0, 90, (2, 75), generator=generator)
-    user = torch.arange(3).repeat_interleave(25)
-    return Comparisons(table, user, ("a", "b", "c"), chosen, rejected)
-
-
-@pytest.mark.parametrize("piece", [4, 5, 1000])
-def test_rows_that_are_not_held_give_the_same_products(piece, monkeypatch, capsys):
-    data = embedded_pairs()
-    Vs = [torch.randn(12, K, dtype=torch.float64, requires_grad=True) for K in (1, 3)]
-    held = Rows.of(data, Vs[0])
-    monkeypatch.setattr(tables, "TABLE_ROWS", piece)
-    monkeypatch.setattr(likelihood, "memory", lambda device: 100)
-    read = Rows.of(data, Vs[0])
-    assert held.held is not None and read.held is None
-    assert "75 pairs take 0.0 GB" in capsys.readouterr().out
-    X = data.differences(Vs[0])
-    results = []
-    for rows in (held, read):
-        Zs = TallProduct.apply(rows, *Vs)
-        results.append([*Zs, *torch.autograd.grad(sum((Z**3).sum() for Z in Zs), Vs)])
-    for V, Z, grad, Z_read, grad_read in zip(
-        Vs, *(part for result in results for part in (result[:2], result[2:]))
-    ):
-        assert torch.allclose(Z, X @ V) and torch.allclose(Z_read, X @ V)
-        assert torch.allclose(grad, X.T @ (3 * (X @ V) ** 2)) and torch.allclose(grad_read, grad)
-    squares = read.total(
-        torch.zeros((), dtype=torch.float64), lambda total, rows, x: total.add_(x.square().sum())
-    )
-    assert squares.item() == pytest.approx(X.square().sum().item())
-
-
 def test_every_fit_is_the_same_when_rows_are_not_held(expected, monkeypatch):
     monkeypatch.setattr(likelihood, "memory", lambda device: 0)
     read = fit_everything()
@@ -227,25 +192,3 @@ def test_a_table_larger_than_the_memory_is_trained_on(tmp_path):
     model = LoRe(None, 0.0, 10, WIDTH, 2, 2, 0.5, generator=torch.Generator().manual_seed(0))
     W, V = model.fit(Comparisons.from_frame(split.table, split.frame))
     assert torch.allclose(limited["V"], V, atol=1e-5) and torch.allclose(limited["W"], W, atol=1e-5)
-
-
-def test_a_split_written_in_blocks_reads_like_one_written_whole(tmp_path):
-    frame = pd.DataFrame({"user_id": ["u"], "chosen": [0], "rejected": [4]})
-    head = torch.randn(3, 1)
-    for dtype in tables.DTYPES:
-        table = torch.randn(5, 3).to(dtype)
-        save_split(tmp_path / "whole", Split(table, frame, head, "m"), fingerprint="f")
-        blocks = [([3, 0], table[[3, 0]]), ([1, 2, 4], table[[1, 2, 4]])]
-        save_split(
-            tmp_path / "parts", Split(table.to("meta"), frame, head, "m"), blocks, fingerprint="f"
-        )
-        whole, parts = (load_split(tmp_path / name, "") for name in ("whole", "parts"))
-        assert (
-            torch.equal(parts.table, table)
-            and torch.equal(whole.table, table)
-            and torch.equal(parts.head, head)
-        )
-        assert torch.equal(
-            load_file(tmp_path / "parts.safetensors")["embeddings"], table
-        )  # as the library reads it
-        assert (whole.model, parts.model) == ("m", "m")

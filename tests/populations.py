@@ -1,0 +1,63 @@
+"""Small users, sweeps over them and splits, for the tests of several modules."""
+
+import numpy as np
+import pandas as pd
+import torch
+from conftest import random_users
+
+from lore import printing
+from lore.evaluation import LORE, Cell
+from lore.statistics import summarise
+from lore.tables import Split
+from utils import run_few_shot_vary_shots
+
+D, N, N_UNSEEN = 6, 5, 4
+HEAD = torch.randn(D, 1, generator=torch.Generator().manual_seed(9))
+GROUPS = (
+    random_users([20, 12, 30, 9, 17], D, seed=1),
+    random_users([40] * N, D, seed=2),
+    random_users([8, 9, 12, 20], D, seed=3),
+    random_users([40] * N_UNSEEN, D, seed=4),
+)
+QUICK = {"num_iterations": 60, "few_shot_iterations": 40}
+
+
+def a_split(rows=6, d=4, dtype=torch.bfloat16):
+    table = torch.randn(rows, d, generator=torch.Generator().manual_seed(0)).to(dtype)
+    frame = pd.DataFrame(
+        {
+            "user_id": ["b", "a", "b"],
+            "prompt": list("pqr"),
+            "chosen": [0, 2, 4],
+            "rejected": [1, 3, 5],
+        }
+    )
+    return Split(table, frame, torch.randn(d, 1), "tiny")
+
+
+def cell(accuracies, K=2, variant=LORE, seed=0, users=None):
+    users = users or [f"u{i}" for i in range(len(accuracies))]
+    return Cell(seed, 0.0, K, {"unseen": np.array(accuracies)}, {"unseen": tuple(users)}, variant)
+
+
+def summarise_for_print(*cells):
+    full = [c._replace(accuracy=dict.fromkeys(printing.GROUP_NAMES, c.accuracy["unseen"]),
+                       users=dict.fromkeys(printing.GROUP_NAMES, c.users["unseen"])) for c in cells]  # fmt: skip
+    return summarise(full)
+
+
+def sweep(function, K_list, alpha_list, V=HEAD, groups=GROUPS, **options):
+    return function(K_list, alpha_list, V, *groups, N, N_UNSEEN, "cpu", **{**QUICK, **options})
+
+
+def accuracy(V, W, users):
+    """Eq. 15, user by user."""
+    return [((x @ V @ w) > 0).float().mean().item() for x, w in zip(users, W)]
+
+
+def shots(
+    trials=3, alpha_list=(0.0,), K_list=(2,), num_shots=(2, 5), V=HEAD, groups=GROUPS, **options
+):
+    train, _, few, unseen = groups
+    arguments = (trials, alpha_list, K_list, num_shots, train, few, unseen, V, N, N_UNSEEN, "cpu")
+    return run_few_shot_vary_shots(*arguments, **QUICK, **options)

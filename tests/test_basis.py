@@ -1,0 +1,88 @@
+"""Bases on disk and their health."""
+
+import pytest
+import torch
+from populations import GROUPS, HEAD, N_UNSEEN, D, N, sweep
+
+from lore import printing
+from lore.basis import Basis, basis_health, basis_path, load_basis, save_basis
+from lore.common import InputError
+from utils import LoRe, PersonalizeBatch, run
+
+
+def test_a_basis_comes_back_and_another_width_is_refused(tmp_path):
+    path = tmp_path / "basis.safetensors"
+    V, W, W_unseen = (
+        torch.randn(2, 6).T,
+        torch.rand(3, 2),
+        torch.rand(1, 2),
+    )  # column-major, as the fits keep it
+    basis = Basis(V, W, ("x", "y", "z"), W_unseen, ("new",), "a model")
+    save_basis(path, basis, alpha=0.0)
+    for saved, loaded in zip(basis, load_basis(path, 6)):
+        assert torch.equal(saved, loaded) if isinstance(saved, torch.Tensor) else saved == loaded
+    with pytest.raises(InputError, match="basis of width 6, but the embeddings have 5"):
+        load_basis(path, 5)
+    with pytest.raises(InputError, match="is missing"):
+        load_basis(tmp_path / "none", 6)
+    path.write_text("not a basis")
+    with pytest.raises(InputError, match="is not a basis"):
+        load_basis(path, 6)
+
+
+def test_health_of_bases_that_one_can_judge_by_eye(capsys):
+    eye = torch.eye(4)
+    types = basis_health(
+        eye[:, :2], torch.tensor([[1.0, 0.0], [0.0, 1.0]]), eye[:, :1]
+    )  # two people, two rewards
+    assert types["columns"] == 2 and types["alike"] == 0 and types["to_head"] == [0, 1]
+    assert types["used"] == pytest.approx(2) and types["used_by_one"] == pytest.approx(1)
+    mixed = basis_health(eye[:, :2], torch.full((5, 2), 0.5), None)
+    assert (
+        mixed["used"] == pytest.approx(2)
+        and mixed["used_by_one"] == pytest.approx(2)
+        and mixed["to_head"] is None
+    )
+    column = eye[:, :1]
+    collapsed = basis_health(
+        torch.cat([column, -3 * column, column], 1), eye[:1, :3].expand(5, 3), column
+    )
+    assert collapsed["alike"] == pytest.approx(1) and collapsed["to_head"] == [-1, 1]
+    assert collapsed["used"] == pytest.approx(1)
+    one = basis_health(column, torch.ones(5, 1), column)
+    rows = [
+        {"K": K, "alpha": 0.0, "seed": 0, **health}
+        for K, health in ((2, types), (1, one), (3, mixed))
+    ]
+    printing.print_health([{"K": 0, "alpha": 0.0, "seed": 0}, *rows])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == [
+        "K",
+        "columns",
+        "alike",
+        "cosine",
+        "to",
+        "head",
+        "used",
+        "used",
+        "by",
+        "one",
+    ]
+    assert lines[1].split() == ["2", "2", "0.00", "0.00", "..", "1.00", "2.0", "1.0"]
+    assert lines[2].split() == ["1", "Bradley-Terry", "1", "-", "1.00", "..", "1.00", "1.0", "1.0"]
+    assert lines[3].split() == ["3", "2", "0.00", "-", "2.0", "2.0"] and len(lines) == 6
+
+
+def test_bases_are_saved_with_their_users(tmp_path):
+    sweep(run, [0, 2], [0.0], seeds=[3], save=tmp_path / "fit")
+    assert [p.name for p in tmp_path.iterdir()] == ["fit_K2_alpha0_seed3.safetensors"]
+    basis = load_basis(basis_path(tmp_path / "fit", 2, 0.0, 3), D)
+    generator = torch.Generator().manual_seed(3)
+    W, V = LoRe(HEAD, 0.0, N, D, 2, 60, 0.5, generator=generator).fit(GROUPS[0])
+    W_unseen = PersonalizeBatch(N_UNSEEN, D, 2, 40, 0.1, generator=generator).fit(GROUPS[2], V)
+    assert (
+        torch.equal(basis.V, V)
+        and torch.equal(basis.W, W)
+        and torch.equal(basis.W_unseen, W_unseen)
+    )
+    assert basis.user_ids == tuple("01234") and basis.unseen_ids == tuple("0123"[:N_UNSEEN])

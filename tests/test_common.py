@@ -1,0 +1,75 @@
+"""Whole files, devices, progress and output."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+from lore import common
+from lore.common import InputError
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "file"
+    with common.written_whole(target) as file:
+        file.write_text("first")
+    with pytest.raises(RuntimeError), common.written_whole(target) as file:
+        file.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "first" and list(target.parent.iterdir()) == [target]
+
+
+def test_a_missing_device_is_refused():
+    with pytest.raises(InputError, match="device = cuda:99"):
+        common.pick_device("cuda:99")
+    with pytest.raises(InputError, match="use auto, cpu, cuda"):
+        common.pick_device("abacus")
+    assert common.pick_device("cpu") == torch.device("cpu")
+
+
+def test_progress_in_a_log_file_is_a_line_now_and_then(capsys, monkeypatch):
+    for _ in common.progress(range(50), "short"):
+        pass
+    assert capsys.readouterr().err == ""  # done before a bar would appear
+    monkeypatch.setattr(common, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(common, "LOG_SECONDS", 0.1)
+    for _ in common.progress(range(250), "joint fit"):
+        time.sleep(0.002)
+    written = capsys.readouterr().err
+    lines = written.splitlines()
+    assert "\r" not in written and 2 <= len(lines) <= 30  # not one a step
+    assert all(line.startswith("joint fit: ") for line in lines)
+
+
+def start_training(results, **options):
+    flags = ["--synthetic", "--K_list", "1", "2", "--num_iterations", "20", "--repeats", "2"]
+    command = [sys.executable, "RedditTLDR/train_basis.py", *flags, "--results", str(results)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, **options)
+
+
+def assert_results(results):
+    (saved,) = results.glob("*.json")
+    assert len(json.loads(saved.read_text())["rows"]) >= 4
+    assert saved.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_reader_that_has_gone_takes_no_results_with_it(tmp_path):
+    process = start_training(tmp_path, stdout=subprocess.PIPE)
+    process.stdout.close()
+    error = process.stderr.read()
+    assert process.wait() == 0 and error == b""
+    assert_results(tmp_path)
+
+
+def test_neither_a_terminal_of_ascii_nor_the_backend_of_a_notebook_ends_a_run(tmp_path):
+    setting = {"PYTHONIOENCODING": "ascii", "MPLBACKEND": "module://nonsense"}
+    process = start_training(tmp_path, stdout=subprocess.PIPE, env=os.environ | setting)
+    out, error = process.communicate()
+    assert process.returncode == 0 and error == b""
+    assert b" ? std over seeds" in out
+    assert_results(tmp_path)

@@ -1,0 +1,32 @@
+"""Problems minimised side by side, compared with SciPy."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize as scipy_minimize
+
+from lore import lbfgs
+
+
+def test_minimise_solves_each_problem_as_if_it_were_alone():
+    torch.manual_seed(4)
+    problems = [(torch.randn(40, 3).double(), 10.0**scale) for scale in (-3, 0, 2)]
+    owner = torch.arange(3).repeat_interleave(3)
+
+    def loss(theta):
+        rows = zip(problems, theta.view(3, 3))
+        return torch.stack(
+            [
+                size * (-F.logsigmoid(X @ t).mean() + 0.05 * t.square().sum())
+                for (X, size), t in rows
+            ]
+        )
+
+    found = lbfgs.minimise(loss, torch.zeros(9).double(), owner, 200, tolerance=1e-12).view(3, 3)
+    for (X, _), t in zip(problems, found):
+
+        def alone(v, X=X):
+            v = torch.from_numpy(v)
+            return (-F.logsigmoid(X @ v).mean() + 0.05 * v.square().sum()).item()
+
+        assert np.allclose(scipy_minimize(alone, np.zeros(3)).x, t, atol=1e-4)

@@ -1,0 +1,141 @@
+"""Few-shot mixtures: certified optima, compared with SciPy's."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from populations import (
+    GROUPS,
+    HEAD,
+)
+from scipy.optimize import LinearConstraint
+from scipy.optimize import minimize as scipy_minimize
+
+from lore import (
+    mixtures,
+)
+from lore.common import InputError
+from lore.likelihood import LOGIT_SCALE
+from lore.mixtures import CERTIFIED, EVERYBODY, Prior, solve_mixtures
+from lore.ridge import fit_ridge
+
+
+def few_shot_loss(Z, w, mean, strength):
+    """Eq. 11 with its prior, pair by pair."""
+    nll = sum(-F.logsigmoid(z.double() @ w / LOGIT_SCALE) for z in Z)
+    return (nll + strength / 2 * (w - mean).square().sum()) / len(Z)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 10.0])
+def test_mixtures_are_the_optima_that_scipy_finds(strength):
+    torch.manual_seed(0)
+    counts, K, mean = [1, 7, 30], 4, torch.tensor([0.4, 0.3, 0.2, 0.1]).double()
+    Zs = [150 * torch.randn(count, K) for count in counts]
+    user = torch.arange(3).repeat_interleave(torch.tensor(counts))
+    found = solve_mixtures(torch.cat(Zs), user, 3, Prior(mean, strength))
+    for Z, w, gap in zip(Zs, found.W, found.gap):
+        function = lambda v: few_shot_loss(Z, torch.from_numpy(v), mean, strength).item()  # noqa: B023
+        simplex = LinearConstraint(np.ones((1, K)), 1, 1)
+        best = scipy_minimize(
+            function, np.full(K, 1 / K), bounds=[(0, 1)] * K, constraints=[simplex], method="SLSQP"
+        )
+        value = few_shot_loss(Z, w, mean, strength).item()
+        assert value <= best.fun + 1e-6 and value >= best.fun - gap - 1e-6
+        g = torch.autograd.functional.jacobian(lambda v: few_shot_loss(Z, v, mean, strength), w)  # noqa: B023
+        assert gap.item() == pytest.approx((g @ w - g.min()).item(), abs=1e-9) and gap <= CERTIFIED
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0, 1e4])
+@pytest.mark.parametrize(
+    "case",
+    {
+        "all pairs agree": (20, 5, lambda n, K: torch.rand(n, K) * 1000),
+        "one pair": (1, 5, lambda n, K: 100 * torch.randn(n, K)),
+        "one pair again and again": (20, 5, lambda n, K: (100 * torch.randn(1, K)).expand(n, K)),
+        "fifty rewards": (30, 50, lambda n, K: 200 * torch.randn(n, K)),
+        "equal rewards": (20, 50, lambda n, K: 100 * torch.randn(n, 1).expand(n, K)),
+        "nothing told apart": (20, 50, lambda n, K: torch.zeros(n, K)),
+        "tiny": (20, 10, lambda n, K: 1e-6 * torch.randn(n, K)),
+        "as large as allowed": (20, 10, lambda n, K: (1e4 * torch.randn(n, K)).clamp(-1e4, 1e4)),
+        "one reward": (20, 1, lambda n, K: 100 * torch.randn(n, K)),
+    }.items(),
+    ids=lambda case: case[0],
+)
+def test_every_input_is_solved_to_its_certificate(case, strength):
+    torch.manual_seed(1)
+    m, K, draw = case[1]
+    found = solve_mixtures(
+        draw(50 * m, K),
+        torch.arange(50).repeat_interleave(m),
+        50,
+        Prior(torch.full((K,), 1 / K), strength),
+        True,
+    )
+    assert (
+        found.gap.max() <= CERTIFIED
+        and (found.W >= 0).all()
+        and torch.allclose(found.W.sum(1), torch.ones(50).double())
+    )
+    assert found.spread.shape == (50, K) and not found.spread.isnan().any()
+
+
+def test_batches_and_neighbours_change_no_mixture(monkeypatch):
+    torch.manual_seed(2)
+    Z, prior = 100 * torch.randn(60, 3), Prior(torch.full((3,), 1 / 3), 1.0)
+    user = torch.arange(6).repeat_interleave(torch.tensor([1, 20, 4, 15, 9, 11]))
+    together = solve_mixtures(Z, user, 6, prior).W
+    monkeypatch.setattr(mixtures, "BATCH", 30)
+    assert torch.allclose(solve_mixtures(Z, user, 6, prior).W, together, atol=1e-4)
+    mine = user == 2
+    assert torch.allclose(
+        solve_mixtures(Z[mine], user[mine] - 2, 1, prior).W[0], together[2], atol=1e-4
+    )
+
+
+def test_who_is_unknown_has_the_mixture_of_the_population():
+    prior = Prior(torch.tensor([0.7, 0.2, 0.1]), 2.0)
+    found = solve_mixtures(100 * torch.randn(5, 3), torch.ones(5, dtype=torch.long), 3, prior)
+    assert torch.allclose(found.W[[0, 2]], prior.mean.double().expand(2, 3)) and not torch.allclose(
+        found.W[1], found.W[0]
+    )
+    everybody = solve_mixtures(
+        100 * torch.randn(5, 3), torch.arange(5), 5, prior._replace(strength=EVERYBODY)
+    )
+    assert (
+        torch.allclose(everybody.W, prior.mean.double().expand(5, 3)) and (everybody.gap == 0).all()
+    )
+    fit = fit_ridge(GROUPS[0], [2], HEAD)[2]._replace(V=torch.randn(6, 3), prior=prior)
+    assert torch.allclose(
+        fit.new_people([torch.randn(4, 6), torch.zeros(0, 6)]).W[1], prior.mean.double()
+    )
+    assert torch.allclose(fit.new_people([torch.zeros(0, 6)]).W[0], prior.mean.double())
+
+
+def test_spread_of_two_rewards_is_what_the_second_derivative_says():
+    torch.manual_seed(3)
+    Z, strength, mean = 100 * torch.randn(12, 2), 1.5, torch.tensor([0.5, 0.5]).double()
+    found = solve_mixtures(
+        Z, torch.zeros(12, dtype=torch.long), 1, Prior(mean, strength), spread=True
+    )
+    loss = lambda t: 12 * few_shot_loss(Z, torch.stack([t, 1 - t]), mean, strength)
+    curvature = torch.autograd.functional.hessian(loss, found.W[0, 0])
+    assert torch.allclose(found.spread[0], curvature.rsqrt().expand(2), rtol=1e-4)
+    assert solve_mixtures(
+        Z[:0], torch.zeros(0, dtype=torch.long), 1, Prior(mean, 4.0), True
+    ).spread[0, 0] == pytest.approx(8**-0.5)
+    nothing_told = solve_mixtures(
+        torch.zeros(1, 3), torch.zeros(1, dtype=torch.long), 2, Prior(torch.ones(3) / 3, 3.0), True
+    )
+    assert torch.allclose(
+        nothing_told.spread[0], nothing_told.spread[1]
+    )  # a pair that tells nothing is as no pair
+
+
+def test_rewards_too_large_for_the_certificate_are_refused():
+    with pytest.raises(InputError, match="log-odds above 100"):
+        solve_mixtures(
+            torch.full((1, 2), 1.1e4),
+            torch.zeros(1, dtype=torch.long),
+            1,
+            Prior(torch.ones(2) / 2, 1.0),
+        )

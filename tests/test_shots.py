@@ -1,0 +1,104 @@
+"""The few-shot sweep: problems one by one, dialogues, what is refused."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from populations import (
+    GROUPS,
+    HEAD,
+    N_UNSEEN,
+    D,
+    N,
+    accuracy,
+    shots,
+)
+
+from lore import (
+    comparisons,
+    evaluation,
+    report,
+)
+from lore.common import InputError
+from utils import (
+    LoRe,
+    LoRe_regularized,
+    PersonalizeBatch,
+)
+
+
+def test_few_shot_problems_of_a_batch_are_those_solved_one_by_one():
+    trials, num_shots = 3, [2, 5]
+    result = shots(trials, num_shots=num_shots)
+    generator = torch.Generator().manual_seed(0)
+    _, V = LoRe(HEAD, 0.0, N, D, 2, 60, 0.5, generator=generator).fit(GROUPS[0])
+    starts = torch.randn(trials * N_UNSEEN, 2, generator=generator).view(trials, N_UNSEEN, 2)
+    data = comparisons.pack(GROUPS[2])
+    places = comparisons.shuffled_places(data.user, trials, torch.Generator().manual_seed(0))
+    few, unseen = np.zeros((trials, 2)), np.zeros((trials, 2))
+    for t in range(trials):
+        place = places[t].split([len(x) for x in GROUPS[2]])
+        for s, count in enumerate(num_shots):
+            drawn = [x[p < count] for x, p in zip(GROUPS[2], place)]
+            assert all(len(x) == count for x in drawn)
+            model = PersonalizeBatch(N_UNSEEN, D, 2, 40, 0.1)
+            model.w.data = starts[t].clone()
+            W = model.fit(drawn, V)
+            few[t, s], unseen[t, s] = (
+                np.mean(accuracy(V, W, drawn)),
+                np.mean(accuracy(V, W, GROUPS[3])),
+            )
+    for array, expected in zip(result, (few.mean(0), few.std(0), unseen.mean(0), unseen.std(0))):
+        assert np.allclose(array[0, 0], expected, atol=1e-6)
+
+
+def test_pairs_of_one_dialogue_are_drawn_together():
+    dialogues = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3])  # of each user's 8 pairs
+    newcomers = [x[:8] for x in GROUPS[2]]
+    data = comparisons.pack(newcomers)
+    shot = torch.cat([dialogues + 4 * i for i in range(N_UNSEEN)])
+    grouped = [*GROUPS[:2], replace(data, shot=shot), GROUPS[3]]
+    trials, num_shots = 3, [1, 3, evaluation.ALL_SHOTS]
+    result = shots(trials, num_shots=num_shots, groups=grouped, model_class=LoRe_regularized)
+    generator = torch.Generator().manual_seed(0)
+    _, V = LoRe_regularized(HEAD, 0.0, N, D, 2, 60, 0.5, generator=generator).fit(GROUPS[0])
+    starts = torch.randn(trials * N_UNSEEN, 2, generator=generator).view(trials, N_UNSEEN, 2)
+    owner = torch.arange(N_UNSEEN).repeat_interleave(4)
+    places = comparisons.shuffled_places(owner, trials, torch.Generator().manual_seed(0)).view(
+        trials, N_UNSEEN, 4
+    )
+    few, unseen = np.zeros((trials, 3)), np.zeros((trials, 3))
+    for t, s in itertools.product(range(trials), range(3)):
+        chosen = places[t] < (num_shots[s] or 4)  # (users, dialogues)
+        drawn = [x[picked[dialogues]] for x, picked in zip(newcomers, chosen)]
+        model = PersonalizeBatch(N_UNSEEN, D, 2, 40, 0.1)
+        model.w.data = starts[t].clone()
+        W = model.fit(drawn, V)
+        few[t, s], unseen[t, s] = np.mean(accuracy(V, W, drawn)), np.mean(accuracy(V, W, GROUPS[3]))
+    for array, expected in zip(result, (few.mean(0), few.std(0), unseen.mean(0), unseen.std(0))):
+        assert np.allclose(array[0, 0], expected, atol=1e-6)
+    rows = report.few_shot_rows(result)
+    assert [row["shots"] for row in rows] == [1, 3, "all"]
+    with pytest.raises(InputError, match="shots = 5: user 0 has 4 to draw from"):
+        shots(num_shots=[5], groups=grouped)
+
+
+def test_every_alpha_rank_and_number_of_shots_is_returned_and_independent_of_the_others():
+    result = shots(alpha_list=(0.0, 0.5), K_list=(0, 1, 3), num_shots=(1, 4, 8))
+    assert all(array.shape == (2, 3, 3) for array in result)
+    assert np.allclose(
+        shots(alpha_list=(0.5,), K_list=(3,), num_shots=(4,)).unseen[0, 0, 0],
+        result.unseen[1, 2, 1],
+    )
+    assert np.ptp(result.unseen[:, :2], axis=2).max() == 0  # K <= 1: nothing to learn about a user
+
+
+def test_more_shots_than_pairs_is_refused():
+    with pytest.raises(InputError, match=r"shots = 9: user 0 has 8 to draw from; use 1\.\.8"):
+        shots(num_shots=(2, 9))
+    with pytest.raises(InputError, match="shots = -1: user 0"):
+        shots(num_shots=(-1, 2))
+    with pytest.raises(InputError, match="trials and num_shots"):
+        shots(trials=0)

@@ -1,0 +1,119 @@
+"""Tables on disk: what was saved comes back, and what is wrong with a file is said."""
+
+import pandas as pd
+import pytest
+import torch
+from populations import HEAD, a_split
+from safetensors.torch import load_file
+
+from lore import tables
+from lore.common import InputError
+from lore.comparisons import Comparisons
+from lore.tables import Split, load_split, save_split
+
+
+def test_a_saved_split_comes_back_whole(tmp_path):
+    split = a_split()
+    save_split(tmp_path / "train", split, fingerprint="x")
+    again = load_split(tmp_path / "train", "prepare")
+    assert torch.equal(again.table, split.table) and again.table.dtype == torch.bfloat16
+    assert (
+        again.frame.equals(split.frame)
+        and torch.equal(again.head, split.head)
+        and again.model == "tiny"
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["train.parquet", "train.safetensors"]
+
+
+def test_what_is_wrong_with_a_split_is_said(tmp_path):
+    with pytest.raises(
+        InputError, match=r"train.safetensors is missing; make it with: python x.py"
+    ):
+        load_split(tmp_path / "train", "python x.py")
+    split = a_split()
+    split.table[3, 1] = float("nan")
+    save_split(tmp_path / "nan", split)
+    with pytest.raises(InputError, match="row 3 of the embeddings holds NaN"):
+        load_split(tmp_path / "nan", "prepare")
+    save_split(tmp_path / "short", a_split()._replace(table=a_split().table[:5]))
+    with pytest.raises(InputError, match="outside the 5 rows"):
+        load_split(tmp_path / "short", "prepare")
+    save_split(tmp_path / "head", a_split()._replace(head=torch.randn(9, 1)))
+    with pytest.raises(InputError, match="head has width 9, the embeddings have 4"):
+        load_split(tmp_path / "head", "prepare")
+    save_split(tmp_path / "torn", a_split())
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"torn\.parquet is damaged"):
+        load_split(tmp_path / "torn", "prepare")
+    save_split(tmp_path / "nan head", a_split()._replace(head=torch.full((4, 1), float("nan"))))
+    with pytest.raises(InputError, match="head holds NaN"):
+        load_split(tmp_path / "nan head", "prepare")
+    whole = (tmp_path / "head.safetensors").read_bytes()
+    (tmp_path / "head.safetensors").write_bytes(whole[:-10])
+    with pytest.raises(InputError, match="is damaged"):
+        load_split(tmp_path / "head", "prepare")
+
+
+def test_a_split_written_in_blocks_reads_like_one_written_whole(tmp_path):
+    frame = pd.DataFrame({"user_id": ["u"], "chosen": [0], "rejected": [4]})
+    head = torch.randn(3, 1)
+    for dtype in tables.DTYPES:
+        table = torch.randn(5, 3).to(dtype)
+        save_split(tmp_path / "whole", Split(table, frame, head, "m"), fingerprint="f")
+        blocks = [([3, 0], table[[3, 0]]), ([1, 2, 4], table[[1, 2, 4]])]
+        save_split(
+            tmp_path / "parts", Split(table.to("meta"), frame, head, "m"), blocks, fingerprint="f"
+        )
+        whole, parts = (load_split(tmp_path / name, "") for name in ("whole", "parts"))
+        assert (
+            torch.equal(parts.table, table)
+            and torch.equal(whole.table, table)
+            and torch.equal(parts.head, head)
+        )
+        assert torch.equal(
+            load_file(tmp_path / "parts.safetensors")["embeddings"], table
+        )  # as the library reads it
+        assert (whole.model, parts.model) == ("m", "m")
+
+
+def test_head_is_a_column_whatever_its_shape():
+    for shape in ((6,), (1, 6), (6, 1)):
+        assert torch.equal(tables.reference_head(HEAD.reshape(shape), 6), HEAD)
+
+
+REWRITTEN = {
+    "people as the index": lambda frame: frame.set_index("user_id"),
+    "float64 row numbers": lambda frame: frame.astype({"chosen": float, "rejected": float}),
+    "row numbers as text": lambda frame: frame.astype({"chosen": str, "rejected": str}),
+    "shuffled": lambda frame: frame.iloc[[2, 0, 1]],
+    "a named index": lambda frame: frame.iloc[::-1].rename_axis("row"),
+}
+
+
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_a_split_that_others_rewrote_holds_the_same_comparisons(name, tmp_path):
+    split = a_split()
+    rewritten = split._replace(table=split.table.double(), frame=REWRITTEN[name](split.frame))
+    save_split(tmp_path / "train", rewritten)
+    again = load_split(tmp_path / "train", "prepare")
+    assert again.table.dtype == torch.float64 and list(again.frame.index) == [0, 1, 2]
+
+    def placed(frame):
+        return sorted(frame[["user_id", "prompt", "chosen", "rejected"]].values.tolist())
+
+    assert placed(again.frame) == placed(split.frame)
+    data = Comparisons.from_frame(again.table, again.frame, ["a"])
+    like = torch.zeros(1, dtype=torch.float64)
+    expected = split.table[2].double() - split.table[3].double()
+    assert torch.equal(data.differences(like)[0], expected)
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan"), "first"])
+def test_what_is_no_row_number_is_refused(value, tmp_path):
+    split = a_split()
+    frame = split.frame.assign(chosen=[0, value, 4])
+    if isinstance(value, str):
+        frame["chosen"] = frame["chosen"].astype(str)
+    save_split(tmp_path / "train", split._replace(frame=frame))
+    with pytest.raises(InputError, match=r"train\.parquet, column chosen holds n"):
+        load_split(tmp_path / "train", "prepare")
