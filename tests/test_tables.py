@@ -85,6 +85,8 @@ REWRITTEN = {
     "people as the index": lambda frame: frame.set_index("user_id"),
     "float64 row numbers": lambda frame: frame.astype({"chosen": float, "rejected": float}),
     "row numbers as text": lambda frame: frame.astype({"chosen": str, "rejected": str}),
+    "people as the index and a column": lambda frame: frame.set_index("user_id", drop=False),
+    "people as categories": lambda frame: frame.astype({"user_id": "category"}),
     "shuffled": lambda frame: frame.iloc[[2, 0, 1]],
     "a named index": lambda frame: frame.iloc[::-1].rename_axis("row"),
 }
