@@ -1,10 +1,10 @@
-"""PersonalLLM, step 3: accuracy on unseen people against the number of their comparisons that are known.
+"""PersonalLLM, step 3: accuracy on unseen people against the number of their comparisons known.
 
-    python PersonalLLM/vary_fewshot.py --synthetic       planted reward models, nothing to download or prepare
+    python PersonalLLM/vary_fewshot.py --synthetic       planted reward models, nothing to prepare
     python PersonalLLM/vary_fewshot.py                   the prepared responses
 
 Reads:  data/{train,test}.{safetensors,parquet}, made by prepare.py
-Writes: for each population results/vary_fewshot_a*.json and .png (planted: vary_fewshot_synthetic_a*)
+Writes: for each population results/vary_fewshot_a*.json, .png (planted: vary_fewshot_synthetic_a*)
 Cost:   a joint fit as in train_basis.py, then seconds for each population. No model is loaded.
 """
 
@@ -14,68 +14,55 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from train_basis import check_populations, draw_people, load_prompts, planted, standardised
-
+import people
 from lore.common import pick_device, start
-from lore.report import (
-    few_shot_rows,
-    plot_accuracy_vs_shots,
-    print_choices,
-    print_few_shot_table,
-    save_results,
-)
+from lore.report import report_few_shot
 from lore.settings import alphas_of, settings
 from utils import run_few_shot_vary_shots
 
-# --------------------------------------------------------------------------------------------------- settings ---
+# ------------------------------------------------------------------------------- settings ---
 K_list = [1, 5]  # ranks: 0 = the reference head as it is, 1 = Bradley-Terry
 alpha_list = [0.0]  # pull of every basis reward to the reference head, 0 = none
-dirichlet_list = [
-    0.001,
-    0.1,
-]  # one population each: w ~ Dirichlet(a); small a = everybody has one reward model
+dirichlet_list = [0.001, 0.1]  # a population each: w ~ Dirichlet(a); small a = pure types
 num_shots = [1, 2, 5, 9, 15, 25, 45]  # known comparisons of each unseen person; 0 = all max_shots
 max_shots = 45  # training prompts of an unseen person that the shots are drawn from
 trials = 5  # draws of those comparisons
 num_seen = 1000  # seen people of a population
 num_unseen = 200  # unseen people of a population
 train_prompts = 45  # training prompts of a seen person
-standardise = False  # each reward model's scores to mean 0 and std 1 first, so that none outweighs another by its scale
-solver = "adam"  # adam = as published, for num_iterations steps; ridge = chooses its own penalties on held-out prompts
+standardise = False  # each reward model's scores to mean 0 and std 1: none outweighs another
+solver = "adam"  # adam = as published, num_iterations steps; ridge = chooses its own penalties
 num_iterations = 1000  # Adam steps of the joint fit, as published for the table of train_basis.py
 learning_rate = 0.5  # of the joint fit, as published
-seed = 0  # of the people, of their prompts, of the start of the fits, of the draws, of the planted reward models
+seed = 0  # of the people, their prompts, the start of the fits, the draws, what is planted
 device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared responses
 results = HERE / "results"  # tables and pictures
-synthetic = False  # planted reward models instead of the prepared data
-# --------------------------------------------------------------------------------------------------------------------
+synthetic = False  # planted reward models instead of the prepared; their settings: people.py
+# -------------------------------------------------------------------------------------------
 
 
 def main():
     args = settings(globals())
-    torch_device, alpha_list = pick_device(args.device), alphas_of(args)
+    device, alpha_list = pick_device(args.device), alphas_of(args)
     args.results.mkdir(parents=True, exist_ok=True)
-    train, test = planted(args.seed) if args.synthetic else load_prompts(args.data)
-    check_populations(args.dirichlet_list)
+    people.check_populations(args.dirichlet_list)
+    sides = people.plant(args.seed) if args.synthetic else people.load(args.data)
     kind = "_synthetic" * args.synthetic + "_standardised" * args.standardise
     if args.standardise:
-        train, test = standardised(train, test)
+        sides = sides.standardised()
+    N, N_unseen = args.num_seen, args.num_unseen
     for a in args.dirichlet_list:
         print(f"\npeople mix the reward models with w ~ Dirichlet({a:g})")
-        people = (args.num_seen, args.num_unseen, args.train_prompts, args.max_shots, args.seed)
-        groups, _ = draw_people(train, test, a, *people)
+        groups = people.split(sides, a, N, N_unseen, args.train_prompts, args.max_shots, args.seed)
         result = run_few_shot_vary_shots(
-            args.trials, alpha_list, args.K_list, args.num_shots, groups.train, groups.few_shot_train,
-            groups.unseen, train.head, args.num_seen, args.num_unseen, torch_device,
-            num_iterations=args.num_iterations, learning_rate=args.learning_rate, seed=args.seed, solver=args.solver,
+            args.trials, alpha_list, args.K_list, args.num_shots,
+            groups.train, groups.few_shot_train, groups.unseen, sides.head, N, N_unseen, device,
+            num_iterations=args.num_iterations, learning_rate=args.learning_rate, seed=args.seed,
+            solver=args.solver,
         )  # fmt: skip
-        print_choices(result.cells)
-        rows = few_shot_rows(result, args.K_list, alpha_list, args.num_shots)
-        print_few_shot_table(rows)
         output = args.results / f"vary_fewshot{kind}_a{a:g}"
-        save_results(output, rows, args)
-        plot_accuracy_vs_shots(output)
+        report_few_shot(output, result, args)
         print(f"results are in {output}.json and .png")
 
 

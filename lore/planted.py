@@ -6,7 +6,11 @@ import numpy as np
 import torch
 
 from lore.common import InputError
+from lore.comparisons import Comparisons
 from lore.tables import Split
+
+BISECTIONS = 100  # of log T: more than float64 can tell apart
+WIDEST = 1e6  # T lies within this factor of the size of the rewards
 
 
 class Planted(NamedTuple):
@@ -14,85 +18,177 @@ class Planted(NamedTuple):
     V: torch.Tensor  # (d, directions) the hidden rewards
     W: dict  # user id -> (directions,) hidden mixture
 
+    @classmethod
+    def of(cls, splits, V, user_ids, W):
+        """splits: side -> (embeddings, frame, head), all arrays as NumPy has them."""
+        kept = {}
+        for side, (table, frame, head) in splits.items():
+            kept[side] = Split(float32(table), frame, float32(head))
+        return cls(kept, float32(V), dict(zip(user_ids, float32(W))))
+
+
+def float32(array):
+    return torch.from_numpy(array.astype(np.float32))
+
 
 def planted_population(
     num_users, pairs, *, num_features, num_directions, concentration, best_accuracy, seed
 ):
-    """Users who mix a few hidden reward directions, w ~ Dirichlet(concentration), and judge shared prompts with noise.
+    """Users who mix a few hidden reward directions and judge shared prompts with noise: Planted.
 
-    pairs: side -> comparisons per user; every side has twice as many prompts of its own, two replies each, embeddings
-    N(0, I). User i prefers reply a with probability sigmoid((e_a - e_b) @ V @ w_i / T), the Bradley-Terry model; T is
-    solved so that the true V and w are right with probability best_accuracy. The head that comes with the embeddings is
-    the mean direction, blurred: it knows roughly what people like, as a reward model does.
+    pairs: side -> comparisons per user; every side has twice as many prompts of its own, two
+    replies each, embeddings N(0, I). Whom a user prefers is drawn as `choose` says, which for two
+    replies is the Bradley-Terry model; rewards and head are those of `planted_rewards`.
     """
     import pandas as pd
 
     rng = np.random.default_rng(seed)
     V, W, head = planted_rewards(num_users, num_features, num_directions, concentration, rng)
     user_ids = [f"planted{i:04d}" for i in range(num_users)]
-    tables, frames = {}, {}
-    for side, count in pairs.items():
-        tables[side] = rng.standard_normal((4 * count, num_features)).astype(
-            np.float32
-        )  # rows 2p and 2p + 1: prompt p
-        prompt = np.stack(
-            [rng.permutation(2 * count)[:count] for _ in user_ids]
-        )  # (C, count), each user's own choice
-        first = 2 * prompt + rng.integers(0, 2, prompt.shape)
-        scores = tables[side] @ V  # (rows, d) @ (d, directions)
-        margin = ((scores[first] - scores[first ^ 1]) * W[:, None]).sum(
-            -1
-        )  # (C, count, directions) -> (C, count)
-        frames[side] = pd.DataFrame(
-            {
-                "user_id": np.repeat(user_ids, count),
-                "prompt": [f"{side}{p}" for p in prompt.ravel()],
-                "first": first.ravel(),
-                "margin": margin.ravel(),
-            }
-        )
-    margin = np.abs(np.concatenate([f["margin"] for f in frames.values()]))
-    temperature = solve_temperature(
-        lambda T: np.mean(1 / (1 + np.exp(-margin / T))), best_accuracy, margin.mean()
-    )
+    sides = {side: shared_prompts(count, V, W, rng) for side, count in pairs.items()}
+    T = temperature(np.concatenate([rewards for _, _, rewards in sides.values()]), best_accuracy)
     splits = {}
-    for side, frame in frames.items():
-        prefers_first = rng.random(len(frame)) < 1 / (1 + np.exp(-frame["margin"] / temperature))
-        frame["chosen"] = np.where(prefers_first, frame["first"], frame["first"] ^ 1)
-        frame["rejected"] = frame["chosen"] ^ 1
-        columns = frame[["user_id", "prompt", "chosen", "rejected"]]
-        splits[side] = Split(
-            torch.from_numpy(tables[side]), columns, torch.from_numpy(head.astype(np.float32))
-        )
-    mixture = {user: torch.from_numpy(w.astype(np.float32)) for user, w in zip(user_ids, W)}
-    return Planted(splits, torch.from_numpy(V.astype(np.float32)), mixture)
+    for side, (table, replies, rewards) in sides.items():
+        place = choose(rewards, T, rng)
+        every = np.arange(len(place))
+        frame = pd.DataFrame({"user_id": np.repeat(user_ids, pairs[side])})
+        frame["prompt"] = [f"{side}{row // 2}" for row in replies[:, 0]]
+        frame["chosen"] = replies[every, place]
+        frame["rejected"] = replies[every, 1 - place]
+        splits[side] = (table, frame, head)
+    return Planted.of(splits, V, user_ids, W)
+
+
+def shared_prompts(count, V, W, rng):
+    """`count` of 2 * count prompts for each user, two replies each, in an order of their own.
+
+    -> embeddings (4 * count, d), rows 2p and 2p + 1 of prompt p; table rows of the replies and
+    what they are worth to the user, (C * count, 2) each.
+    """
+    table = rng.standard_normal((4 * count, len(V))).astype(np.float32)
+    prompt = np.stack([rng.permutation(2 * count)[:count] for _ in W])  # (C, count)
+    first = 2 * prompt + rng.integers(0, 2, prompt.shape)
+    replies = np.stack([first, first ^ 1], axis=2)  # (C, count, 2)
+    scores = table @ V  # (rows, d) @ (d, directions)
+    rewards = (scores[replies] * W[:, None, None]).sum(axis=3)  # (C, count, 2, directions) -> ..
+    return table, replies.reshape(-1, 2), rewards.reshape(-1, 2)
+
+
+def planted_turns(owners, sizes, V, W, best_accuracy, rng):
+    """Turns in which a person chooses one of several replies of their own, embeddings N(0, I).
+
+    owners, sizes: whose each turn is and how many replies it has, (turns,) each
+    -> embeddings (replies, d), turn by turn, and (turn, chosen, rejected), a row per reply that is
+    not chosen: (replies - turns, 3)
+    """
+    first = np.cumsum(sizes) - sizes  # table row of each turn's first reply
+    table = rng.standard_normal((sizes.sum(), len(V))).astype(np.float32)
+    scores = ((table @ V) * W[np.repeat(owners, sizes)]).sum(
+        axis=1
+    )  # (rows, directions) -> (rows,)
+    place = np.arange(sizes.max())
+    there = place < sizes[:, None]  # (turns, replies)
+    rewards = np.full(there.shape, -np.inf)
+    rewards[there] = scores
+    chosen = choose(rewards, temperature(rewards, best_accuracy), rng)
+    turn, rejected = np.nonzero(there & (place != chosen[:, None]))
+    return table, np.stack([turn, first[turn] + chosen[turn], first[turn] + rejected], axis=1)
+
+
+def drawn_from(counts, size, rng):
+    """Keys of a {key: count}, drawn as often as they occur."""
+    weights = np.array(list(counts.values()))
+    return rng.choice(np.array(list(counts)), size, p=weights / weights.sum())
 
 
 def planted_rewards(num_users, num_features, num_directions, concentration, rng):
-    """V (d, directions) orthonormal, W (C, directions) ~ Dirichlet, head (d, 1): the mean direction, blurred."""
+    """V (d, directions) orthonormal, W (C, directions) ~ Dirichlet(concentration), head (d, 1).
+
+    The head is the mean direction, blurred: it knows roughly what people like, as a reward model
+    does.
+    """
     if not (1 <= num_directions <= num_features and concentration > 0 and num_users > 1):
         raise InputError(
             "planted: at least 2 people, directions between 1 and the width, a concentration above 0"
         )
     V = np.linalg.qr(rng.standard_normal((num_features, num_directions)))[0]
     W = rng.dirichlet(np.full(num_directions, concentration), num_users)
-    direction = V.mean(axis=1, keepdims=True)
-    return (
-        V,
-        W,
-        direction
-        + np.linalg.norm(direction)
-        * rng.standard_normal((num_features, 1))
-        / np.sqrt(num_features),
-    )
+    return V, W, blurred(V.mean(axis=1, keepdims=True), rng)
+
+
+def blurred(direction, rng):
+    """A (d, 1) direction with as much noise as signal."""
+    noise = np.linalg.norm(direction) * rng.standard_normal(direction.shape)
+    return direction + noise / np.sqrt(len(direction))
+
+
+def choose(rewards, T, rng):
+    """Place of the reply that is preferred, drawn with probability softmax(reward / T).
+
+    (turns, replies) -> (turns,); a reward of -inf stands where a turn has no such reply.
+    """
+    likely = choice_probability(rewards, T)
+    drawn = rng.random((len(likely), 1)) * likely.sum(axis=1, keepdims=True)
+    return (likely.cumsum(axis=1) < drawn).sum(axis=1)
+
+
+def choice_probability(rewards, T):
+    odds = np.exp((rewards - rewards.max(axis=1, keepdims=True)) / T)
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def temperature(rewards, accuracy):
+    """T at which pairs (chosen, one not chosen) agree with the rewards with this probability."""
+    there = np.isfinite(rewards)  # (turns, replies)
+    below = rewards[:, None, :] < rewards[:, :, None]  # (turns, reply, other)
+    beaten = (below & there[:, None, :]).sum(axis=2)  # (turns, replies): others worth less
+    pairs = (there.sum(axis=1) - 1).sum()
+
+    def accuracy_at(T):
+        return (choice_probability(rewards, T) * beaten).sum() / pairs
+
+    return solve_temperature(accuracy_at, accuracy, np.abs(rewards[there]).mean())
 
 
 def solve_temperature(accuracy_at, accuracy, scale):
-    """T with accuracy_at(T) = accuracy, by bisection of log T around `scale`; more noise, less accuracy."""
+    """T with accuracy_at(T) = accuracy, by bisection of log T around `scale`."""
     if not 0.5 < accuracy < 1:
         raise InputError(f"planted accuracy {accuracy:g}: above 0.5, which is chance, and below 1")
-    low, high = np.log(1e-6 * scale), np.log(1e6 * scale)
-    for _ in range(100):
+    low, high = np.log(scale / WIDEST), np.log(scale * WIDEST)
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if accuracy_at(np.exp(middle)) > accuracy else (low, middle)
+        if accuracy_at(np.exp(middle)) > accuracy:  # more noise makes it smaller
+            low = middle
+        else:
+            high = middle
     return np.exp(middle)
+
+
+def best_against_worst(table, replies, scores, W, orders, count, names):
+    """Each person's best against worst response to the first `count` prompts that tell two apart.
+
+    replies: (P, R) rows of the table; scores: (P, R, M) of theirs by M reward models, which people
+    weigh by W (C, M); orders: C orders of prompt numbers; count 0 = all that do.
+    -> (Comparisons, how many prompts were passed over: scores all equal, or best and worst one text)
+    """
+    users, chosen, rejected, asked, passed = [], [], [], [], 0
+    for user, (w, order) in enumerate(zip(W, orders)):
+        score = scores @ w  # (P, R, M) @ (M,) -> (P, R)
+        every = np.arange(len(score))
+        best, worst = score.argmax(axis=1), score.argmin(axis=1)  # (P,) each
+        reply, other = replies[every, best], replies[every, worst]
+        told = (score[every, best] > score[every, worst]) & (reply != other)
+        usable = np.flatnonzero(told[order])[: count or None]  # places in the order
+        if len(usable) < count:
+            there = f"{len(usable)} prompts tell responses apart"
+            raise InputError(f"{names[user]}: {there}, {count} were asked for")
+        looked_at = usable[-1] + 1 if count else len(order)
+        passed += int((~told[order[:looked_at]]).sum())
+        users.append(np.full(len(usable), user))
+        chosen.append(reply[order[usable]])
+        rejected.append(other[order[usable]])
+        asked.append(order[usable])
+    parts = (users, chosen, rejected, asked)
+    user, chosen, rejected, prompt = (torch.from_numpy(np.concatenate(part)) for part in parts)
+    data = Comparisons(table, user, names, chosen, rejected, prompt=prompt)
+    return data, passed

@@ -8,6 +8,7 @@ from pathlib import Path
 from lore.common import InputError
 
 SETTING = re.compile(r"^(\w+) = .*?(?:\s+# (.*))?$")
+SEEDS = 2**32  # NumPy's legacy generator takes none from here on
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -15,44 +16,58 @@ class OneLineParser(argparse.ArgumentParser):
         raise InputError(f"{message} (--help lists the flags)")
 
 
-def settings(module):
-    """Flags of a script, from its own settings block: `module` is its globals().
+def settings(script, *shared):
+    """Flags of a script, from its own settings block: `script` is its globals().
 
-    Every `name = value  # meaning` between the two ruled lines is the flag --name with that default and that help.
+    Every `name = value  # meaning` between the two ruled lines is the flag --name with that default
+    and that help. shared: modules with a block of their own, which several scripts have in common;
+    what the script states itself goes before it.
     """
-    source = Path(module["__file__"]).read_text()
-    block = source.split("settings ---", 1)[1].split("# ---", 1)[0]
-    layout = argparse.RawDescriptionHelpFormatter
     parser = OneLineParser(
-        description=module["__doc__"], formatter_class=layout, allow_abbrev=False
+        description=script["__doc__"],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    for name, meaning in (
-        match.groups() for match in map(SETTING.match, block.splitlines()) if match
-    ):
-        default = module[name]
-        if isinstance(default, range | tuple):
-            default = list(default)
-        if name in ("data", "results"):
-            default = Path(default)
-        kind = {"type": type(default)}
-        if isinstance(default, bool):
-            kind = {"action": argparse.BooleanOptionalAction}
-        elif isinstance(default, list):
-            kind = {"type": type(default[0]) if default else str, "nargs": "+"}
-        parser.add_argument(
-            f"--{name}",
-            default=default,
-            help=f"{meaning or ''} [{default}]".replace("%", "%%"),
-            **kind,
-        )
+    known = set()
+    for module in (script, *map(vars, shared)):
+        for name, meaning in stated(module["__file__"]):
+            if name not in known:
+                add_flag(parser, name, module[name], meaning)
+                known.add(name)
     arguments = parser.parse_args()
     for name, value in vars(arguments).items():
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int | float) and not 0 <= number < math.inf:
-                raise InputError(f"--{name} {number}: a setting is never negative, and a number")
-            if name == "seed" and number >= 2**32:
-                raise InputError(f"--seed {number}: a seed is below 2 ** 32")
+        check(name, value)
     return arguments
+
+
+def stated(file):
+    """(name, meaning) of each line of a file's settings block."""
+    block = Path(file).read_text(encoding="utf-8").split("settings ---", 1)[1].split("# ---", 1)[0]
+    matches = map(SETTING.match, block.splitlines())
+    return [match.groups() for match in matches if match]
+
+
+def add_flag(parser, name, default, meaning):
+    if isinstance(default, range | tuple):
+        default = list(default)
+    if name in ("data", "results"):
+        default = Path(default)
+    kind = {"type": type(default)}
+    if isinstance(default, bool):
+        kind = {"action": argparse.BooleanOptionalAction}
+    elif isinstance(default, list):
+        kind = {"type": type(default[0]) if default else str, "nargs": "+"}
+    text = f"{meaning or ''} [{default}]".replace("%", "%%")
+    parser.add_argument(f"--{name}", default=default, help=text, **kind)
+
+
+def check(name, value):
+    """InputError: a number below zero, NaN or infinite, or a seed that NumPy does not take."""
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, int | float) and not 0 <= number < math.inf:
+            raise InputError(f"--{name} {number}: a setting is never negative, and a number")
+    if name == "seed" and value >= SEEDS:
+        raise InputError(f"--seed {value}: a seed is below 2 ** 32")
 
 
 def alphas_of(args):

@@ -1,0 +1,170 @@
+"""The people of PRISM: each had several dialogues and chose one reply in every turn.
+
+The two steps before leave data/prism.safetensors (`embeddings` of dialogues up to a reply, and the
+reward model's `head`), data/prism.parquet, a row per comparison: `user_id`, `dialogue`, `turn`,
+`chosen`, `rejected` (rows of the embeddings), and data/prism_split_ids_50.json, the split: SPLIT_KEYS.
+
+    load(folder)            Dialogues: what is there; with .head and .model of the embeddings
+    plant(seed, ..)         the same of people whose rewards are known; these are .planted
+    split(dialogues, ..)    Groups: who is seen and who is not, what each is fitted and tested on
+"""
+
+import hashlib
+import json
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from lore.common import InputError
+from lore.comparisons import Comparisons, Groups
+from lore.planted import Planted, drawn_from, planted_rewards, planted_turns
+from lore.tables import load_split
+
+# ------------------------------------------------------------------------------- settings ---
+planted_users = 200  # of --synthetic: people, 80 % of them seen
+planted_features = 64  # of --synthetic: width of the embeddings
+planted_directions = 4  # of --synthetic: hidden rewards that people mix
+planted_concentration = 0.2  # of --synthetic: Dirichlet parameter; small = different people
+planted_accuracy = 0.9  # of --synthetic: how often a pair agrees with the person's true reward
+# -------------------------------------------------------------------------------------------
+
+PREPARE = "python PRISM/prepare.py"
+GENERATE = "python PRISM/generate-prism-embeddings.py"
+SPLIT_KEYS = ("train_dialog_ids", "test_dialog_ids", "seen_user_ids", "unseen_user_ids")
+
+# Dialogues by number of replies, people by number of dialogues (from six): counted in the ids that
+# github.com/HannahKirk/prism-alignment publishes (results/clusters: 8,011 dialogues, 68,371 replies).
+PEOPLE_OF_DIALOGUES = {6: 1283, 7: 5}
+DIALOGUES_OF_REPLIES = {
+    3: 4, 4: 57, 5: 525, 6: 2191, 7: 497, 8: 1906, 9: 311, 10: 1083, 11: 151, 12: 554, 13: 68, 14: 309,
+    15: 34, 16: 119, 17: 19, 18: 69, 19: 7, 20: 33, 21: 8, 22: 43, 23: 2, 24: 9, 26: 6, 27: 3, 28: 2, 44: 1,
+}  # fmt: skip
+
+
+class Dialogues(NamedTuple):
+    table: torch.Tensor  # (rows, d)
+    frame: object  # pandas DataFrame of the comparisons
+    head: torch.Tensor | None  # V_ref, (d, 1)
+    model: str
+    ids: dict  # SPLIT_KEYS -> ids
+    planted: Planted | None = None
+
+
+def load(folder):
+    """The embedded dialogues and their split. InputError: missing, damaged, of other dialogues."""
+    path, texts = folder / "prism_split_ids_50.json", folder / "dialogues.jsonl"
+    if not path.exists():
+        raise InputError(f"{path} is missing; make it with: {PREPARE} && {GENERATE}")
+    try:
+        written = json.loads(path.read_text())
+        ids = {name: written[name] for name in SPLIT_KEYS}
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is damaged ({error!r}); make it again with: {PREPARE}") from error
+    table, frame, head, model, made_from = load_split(folder / "prism", f"{PREPARE} && {GENERATE}")
+    if texts.exists() and hashlib.sha256(texts.read_bytes()).hexdigest() != made_from:
+        again = f"delete it and its .parquet and run again: {GENERATE}"
+        raise InputError(f"{folder / 'prism'}.safetensors was made of another {texts}; {again}")
+    return Dialogues(table, frame, head, model, ids)
+
+
+def split(dialogues, seed=None, least=0):
+    """Groups of seen and unseen people, training and test dialogues; a shot is a dialogue.
+
+    seed: draws the split anew, None = as prepared; least: training dialogues an unseen person needs.
+    """
+    table, frame = dialogues.table, dialogues.frame
+    ids = dialogues.ids if seed is None else drawn_anew(dialogues, seed)
+    on_train = frame["dialogue"].isin(ids["train_dialog_ids"])
+    on_test = frame["dialogue"].isin(ids["test_dialog_ids"])
+    seen, unseen = {*ids["seen_user_ids"]}, {*ids["unseen_user_ids"]}
+    if (on_train & on_test).any() or seen & unseen:
+        sides = "both the training and the test side of the split"
+        raise InputError(f"a dialogue is on {sides}, or a person seen and unseen")
+    train, test = frame[on_train], frame[on_test]
+    if least:
+        known = train.groupby("user_id")["dialogue"].nunique()
+        few = unseen - {*known.index[known >= least]}
+        print(f"left out: {len(few)} unseen people with fewer than {least} dialogues")
+        unseen -= few
+        if not unseen:
+            raise InputError(f"no unseen person has {least} training dialogues; lower --num_shots")
+    complete = {*train["user_id"]} & {*test["user_id"]}
+    missing = len((seen | unseen) - complete)
+    seen, unseen = sorted(seen & complete), sorted(unseen & complete)
+    if not (seen and unseen):
+        raise InputError("no seen or no unseen people have pairs in training and test dialogues")
+    groups = Groups(
+        Comparisons.from_frame(table, train, seen, "dialogue", prompt="dialogue"),
+        Comparisons.from_frame(table, test, seen, "dialogue"),
+        Comparisons.from_frame(table, train, unseen, "dialogue"),
+        Comparisons.from_frame(table, test, unseen, "dialogue"),
+    )
+    for name, group in groups._asdict().items():
+        size = f"{len(group.user_ids):5} people {len(group.shot.unique()):6} dialogues"
+        each = f"{group.counts.min()} .. {group.counts.max()} a person"
+        mean = f"mean {group.counts.double().mean():.1f}"
+        print(f"{name:15} {size} {len(group):7} pairs ({each}, {mean})")
+    unused = len(frame) - len(train) - len(test)
+    print(f"left out: {missing} people without pairs on both sides; {unused} pairs of no side")
+    return groups
+
+
+def drawn_anew(dialogues, seed):
+    """Ids of the same people and dialogues, drawn anew: as many seen, the same share to train on."""
+    train, test, seen, unseen = ({*dialogues.ids[name]} for name in SPLIT_KEYS)
+    used = dialogues.frame[dialogues.frame["dialogue"].isin(train | test)]
+    users = {user: sorted({*names}) for user, names in used.groupby("user_id")["dialogue"]}
+    train_fraction = round(len(train) / len(train | test), 2)  # 0.4997: odd numbers round down
+    return split_users(users, len(seen) / len(seen | unseen), train_fraction, 1, seed)
+
+
+def split_users(users, seen_fraction, train_fraction, min_dialogues, seed):
+    """The published split, draw by draw (NumPy's legacy generator), under its published keys."""
+    rng = np.random.RandomState(seed)
+    order = rng.permutation([user for user, ids in users.items() if ids])
+    train, test, seen, unseen = [], [], {}, {}
+    for place, user in enumerate(order.tolist()):
+        if len(users[user]) < min_dialogues:
+            continue
+        if place < int(len(order) * seen_fraction):
+            seen[user] = len(seen) + 1
+        else:
+            unseen[user] = 0
+        ids = rng.permutation(users[user])
+        first_test = int(len(ids) * train_fraction)
+        train += ids[:first_test].tolist()
+        test += ids[first_test:].tolist()
+    return dict(zip(SPLIT_KEYS, (train, test, seen, unseen)))
+
+
+def plant(
+    seed, num_users=planted_users, num_features=planted_features, num_directions=planted_directions,
+    concentration=planted_concentration, best_accuracy=planted_accuracy,
+):  # fmt: skip
+    """Dialogues of PRISM's structure by people who mix hidden rewards."""
+    import pandas as pd
+
+    rng = np.random.default_rng(seed)
+    V, W, head = planted_rewards(num_users, num_features, num_directions, concentration, rng)
+    users, turns, owners, sizes = {}, [], [], []
+    for number, count in enumerate(drawn_from(PEOPLE_OF_DIALOGUES, num_users, rng)):
+        user = f"planted{number:04d}"
+        users[user] = [f"{user}.{i}" for i in range(count)]
+        for dialogue, replies in zip(users[user], drawn_from(DIALOGUES_OF_REPLIES, count, rng)):
+            for turn, size in enumerate(replies_per_turn(int(replies))):
+                turns.append((user, dialogue, turn))
+                owners.append(number)
+                sizes.append(size)
+    table, pairs = planted_turns(owners, np.array(sizes), V, W, best_accuracy, rng)
+    turns = pd.DataFrame(turns, columns=["user_id", "dialogue", "turn"])
+    frame = turns.iloc[pairs[:, 0]].assign(chosen=pairs[:, 1], rejected=pairs[:, 2])
+    population = Planted.of({"prism": (table, frame.reset_index(drop=True), head)}, V, users, W)
+    ids = split_users(users, seen_fraction=0.8, train_fraction=0.5, min_dialogues=6, seed=seed)
+    return Dialogues(*population.splits["prism"][:4], ids, population)
+
+
+def replies_per_turn(replies):
+    """Replies of a dialogue, turn by turn: up to four to the first question, two to later ones."""
+    first = replies - 2 if replies < 5 else 4 - replies % 2
+    return [first] + [2] * ((replies - first) // 2)

@@ -1,0 +1,170 @@
+"""The people of PersonalLLM: simulated, each with their own mixture of ten reward models.
+
+prepare.py leaves data/train and data/test. A side is NAME.safetensors (`embeddings` of prompts with
+a response, `head`) and NAME.parquet, a row per response, as many to each prompt: `prompt`,
+`response` (0, 1, ..), `reply` (row of the embeddings), a score by each reward model.
+
+    load(folder)            Sides: what prepare.py has left; with .head and .model of the embeddings
+    plant(seed, ..)         the same with planted reward models
+    split(sides, a, ..)     Groups: people drawn for a, what each is fitted and tested on
+"""
+
+import math
+from itertools import repeat
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from lore.common import InputError
+from lore.comparisons import Groups
+from lore.planted import best_against_worst, blurred, float32
+from lore.tables import load_split
+
+# ------------------------------------------------------------------------------- settings ---
+planted_prompts = 2000  # of --synthetic: training prompts, eight responses each
+planted_tests = 300  # of --synthetic: test prompts
+planted_features = 64  # of --synthetic: width of the embeddings
+planted_agreement = 0.25  # of --synthetic: correlation of what is explained of two models' scores
+planted_unexplained = 0.15  # of --synthetic: share of a score's variance that no embedding tells
+# -------------------------------------------------------------------------------------------
+
+PREPARE = "python PersonalLLM/prepare.py"
+PLACE = ["prompt", "response", "reply"]  # columns of a prepared file that are no scores
+REWARD_MODELS, RESPONSES = 10, 8  # of --synthetic, as upstream
+
+
+class Prompts(NamedTuple):
+    table: torch.Tensor  # (rows, d) embeddings
+    reply: np.ndarray  # (P, R) table row of each response
+    scores: np.ndarray  # (P, R, M) of each response by each reward model
+
+
+class Sides(NamedTuple):
+    train: Prompts
+    test: Prompts
+    head: torch.Tensor | None  # V_ref, (d, 1)
+    model: str = ""
+
+    def standardised(self):
+        """Each reward model's scores in units of its spread over the training responses."""
+        mean, std = self.train.scores.mean((0, 1)), self.train.scores.std((0, 1))
+        if not std.all():
+            which = f"reward model number {std.argmin()}"
+            raise InputError(f"standardise: {which} gives all training responses one score")
+        train = self.train._replace(scores=(self.train.scores - mean) / std)
+        test = self.test._replace(scores=(self.test.scores - mean) / std)
+        return self._replace(train=train, test=test)
+
+
+def load(folder):
+    """Both sides. InputError: incomplete rows; sides that differ in model, width, responses, scores."""
+    splits, sides = [], []
+    for name in ("train", "test"):
+        splits.append(load_split(folder / name, PREPARE, columns=PLACE))
+        sides.append(prompts_of(splits[-1], folder / f"{name}.parquet"))
+    kinds = {
+        "model": [split.model for split in splits],
+        "width": [split.table.shape[1] for split in splits],
+        "responses": [side.reply.shape[1] for side in sides],
+        "reward models": [[*split.frame.drop(columns=PLACE)] for split in splits],
+    }
+    for what, (train, test) in kinds.items():
+        if train != test:
+            raise InputError(f"{folder}: train and test differ in {what}: {train} and {test}")
+    return Sides(*sides, splits[0].head, splits[0].model)
+
+
+def prompts_of(split, path):
+    """A prepared side, whose rows are every response to every prompt in order, as arrays."""
+    place, scores = split.frame[["prompt", "response"]], split.frame.drop(columns=PLACE)
+    P, R = place["prompt"].nunique(), place["response"].nunique()
+    order = np.stack([np.repeat(np.arange(P), R), np.tile(np.arange(R), P)], axis=1)
+    if not P or not np.array_equal(place.to_numpy(), order):
+        raise InputError(f"{path}: {len(place)} rows are not {R} responses to each of {P} prompts")
+    try:
+        scores = scores.to_numpy(dtype=np.float64).reshape(P, R, -1)
+    except ValueError as error:
+        raise InputError(f"{path}: a score that is no number; make it with: {PREPARE}") from error
+    if not np.isfinite(scores).all():
+        raise InputError(f"{path}: a score is NaN or infinite; make it again with: {PREPARE}")
+    return Prompts(split.table, split.frame["reply"].to_numpy().reshape(P, R), scores)
+
+
+def plant(
+    seed, num_prompts=planted_prompts, num_tests=planted_tests, num_features=planted_features,
+    agreement=planted_agreement, unexplained=planted_unexplained,
+):  # fmt: skip
+    """Sides with ten correlated reward models, linear in N(0, I) embeddings but for a part.
+
+    The head is the mean of the ten directions, blurred: it knows roughly what people like.
+    """
+    if not (num_prompts and num_tests and num_features and agreement <= 1 and unexplained < 1):
+        allowed = "at least one prompt, test and feature; agreement up to 1, unexplained below 1"
+        raise InputError(f"planted: {allowed}")
+    rng = np.random.default_rng(seed)
+    common = unit(rng.standard_normal((num_features, 1)))
+    own = unit(rng.standard_normal((num_features, REWARD_MODELS)))
+    directions = unit(np.sqrt(agreement) * common + np.sqrt(1 - agreement) * own)  # (d, M)
+    head = blurred(directions.mean(axis=1, keepdims=True), rng)
+    sides = []
+    for count in (num_prompts, num_tests):
+        table = rng.standard_normal((count * RESPONSES, num_features)).astype(np.float32)
+        known = table @ directions  # (rows, d) @ (d, M)
+        scores = np.sqrt(1 - unexplained) * known
+        scores += np.sqrt(unexplained) * rng.standard_normal(known.shape)
+        reply = np.arange(len(table)).reshape(count, RESPONSES)
+        sides.append(Prompts(float32(table), reply, scores.reshape(count, RESPONSES, -1)))
+    return Sides(*sides, float32(head))
+
+
+def unit(columns):
+    return columns / np.linalg.norm(columns, axis=0)
+
+
+def check_populations(dirichlet_list):
+    for a in dirichlet_list:
+        if not 0 < a < math.inf:
+            raise InputError(f"dirichlet_list: {a:g} is no Dirichlet parameter, above 0 and finite")
+    if len({f"{a:g}" for a in dirichlet_list}) < len(dirichlet_list):
+        raise InputError("dirichlet_list holds a value twice")
+
+
+def split(sides, a, num_seen, num_unseen, train_prompts, few_shot_prompts, seed):
+    """Groups of one population, w ~ Dirichlet(a), whatever other populations there are.
+
+    Seen people are fitted on train_prompts each, few_shot_prompts of unseen ones are known, and all
+    are tested on all test prompts. A person follows from seed, a and their number alone.
+    """
+    P, every = len(sides.train.scores), np.arange(len(sides.test.scores))
+    if not (0 < train_prompts <= P and 0 < few_shot_prompts <= P):
+        asked = f"{train_prompts} and {few_shot_prompts} prompts a person"
+        raise InputError(f"{asked}: between 1 and {P} are there to draw from")
+    if not (num_seen and num_unseen):
+        raise InputError("num_seen and num_unseen: at least one person each")
+    groups, passed = [], []
+    kinds = (("seen", num_seen, train_prompts), ("unseen", num_unseen, few_shot_prompts))
+    for kind, count, known in kinds:
+        W, rng = true_mixtures(sides, a, kind, count, seed)
+        names = tuple(f"{kind}{i:04d}" for i in range(count))
+        orders = (rng.permutation(P) for _ in names)
+        for prompts, order, number in (
+            (sides.train, orders, known),
+            (sides.test, repeat(every), 0),
+        ):
+            group, dropped = best_against_worst(*prompts, W, order, number, names)
+            groups.append(group)
+            passed.append(dropped)
+    groups = Groups(*groups)
+    for (name, group), dropped in zip(groups._asdict().items(), passed):
+        size = f"{len(group.user_ids):5} people {len(group):8} pairs, d = {group.num_features}"
+        note = f"; {dropped} prompts passed over: equal scores, or one text" if dropped else ""
+        print(f"{name:15} {size}{note}")
+    return groups
+
+
+def true_mixtures(sides, a, kind, count, seed):
+    """w ~ Dirichlet(a) of people over the reward models, (C, M), and the stream of their prompts."""
+    first = 0 if kind == "seen" else 2
+    streams = np.random.default_rng([seed, round(1e9 * a)]).spawn(4)[first:]
+    return streams[0].dirichlet(np.full(sides.train.scores.shape[2], a), count), streams[1]

@@ -1,0 +1,136 @@
+"""The people of Reddit TL;DR: workers who chose between two summaries of a post.
+
+prepare.py leaves two sides here, data/train and data/validation, or only one of them. A side is
+NAME.safetensors (`embeddings` of posts with a summary, and the reward model's `head`) and
+NAME.parquet, a row per comparison: `user_id` (the worker), `prompt` (key of the post), `chosen` and
+`rejected` (rows of the embeddings).
+
+    load(folder)               Sides: what prepare.py has left; with .head and .model of the embeddings
+    plant(seed, ..)            the same of workers whose rewards are known; these are .planted
+    split(sides, .., seed)     Groups: who is seen and who is not, what each is fitted and tested on
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lore.common import InputError
+from lore.comparisons import Comparisons, Groups
+from lore.planted import Planted, planted_population
+from lore.tables import Split, load_split
+
+# ------------------------------------------------------------------------------- settings ---
+planted_workers = 40  # of --synthetic: as many as in the paper
+planted_pairs = 200  # of --synthetic: comparisons of each worker on each side
+planted_features = 64  # of --synthetic: width of the embeddings
+planted_directions = 4  # of --synthetic: hidden rewards that workers mix
+planted_concentration = 0.2  # of --synthetic: Dirichlet parameter; small = different workers
+planted_accuracy = 0.9  # of --synthetic: how often who knows the true rewards is right
+# -------------------------------------------------------------------------------------------
+
+PREPARE = "python RedditTLDR/prepare.py"
+
+
+class Sides(NamedTuple):
+    train: Split
+    test: Split | None  # None: only one side was prepared, and `split` deals out its posts
+    planted: Planted | None = None
+
+    @property
+    def head(self):
+        return self.train.head
+
+    @property
+    def model(self):
+        return self.train.model
+
+
+def load(folder):
+    """The prepared sides. InputError: neither is there, or they are of two models."""
+    found = [side for side in ("train", "validation") if (folder / f"{side}.safetensors").exists()]
+    if len(found) == 1:
+        return Sides(load_split(folder / found[0], PREPARE), None)
+    train = load_split(folder / "train", PREPARE)
+    test = load_split(folder / "validation", PREPARE)
+    if train.model != test.model:
+        raise InputError(
+            f"{folder}: train was embedded by {train.model}, validation by {test.model}"
+        )
+    return Sides(train, test)
+
+
+def plant(
+    seed,
+    num_workers=planted_workers,
+    pairs=planted_pairs,
+    num_features=planted_features,
+    num_directions=planted_directions,
+    concentration=planted_concentration,
+    best_accuracy=planted_accuracy,
+):
+    """Sides of workers whose rewards are known, each with as many comparisons on either side."""
+    population = planted_population(
+        num_workers,
+        {"train": pairs, "validation": pairs},
+        num_features=num_features,
+        num_directions=num_directions,
+        concentration=concentration,
+        best_accuracy=best_accuracy,
+        seed=seed,
+    )
+    return Sides(population.splits["train"], population.splits["validation"], population)
+
+
+def split(sides, min_comparisons, max_train, max_few_shot, train_posts, seed):
+    """Half of the workers seen, half unseen -> Groups, each tested on all of their test pairs.
+
+    At most max_train pairs of a seen worker train and max_few_shot of an unseen one are known, drawn
+    by `seed` as the workers are. train_posts: see `two_sides`. InputError: fewer than two workers
+    have min_comparisons on each side.
+    """
+    train, test = two_sides(sides, train_posts, seed)
+    enough = None
+    for side in (train, test):
+        counts = side.frame["user_id"].value_counts()
+        known = set(counts.index[counts >= min_comparisons])
+        enough = known if enough is None else enough & known
+    if len(enough) < 2:
+        raise InputError(
+            f"{len(enough)} workers have {min_comparisons} comparisons on each side;"
+            " lower --min_comparisons"
+        )
+    workers = np.random.default_rng(seed).permutation(sorted(enough)).tolist()
+    half = len(workers) // 2
+    seen, unseen = sorted(workers[:half]), sorted(workers[half:])
+    shuffled = train.frame.sample(frac=1, random_state=seed).groupby("user_id")
+    groups = Groups(
+        Comparisons.from_frame(train.table, shuffled.head(max_train), seen, prompt="prompt"),
+        Comparisons.from_frame(test.table, test.frame, seen),
+        Comparisons.from_frame(train.table, shuffled.head(max_few_shot), unseen),
+        Comparisons.from_frame(test.table, test.frame, unseen),
+    )
+    for name, group in groups._asdict().items():
+        workers_text = f"{len(group.user_ids):5} workers {len(group):7} comparisons"
+        print(f"{name:15} {workers_text}, d = {group.num_features}")
+    both = set(train.frame["prompt"]) & set(test.frame["prompt"])
+    print(f"{'warning: ' if both else ''}posts on both the training and the test side: {len(both)}")
+    return groups
+
+
+def two_sides(sides, train_posts, seed):
+    """(train, test) Splits: the two prepared ones, or the only one with a share of its posts on each.
+
+    InputError: train_posts is not this share where one side is there, or is not 0 where two are.
+    """
+    train, test = sides.train, sides.test
+    if test is not None:
+        if train_posts:
+            raise InputError(f"--train_posts {train_posts} is for one side only, but both are here")
+        return train, test
+    if not 0 < train_posts < 1:
+        raise InputError(
+            "only one side was prepared; a --train_posts between 0 and 1 splits it by post"
+        )
+    posts = np.random.default_rng(seed).permutation(sorted(train.frame["prompt"].unique()))
+    to_train = train.frame["prompt"].isin(posts[: round(train_posts * len(posts))])
+    return train._replace(frame=train.frame[to_train]), train._replace(frame=train.frame[~to_train])
