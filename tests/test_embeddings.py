@@ -6,6 +6,7 @@ import torch
 from tiny import TALKS, encoder
 
 from lore.common import InputError
+from lore.conversations import exchange
 from lore.embeddings import embed_split
 from lore.encoder import Encoder
 from lore.tables import load_split
@@ -48,3 +49,46 @@ def test_a_split_of_another_model_or_text_is_not_overwritten(reward_model, text_
     ):
         with pytest.raises(InputError, match=r"made of other text|made with .* this run has"):
             embed_split(tmp_path / "train", other_frame, other)
+
+
+LONG = "the cat sat on the mat " * 20
+
+
+def test_pairs_with_a_reply_that_is_too_long_are_left_out_and_counted(
+    reward_model, tmp_path, capsys
+):
+    frame = a_frame()
+    frame["rejected"] = [TALKS[3], exchange("hello?", LONG), TALKS[0]]
+    embed_split(tmp_path / "train", frame, encoder(reward_model, max_length=60))
+    assert "train: 1 of 3 rows left out" in capsys.readouterr().out
+    split = load_split(tmp_path / "train", "prepare")
+    assert split.frame["user_id"].tolist() == ["u", "v"]
+    assert split.frame["prompt"].tolist() == ["p", "p"]
+    chosen = encoder(reward_model).embed([TALKS[0], TALKS[3]])
+    assert torch.allclose(split.table[split.frame["chosen"].to_numpy()], chosen, atol=1e-5)
+    rejected = encoder(reward_model).embed([TALKS[3], TALKS[0]])
+    assert torch.allclose(split.table[split.frame["rejected"].to_numpy()], rejected, atol=1e-5)
+    assert len(split.table) == 3  # TALKS 0, 1 and 3, and no row that nothing was written to
+
+
+def test_rows_that_belong_together_are_left_out_together(reward_model, tmp_path, capsys):
+    replies = ["a", "b", LONG, "c", "d", "e"]
+    frame = pd.DataFrame(
+        {"prompt": [0, 0, 1, 1, 2, 2], "reply": [exchange("x?", reply) for reply in replies]},
+        index=[5, 5, 1, 0, 2, 9],  # that of a table that was shuffled
+    )
+    model = encoder(reward_model, max_length=60)
+    embed_split(tmp_path / "train", frame, model, columns=["reply"], whole="prompt")
+    words = "train: 2 of 6 rows left out (every row of the same prompt)"
+    assert words in capsys.readouterr().out
+    split = load_split(tmp_path / "train", "prepare", columns=["reply"])
+    assert split.frame["prompt"].tolist() == [0, 0, 2, 2]
+    expected = encoder(reward_model).embed([exchange("x?", reply) for reply in "abde"])
+    assert torch.allclose(split.table[split.frame["reply"].to_numpy()], expected, atol=1e-5)
+
+
+def test_no_row_left_is_one_line(reward_model, tmp_path):
+    frame = a_frame()[:1].copy()
+    frame["rejected"] = [exchange("hello?", LONG)]
+    with pytest.raises(InputError, match="no row is left; a larger --max_length"):
+        embed_split(tmp_path / "train", frame, encoder(reward_model, max_length=60))

@@ -165,3 +165,66 @@ def test_bfloat16_on_request(reward_model):
     table = encoder(reward_model, dtype="bfloat16").embed(TALKS)
     assert table.dtype == torch.bfloat16
     assert torch.allclose(table.float(), encoder(reward_model).embed(TALKS), atol=0.1, rtol=0.1)
+
+
+ENCODERS = {
+    "Roberta": {"num_attention_heads": 4, "max_position_embeddings": 40, "pad_token_id": 1},
+    "XLMRoberta": {"num_attention_heads": 4, "max_position_embeddings": 40, "pad_token_id": 1},
+    "Bert": {"num_attention_heads": 4, "max_position_embeddings": 40},
+    "GPT2": {"n_head": 4, "n_positions": 40},
+}
+
+
+@pytest.mark.parametrize("family, usable", list(zip(ENCODERS, (38, 38, 40, 40))))
+def test_texts_are_cut_to_the_positions_that_there_are(family, usable, tokenizer, tmp_path):
+    """RoBERTa and its kin count positions from behind the padding's."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=400, hidden_size=32, num_hidden_layers=2, **ENCODERS[family]
+    )
+    getattr(transformers, f"{family}Model")(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = encoder(tmp_path, "mean")
+    talks = [exchange("the cat sat on the mat " * 20, "yes"), *TALKS]
+    table = model.embed(talks)
+    ids = model.tokens(talks).ids
+    assert model.tokeniser.longest == usable and usable - 1 <= len(ids[0]) <= usable
+    for tokens, vector in zip(ids, table):
+        with torch.no_grad():
+            states = model.model(input_ids=torch.tensor(tokens[None])).last_hidden_state
+        assert torch.allclose(vector, states[0].mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["T5Model", "T5EncoderModel", "BartModel"])
+def test_of_an_encoder_decoder_the_encoder_is_used(name, tokenizer, tmp_path):
+    import transformers
+
+    sizes = {"d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    if name == "BartModel":
+        sizes = {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 64}
+    kind = getattr(transformers, "BartConfig" if name == "BartModel" else "T5Config")
+    torch.manual_seed(0)
+    whole = getattr(transformers, name)(kind(vocab_size=400, d_model=32, **sizes)).eval()
+    whole.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = encoder(tmp_path, "mean")
+    table = model.embed(TALKS)
+    for tokens, vector in zip(model.tokens(TALKS).ids, table):
+        with torch.no_grad():
+            states = whole.get_encoder()(input_ids=torch.tensor(tokens[None])).last_hidden_state
+        assert torch.allclose(vector, states[0].mean(0), atol=1e-5)
+
+
+def test_what_a_model_fails_on_is_one_line(reward_model):
+    model = encoder(reward_model, share=False)
+    model.model.model.norm.weight = torch.nn.Parameter(torch.ones(31))
+    with pytest.raises(
+        InputError, match=r"fails on \d+ tokens in float32 \(RuntimeError: The size"
+    ):
+        model.embed(TALKS)
+    model = encoder(reward_model)
+    model.model.model.norm.weight = torch.nn.Parameter(torch.ones(31))
+    with pytest.raises(InputError, match=r"takes no packed conversations .*: use --no-share"):
+        model.embed(TALKS)

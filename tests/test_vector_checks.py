@@ -1,0 +1,124 @@
+"""Vectors that would be wrong are refused, whenever in a run they come."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import TALKS, a_model, alone, by_itself, dialogue, encoder
+
+from lore.attention import Stretch
+from lore.common import InputError
+from lore.conversations import exchange
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0] * 4,
+    "factor": 8.0,
+    "original_max_position_embeddings": 60,
+}
+
+
+def assert_own_passes(model, talks):
+    table = model.embed(talks)
+    for talk, vector in zip(talks, table):
+        assert torch.allclose(vector, alone(model, talk), atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize(
+    "architecture, options",
+    [
+        ("LlamaForSequenceClassification", {}),
+        (
+            "Phi3ForSequenceClassification",
+            {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 1},
+        ),
+    ],
+)
+def test_positions_scaled_by_the_longest_in_a_pass(
+    architecture, options, share, tokenizer, tmp_path
+):
+    """Conversations on the two sides of the switch do not share a pass, even in one tree."""
+    a_model(architecture, tmp_path, tokenizer, rope_parameters=LONGROPE, **options)
+    model = encoder(tmp_path, share=share)
+    talks = [*dialogue(4), *TALKS, exchange("the cat " * 40, "ok"), exchange("the cat " * 40, "no")]
+    lengths = [len(ids) for ids in model.tokens(talks).ids]
+    assert min(lengths) < 60 < max(lengths) and len(lengths) == 18
+    assert_own_passes(model, talks)
+
+
+def test_a_window_that_the_model_keeps_to_itself_is_noticed_at_the_first_longer_text(
+    tokenizer, tmp_path, monkeypatch
+):
+    """It is right for texts within the window, which come first here as they have more letters."""
+    a_model("MistralForSequenceClassification", tmp_path, tokenizer, sliding_window=100)
+    monkeypatch.setattr("lore.packing.PART_BYTES", 10)
+    mask = Stretch.mask
+    monkeypatch.setattr(Stretch, "mask", lambda self, _, additive: mask(self, None, additive))
+    model = encoder(tmp_path)
+    short = exchange("the cat sat on the mat and the dog lay beside it " * 6, "ok")
+    longer = exchange("7 6 5 4 3 2 1 " * 20, "ok")
+    lengths = [len(ids) for ids in model.tokens([short, longer]).ids]
+    assert lengths[0] < 100 < lengths[1]
+    assert_own_passes(model, [short])
+    with pytest.raises(InputError, match="depends on what is computed beside it; use --no-share"):
+        model.embed([short, longer])
+    assert_own_passes(encoder(tmp_path, share=False), [short, longer])
+
+
+@pytest.mark.parametrize("dtype, number", [("float32", float("nan")), ("float16", 1e5)])
+def test_vectors_that_are_not_finite_name_the_text_and_the_dtype(
+    reward_model, tmp_path, dtype, number, tokenizer
+):
+    """Only the text with one token is hit, and it comes last."""
+    folder = tmp_path / "model"
+    by_itself(encoder(reward_model)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    (row,) = tokenizer("Q", add_special_tokens=False)["input_ids"]
+    weights["model.embed_tokens.weight"][row] = number
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    model = encoder(folder, dtype=dtype, batch_tokens=1)
+    assert model.embed(TALKS).isfinite().all()
+    message = f"gives NaN or infinity for the text 'a Q' with --dtype {dtype}"
+    with pytest.raises(InputError, match=message):
+        model.embed([*TALKS, exchange("x", "a Q")])
+
+
+def test_a_mean_that_sees_padding_is_refused_and_its_way_out_is_right(tokenizer, tmp_path):
+    """Fourier mixing has no mask: padding beside a longer text is mixed in."""
+    from transformers import FNetConfig, FNetModel
+
+    torch.manual_seed(0)
+    config = FNetConfig(vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+    FNetModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"depends on what is .* beside it; use --batch_tokens 1"):
+        encoder(tmp_path, "mean", attention="eager").embed(TALKS)
+    model = encoder(tmp_path, "mean", attention="eager", batch_tokens=1)
+    table = model.embed(TALKS)
+    for ids, vector in zip(model.tokens(TALKS).ids, table):
+        with torch.no_grad():
+            states = model.model(input_ids=torch.tensor(ids[None])).last_hidden_state
+        assert torch.allclose(vector, states[0].mean(0), atol=1e-5)
+
+
+def test_every_longest_text_so_far_is_compared(reward_model, monkeypatch):
+    compared = []
+    model = encoder(reward_model, batch_tokens=1)
+    compare = model.checks.compare
+
+    def look_and_compare(tokens, vector):
+        compared.append(len(tokens))
+        compare(tokens, vector)
+
+    monkeypatch.setattr(model.checks, "compare", look_and_compare)
+    model.embed([TALKS[0]])
+    first = len(model.tokens([TALKS[0]]).ids[0])
+    assert max(compared) == first
+    compared.clear()
+    model.embed([TALKS[3]])  # shorter
+    assert not compared
+    model.embed([TALKS[1], TALKS[1], TALKS[0]])
+    assert set(compared) == {len(model.tokens([TALKS[1]]).ids[0])}
