@@ -24,7 +24,8 @@ from lore.common import InputError, start, written_whole
 from lore.conversations import exchange, read_json_lines
 from lore.embeddings import embed_split
 from lore.encoder import encoder_of
-from lore.report import print_aligned, save_results
+from lore.printing import print_aligned
+from lore.report import save_results
 from lore.settings import settings
 from lore.tables import TABLE_ROWS, load_split
 

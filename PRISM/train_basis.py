@@ -21,7 +21,8 @@ import people
 from lore.basis import basis_health
 from lore.common import pick_device, start
 from lore.evaluation import LORE, best_cell
-from lore.report import print_health, report, run_rows
+from lore.printing import print_health
+from lore.report import report, run_rows
 from lore.settings import alphas_of, repeats_of, settings
 from utils import run_regularized
 
@@ -48,7 +49,7 @@ def with_health(cells, V_ref):
     """One row per cell for the JSON, those of a fit with what tells whether its basis is healthy."""
     rows = run_rows(cells)
     for row, cell in zip(rows, cells):
-        if cell.fit is not None and cell.model == LORE and cell.K not in (0, "best"):
+        if cell.fit is not None and cell.variant == LORE and cell.K not in (0, "best"):
             row |= basis_health(cell.fit.V, cell.fit.W, V_ref)
     return rows
 

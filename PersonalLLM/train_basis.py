@@ -19,8 +19,9 @@ sys.path.insert(0, str(HERE.parent))
 import people
 from lore.common import pick_device, start
 from lore.evaluation import LORE
-from lore.mixture_pictures import plot_mixtures
-from lore.report import key_text, print_aligned, report
+from lore.pictures import plot_mixtures
+from lore.printing import key_text, print_aligned
+from lore.report import report
 from lore.settings import alphas_of, repeats_of, settings
 from utils import run
 
@@ -97,7 +98,7 @@ def main():
             cells += result.cells
         populations[a] = report(output, cells, args)
         for cell in cells:
-            if (cell.K, cell.seed, cell.model) == (max(args.K_list), args.seed, LORE) and cell.K:
+            if (cell.K, cell.seed, cell.variant) == (max(args.K_list), args.seed, LORE) and cell.K:
                 true, _ = people.true_mixtures(sides, a, "seen", N, args.seed)
                 title = f"learned, K = {cell.K}, alpha = {cell.alpha:g}, seed {args.seed}"
                 plot_mixtures(f"{output}_mixtures", true, cell.fit.W.cpu().numpy(), title)

@@ -25,14 +25,16 @@ import torch
 
 from lore.common import InputError, start
 from lore.comparisons import Comparisons, Groups
-from lore.evaluation import mean_accuracies, paired_difference, score_cells
+from lore.evaluation import Fitted, Setting, score
 from lore.likelihood import project
 from lore.mixtures import Prior, solve_mixtures
 from lore.planted import planted_rewards, solve_temperature
-from lore.report import print_aligned
+from lore.printing import print_aligned
 from lore.ridge import fit_ridge
+from lore.statistics import mean_accuracies, paired_difference
+from lore.sweeps import Recipe
 from lore.tables import load_split
-from utils import LoRe, fit_grid, personalise
+from utils import LoRe, fit_all, personalise
 
 K_LIST = [1, 2, 4, 8]
 SHOWN = 4  # the rank whose accuracies are printed; the averages and targets are over all of K_LIST above 1
@@ -155,15 +157,14 @@ def study(populations):
         people = len(groups.unseen.user_ids)
         for solver in seconds:
             begin = time.perf_counter()
-            grid = [(seed, 0.0, K) for K in K_LIST]
-            grid, fits = fit_grid(LoRe, grid, head, groups.train, "cpu", 1000, 0.5, solver)
+            recipe = Recipe(LoRe, "cpu", 1000, 0.1, solver=solver)
+            settings = [Setting(seed, 0.0, K) for K in K_LIST]
+            fits = fit_all(recipe, settings, head, groups.train)
             seconds[solver] += time.perf_counter() - begin
             few = groups.few_shot_train
-            Ws = personalise(
-                fits, project(few, [fit.V for fit in fits]), few.user, (1, 1, people), 500, 0.1
-            )
-            variants = [[("", fit.W, W)] for fit, W in zip(fits, Ws)]
-            for cell in score_cells(list(zip(grid, fits, Ws)), variants, groups):
+            Zs = project(few, [fit.V for fit in fits])
+            Ws = personalise(recipe, fits, Zs, few.user, (1, 1, people))
+            for cell in score([*map(Fitted, settings, fits, Ws)], groups):
                 cells.setdefault((solver, cell.K), []).append(cell)
     return cells, seconds
 

@@ -43,6 +43,20 @@ def save_basis(path, basis, **metadata):
         save_file(tensors, file, ids | {key: str(value) for key, value in metadata.items()})
 
 
+def save_fits(prefix, fitted, groups, model):
+    """One basis file for each fit of a rank above 0."""
+    seen = groups.train.user_ids
+    unseen = groups.unseen.user_ids
+    for one in fitted:
+        seed, alpha, K = one.setting
+        if K > 0:
+            noted = {"alpha": alpha, "seed": seed}
+            if one.fit.prior is not None:
+                noted["prior_strength"] = one.fit.prior.strength
+            basis = Basis(one.fit.V, one.fit.W, seen, one.W_unseen, unseen, model)
+            save_basis(basis_path(prefix, K, alpha, seed), basis, **noted)
+
+
 def load_basis(path, num_features):
     """The Basis of save_basis. InputError: missing, not such a file, or of another width than num_features."""
     if not Path(path).exists():

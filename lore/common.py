@@ -1,8 +1,8 @@
-"""What every script shares: one-line errors, settings as flags, device and memory, whole files, a progress bar."""
+"""What every script needs: errors of one line, a device, whole files, a progress bar, a start."""
 
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -12,106 +12,185 @@ from tqdm import tqdm
 from lore.processes import one_run, rank, world
 
 QUIET_SECONDS = 3.0  # a progress bar appears after this long
+LOG_SECONDS = 60.0  # between two lines of it where there is no terminal to draw on
 
 
 class InputError(ValueError):
     """A mistake in the input, told in one line. Scripts end on it with status 2 and no traceback."""
 
 
-def progress(steps, text):
-    """A bar for whatever takes longer than a few seconds."""
-    return tqdm(steps, desc=text, delay=QUIET_SECONDS, leave=False, disable=rank() > 0)
+def start(main):
+    """Run a script's main: a mistake in the input is one line on stderr and status 2, Ctrl-C 130."""
+    try:
+        with redirect_stdout(Output(sys.stdout)), redirect_stderr(Output(sys.stderr)), one_run():
+            main()
+            sys.stdout.flush()
+    # OSError: a folder that cannot be written, a full disk, another process gone; it says which
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+class Output:
+    """stdout or stderr for a long run: whatever becomes of its reader, the run goes on.
+
+    A character that the terminal does not know is printed as a question mark; after a reader like
+    `| head` has gone, what is printed goes nowhere.
+    """
+
+    def __init__(self, stream):
+        self.stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+    def write(self, text):
+        try:
+            self.stream.write(text)
+        except BrokenPipeError:
+            self.close_pipe()
+
+    def flush(self):
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            self.close_pipe()
+
+    def close_pipe(self):
+        """What is in the buffer still, and all that follows, goes to nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())
+        os.close(nowhere)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+def pick_device(name):
+    """auto, cpu, cuda, cuda:1 -> torch.device; each process has its own GPU.
+
+    InputError: no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device = {name}: use auto, cpu, cuda or cuda:1") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device = {name}: use auto, cpu, cuda or cuda:1")
+    if device.type == "cpu":
+        return device
+    if world() > 1:
+        if device.index is not None:
+            raise InputError(f"device = {name}: each process takes its own GPU; use cuda or auto")
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise InputError(f"device = {device}: this machine shows {count} CUDA devices")
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    return device
+
+
+# ------------------------------------------------------------------------------------------------
+# Files
+# ------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def written_whole(path):
-    """A temporary path beside PATH, renamed to PATH when the block ends well and removed when it does not."""
+    """A temporary path beside PATH, renamed to PATH when the block ends well, removed otherwise."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     os.umask(umask := os.umask(0))
     try:
         yield temporary
-        temporary.chmod(
-            0o666 & ~umask
-        )  # as any new file; safetensors would hide its own from the group
+        temporary.chmod(0o666 & ~umask)  # as any new file; safetensors hides its own from the group
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())  # the name must not be there before the numbers are
         os.replace(temporary, path)
     except (SafetensorError, OSError) as error:
         if getattr(error, "filename", None) is not None:
-            raise
+            raise  # it names the file already
         raise InputError(f"{path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def pick_device(name):
-    """auto, cpu, cuda, cuda:1 -> torch.device; each process has its own GPU. InputError: no such device."""
-    try:
-        device = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-        )
-    except RuntimeError as error:
-        raise InputError(f"device = {name}: use auto, cpu, cuda or cuda:1") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device = {name}: use auto, cpu, cuda or cuda:1")
-    if device.type == "cuda" and world() > 1:
-        if device.index is not None:
-            raise InputError(f"device = {name}: each process takes its own GPU; use cuda or auto")
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device = {device}: this machine shows {torch.cuda.device_count()} CUDA devices"
-        )
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
-    return device
+# ------------------------------------------------------------------------------------------------
+# Progress
+# ------------------------------------------------------------------------------------------------
+
+
+class LogLines:
+    """A stream without a terminal, for a bar that believes it can draw over its last line."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        if text.strip():
+            self.stream.write(text.strip() + "\n")
+
+    def flush(self):
+        self.stream.flush()
+
+
+def progress(steps, text, **options):
+    """A tqdm bar for whatever takes longer than a few seconds; in a log file a line now and then."""
+    if not sys.stderr.isatty():
+        seconds = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS}
+        options = options | seconds | {"file": LogLines(sys.stderr)}
+    options = {"delay": QUIET_SECONDS, "leave": False} | options
+    return tqdm(steps, desc=text, disable=rank() > 0, **options)
+
+
+# ------------------------------------------------------------------------------------------------
+# Memory
+# ------------------------------------------------------------------------------------------------
 
 
 def memory(device):
-    """Bytes that this process can have: of its GPU, or of the machine within the limits that are set."""
+    """Bytes that this process can have: of its GPU, or of the machine within the limits set."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    page, beside = os.sysconf("SC_PAGE_SIZE"), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    limits = [page * os.sysconf("SC_PHYS_PAGES") / beside]  # processes of this run share a machine
-    groups = (
-        Path("/proc/self/cgroup").read_text().split() if Path("/proc/self/cgroup").exists() else []
-    )
-    for _, kind, path in (
-        line.split(":", 2) for line in groups if line.count(":") > 1
-    ):  # of a container, of a job
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of this run on this machine
+    return min([machine / beside, *(limit / beside for limit in group_limits()), *own_limits()])
+
+
+def group_limits():
+    """Bytes that a container or a job of a cluster may have (Linux control groups)."""
+    groups = Path("/proc/self/cgroup")
+    if not groups.exists():
+        return
+    for line in groups.read_text().split():
+        if line.count(":") < 2:
+            continue
+        _, kind, path = line.split(":", 2)
         if kind not in ("", "memory"):
             continue
-        name = "memory.limit_in_bytes" if kind else "memory.max"
+        name = "memory.limit_in_bytes" if kind else "memory.max"  # of version 1 and 2
         group = Path("/sys/fs/cgroup", kind, path.strip("/"))
-        for file in (folder / name for folder in (group, *group.parents)):
+        for folder in (group, *group.parents):
+            file = folder / name
             if file.exists() and (text := file.read_text().strip()).isdigit():
-                limits.append(int(text) / beside)
-    if Path("/proc/self/statm").exists():
-        import resource
-
-        used = [page * int(pages) for pages in Path("/proc/self/statm").read_text().split()]
-        for kind, taken in (
-            (resource.RLIMIT_AS, used[0]),
-            (resource.RLIMIT_DATA, used[5]),
-        ):  # ulimit -v and -d
-            if (limit := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
-                limits.append(limit - taken)
-    return min(limits)
+                yield int(text)
 
 
-def start(main):
-    """Run a script's main: a mistake in the input ends it with one line on stderr and status 2, Ctrl-C with 130."""
-    try:
-        with one_run():
-            main()
-    except (
-        InputError,
-        OSError,
-    ) as error:  # OSError: a folder that cannot be written, a full disk; it names the file
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+def own_limits():
+    """Bytes that `ulimit -v` and `ulimit -d` leave to this process."""
+    used = Path("/proc/self/statm")
+    if not used.exists():
+        return
+    import resource  # not on every system
+
+    pages = used.read_text().split()
+    for kind, column in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
+        limit, _ = resource.getrlimit(kind)
+        if limit != resource.RLIM_INFINITY:
+            yield limit - os.sysconf("SC_PAGE_SIZE") * int(pages[column])

@@ -1,4 +1,4 @@
-"""torchrun, and nothing else: processes that make one run together."""
+"""torchrun, and nothing else: several processes that make one run; without it there is one."""
 
 import os
 import sys
@@ -27,9 +27,8 @@ def one_run():
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(
-        backend, timeout=timedelta(days=1)
-    )  # torchrun ends all of them when one dies
+    # waiting is no fault, however long: torchrun itself ends all of them when one dies
+    dist.init_process_group(backend, timeout=timedelta(days=1))
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if rank() else sys.stdout):
         yield
     dist.destroy_process_group()
@@ -41,31 +40,67 @@ def together():
     try:
         yield
     except RuntimeError as error:
-        raise ConnectionError(
-            f"process {rank()} of {world()}: another one has ended, see its message"
-        ) from error
+        text = f"process {rank()} of {world()}: another one has ended, see its message"
+        raise ConnectionError(text) from error
+
+
+def by_first_process(function):
+    """For what is written or drawn once, whatever the number of processes."""
+
+    @wraps(function)
+    def once(*arguments, **options):
+        return function(*arguments, **options) if rank() == 0 else None
+
+    return once
+
+
+# ------------------------------------------------------------------------------------------------
+# What one knows, all know
+# ------------------------------------------------------------------------------------------------
 
 
 def from_first(function):
-    """What the first process gets from calling it, in all of them; a mistake in the input ends them all."""
+    """What calling it gives the first process, in all of them; an error of its ends them all."""
     if world() == 1:
         return function()
-    result = [None, None]
+    message = [None, None]  # result, error
     if rank() == 0:
         try:
-            result[0] = function()
+            message[0] = function()
         except (ValueError, OSError) as error:
-            result[1] = error
+            message[1] = error
     with together():
-        dist.broadcast_object_list(result)
-    if result[1] is not None:
-        raise result[1] if rank() == 0 else SystemExit(2)
-    return result[0]
+        dist.broadcast_object_list(message)
+    result, error = message
+    if error is not None:
+        raise error if rank() == 0 else SystemExit(2)
+    return result
 
 
-def summed(counts):
-    """{name: whole number} summed over the processes."""
-    return dict(zip(counts, all_reduced(torch.tensor(list(counts.values()))).tolist()))
+def agreed(value):
+    """The first process's number or tensor, in all of them.
+
+    Around whatever decides how a computation goes on: processes that round differently, as GPUs
+    do, must not part ways over a last bit.
+    """
+    if world() == 1:
+        return value
+    if not isinstance(value, torch.Tensor):
+        return from_first(lambda: value)
+    value = value.detach().clone()
+    with together():
+        dist.broadcast(value, 0)
+    return value
+
+
+class Adam(torch.optim.Adam):
+    """torch's Adam; of several processes, all step along the first one's gradients."""
+
+    def step(self):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = agreed(parameter.grad)
+        super().step()
 
 
 def all_reduced(total):
@@ -76,31 +111,19 @@ def all_reduced(total):
     return total
 
 
+def summed(counts):
+    """{name: whole number} summed over the processes."""
+    total = all_reduced(torch.tensor(list(counts.values())))
+    return dict(zip(counts, total.tolist()))
+
+
 def gathered(blocks, counts):
-    """Blocks (b, ..) of all processes, those of the first process first; counts: how many each one has."""
+    """Blocks (b, ..) of all processes, the first one's first; counts: how many each one has."""
     if len(counts) == 1:
         return blocks
-    mine = blocks.new_zeros(max(counts), *blocks.shape[1:])
+    mine = blocks.new_zeros(max(counts), *blocks.shape[1:])  # all_gather wants equal shapes
     mine[: len(blocks)] = blocks
     parts = [torch.empty_like(mine) for _ in counts]
     with together():
         dist.all_gather(parts, mine)
     return torch.cat([part[:count] for part, count in zip(parts, counts)])
-
-
-def as_first(*tensors):
-    """The first process's values, in place, in all of them: no last bit may decide differently in two processes."""
-    if world() > 1:
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
-        with together():
-            dist.broadcast(flat, 0)
-        for tensor, values in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
-            tensor.copy_(values.view_as(tensor))
-    return tensors
-
-
-def by_first_process(function):
-    """For what is written or drawn once, whatever the number of processes."""
-    return wraps(function)(
-        lambda *args, **options: function(*args, **options) if rank() == 0 else None
-    )

@@ -9,8 +9,9 @@ from scipy.optimize import minimize
 from test_utils_sweeps import GROUPS, HEAD, N_UNSEEN, N, sweep
 
 from lore import comparisons, evaluation, likelihood, report, ridge
-from lore.evaluation import ALONE, ANOTHER, LORE, POPULATION, SHUFFLED, Cell, summarise
+from lore.evaluation import ALONE, ANOTHER, LORE, POPULATION, SHUFFLED, Cell
 from lore.ridge import RidgeProblem
+from lore.statistics import summarise
 from utils import run
 
 

@@ -1,0 +1,110 @@
+"""What a personal fit has to beat: other people's mixtures, shuffled labels, each user alone."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lore.evaluation import (
+    ALONE,
+    ANOTHER,
+    POPULATION,
+    SHUFFLED,
+    Cell,
+    Fitted,
+    score,
+    share_right,
+)
+from lore.lbfgs import minimise
+from lore.likelihood import LOGIT_SCALE, margins, user_mean_weights
+from lore.ridge import FIRST_PASSES, HEAD_SPREAD, Holdout, RidgeProblem, common_path
+
+USERS_AT_ONCE = 16  # whose own rewards are fitted together
+
+
+def baseline_cells(fitted, groups, V_ref, device, refit):
+    """Cells of all baselines of some fits.
+
+    refit(settings, train, few_shot_train) fits the same settings to other labels -> [Fitted].
+    """
+    others = []
+    for one in fitted:
+        if one.setting.K > 1:
+            others += other_mixtures(one)
+    for seed in dict.fromkeys(one.setting.seed for one in fitted):
+        settings = [one.setting for one in fitted if one.setting.seed == seed]
+        settings = [setting for setting in settings if setting.K > 0]
+        if settings:
+            labels = groups.train.shuffled(seed), groups.few_shot_train.shuffled(seed)
+            others += [one._replace(variant=SHUFFLED) for one in refit(settings, *labels)]
+    cells = score(others, groups) if others else []
+    for seed in dict.fromkeys(one.setting.seed for one in fitted):
+        cells.append(each_alone(groups, V_ref, seed, device))
+    return cells
+
+
+def other_mixtures(one):
+    """The same basis with one mixture for all people, and with that of the person before."""
+    mean = one.fit.W.mean(0)  # of the people seen, for the unseen as well
+    everybody = one.fit._replace(W=mean.expand_as(one.fit.W))
+    yield Fitted(one.setting, everybody, mean.expand_as(one.W_unseen), POPULATION)
+    before = one.fit._replace(W=one.fit.W.roll(1, dims=0))
+    yield Fitted(one.setting, before, one.W_unseen.roll(1, dims=0), ANOTHER)
+
+
+def each_alone(groups, V_ref, seed, device):
+    """A reward of each user's own, from their own pairs, with Bradley-Terry's ridge -> Cell.
+
+    loss of user i = Eq. 11 for x @ r_i, r_i = unit * (c_i * head + s * u_i), plus the ridge of
+    lore/ridge.py over m_i. Only s is not their own: it is that of Bradley-Terry for the seen users.
+    """
+    problem = RidgeProblem(groups.train, V_ref, device)
+    s, _, _ = common_path(problem, Holdout(groups.train, seed, device))
+    accuracy = {}
+    for to_fit, to_test in (("train", "seen"), ("few_shot_train", "unseen")):
+        data = getattr(groups, to_fit)
+        test = getattr(groups, to_test)
+        on_pairs = []
+        on_test = []
+        for users in torch.arange(len(data.user_ids)).split(USERS_AT_ONCE):
+            fitted, tested = alone(data, test, users, problem, s)
+            on_pairs.append(fitted)
+            on_test.append(tested)
+        accuracy[to_fit] = np.concatenate(on_pairs)
+        accuracy[to_test] = np.concatenate(on_test)
+    users = {name: group.user_ids for name, group in groups._asdict().items()}
+    return Cell(seed, None, "alone", accuracy, users, ALONE)
+
+
+def alone(data, test, users, problem, s):
+    """Accuracies of U users in a row: on the pairs that they are fitted on, on `test`. 2 x (U,)"""
+    X, user = rows_of(data, users, problem.X.rest)
+    weight = user_mean_weights(user)
+    m = torch.bincount(user)
+    U = len(users)
+    number = torch.arange(U)
+    owner = torch.cat([number, number.repeat_interleave(problem.d)]).to(X.device)
+
+    def rewards(theta):
+        c = theta[:U].unsqueeze(1)
+        u = theta[U:].view(U, -1)
+        return (problem.unit * (c * problem.head.T + s * u)).float()  # (U, 1) * (1, d) + (U, d)
+
+    def losses(theta):
+        nll = -F.logsigmoid(margins(X, rewards(theta), user) / LOGIT_SCALE) * weight  # (n,)
+        ridge = (theta[:U] / HEAD_SPREAD).square() + theta[U:].view(U, -1).square().sum(1)
+        return nll.new_zeros(U).index_add_(0, user, nll) + ridge / (2 * m)
+
+    start = problem.head.new_zeros(U * (1 + problem.d))
+    r = rewards(minimise(losses, start, owner, FIRST_PASSES))
+    X_test, user_test = rows_of(test, users, problem.X.rest)
+    on_pairs = share_right(margins(X, r, user), user, U)
+    on_test = share_right(margins(X_test, r, user_test), user_test, U)
+    return on_pairs.cpu().numpy(), on_test.cpu().numpy()
+
+
+def rows_of(pairs, users, like):
+    """X (n, d) of the pairs of some users in a row, and whose they are, counted from the first."""
+    ends = torch.stack([users[0], users[-1] + 1])
+    first, last = torch.searchsorted(pairs.user.cpu(), ends).tolist()
+    user = (pairs.user[first:last] - users[0]).to(like.device)
+    return pairs.differences(like, slice(first, last)), user
