@@ -7,6 +7,14 @@ from numbers import Real
 
 import numpy as np
 
+from lore.common import InputError
+
+
+def require(condition, text):
+    """InputError with this text where the condition does not hold."""
+    if not condition:
+        raise InputError(text)
+
 
 def whole_number(value):
     """The int that a number equals, 1.0 and NumPy's included; None: no number, a bool, not whole."""
@@ -42,5 +50,10 @@ def as_list(value):
 
 def content_key(values):
     """A key that two rows share where all their values are the same: texts, numbers, lists of them."""
-    text = json.dumps(values, sort_keys=True, default=np.ndarray.tolist)
+    text = json.dumps(values, sort_keys=True, default=written_out)
     return hashlib.sha256(text.encode()).digest()
+
+
+def written_out(value):
+    """What JSON has no word for: an array as a list, anything else as Python writes it."""
+    return value.tolist() if isinstance(value, np.ndarray) else repr(value)
