@@ -36,9 +36,7 @@ from lore.tables import TABLE_ROWS, load_split
 from lore.values import require
 
 # ------------------------------------------------------------------------------- settings ---
-rm_head = (
-    ""  # a basis of train_basis.py, or .pt or .npy with V (d, K); empty = reference head alone
-)
+rm_head = ""  # a basis of train_basis.py, or .pt or .npy with V (d, K); empty = no other head
 users = []  # ids of people in that basis whose own reward is scored too; all = everybody
 source = "allenai/reward-bench-2"  # Hub data set, or a JSON-lines or parquet file with its columns
 subset = ""  # Factuality, Precise IF, Math, Safety, Focus or Ties; empty = all six

@@ -26,9 +26,7 @@ from people import split_users
 
 # ------------------------------------------------------------------------------- settings ---
 source = "HannahRoseKirk/prism-alignment"  # Hub data set, or a folder with its two .jsonl files
-seen_fraction = (
-    0.8  # share of users that are seen: 0.8 as in the published code, 0.5 as in the paper
-)
+seen_fraction = 0.8  # share of users that are seen: 0.8 as in published code, 0.5 as in the paper
 train_fraction = 0.5  # share of each user's dialogues that train, rounded down; the rest test
 min_dialogues = 6  # users with fewer are left out
 seed = 123  # of the split; 123 gives the published one
