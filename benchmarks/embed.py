@@ -26,8 +26,10 @@ import torch
 from prism import QUESTION_TOKENS, REPLY_TOKENS, dialogues, verdict
 
 from lore.conversations import distinct, exchange
-from lore.encoder import Encoder, work
-from lore.packing import parts_of
+from lore.encoder import Encoder
+from lore.packing import split_into_parts
+from lore.tally import count_tokens
+from lore.tokens import ReplyCheck
 
 WORDS = 8000
 SIZES = {  # width, layers, width of the MLP, heads, key heads
@@ -156,8 +158,12 @@ def our_way(encoder, texts):
 
 def tokens_computed(encoder, conversations):
     """(as trees, each conversation by itself, with padding), as embed has batched them."""
-    parts = [[conversations[i] for i in rows] for rows in parts_of(conversations, together=True)]
-    found = [work(batch, padded=False) for part in parts for batch in encoder.prepared(part)[0]]
+    replies = ReplyCheck(encoder.name, conversations)
+    found = []
+    for rows in split_into_parts(conversations, together=True):
+        part = [conversations[i] for i in rows]
+        for batch in encoder.prepare(part, replies).batches:
+            found.append(count_tokens(batch, padded=False))
     return (sum(counts[name] for counts in found) for name in ("tokens", "plain", "padded"))
 
 

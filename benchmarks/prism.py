@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lore.comparisons import Comparisons
 from lore.likelihood import TallProduct
-from lore.packing import plant
+from lore.packing import pack_trees
 from people import DIALOGUES_OF_REPLIES, replies_per_turn
 from utils import LoRe_regularized
 
@@ -157,7 +157,7 @@ def measure_tokens():
             ids += replies if size > 1 else []  # a turn with one reply has no pair
             history = replies[0]
         apart += sum(map(len, ids))
-        shared += sum(len(tree.tokens) for tree in plant(range(len(ids)), ids))
+        shared += sum(len(tree.tokens) for tree in pack_trees(range(len(ids)), ids))
     ratios = f"({apart / shared:.1f} x); with two for each pair {published / 1e6:.1f} ({published / shared:.1f} x)"
     print(f"tokens to embed PRISM, millions: as trees {shared / 1e6:.1f};", end=" ")
     print(f"with a pass for each distinct conversation {apart / 1e6:.1f} {ratios}")

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lore import embeddings, packing, processes, tables
 from lore.common import InputError, start
 from lore.conversations import exchange
-from lore.embeddings import embed_split, read_part
+from lore.embeddings import Run, embed_split, read_part
 from lore.encoder import Encoder
 from lore.tables import load_split
 
@@ -126,7 +126,7 @@ def undisturbed(reward_model, tmp_path_factory):
     """The bytes of a run to which nothing happens."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embeddings, "PART_BYTES", PART_BYTES)
+        patch.setattr(packing, "PART_BYTES", PART_BYTES)
         embed(reward_model, folder / "train")
     return bytes_of(folder / "train")
 
@@ -166,13 +166,13 @@ def test_a_run_killed_in_the_middle_of_a_part_goes_on(
     assert len(parts(path)) == 2 and not path.with_suffix(".safetensors").exists()
     assert len(list(Path(f"{path}.parts").glob("*.tmp"))) == 1  # the half
     times = [file.stat().st_mtime_ns for file in parts(path)]
-    seen, merge = [], embeddings.merge
+    seen, merge = [], Run.merge
 
-    def look_and_merge(*args):
+    def look_and_merge(run):
         seen.extend(file.stat().st_mtime_ns for file in parts(path))
-        merge(*args)
+        merge(run)
 
-    monkeypatch.setattr(embeddings, "merge", look_and_merge)
+    monkeypatch.setattr(Run, "merge", look_and_merge)
     embed(reward_model, path)
     assert f"2 of {PARTS} parts are there already" in capsys.readouterr().out
     assert len(seen) == PARTS and seen[:2] == times  # kept, not made again

@@ -1,0 +1,282 @@
+"""Models on the Hub and in folders: loaded whole, or refused in one line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file, save_file
+from tiny import TALKS, a_model, encoder
+
+from lore.common import InputError
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(reward_model, tmp_path):
+    """In a process of its own, as the place of the Hub's files is read at import."""
+    commit, folder = "0123456789" * 4, tmp_path / "models--some--model"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text(commit)
+    shutil.copytree(reward_model, folder / "snapshots" / commit)
+    code = (
+        "import torch; from lore.conversations import exchange; from lore.encoder import Encoder;"
+        "model = Encoder('some/model', 'last', torch.device('cpu'));"
+        "model.embed([exchange('a', 'b'), exchange('a', 'c')]); print(model.identity['version'], model.num_features)"
+    )
+    environment = os.environ | {
+        "HF_HUB_CACHE": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{commit} 32"
+
+
+@pytest.mark.parametrize("head", ["v_head", "v_head.summary"])
+def test_a_head_under_another_name(head, tokenizer, tmp_path):
+    a_model("LlamaForCausalLM", tmp_path, tokenizer)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights |= {f"{head}.weight": torch.randn(1, 32), f"{head}.bias": torch.ones(1)}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    named = encoder(tmp_path, head_name=head)
+    assert torch.equal(named.head.T, weights[f"{head}.weight"])
+    assert named.embed(TALKS).shape == (4, 32)
+    for other in ("score", "v_head.other"):
+        with pytest.raises(
+            InputError, match=f"has no head {other} with one output.*--head names another"
+        ):
+            encoder(tmp_path, head_name=other).embed(TALKS)
+
+
+def test_the_head_is_the_score_weight_and_not_some_other_layer(reward_model):
+    head = encoder(reward_model).head
+    weight = load_file(reward_model / "model.safetensors")["score.weight"]
+    assert head.shape == (32, 1) and head.dtype == torch.float32 and torch.equal(head, weight.T)
+
+
+def test_a_reward_model_needs_a_chat_template_and_a_score_head(
+    reward_model, text_encoder, tokenizer, tmp_path
+):
+    from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+    with pytest.raises(InputError, match="has no chat template"):
+        encoder(text_encoder).embed(TALKS)
+    tiny = {
+        "vocab_size": 300,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    for name, model in (
+        ("language model", LlamaForCausalLM(LlamaConfig(**tiny))),
+        ("two outputs", LlamaForSequenceClassification(LlamaConfig(**tiny, num_labels=2))),
+    ):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        with pytest.raises(InputError, match="has no head score with one output"):
+            encoder(tmp_path / name).embed(TALKS)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        encoder(tmp_path / "nothing").embed(TALKS)
+    with pytest.raises(InputError, match="pooling = max"):
+        encoder(reward_model, "max")
+    with pytest.raises(InputError, match="attention = flash_attention_2: only with --no-share"):
+        encoder(reward_model, attention="flash_attention_2")
+    with pytest.raises(InputError, match="dtype: use auto"):
+        encoder(reward_model, dtype="int8")
+
+
+def rewrite(folder, change):
+    """Change the tensors of a checkpoint: name -> tensor, in place."""
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, {"format": "pt"})
+
+
+def rename_all(weights, prefix):
+    for key in list(weights):
+        weights[prefix + key] = weights.pop(key)
+
+
+def copy_of(model, folder):
+    shutil.copytree(model, folder)
+    return folder
+
+
+@pytest.mark.parametrize("prefix", ["module.", "student.", "model.model.", "_orig_mod."])
+def test_a_body_under_another_prefix_is_refused(reward_model, text_encoder, tmp_path, prefix):
+    for model, pooling, first in (
+        (reward_model, "last", "model.embed_tokens.weight"),
+        (text_encoder, "mean", "embeddings.word_embeddings.weight"),
+    ):
+        folder = copy_of(model, tmp_path / pooling)
+        rewrite(folder, lambda weights: rename_all(weights, prefix))
+        moved = prefix + first
+        with pytest.raises(InputError, match=rf"lacks {first}, but has {moved}: .* wrapper"):
+            encoder(folder, pooling).embed(TALKS)
+
+
+def test_a_prefix_that_transformers_takes_off_does_no_harm(reward_model, tmp_path):
+    folder = copy_of(reward_model, tmp_path / "model")
+    rewrite(folder, lambda weights: rename_all(weights, "model."))
+    assert torch.equal(encoder(folder).embed(TALKS), encoder(reward_model).embed(TALKS))
+
+
+def test_a_body_that_is_not_complete_is_refused(reward_model, tmp_path):
+    folder = copy_of(reward_model, tmp_path / "layer")
+
+    def drop_layer(weights):
+        for key in list(weights):
+            if key.startswith("model.layers.1."):
+                del weights[key]
+
+    rewrite(folder, drop_layer)
+    key = "model.layers.1.self_attn.q_proj.weight"
+    with pytest.raises(InputError, match=f"lacks {key}: the checkpoint is not complete"):
+        encoder(folder).embed(TALKS)
+
+
+def test_an_index_that_leaves_out_a_shard_is_refused(reward_model, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    folder = copy_of(reward_model, tmp_path / "shards")
+    model = AutoModelForSequenceClassification.from_pretrained(reward_model)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="30KB")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    shard = sorted(set(index["weight_map"].values()))[1]
+    listed = {key: file for key, file in index["weight_map"].items() if file != shard}
+    assert len(listed) < len(index["weight_map"])
+    index["weight_map"] = listed
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"lacks model\..*: the checkpoint is not complete"):
+        encoder(folder).embed(TALKS)
+    (folder / shard).unlink()  # and where the index lists what is not there
+    index["weight_map"]["model.norm.weight"] = shard
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="cannot be loaded"):
+        encoder(folder).embed(TALKS)
+
+
+@pytest.mark.parametrize(
+    "key, shape",
+    [
+        ("model.layers.2.mlp.up_proj.weight", (64, 32)),  # a layer more than config.json says
+        ("model.layers.0.self_attn.q_proj.bias", (32,)),  # a bias that config.json denies
+        ("model.layers.0.self_attn.q_norm.weight", (8,)),  # of another architecture
+        ("model.layers.0.mlp.up_proj.lora_A.weight", (4, 32)),  # an adapter, not merged
+    ],
+)
+def test_weights_of_the_body_that_would_not_be_used_are_refused(reward_model, tmp_path, key, shape):
+    folder = copy_of(reward_model, tmp_path / "more")
+    rewrite(folder, lambda weights: weights.update({key: torch.ones(shape)}))
+    with pytest.raises(InputError, match=f"holds {key}, which the model .* does not use"):
+        encoder(folder).embed(TALKS)
+
+
+def test_weights_that_may_lack_or_be_left_over(reward_model, text_encoder, tmp_path):
+    """An old buffer, a language model's head, the bias of a head; an encoder's pooler."""
+    folder = copy_of(reward_model, tmp_path / "more")
+    more = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        "lm_head.weight": torch.ones(9, 32),
+        "score.bias": torch.ones(1),
+    }
+    rewrite(folder, lambda weights: weights.update(more))
+    assert torch.equal(encoder(folder).embed(TALKS), encoder(reward_model).embed(TALKS))
+    bare = copy_of(text_encoder, tmp_path / "bare")
+
+    def drop_pooler(weights):
+        for key in list(weights):
+            if key.startswith("pooler."):
+                del weights[key]
+
+    rewrite(bare, drop_pooler)
+    expected = encoder(text_encoder, "mean").embed(TALKS)
+    assert torch.equal(encoder(bare, "mean").embed(TALKS), expected)
+
+
+def test_weights_of_another_shape_are_one_line(reward_model, tmp_path):
+    folder = copy_of(reward_model, tmp_path / "shape")
+    rewrite(folder, lambda weights: weights.update({"model.norm.weight": torch.ones(31)}))
+    message = r"model.norm.weight has shape \(31,\), its configuration says \(32,\)"
+    with pytest.raises(InputError, match=message):
+        encoder(folder).embed(TALKS)
+
+
+@pytest.mark.parametrize("head", ["score", "score.2", "v_head.2", "v_head.out", "v_head"])
+def test_a_head_of_several_layers_is_refused_without_a_hint_to_one_of_them(
+    reward_model, tmp_path, head
+):
+    folder = copy_of(reward_model, tmp_path / "head")
+    name = head.partition(".")[0]
+    last = head if "." in head else f"{head}.2"
+    first = f"{name}.dense" if last.endswith("out") else f"{name}.0"
+
+    def two_layers(weights):
+        weights[f"{last}.weight"] = weights.pop("score.weight")
+        weights[f"{first}.weight"] = torch.ones(32, 32)
+
+    rewrite(folder, two_layers)
+    with pytest.raises(InputError, match=f"a head of several layers .*{first}.*") as refused:
+        encoder(folder, head_name=head).embed(TALKS)
+    assert "--head" not in str(refused.value)
+
+
+def test_the_name_of_a_head_one_step_too_short_is_hinted_at(tokenizer, tmp_path):
+    folder = a_model("LlamaForCausalLM", tmp_path, tokenizer)
+    rewrite(folder, lambda weights: weights.update({"v_head.summary.weight": torch.ones(1, 32)}))
+    with pytest.raises(InputError, match=r"no head v_head .* perhaps v_head\.summary"):
+        encoder(folder, head_name="v_head").embed(TALKS)
+
+
+def test_a_configuration_that_does_not_count_its_outputs(reward_model, tmp_path):
+    folder = copy_of(reward_model, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("num_labels", "id2label", "label2id"):
+        config.pop(key, None)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert torch.equal(encoder(folder).embed(TALKS), encoder(reward_model).embed(TALKS))
+    assert torch.equal(encoder(folder).head, encoder(reward_model).head)
+
+
+def test_chat_templates_by_name(reward_model, tmp_path):
+    folder = copy_of(reward_model, tmp_path / "model")
+    template = (folder / "chat_template.jinja").read_text()
+    clock = "{% if strftime_now('%Y') == '1999' %}x{% endif %}"
+
+    def embed_with(templates):
+        model = encoder(folder)
+        model.tokenizer.chat_template = model.checkpoint.choose_template(templates)
+        return model.embed(TALKS)
+
+    expected = encoder(reward_model).embed(TALKS)
+    assert torch.equal(embed_with({"default": template, "tool_use": "x"}), expected)
+    assert torch.equal(embed_with({"only": template}), expected)
+    with pytest.raises(InputError, match="chat templates rag, tool_use; none of them is default"):
+        embed_with({"tool_use": template, "rag": template})
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    names = {"default": template + clock, "tool_use": "x"}
+    config["chat_template"] = [{"name": key, "template": text} for key, text in names.items()]
+    (folder / "chat_template.jinja").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert torch.equal(encoder(folder).embed(TALKS), expected)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model_type": 7}'])
+def test_a_damaged_folder_is_one_line(reward_model, tmp_path, file, content):
+    folder = copy_of(reward_model, tmp_path / "model")
+    (folder / file).write_text(content)
+    if file == "tokenizer_config.json" and content.startswith("{") and content.endswith("}"):
+        assert len(encoder(folder).embed(TALKS)) == 4  # nothing in it is needed
+        return
+    with pytest.raises(InputError):
+        encoder(folder).embed(TALKS)

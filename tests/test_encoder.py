@@ -1,0 +1,167 @@
+"""Text to vectors."""
+
+import pytest
+import torch
+from tiny import TALKS, alone, by_itself, dialogue, encoder, prepare
+
+from lore.common import InputError
+from lore.conversations import exchange
+from lore.encoder import Encoder
+from lore.tally import count_tokens
+from lore.vector_checks import out_of_memory
+
+
+def totals(found, padded):
+    """What all batches make the model compute."""
+    counts = [count_tokens(batch, padded) for batch in found]
+    return {name: sum(count[name] for count in counts) for name in counts[0]}
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100, 1000])
+def test_every_vector_equals_its_own_full_forward_pass(reward_model, batch_tokens):
+    model = encoder(reward_model, batch_tokens=batch_tokens)
+    table = model.embed(TALKS)
+    whole = by_itself(model)
+    for tokens, vector in zip(model.tokens(TALKS)[0], table):
+        inputs = torch.tensor(tokens[None])
+        with torch.no_grad():
+            alone = whole.model(input_ids=inputs).last_hidden_state[0, -1]
+            logit = whole(input_ids=inputs).logits.item()
+        assert torch.allclose(vector, alone, atol=1e-5)
+        assert (vector @ model.head).item() == pytest.approx(logit, abs=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("batch_tokens", [1, 100000])
+def test_a_tree_of_conversations_gives_every_vector_of_its_own_pass(
+    reward_model, attention, batch_tokens, capsys
+):
+    talks = [*dialogue(4), *TALKS, *dialogue(3, name="another"), *dialogue(1, name="short")]
+    talks = [
+        talks[i] for i in torch.randperm(len(talks), generator=torch.Generator().manual_seed(0))
+    ]
+    model = encoder(reward_model, attention=attention, batch_tokens=batch_tokens)
+    table = model.embed(talks)
+    for talk, vector in zip(talks, table):
+        assert torch.allclose(vector, alone(model, talk), atol=1e-5)
+    ids = model.tokens(talks)[0]
+    prefixes = {tuple(tokens[: n + 1]) for tokens in ids for n in range(len(tokens))}
+    found = prepare(model, talks)
+    trees, counts = [tree for batch in found for tree in batch], totals(found, padded=False)
+    shared_between_trees = len(trees) * len(
+        model.tokens([exchange("", "")])[0][0]
+    )  # at most the template's beginning
+    if batch_tokens > 1:  # each distinct beginning once
+        assert len(prefixes) <= counts["tokens"] <= len(prefixes) + shared_between_trees
+    assert counts["plain"] == sum(map(len, ids)) and counts["padded"] == counts["tokens"]
+    saved = f"{1 - counts['tokens'] / counts['plain']:.0%} saved by sharing, 0.0% padding"
+    assert (
+        f"{len(talks)} texts, {counts['tokens']} tokens computed ({saved}): "
+        in capsys.readouterr().out
+    )
+
+
+def test_a_tree_is_cut_where_it_grows_too_large(reward_model):
+    talks = dialogue(6)
+    small = encoder(reward_model, batch_tokens=300)
+    trees = [tree for batch in prepare(small, talks) for tree in batch]
+    assert len(trees) > 1 and all(
+        len(tree.tokens) <= 300 or len(tree.members) == 1 for tree in trees
+    )
+    assert sorted(i for tree in trees for i in tree.members) == list(range(len(talks)))
+    assert torch.allclose(small.embed(talks), encoder(reward_model).embed(talks), atol=1e-5)
+
+
+def test_the_plain_way_pads_and_shares_nothing(reward_model, capsys):
+    plain = encoder(reward_model, share=False, batch_tokens=1000)
+    found = prepare(plain, dialogue(2))
+    counts = totals(found, padded=True)
+    assert (
+        sum(map(len, found)) == counts["texts"] == 6
+        and counts["plain"] == counts["tokens"] < counts["padded"]
+    )
+    assert torch.allclose(
+        plain.embed(dialogue(2)), encoder(reward_model).embed(dialogue(2)), atol=1e-5
+    )
+    assert (
+        f"0% saved by sharing, {1 - counts['tokens'] / counts['padded']:.1%} padding"
+        in capsys.readouterr().out
+    )
+
+
+def test_batches_are_halved_where_the_memory_does_not_suffice(reward_model, monkeypatch, capsys):
+    talks, forward, sizes = (
+        [*dialogue(4), *dialogue(3, name="another"), *TALKS],
+        Encoder.forward,
+        [],
+    )
+    expected = encoder(reward_model).embed(talks)
+
+    def limited(self, batch):
+        sizes.append(sum(len(tree.tokens) for tree in batch))
+        if sizes[-1] > 200:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, batch)
+
+    monkeypatch.setattr(Encoder, "forward", limited)
+    capsys.readouterr()
+    model = encoder(reward_model)
+    assert torch.allclose(model.embed(talks), expected, atol=1e-5)
+    assert f"not enough memory for {sizes[0]} tokens at a time" in capsys.readouterr().err
+    failed = [size for size in sizes if size > 200]
+    assert (
+        failed == sorted(failed, reverse=True) and len(sizes) > len(failed) + 2
+    )  # never more than did not fit
+    tried = len(failed)
+    model.embed(talks)
+    assert len([size for size in sizes if size > 200]) == tried  # it has learned
+    with pytest.raises(
+        InputError, match=r"no memory for a conversation of \d+ tokens; --max_length shortens it"
+    ):
+        encoder(reward_model).embed([exchange("the cat sat " * 120, "ok")])
+
+
+def test_running_out_of_real_memory_is_told_from_other_errors(reward_model, monkeypatch):
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**50)
+    assert out_of_memory(refused.value) and out_of_memory(
+        torch.OutOfMemoryError("CUDA out of memory")
+    )
+    assert out_of_memory(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"))
+    assert not out_of_memory(RuntimeError("shapes do not match"))
+
+    def broken(*_):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(Encoder, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        encoder(reward_model).embed(TALKS)
+
+
+def test_a_wrong_head_is_noticed(reward_model, monkeypatch):
+    model = encoder(reward_model)
+    ids, table = model.tokens(TALKS)[0], model.embed(TALKS)
+    model.checks.compare(ids[0], table[0])
+    with pytest.raises(InputError, match="depends on what is computed beside it"):
+        model.checks.compare(ids[0], table[1])
+    monkeypatch.setattr(Encoder, "head", torch.randn(32, 1))
+    with pytest.raises(
+        InputError, match=r"but the model says"
+    ):  # before the second batch is embedded
+        encoder(reward_model, batch_tokens=1).embed(TALKS)
+
+
+def test_mean_pooling_is_the_mean_over_the_texts_own_tokens(text_encoder):
+    model = encoder(text_encoder, "mean", batch_tokens=200)
+    table = model.embed(TALKS)
+    for tokens, vector in zip(model.tokens(TALKS)[0], table):
+        with torch.no_grad():
+            alone = model.model(input_ids=torch.tensor(tokens[None])).last_hidden_state[0].mean(0)
+        assert torch.allclose(vector, alone, atol=1e-5)
+    assert model.head is None
+
+
+def test_bfloat16_on_request(reward_model):
+    table = encoder(reward_model, dtype="bfloat16").embed(TALKS)
+    assert table.dtype == torch.bfloat16
+    assert torch.allclose(table.float(), encoder(reward_model).embed(TALKS), atol=0.1, rtol=0.1)

@@ -1,0 +1,228 @@
+"""Conversations to token ids: rendered, shortened, looked at."""
+
+import shutil
+
+import pytest
+import torch
+from tiny import NO_SYSTEM, TALKS, by_itself, encoder, prepare
+from tokenizers import Regex
+
+from lore.common import InputError
+from lore.conversations import exchange
+
+
+def test_rendered_chat_is_golden_with_one_beginning_token(reward_model):
+    model = encoder(reward_model)
+    ids, cut, _ = model.tokens([exchange(" the cat ", "sat")])
+    assert (
+        model.tokenizer.decode(ids[0]) == "<s><|user|>\nthe cat<|end|>\n<|assistant|>\nsat<|end|>\n"
+        and cut == 0
+    )
+
+
+def test_text_encoder_joins_messages_plainly(text_encoder):
+    model = encoder(text_encoder, "mean")
+    ids, *_ = model.tokens([exchange("the cat", "sat")])
+    assert model.tokenizer.decode(ids[0], skip_special_tokens=True) == "the cat\n\nsat"
+
+
+def test_a_template_that_looks_at_the_clock_does_not(reward_model, tmp_path):
+    shutil.copytree(reward_model, tmp_path / "model")
+    template = "{{ bos_token }}{{ strftime_now('%d %b %Y') }} {{ date_string }}"
+    template += "{{ messages[0]['content'] }}{{ messages[1]['content'] }}"
+    (tmp_path / "model/chat_template.jinja").write_text(template)
+    model = encoder(tmp_path / "model")
+    assert (
+        model.tokenizer.decode(model.tokens([exchange("the cat", "sat")])[0][0])
+        == "<s>26 Jul 2024 26 Jul 2024the catsat"
+    )
+
+
+def test_a_chat_template_that_refuses_a_conversation_is_one_line(reward_model):
+    model = encoder(reward_model)
+    model.tokenizer.chat_template = NO_SYSTEM
+    with pytest.raises(
+        InputError, match=r"chat template of .* refuses a conversation: no system prompt"
+    ):
+        model.embed([[{"role": "system", "content": "be good"}, *TALKS[0]]])
+
+
+def test_the_last_token_is_read_even_when_it_is_the_pad_token(reward_model):
+    """The tokenizer pads with the end token: a search for the pad id would stop one token early."""
+    model = encoder(reward_model)
+    model.tokenizer.chat_template = model.tokenizer.chat_template.replace("<|end|>\n{%", "</s>{%")
+    ids, *_ = model.tokens(TALKS)
+    assert all(tokens[-1] == model.tokenizer.pad_token_id for tokens in ids)
+    table = model.embed(TALKS)
+    for tokens, vector in zip(ids, table):
+        with torch.no_grad():
+            alone = (
+                by_itself(model)
+                .model(input_ids=torch.tensor(tokens[None]))
+                .last_hidden_state[0, -1]
+            )
+        assert torch.allclose(vector, alone, atol=1e-5)
+
+
+def test_long_conversations_lose_their_oldest_tokens_and_are_counted(
+    reward_model, text_encoder, capsys
+):
+    history = [
+        *exchange("an old question", "an old answer"),
+        *exchange("the cat sat on the mat " * 20, "and the dog"),
+    ]
+    talks = [history, exchange("x", "y")]
+    whole, longest = encoder(reward_model), 60
+    assert len(whole.tokens(talks)[0][0]) > 2 * longest
+    short = encoder(reward_model, max_length=longest)
+    ids, cut, cut_replies = short.tokens(talks)
+    assert (cut, cut_replies) == (1, 0) and ids[1].tolist() == whole.tokens(talks)[0][1].tolist()
+    text = short.tokenizer.decode(
+        ids[0]
+    )  # turns stay, the first two empty, then the end of the question, then the reply
+    empty = "<s><|user|>\n<|end|>\n<|assistant|>\n<|end|>\n<|user|>\n"
+    assert text.startswith(empty) and text.endswith(
+        "mat<|end|>\n<|assistant|>\nand the dog<|end|>\n"
+    )
+    assert (
+        text[len(empty) :].split("<|end|>")[0] in history[2]["content"]
+        and longest - 2 <= len(ids[0]) <= longest
+    )
+    assert (
+        encoder(reward_model, max_length=10**6).tokeniser.longest == 512
+    )  # no more than the model takes
+    short.embed(talks)
+    assert (
+        "1 of 2 conversations are too long: the oldest part of their prompt is left out"
+        in capsys.readouterr().out
+    )
+    with pytest.raises(
+        InputError, match=r"more than 12 tokens \(--max_length\) for the reply alone: 'and the dog'"
+    ):
+        encoder(reward_model, max_length=12).embed(talks)
+    mean = encoder(text_encoder, "mean", max_length=12)
+    (tokens, _), cut, cut_replies = mean.tokens(talks)
+    assert (
+        mean.tokenizer.decode(tokens).endswith("and the dog")
+        and len(tokens) <= 12
+        and (cut, cut_replies) == (1, 0)
+    )
+    (tokens,), cut, cut_replies = mean.tokens([exchange("x", "the cat sat on the mat " * 20)])
+    assert (len(tokens), cut, cut_replies) == (12, 0, 1)  # a text encoder has no choice
+
+
+BEGINNING = "{{ bos_token }}"
+EVERY_TURN = "{% for m in messages %}<|{{ m['role'] }}|>"
+LIST_OF_PARTS = BEGINNING + EVERY_TURN + "{% for p in m['content'] %}{{ p['text'] }}{% endfor %}"
+NO_REPLY = BEGINNING + "{% for m in messages[:-1] %}{{ m['content'] }}"
+
+
+@pytest.mark.parametrize(
+    "template, kind",
+    [
+        (LIST_OF_PARTS + "<|end|>{% endfor %}", "reply"),
+        (NO_REPLY + "<|end|>{% endfor %}", "reply"),
+        (BEGINNING + "{{ messages[-1]['content'] }}", "prompt"),
+    ],
+)
+def test_a_template_that_does_not_write_a_text_is_refused(reward_model, template, kind):
+    model = encoder(reward_model)
+    model.tokenizer.chat_template = template
+    with pytest.raises(InputError, match=f"template of .* does not write the text of a {kind}"):
+        model.embed(TALKS)
+
+
+def test_a_template_that_forgets_later_turns_is_refused(reward_model):
+    """Each shape of conversation is looked at, not the first alone."""
+    model = encoder(reward_model)
+    model.tokenizer.chat_template = "{% for m in messages[:2] %}{{ m['content'] }} {% endfor %}"
+    assert len(model.embed([TALKS[0], TALKS[1]])) == 2
+    with pytest.raises(InputError, match="does not write the text of a reply"):
+        model.embed(TALKS)
+
+
+@pytest.mark.parametrize(
+    "expression, error",
+    [
+        ("{{ messages[0]['content'] + 1 }}", "TypeError"),
+        ("{{ 1 // 0 }}", "ZeroDivisionError"),
+        ("{{ messages[0].content.nothing() }}", "has no attribute"),
+        ("{{ nothing.at_all }}", "is undefined"),
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{% for %}", "expected|unexpected|Expected"),
+        ("{{ 'x'.encode().decode(7) }}", "TypeError"),
+        ("{{ 'x'.index('y') }}", "ValueError"),
+    ],
+)
+def test_what_fails_inside_a_template_is_one_line(reward_model, expression, error):
+    model = encoder(reward_model)
+    model.tokenizer.chat_template = expression
+    with pytest.raises(InputError, match=f"(?s)the chat template of .*{error}"):
+        model.embed(TALKS)
+
+
+def test_no_tokens_at_all_is_one_line(reward_model, text_encoder):
+    model = encoder(text_encoder, "mean")
+    model.tokenizer.backend_tokenizer.post_processor = None  # writes no special tokens either
+    with pytest.raises(InputError, match="makes no tokens of the text ''"):
+        model.embed([[{"role": "user", "content": ""}]])
+    model = encoder(reward_model)
+    model.tokenizer.chat_template = "{% if messages[1]['content'] != 'y' %}x{% endif %}"
+    with pytest.raises(InputError, match="makes no tokens of the text 'y'"):
+        model.embed([exchange("x", "y")])
+
+
+def test_tokens_that_the_model_has_no_row_for_are_one_line(reward_model):
+    model = encoder(reward_model)
+    rows = len(model.tokenizer)
+    model.tokenizer.add_tokens(["<new>"])
+    assert len(model.embed(TALKS)) == len(TALKS)  # not in the text
+    message = f"has token {rows}, in the text 'a <new> word', but the model has {rows}"
+    with pytest.raises(InputError, match=message):
+        model.embed([exchange("x", "a <new> word")])
+
+
+def only_latin(model):
+    """A tokenizer that knows none of some letters, as English ones know no other script."""
+    from tokenizers import normalizers
+
+    replaced = normalizers.Replace(Regex("[\u4e00-\u9fff]"), "?")
+    lowered = normalizers.Lowercase()
+    model.tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([replaced, lowered])
+    return model
+
+
+def test_replies_that_give_the_same_tokens_are_refused_or_counted(reward_model, capsys):
+    model = only_latin(encoder(reward_model))
+    replies = ["\u4e00\u4e01", "\u4e02\u4e03", "yes"]
+    table = model.embed([exchange("which?", reply) for reply in replies])
+    assert torch.equal(table[0], table[1]) and not torch.allclose(table[0], table[2])
+    note = "1 of 3 texts have the tokens of another reply to their prompt"
+    assert note in capsys.readouterr().out
+    with pytest.raises(InputError, match="the same tokens of all 2 replies to a prompt, such as"):
+        model.embed([exchange("which?", reply) for reply in replies[:2]])
+
+
+def test_replies_that_differ_in_case_or_spaces_alone_are_counted(reward_model, capsys):
+    model = only_latin(encoder(reward_model))
+    model.embed([exchange("which?", "Yes"), exchange("which?", " yes")])
+    assert "1 of 2 texts have the tokens of another reply" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_replies_are_compared_across_parts(reward_model, monkeypatch, share):
+    """A plain run spreads the replies to a prompt over parts by their length."""
+    monkeypatch.setattr("lore.packing.PART_BYTES", 40)
+    model = only_latin(encoder(reward_model, share=share))
+    pairs = [exchange("which?", "\u4e00"), exchange("which?", "\u4e01")]
+    other = [exchange(f"{number} what about it?", "good") for number in range(6)]
+    with pytest.raises(InputError, match="the same tokens of all 2 replies to a prompt"):
+        model.embed([pairs[0], *other, pairs[1]])
+
+
+def test_a_prompt_with_a_reply_that_is_too_long_is_still_judged(reward_model):
+    model = only_latin(encoder(reward_model, max_length=40, share=False))
+    pairs = [exchange("which?", "\u4e00"), exchange("which?", "\u4e01")]
+    talks = [*pairs, exchange("which?", "the cat sat on the mat " * 30)]
+    with pytest.raises(InputError, match="the same tokens of all 2 replies"):
+        prepare(model, talks)

@@ -1,0 +1,81 @@
+"""Tiny randomly initialised models with a real tokenizer and chat template, and conversations for them."""
+
+import torch
+from conftest import CHAT_TEMPLATE
+
+from lore.conversations import exchange
+from lore.encoder import Encoder
+from lore.tokens import ReplyCheck
+
+CPU = torch.device("cpu")
+TALKS = [
+    exchange("the cat", "sat on the mat"),
+    exchange("hello; I met a friend and the dog lay beside it, she said nothing", "ok"),
+    [*exchange("hi", "hello"), *exchange("and the dog?", "the dog lay beside the cat")],
+    exchange("x", "y"),
+]
+TINY = {
+    "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "num_labels": 1, "max_position_embeddings": 512, "initializer_range": 0.2,
+}  # fmt: skip
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system prompt') }}{% endif %}"
+    + CHAT_TEMPLATE
+)
+
+
+def encoder(folder, pooling="last", **options):
+    return Encoder(str(folder), pooling, CPU, **options)
+
+
+def a_model(architecture, folder, tokenizer, **options):
+    """Folder with a tiny, randomly initialised model of that architecture."""
+    import transformers
+
+    torch.manual_seed(1)
+    config = getattr(transformers, f"{architecture.split('For')[0]}Config")(**TINY | options)
+    getattr(transformers, architecture)(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def by_itself(model):
+    """The same model as transformers loads and runs it, nothing replaced."""
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(
+        model.name, attn_implementation="eager"
+    ).eval()
+
+
+def alone(model, conversation):
+    """The vector of a conversation from its own full forward pass."""
+    tokens = torch.tensor(model.tokens([conversation])[0][0][None])
+    with torch.no_grad():
+        return by_itself(model).base_model(input_ids=tokens).last_hidden_state[0, -1]
+
+
+def dialogue(turns, rejected=2, name=""):
+    """The chosen path of a dialogue with every turn of it, and the branches that were not taken."""
+    path, conversations = [], []
+    for turn in range(turns):
+        path.append({"role": "user", "content": f"{name} question {turn}: and the cat?"})
+        for reply in range(rejected):
+            other = {
+                "role": "assistant",
+                "content": f"{'no, ' * (reply + 1)}the dog lay in turn {turn}",
+            }
+            conversations.append([*path, other])
+        path.append(
+            {
+                "role": "assistant",
+                "content": f"yes, the cat sat in turn {turn} " + "and sat " * turn,
+            }
+        )
+        conversations.append(path[:])
+    return conversations
+
+
+def prepare(model, talks):
+    """The batches of conversations."""
+    return model.prepare(talks, ReplyCheck(model.name, talks)).batches
