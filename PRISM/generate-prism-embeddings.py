@@ -2,13 +2,15 @@
 
     python PRISM/generate-prism-embeddings.py                                     8B reward model, one GPU
     python PRISM/generate-prism-embeddings.py --limit 20                          the first 20 dialogues only
-    python PRISM/generate-prism-embeddings.py --model ENCODER --pooling mean      no GPU: a text encoder, no reference
+    python PRISM/generate-prism-embeddings.py --model ENCODER --pooling mean      no GPU, no reference
 
 Reads:  data/dialogues.jsonl, made by prepare.py
-Writes: data/prism.safetensors (embeddings and head), data/prism.parquet (who preferred what, in which dialogue)
-Cost:   one pass of the model over each dialogue: every turn of its chosen path is read off that pass, and each rejected
-        reply branches off it. 8 kB of disk per reply for the 8B model. An interrupted run goes on when it is
-        started again. Several GPUs: torchrun --nproc-per-node=8 PRISM/generate-prism-embeddings.py
+Writes: data/prism.safetensors (embeddings and head), data/prism.parquet (who preferred what, in
+        which dialogue)
+Cost:   one pass of the model over each dialogue: every turn of its chosen path is read off that
+        pass, and each rejected reply branches off it. 8 kB of disk per reply for the 8B model. An
+        interrupted run goes on when it is started again.
+        Several GPUs: torchrun --nproc-per-node=8 PRISM/generate-prism-embeddings.py
 """
 
 import hashlib
@@ -18,27 +20,18 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from lore import encoder_settings
 from lore.common import InputError, start
 from lore.conversations import read_json_lines
 from lore.embeddings import embed_split
 from lore.encoder import encoder_of
 from lore.settings import settings
 
-# --------------------------------------------------------------------------------------------------- settings ---
-model = "Skywork/Skywork-Reward-Llama-3.1-8B-v0.2"  # Hub reward model, or a local folder
-pooling = "last"  # last = last token of a reward model; mean = mean of a text encoder's tokens, no reference head
-head = "score"  # where a reward model keeps its reward head: score, v_head, v_head.summary
+# ------------------------------------------------------------------------------- settings ---
 data = HERE / "data"  # the dialogues, and where the embedded comparisons go
-device = "auto"  # auto, cpu, cuda, cuda:1
-dtype = "auto"  # auto = bfloat16 on a GPU, float32 on a CPU; float32, bfloat16, float16
-attention = "sdpa"  # attention of transformers: sdpa, eager; with --no-share also flash_attention_2
-batch_tokens = 0  # tokens at a time, fewer where the memory does not suffice; 0 = 16384 on a GPU, 2048 on a CPU
-share = True  # compute every turn of a dialogue in one pass; off for a model that refuses it
-max_length = (
-    0  # tokens; longer conversations lose the oldest part of their prompt; 0 = what the model takes
-)
 limit = 0  # only the first N dialogues, for a smoke test; 0 = all
-# --------------------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------
+# The model and how it is used: lore/encoder_settings.py, flags of this script as well.
 
 
 def comparisons(row):
@@ -55,7 +48,7 @@ def comparisons(row):
 
 
 def main():
-    args = settings(globals())
+    args = settings(globals(), encoder_settings)
     import pandas as pd
 
     source = args.data / "dialogues.jsonl"
@@ -63,7 +56,7 @@ def main():
         raise InputError(f"{source} is missing; make it with: python PRISM/prepare.py")
     encoder = encoder_of(args)
     dialogues = [row for _, row in read_json_lines(source)][: args.limit or None]
-    frame = pd.DataFrame([record for row in dialogues for record in comparisons(row)])
+    frame = pd.DataFrame(record for row in dialogues for record in comparisons(row))
     if frame.empty:
         raise InputError(f"{source} holds no comparison")
     made_from = hashlib.sha256(source.read_bytes()).hexdigest()

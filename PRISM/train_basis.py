@@ -23,7 +23,7 @@ from lore.common import pick_device, start
 from lore.evaluation import LORE, best_cell
 from lore.printing import print_health
 from lore.report import report, run_rows
-from lore.settings import alphas_of, repeats_of, settings
+from lore.settings import repeats_of, settings
 from utils import run_regularized
 
 # ------------------------------------------------------------------------------- settings ---
@@ -56,7 +56,7 @@ def with_health(cells, V_ref):
 
 def main():
     args = settings(globals(), people)
-    device, alpha_list = pick_device(args.device), alphas_of(args)
+    device = pick_device(args.device)
     args.results.mkdir(parents=True, exist_ok=True)
     if args.synthetic:
         dialogues = people.plant(
@@ -71,7 +71,7 @@ def main():
         groups = people.split(dialogues, seed=starts[0] if args.resplit else None)
         N, N_unseen = len(groups.train.user_ids), len(groups.unseen.user_ids)
         result = run_regularized(
-            args.K_list, alpha_list, dialogues.head, *groups, N, N_unseen, device,
+            args.K_list, args.alpha_list, dialogues.head, *groups, N, N_unseen, device,
             num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=starts,
             solver=args.solver, baselines=args.baselines, save=output, model=dialogues.model,
         )  # fmt: skip

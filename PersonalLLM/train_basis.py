@@ -22,7 +22,7 @@ from lore.evaluation import LORE
 from lore.pictures import plot_mixtures
 from lore.printing import key_text, print_aligned
 from lore.report import report
-from lore.settings import alphas_of, repeats_of, settings
+from lore.settings import repeats_of, settings
 from utils import run
 
 # ------------------------------------------------------------------------------- settings ---
@@ -68,7 +68,7 @@ def print_paper_table(populations, num_seen, num_unseen):
 
 def main():
     args = settings(globals(), people)
-    device, alpha_list = pick_device(args.device), alphas_of(args)
+    device = pick_device(args.device)
     args.results.mkdir(parents=True, exist_ok=True)
     people.check_populations(args.dirichlet_list)
     if args.synthetic:
@@ -91,7 +91,7 @@ def main():
                 sides, a, N, N_unseen, args.train_prompts, args.few_shot_prompts, starts[0]
             )
             result = run(
-                args.K_list, alpha_list, sides.head, *groups, N, N_unseen, device,
+                args.K_list, args.alpha_list, sides.head, *groups, N, N_unseen, device,
                 num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=starts,
                 solver=args.solver, baselines=args.baselines, save=output, model=sides.model,
             )  # fmt: skip

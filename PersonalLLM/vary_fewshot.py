@@ -17,7 +17,7 @@ sys.path.insert(0, str(HERE.parent))
 import people
 from lore.common import pick_device, start
 from lore.report import report_few_shot
-from lore.settings import alphas_of, settings
+from lore.settings import settings
 from utils import run_few_shot_vary_shots
 
 # ------------------------------------------------------------------------------- settings ---
@@ -44,7 +44,7 @@ synthetic = False  # planted reward models instead of the prepared; their settin
 
 def main():
     args = settings(globals())
-    device, alpha_list = pick_device(args.device), alphas_of(args)
+    device = pick_device(args.device)
     args.results.mkdir(parents=True, exist_ok=True)
     people.check_populations(args.dirichlet_list)
     sides = people.plant(args.seed) if args.synthetic else people.load(args.data)
@@ -56,7 +56,7 @@ def main():
         print(f"\npeople mix the reward models with w ~ Dirichlet({a:g})")
         groups = people.split(sides, a, N, N_unseen, args.train_prompts, args.max_shots, args.seed)
         result = run_few_shot_vary_shots(
-            args.trials, alpha_list, args.K_list, args.num_shots,
+            args.trials, args.alpha_list, args.K_list, args.num_shots,
             groups.train, groups.few_shot_train, groups.unseen, sides.head, N, N_unseen, device,
             num_iterations=args.num_iterations, learning_rate=args.learning_rate, seed=args.seed,
             solver=args.solver,

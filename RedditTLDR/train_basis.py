@@ -21,7 +21,7 @@ import people
 from lore.common import pick_device, start
 from lore.evaluation import best_cell
 from lore.report import report
-from lore.settings import alphas_of, repeats_of, settings
+from lore.settings import repeats_of, settings
 from utils import run
 
 # ------------------------------------------------------------------------------- settings ---
@@ -47,7 +47,7 @@ synthetic = False  # planted workers instead of the prepared data; their setting
 
 def main():
     args = settings(globals(), people)
-    device, alpha_list = pick_device(args.device), alphas_of(args)
+    device = pick_device(args.device)
     args.results.mkdir(parents=True, exist_ok=True)
     if args.synthetic:
         sides = people.plant(
@@ -69,7 +69,7 @@ def main():
         )
         N, N_unseen = len(groups.train.user_ids), len(groups.unseen.user_ids)
         result = run(
-            args.K_list, alpha_list, sides.head, *groups, N, N_unseen, device,
+            args.K_list, args.alpha_list, sides.head, *groups, N, N_unseen, device,
             num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=starts,
             solver=args.solver, baselines=args.baselines, save=output, model=sides.model,
         )  # fmt: skip

@@ -17,7 +17,7 @@ sys.path.insert(0, str(HERE.parent))
 import people
 from lore.common import pick_device, start
 from lore.report import report_few_shot
-from lore.settings import alphas_of, settings
+from lore.settings import settings
 from utils import run_few_shot_vary_shots
 
 # ------------------------------------------------------------------------------- settings ---
@@ -42,7 +42,7 @@ synthetic = False  # planted workers instead of the prepared data; their setting
 
 def main():
     args = settings(globals())
-    device, alpha_list = pick_device(args.device), alphas_of(args)
+    device = pick_device(args.device)
     args.results.mkdir(parents=True, exist_ok=True)
     sides = people.plant(args.seed) if args.synthetic else people.load(args.data)
     groups = people.split(
@@ -50,7 +50,7 @@ def main():
     )
     N, N_unseen = len(groups.train.user_ids), len(groups.unseen.user_ids)
     result = run_few_shot_vary_shots(
-        args.trials, alpha_list, args.K_list, args.num_shots,
+        args.trials, args.alpha_list, args.K_list, args.num_shots,
         groups.train, groups.few_shot_train, groups.unseen, sides.head, N, N_unseen, device,
         num_iterations=args.num_iterations, learning_rate=args.learning_rate, seed=args.seed,
         solver=args.solver,

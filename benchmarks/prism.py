@@ -27,11 +27,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from train_basis import DIALOGUES_OF_REPLIES, replies_per_turn
 
 from lore.comparisons import Comparisons
 from lore.likelihood import TallProduct
 from lore.packing import pack_trees
+from people import DIALOGUES_OF_REPLIES, replies_per_turn
 from utils import LoRe_regularized
 
 PREPARE = Path(__file__).resolve().parent.parent / "PRISM/prepare.py"
@@ -44,7 +44,7 @@ DIALOGUES_OF_PEOPLE = {
     5: 11,
     6: 1283,
     7: 5,
-}  # all of PRISM, counted as in train_basis.py
+}  # all of PRISM, counted as in people.py
 QUESTION_TOKENS, REPLY_TOKENS, TURN_TOKENS = (
     18,
     110,

@@ -1,9 +1,11 @@
-"""V and W on disk."""
+"""V and W on disk, and rewards in other files."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -11,6 +13,9 @@ from safetensors.torch import save_file
 
 from lore.common import InputError, written_whole
 from lore.processes import by_first_process
+
+MEAN = "mean mixture"  # name of the reward of the people seen, taken together
+UNUSABLE = (ValueError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError)
 
 
 def basis_path(prefix, K, alpha, seed):
@@ -31,16 +36,16 @@ class Basis(NamedTuple):
 @by_first_process
 def save_basis(path, basis, **metadata):
     """A Basis as one safetensors file: three tensors, the ids and the model in its header."""
-    ids = {
-        "user_ids": json.dumps(basis.user_ids),
-        "unseen_ids": json.dumps(basis.unseen_ids),
-        "model": basis.model,
-    }
-    tensors = {
-        name: getattr(basis, name).detach().cpu().contiguous() for name in ("V", "W", "W_unseen")
-    }
+    header = {"model": basis.model}
+    for name in ("user_ids", "unseen_ids"):
+        header[name] = json.dumps(getattr(basis, name))
+    tensors = {}
+    for name in ("V", "W", "W_unseen"):
+        tensors[name] = getattr(basis, name).detach().cpu().contiguous()
+    for name, value in metadata.items():
+        header[name] = str(value)
     with written_whole(path) as file:
-        save_file(tensors, file, ids | {key: str(value) for key, value in metadata.items()})
+        save_file(tensors, file, header)
 
 
 def save_fits(prefix, fitted, groups, model):
@@ -58,41 +63,105 @@ def save_fits(prefix, fitted, groups, model):
 
 
 def load_basis(path, num_features):
-    """The Basis of save_basis. InputError: missing, not such a file, or of another width than num_features."""
+    """The Basis of save_basis. InputError: missing, not such a file, of another width."""
     if not Path(path).exists():
-        raise InputError(
-            f"{path} is missing; a train_basis.py writes such files to its results folder"
-        )
+        folder = "a train_basis.py writes such files to its results folder"
+        raise InputError(f"{path} is missing; {folder}")
     try:
         with safe_open(path, framework="pt") as file:
-            V, W, W_unseen = (file.get_tensor(name) for name in ("V", "W", "W_unseen"))
+            V, W, W_unseen = map(file.get_tensor, ("V", "W", "W_unseen"))
             header = file.metadata()
-        user_ids, unseen_ids = (
-            tuple(json.loads(header[name])) for name in ("user_ids", "unseen_ids")
-        )
-    except (SafetensorError, KeyError, TypeError) as error:
+        user_ids = tuple(json.loads(header["user_ids"]))
+        unseen_ids = tuple(json.loads(header["unseen_ids"]))
+        model = header["model"]
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a basis saved by train_basis.py ({error})") from error
     if len(V) != num_features:
+        widths = f"basis of width {len(V)}, but the embeddings have {num_features}"
+        raise InputError(f"{path}: {widths}: not the same model")
+    return Basis(V, W, user_ids, W_unseen, unseen_ids, model)
+
+
+def load_heads(path, num_features, user_ids):
+    """({name: (d,) reward}, model of its embeddings): columns, mean mixture, people.
+
+    user_ids: whose own reward is wanted; ["all"] = everybody's. InputError: an unusable file.
+    """
+    kind = Path(path).suffix
+    if kind == ".safetensors":
+        return heads_of_basis(path, load_basis(path, num_features), user_ids)
+    if user_ids:
+        raise InputError("--users: only a .safetensors basis of train_basis.py knows people")
+    if kind not in (".pt", ".npy"):
+        raise InputError(f"{path}: a head is a .safetensors, .pt or .npy file")
+    V = load_plain(path, num_features)
+    if not V.isfinite().all():
+        raise InputError(f"{path} holds NaN or infinity")
+    if len(V) != num_features:
+        widths = f"rewards of width {len(V)}, but the embeddings have {num_features}"
+        raise InputError(f"{path}: {widths}: not the same model")
+    return columns(V), ""
+
+
+def heads_of_basis(path, basis, user_ids):
+    known = (*basis.user_ids, *basis.unseen_ids)
+    W = torch.cat([basis.W, basis.W_unseen])  # (C + C', K)
+    heads = columns(basis.V)
+    heads[MEAN] = basis.V @ basis.W.mean(0)  # (d, K) @ (K,)
+    for user in known if user_ids == ["all"] else user_ids:
+        if user not in known:
+            raise InputError(f"{path} has no user {user}; it has {len(known)}, such as {known[0]}")
+        heads[user] = basis.V @ W[known.index(user)]
+    return heads, basis.model
+
+
+def columns(V):
+    return {f"column {k}": V[:, k] for k in range(V.shape[1])}
+
+
+def load_plain(path, num_features):
+    """V (d, K) of a .pt or .npy file that holds nothing else, or a dictionary with it. No code is run."""
+    try:
+        if Path(path).suffix == ".pt":
+            V = torch.load(path, map_location="cpu", weights_only=True)
+            V = V["V"] if isinstance(V, dict) else V
+        else:
+            V = torch.from_numpy(np.load(path, allow_pickle=False))
+        numbers = isinstance(V, torch.Tensor) and V.ndim in (1, 2) and not V.is_complex()
+        if not numbers or not V.numel():
+            raise ValueError("it is something else")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    except UNUSABLE as error:
+        reason = (str(error).strip() or "an empty file").splitlines()[0]
         raise InputError(
-            f"{path}: basis of width {len(V)}, but the embeddings have {num_features}: not the same model"
-        )
-    return Basis(V, W, user_ids, W_unseen, unseen_ids, header["model"])
+            f"{path} does not hold a plain tensor V of shape (d, K): {reason}"
+        ) from error
+    V = V.detach().float()
+    if V.shape == (1, num_features):
+        return V.T  # as score.weight of a model
+    return V.reshape(len(V), -1)  # (d,) or (d, K) -> (d, K)
 
 
 def basis_health(V, W, V_ref):
     """What tells a healthy basis V (d, K) with mixtures W (C, K) from a collapsed one, as a dict.
 
-    columns: of V, after pruning; alike: largest |cos| of two of them, 1 = the same reward twice; to_head: smallest and
-    largest cosine to V_ref (d, 1) or None; used: exp of the entropy of the mean mixture, 1 = all people use one
-    column, K = all columns alike; used_by_one: mean of exp of the entropy of w_i, 1 = everybody is a pure type.
+    columns: of V, after pruning; alike: largest |cos| of two of them, 1 = the same reward twice;
+    to_head: smallest and largest cosine to V_ref (d, 1) or None; used: exp of the entropy of the
+    mean mixture, 1 = all people use one column, K = all columns alike; used_by_one: mean of exp of
+    the entropy of w_i, 1 = everybody is a pure type.
     """
     cosines = F.normalize(V, dim=0).T @ F.normalize(V, dim=0)  # (K, d) @ (d, K) -> (K, K)
-    entropy = lambda w: torch.special.entr(w).sum(-1)
-    to_head = None if V_ref is None else F.cosine_similarity(V, V_ref.to(V), dim=0).aminmax()
-    return {
-        "columns": V.shape[1],
-        "alike": cosines.fill_diagonal_(0).abs().max().item() if V.shape[1] > 1 else None,
-        "to_head": None if to_head is None else [value.item() for value in to_head],
-        "used": entropy(W.mean(0)).exp().item(),
-        "used_by_one": entropy(W).exp().mean().item(),
-    }
+    alike = cosines.fill_diagonal_(0).abs().max().item() if V.shape[1] > 1 else None
+    to_head = None
+    if V_ref is not None:
+        smallest, largest = F.cosine_similarity(V, V_ref.to(V), dim=0).aminmax()
+        to_head = [smallest.item(), largest.item()]
+    used = entropy(W.mean(0)).exp().item()
+    by_one = entropy(W).exp().mean().item()
+    health = {"columns": V.shape[1], "alike": alike, "to_head": to_head}
+    return health | {"used": used, "used_by_one": by_one}
+
+
+def entropy(w):
+    return torch.special.entr(w).sum(-1)

@@ -43,8 +43,9 @@ def settings(script, *shared):
 def stated(file):
     """(name, meaning) of each line of a file's settings block."""
     block = Path(file).read_text(encoding="utf-8").split("settings ---", 1)[1].split("# ---", 1)[0]
-    matches = map(SETTING.match, block.splitlines())
-    return [match.groups() for match in matches if match]
+    for match in map(SETTING.match, block.splitlines()):
+        if match:
+            yield match.groups()
 
 
 def add_flag(parser, name, default, meaning):
@@ -70,18 +71,9 @@ def check(name, value):
         raise InputError(f"--seed {value}: a seed is below 2 ** 32")
 
 
-def alphas_of(args):
-    """The alpha_list of a script's settings, or no pull where the solver finds its own."""
-    if args.solver == "ridge" and any(args.alpha_list):
-        print(
-            f"alpha_list = {args.alpha_list} is not used: the ridge solver chooses its own pull to the head"
-        )
-    return [0.0] if args.solver == "ridge" else args.alpha_list
-
-
 def repeats_of(args):
-    """Lists of seeds: one list for one split, or, to draw each repeat's split anew, a list for each."""
+    """Lists of seeds: one list, or, where each repeat draws its split anew, a list for each."""
     if args.repeats < 1:
         raise InputError("repeats = 0: at least one is needed")
-    seeds = [args.seed + i for i in range(args.repeats)]
+    seeds = list(range(args.seed, args.seed + args.repeats))
     return [[seed] for seed in seeds] if args.resplit else [seeds]

@@ -164,6 +164,8 @@ def read_frame(path, made_by, columns, rows):
 
 def whole_numbers(values, where):
     """A column as int64, whatever type others have written it in. InputError: not whole numbers."""
+    if values.dtype == bool:
+        raise InputError(f"{where} holds no row numbers but true and false")
     try:
         numbers = values.to_numpy(dtype=np.float64)
     except (ValueError, TypeError) as error:

@@ -14,13 +14,22 @@ from lore.basis import basis_path, load_basis
 from lore.common import InputError
 from lore.conversations import exchange
 from lore.encoder import Encoder
+from lore.planted import best_against_worst
 from lore.settings import SETTING
 from lore.tables import load_split, save_split
 
 FOLDER = ROOT / "PersonalLLM"
 PREPARE = load_script(FOLDER / "prepare.py")
-TRAIN = load_script(FOLDER / "train_basis.py")
+PEOPLE = load_script(FOLDER / "people.py")
 NAMES = PREPARE.REWARD_MODELS
+
+
+def drawn(sides, a, num_seen, num_unseen, train_prompts, few_shot_prompts, seed):
+    """Groups of a population, and the true mixtures of its seen people."""
+    groups = PEOPLE.split(sides, a, num_seen, num_unseen, train_prompts, few_shot_prompts, seed)
+    return groups, PEOPLE.true_mixtures(sides, a, "seen", num_seen, seed)[0]
+
+
 WORDS = [
     "the",
     "cat",
@@ -140,6 +149,7 @@ def test_what_prepare_refuses(tmp_path, text_encoder):
             ["row 2 has no number in response_3_gemma_2b"],
         ),
         (good.assign(response_4=["a", None, "b"]), ["row 1: response_4 is a", "not text"]),
+        (good.assign(response_2_gemma_2b=[1.0, 2.0, float("inf")]), ["row 2 has no number"]),
         (upstream(3, responses=1), ["1 columns response_1", "two responses"]),
         (good.drop(columns="prompt"), ["missing columns prompt"]),
         (good.drop(columns="response_4"), ["missing columns response_4"]),
@@ -164,7 +174,7 @@ def test_what_prepare_refuses(tmp_path, text_encoder):
         "mean",
     )
     assert_one_line_error(
-        call_script(FOLDER / "prepare.py", *flags), "no folder here", "cannot be fetched"
+        call_script(FOLDER / "prepare.py", *flags), "folder here", "cannot be fetched"
     )
     (tmp_path / "empty/train.parquet").write_text("no parquet")
     assert_one_line_error(prepare(tmp_path / "empty", text_encoder), "train.parquet cannot be read")
@@ -172,6 +182,50 @@ def test_what_prepare_refuses(tmp_path, text_encoder):
     assert_one_line_error(
         prepare(tmp_path / "empty", text_encoder), "of one kind", "train.csv", "train.parquet"
     )
+
+
+@pytest.mark.parametrize("change", ["shuffled", "filtered", "named", "text"])
+def test_an_index_that_a_table_brings_along_is_no_row_number(tmp_path, text_encoder, change):
+    """Scores stay with their own responses, whatever others did to the file before."""
+    whole = upstream(9)
+    if change == "shuffled":
+        frame = whole.sample(frac=1, random_state=1)
+    elif change == "filtered":
+        frame = whole[whole["prompt_id"] % 2 == 1]
+    elif change == "named":
+        frame = whole.set_index(np.full(9, "same"))
+    else:  # scores as text, as some tools write them
+        frame = whole.astype({f"response_3_{name}": str for name in NAMES})
+    write(tmp_path, frame, upstream(2, seed=1))
+    status, _, err = prepare(tmp_path, text_encoder, "--pooling", "mean")
+    assert status == 0, err
+    split = load_split(tmp_path / "data/train", "", columns=["reply"])
+    rows = split.frame.set_index(["prompt", "response"])
+    vectors = {}
+    for prompt, original in enumerate(frame.to_dict("records")):
+        for response in range(8):
+            found = rows.loc[prompt, response]
+            for name in NAMES:
+                assert found[name] == float(original[f"response_{response + 1}_{name}"])
+            text = (original["prompt"], original[f"response_{response + 1}"])
+            vectors[text] = split.table[int(found["reply"])]
+    encoder = Encoder(str(text_encoder), "mean", torch.device("cpu"))
+    for text in list(vectors)[::17]:
+        assert torch.allclose(vectors[text], encoder.embed([exchange(*text)])[0], atol=1e-5)
+
+
+def test_a_whole_beside_its_parts_and_hidden_files_are_not_counted_twice(tmp_path, text_encoder):
+    write(tmp_path, upstream(6), upstream(2, seed=1))
+    upstream(6)[:4].to_parquet(tmp_path / "train.parquet")
+    (tmp_path / "._train-00000-of-00001.parquet").write_bytes(b"\0\5\26\7 Mac OS X")
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy/test.parquet").write_bytes(
+        (tmp_path / "test-00000-of-00001.parquet").read_bytes()
+    )
+    status, out, err = prepare(tmp_path, text_encoder, "--pooling", "mean")
+    assert status == 0, err
+    assert "train: 6 prompts" in out and "train: 4 prompts left out that another file" in out
+    assert "test: 2 prompts" in out and "holds the same as" in out
 
 
 def test_several_files_odd_texts_and_a_second_run(tmp_path, text_encoder):
@@ -266,8 +320,9 @@ def test_from_embeddings_to_the_papers_table_and_pictures(prepared, tmp_path):
 
 
 def test_a_pair_is_the_best_against_the_worst_of_the_eight():
-    train, test = TRAIN.planted(0, 50, 20, 8)
-    groups, weights = TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
+    sides = PEOPLE.plant(0, 50, 20, 8)
+    train, test, *_ = sides
+    groups, weights = drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
     assert [len(g.user_ids) for g in groups] == [5, 5, 4, 4]
     assert [g.counts.unique().tolist() for g in groups] == [[7], [20], [3], [20]]
     assert (
@@ -294,47 +349,48 @@ def test_a_pair_is_the_best_against_the_worst_of_the_eight():
 
 
 def test_a_population_does_not_depend_on_the_others():
-    train, test = TRAIN.planted(0, 50, 20, 8)
-    first, weights = TRAIN.draw_people(train, test, 0.01, 5, 4, 7, 3, seed=1)
-    again, same = TRAIN.draw_people(train, test, 0.01, 5, 4, 7, 3, seed=1)
+    sides = PEOPLE.plant(0, 50, 20, 8)
+    first, weights = drawn(sides, 0.01, 5, 4, 7, 3, seed=1)
+    again, same = drawn(sides, 0.01, 5, 4, 7, 3, seed=1)
     assert np.array_equal(weights, same) and all(
         torch.equal(a.chosen, b.chosen) for a, b in zip(first, again)
     )
-    _, other = TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
-    more, some = TRAIN.draw_people(
-        train, test, 0.01, 3, 6, 9, 5, seed=1
+    _, other = drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
+    more, some = drawn(
+        sides, 0.01, 3, 6, 9, 5, seed=1
     )  # fewer people, more prompts: the same people
     assert np.array_equal(weights[:3], some) and torch.equal(
         more.unseen.chosen[: 4 * 20], first.unseen.chosen
     )
     assert set(first.train.chosen[:7].tolist()) <= set(more.train.chosen[:9].tolist())
-    _, elsewhere = TRAIN.draw_people(train, test, 0.01, 5, 4, 7, 3, seed=2)
+    _, elsewhere = drawn(sides, 0.01, 5, 4, 7, 3, seed=2)
     assert not np.array_equal(weights, other) and not np.array_equal(weights, elsewhere)
     assert np.allclose(weights.sum(1), 1) and np.isfinite(weights).all()
 
 
 def test_prompts_whose_responses_are_all_equal_are_left_out_and_counted(capsys):
-    train, test = TRAIN.planted(0, 50, 20, 8)
+    sides = PEOPLE.plant(0, 50, 20, 8)
+    train, test, *_ = sides
     test.scores[3] = 1.5
-    groups, _ = TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
+    groups, _ = drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
     assert groups.seen.counts.tolist() == [19] * 5 and groups.unseen.counts.tolist() == [19] * 4
     assert "4 prompts passed over" in capsys.readouterr().out
     train.scores[:30] = 0.0  # people keep their number of pairs, from other prompts
-    groups, _ = TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
+    groups, _ = drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
     assert groups.train.counts.tolist() == [7] * 5 and (groups.train.chosen >= 240).all()
     test.reply[4] = test.reply[4, 0]  # eight times the same text: no person can tell
-    groups, _ = TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
+    groups, _ = drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
     assert groups.seen.counts.tolist() == [18] * 5
     train.scores[:46] = 0.0
     with pytest.raises(
         InputError, match="seen0000: 4 prompts tell responses apart, 7 were asked for"
     ):
-        TRAIN.draw_people(train, test, 0.1, 5, 4, 7, 3, seed=1)
+        drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
 
 
 def test_prepared_prompts_come_back_with_their_own_scores_and_texts(prepared):
     for side, original in zip(
-        TRAIN.load_prompts(prepared / "data"), (upstream(20), upstream(7, seed=1))
+        PEOPLE.load(prepared / "data")[:2], (upstream(20), upstream(7, seed=1))
     ):
         split = load_split(
             prepared / f"data/{'train' if len(original) == 20 else 'test'}", "", columns=["reply"]
@@ -367,25 +423,26 @@ def test_standardise_is_heard_and_has_results_of_its_own(prepared, tmp_path):
         for kind in ("", "_standardised")
     )
     assert raw["rows"] != scaled["rows"]
-    train, test = TRAIN.planted(0, 50, 20, 8)
-    train.scores[..., 2] = 1.0
+    sides = PEOPLE.plant(0, 50, 20, 8)
+    sides.train.scores[..., 2] = 1.0
     with pytest.raises(
         InputError, match="reward model number 2 gives all training responses one score"
     ):
-        TRAIN.standardised(train, test)
+        sides.standardised()
 
 
 def test_standardised_scores_have_one_scale_taken_from_training():
-    train, test = TRAIN.planted(0, 500, 50, 8)
-    wide = [side._replace(scores=side.scores * np.arange(1, 11) + 3) for side in (train, test)]
-    ours, tests = TRAIN.standardised(*wide)
+    sides = PEOPLE.plant(0, 500, 50, 8)
+    wide = [side._replace(scores=side.scores * np.arange(1, 11) + 3) for side in sides[:2]]
+    ours, tests, *_ = sides._replace(train=wide[0], test=wide[1]).standardised()
     assert np.allclose(ours.scores.mean((0, 1)), 0) and np.allclose(ours.scores.std((0, 1)), 1)
     scale, shift = wide[0].scores.std((0, 1)), wide[0].scores.mean((0, 1))
     assert np.allclose(tests.scores * scale + shift, wide[1].scores)
 
 
 def test_planted_reward_models_agree_as_much_as_they_say():
-    train, test = TRAIN.planted(0, 2000, 10, 64, agreement=0.3, unexplained=0.2)
+    sides = PEOPLE.plant(0, 2000, 10, 64, agreement=0.3, unexplained=0.2)
+    train, test, *_ = sides
     correlation = np.corrcoef(train.scores.reshape(-1, 10).T)
     off = correlation[~np.eye(10, dtype=bool)]
     assert off.mean() == pytest.approx(0.3 * 0.8, abs=0.07)  # what no embedding tells is not shared
@@ -513,10 +570,8 @@ def test_ridge_and_fresh_populations_from_the_shell(tmp_path):
 
 
 def test_pairs_know_the_prompts_they_are_about():
-    train = load_script(FOLDER / "train_basis.py")
-    prompts, _ = train.planted(0, num_prompts=30, num_tests=5)
-    data, _ = train.comparisons(
-        prompts, np.full((2, 10), 0.1), [np.arange(30)[::-1], np.arange(30)], 7, ("a", "b")
-    )
+    prompts = PEOPLE.plant(0, num_prompts=30, num_tests=5).train
+    orders = [np.arange(30)[::-1], np.arange(30)]
+    data, _ = best_against_worst(*prompts, np.full((2, 10), 0.1), orders, 7, ("a", "b"))
     assert data.prompt.tolist() == [*range(29, 22, -1), *range(7)]
     assert (data.chosen // 8 == data.prompt).all()  # eight responses to each prompt, in a row

@@ -22,7 +22,7 @@ from lore.tables import load_split
 FOLDER = ROOT / "PRISM"
 PREPARE = load_script(FOLDER / "prepare.py")
 GENERATE = load_script(FOLDER / "generate-prism-embeddings.py")
-TRAIN = load_script(FOLDER / "train_basis.py")
+PEOPLE = load_script(FOLDER / "people.py")
 RB2 = load_script(FOLDER / "eval_rb2.py")
 PUBLISHED = "6da3b5aee8d7250ff82974c2b50928c31434793b4f96f03fa887ac3d546dcc12"
 WORDS = [
@@ -162,7 +162,7 @@ def real_structure():
     for name in sorted(owner.index, key=number):
         turns = [
             (f"q{turn} {name}", ["yes"] * (name != "c2536"), [f"no {i}" for i in range(size - 1)])
-            for turn, size in enumerate(TRAIN.replies_per_turn(int(replies[name])))
+            for turn, size in enumerate(PEOPLE.replies_per_turn(int(replies[name])))
         ]
         rows.append(conversation(name, owner[name], turns))
     return users, rows
@@ -196,9 +196,11 @@ def test_the_published_split_of_the_real_ids_byte_for_byte(tmp_path):
 def test_the_structure_written_down_for_planted_dialogues_is_the_real_one():
     owner, replies = real_ids()
     dialogues = owner.value_counts().value_counts()
-    assert replies.value_counts().to_dict() == TRAIN.DIALOGUES_OF_REPLIES
-    assert {count: dialogues[count] for count in (6, 7)} == TRAIN.PEOPLE_OF_DIALOGUES
-    assert all(sum(TRAIN.replies_per_turn(count)) == count for count in TRAIN.DIALOGUES_OF_REPLIES)
+    assert replies.value_counts().to_dict() == PEOPLE.DIALOGUES_OF_REPLIES
+    assert {count: dialogues[count] for count in (6, 7)} == PEOPLE.PEOPLE_OF_DIALOGUES
+    assert all(
+        sum(PEOPLE.replies_per_turn(count)) == count for count in PEOPLE.DIALOGUES_OF_REPLIES
+    )
 
 
 def test_a_turn_gives_one_pair_per_rejected_reply_and_says_what_it_leaves_out():
@@ -275,6 +277,26 @@ def test_another_split_leaves_the_dialogues_as_they_are(tmp_path):
     )  # so that a new split needs no new embedding
 
 
+def test_values_that_equal_those_of_prism_give_the_same_dialogues(tmp_path):
+    """6.0 conversations, turn 1.0, if_chosen 1: what a tool between may have made of them."""
+    upstream(tmp_path)
+    assert prepare(tmp_path)[0] == 0
+    names = ("dialogues.jsonl", "prism_split_ids_50.json")
+    before = [(tmp_path / "data" / name).read_bytes() for name in names]
+    for name in ("survey.jsonl", "conversations.jsonl"):
+        rows = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        for row in rows:
+            if "num_completed_conversations" in row:
+                row["num_completed_conversations"] = float(row["num_completed_conversations"])
+            for said in row.get("conversation_history", []):
+                said["turn"] = float(said["turn"])
+                if "if_chosen" in said:
+                    said["if_chosen"] = int(said["if_chosen"])
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert prepare(tmp_path)[0] == 0
+    assert before == [(tmp_path / "data" / name).read_bytes() for name in names]
+
+
 def mend(turns=None, **fields):
     """A conversation of user0 with one thing wrong."""
     row = conversation("c0", "user0", turns or [("q", ["yes"], ["no"])])
@@ -290,6 +312,9 @@ def mend(turns=None, **fields):
             ["message 0", "a reply without if_chosen"],
         ),
         (mend(conversation_history=[message(3, "user", "x")]), ["turn 3 of a dialogue of 1 turns"]),
+        (mend(conversation_history=[message(0.5, "user", "x")]), ["turn 0.5 of a dialogue"]),
+        (mend(conversation_history=[message(0, "model", "x", 2)]), ["a reply without if_chosen"]),
+        (mend(conversation_turns=1.5), ["needs conversation_turns"]),
         (
             mend(conversation_history=[message(-1, "user", "x")]),
             ["turn -1 of a dialogue of 1 turns"],
@@ -324,7 +349,7 @@ def test_files_that_are_not_the_data_end_with_one_line(tmp_path):
     good = (tmp_path / "conversations.jsonl").read_text()
     for content, words in (
         ("<!DOCTYPE html>\n<html>too many requests</html>", ["conversations.jsonl is a web page"]),
-        (good[:-100], ["conversations.jsonl, line 60", "the file is cut off here"]),
+        (good[:-100], ["conversations.jsonl, line 60", "cut off here"]),
         (
             good + good.splitlines()[0] + "\n",
             ["line 61", "'c0' is missing or stands here for the second time"],
@@ -458,8 +483,8 @@ def test_from_embeddings_to_table_picture_and_bases(prepared, tmp_path):
 
 
 def test_no_person_and_no_dialogue_is_on_two_sides(prepared):
-    split, ids = TRAIN.load_dialogues(prepared / "data")
-    groups = TRAIN.split_dialogues(split, ids)
+    dialogues = PEOPLE.load(prepared / "data")
+    groups = PEOPLE.split(dialogues)
     assert not set(groups.train.user_ids) & set(groups.unseen.user_ids)
     assert (
         groups.train.user_ids == groups.seen.user_ids
@@ -468,7 +493,7 @@ def test_no_person_and_no_dialogue_is_on_two_sides(prepared):
     for train, test in ((groups.train, groups.seen), (groups.few_shot_train, groups.unseen)):
         rows = [set(g.chosen.tolist()) | set(g.rejected.tolist()) for g in (train, test)]
         assert not rows[0] & rows[1]
-    frame = split.frame
+    frame = dialogues.frame
     for group in groups:
         pairs = list(
             zip(
@@ -493,11 +518,11 @@ def test_choices_drawn_at_random_are_not_predicted(tmp_path, reward_model):
         prepare(tmp_path, "--seen_fraction", 0.5)[0] == 0
         and generate(tmp_path, reward_model)[0] == 0
     )
-    split, ids = TRAIN.load_dialogues(tmp_path / "data")
-    groups = TRAIN.split_dialogues(split, ids)
+    dialogues = PEOPLE.load(tmp_path / "data")
+    groups = PEOPLE.split(dialogues)
     sizes = (len(groups.train.user_ids), len(groups.unseen.user_ids))
     result = utils.run_regularized(
-        [1, 3], [0.0], split.head, *groups, *sizes, "cpu", num_iterations=300
+        [1, 3], [0.0], dialogues.head, *groups, *sizes, "cpu", num_iterations=300
     )
     pairs = min(len(groups.seen), len(groups.unseen))
     assert np.abs(np.concatenate([result.seen, result.unseen]) - 0.5).max() < 4 * np.sqrt(
@@ -507,15 +532,16 @@ def test_choices_drawn_at_random_are_not_predicted(tmp_path, reward_model):
 
 
 def test_a_person_without_pairs_on_a_side_is_left_out_and_counted(prepared, capsys):
-    split, ids = TRAIN.load_dialogues(prepared / "data")
+    dialogues = PEOPLE.load(prepared / "data")
+    ids, frame = dialogues.ids, dialogues.frame
     person, other = list(ids["seen_user_ids"])[:2]
-    test_side = split.frame["dialogue"].isin(ids["test_dialog_ids"])
-    frame = split.frame[(split.frame["user_id"] != person) | ~test_side]
-    groups = TRAIN.split_dialogues(split._replace(frame=frame), ids)
+    test_side = frame["dialogue"].isin(ids["test_dialog_ids"])
+    fewer = dialogues._replace(frame=frame[(frame["user_id"] != person) | ~test_side])
+    groups = PEOPLE.split(fewer)
     assert person not in groups.train.user_ids and other in groups.train.user_ids
     assert "left out: 1 people without pairs on both sides" in capsys.readouterr().out
     with pytest.raises(InputError, match="no seen or no unseen people have pairs"):
-        TRAIN.split_dialogues(split._replace(frame=frame), {**ids, "test_dialog_ids": []})
+        PEOPLE.split(fewer._replace(ids={**ids, "test_dialog_ids": []}))
     for wrong in (
         {"test_dialog_ids": ids["train_dialog_ids"]},
         {"unseen_user_ids": ids["seen_user_ids"]},
@@ -523,7 +549,7 @@ def test_a_person_without_pairs_on_a_side_is_left_out_and_counted(prepared, caps
         with pytest.raises(
             InputError, match="both the training and the test side of the split, or a person seen"
         ):
-            TRAIN.split_dialogues(split, {**ids, **wrong})
+            PEOPLE.split(dialogues._replace(ids={**ids, **wrong}))
 
 
 def test_training_without_data_or_with_settings_that_cannot_be(prepared, tmp_path):
@@ -573,8 +599,9 @@ def test_training_without_data_or_with_settings_that_cannot_be(prepared, tmp_pat
 
 
 def test_planted_dialogues_have_the_structure_and_the_accuracy_they_say():
-    population, ids = TRAIN.planted_dialogues(5, num_users=120)
-    frame, table = population.splits["prism"].frame, population.splits["prism"].table
+    dialogues = PEOPLE.plant(5, num_users=120)
+    population, ids = dialogues.planted, dialogues.ids
+    frame, table = dialogues.frame, dialogues.table
     assert len(ids["seen_user_ids"]) == 96 and len(ids["unseen_user_ids"]) == 24
     sizes = frame.groupby(["dialogue", "turn"]).size()
     assert sizes.groupby("turn").max()[0] == 3 and sizes[
@@ -590,11 +617,9 @@ def test_planted_dialogues_have_the_structure_and_the_accuracy_they_say():
     )
     agree = rewards[mine, chosen] > rewards[mine, rejected]
     assert agree.double().mean().item() == pytest.approx(0.9, abs=0.01)
-    again, _ = TRAIN.planted_dialogues(5, num_users=120)
-    assert again.splits["prism"].frame.equals(frame) and torch.equal(
-        again.splits["prism"].table, table
-    )
-    assert [TRAIN.replies_per_turn(n) for n in (3, 4, 5, 6, 9)] == [
+    again = PEOPLE.plant(5, num_users=120)
+    assert again.frame.equals(frame) and torch.equal(again.table, table)
+    assert [PEOPLE.replies_per_turn(n) for n in (3, 4, 5, 6, 9)] == [
         [1, 2],
         [2, 2],
         [3, 2],
@@ -805,6 +830,28 @@ def test_every_head_gets_the_official_score_of_its_own_rewards(tmp_path, reward_
     assert status == 0 and "rb2: done already" in again  # another head needs no model
 
 
+def test_rows_of_the_bench_that_pandas_has_written_get_the_same_scores(tmp_path, reward_model):
+    """num_correct 1.0, replies as arrays, a shuffled index, a row that stands there twice."""
+    rows = bench()
+    frame = pd.DataFrame([*rows, rows[0]]).astype({"num_correct": float, "num_incorrect": float})
+    frame.index = frame.index[::-1]
+    frame.to_parquet(tmp_path / "bench.parquet")
+    frame.to_json(tmp_path / "floats.jsonl", orient="records", lines=True)
+    tables = []
+    for source in (
+        bench_file(tmp_path, rows),
+        tmp_path / "bench.parquet",
+        tmp_path / "floats.jsonl",
+    ):
+        flags = ("--source", source, "--model", reward_model, "--data", tmp_path / "data")
+        done = call_script(FOLDER / "eval_rb2.py", *flags, "--results", tmp_path / source.stem)
+        assert done[0] == 0, done[2]
+        assert ("1 rows that stand there a second time" in done[1]) == (len(tables) > 0)
+        tables.append((tmp_path / source.stem / "eval_rb2.csv").read_bytes())
+    assert tables[0] == tables[1] == tables[2]
+    assert "done already" in done[1]  # the same texts, so the same table of embeddings
+
+
 def test_a_basis_that_lost_general_quality_is_called_so(capsys):
     table = pd.DataFrame(
         {"Math": [0.9, 0.5, 0.4], "Ties": [0.7, 0.6, 0.6]},
@@ -916,6 +963,9 @@ def test_a_wrong_width_is_noticed_before_anything_is_embedded(tmp_path, reward_m
         ({**bench_row(), "chosen": 5}, ["line 2", "chosen and rejected replies"]),
         ({**bench_row(), "rejected": "xyz"}, ["line 2", "chosen and rejected replies"]),
         ({**bench_row(), "num_correct": 2}, ["line 2", "num_correct is 2, chosen replies: 1"]),
+        ({**bench_row(), "num_correct": 1.5}, ["line 2", "num_correct is 1.5"]),
+        ({**bench_row(), "num_correct": "1"}, ["line 2", "num_correct is '1'"]),
+        ({**bench_row(), "num_correct": True}, ["line 2", "num_correct is True"]),
         (bench_row("7", "Ties"), ["line 2", "ref:N or tied:N", "'7'"]),
         (bench_row("tied:7", "Ties"), ["line 2", "1 correct replies"]),
         (bench_row("ref:7", "Ties", chosen=("a", "b")), ["line 2", "2 correct replies"]),
@@ -934,7 +984,8 @@ def test_what_else_the_bench_refuses(tmp_path, text_encoder):
     script = FOLDER / "eval_rb2.py"
     assert_one_line_error(
         call_script(script, "--source", tmp_path / "none.jsonl"),
-        "no file here and cannot be fetched",
+        "no file or folder here",
+        "cannot be fetched",
     )
     source = bench_file(tmp_path, bench()[:4])
     assert_one_line_error(
@@ -1019,10 +1070,9 @@ def test_ridge_finds_planted_people_without_being_told_how(tmp_path):
 
 
 def test_people_drawn_anew_are_as_many_and_their_dialogues_are_halved_again():
-    train = load_script(FOLDER / "train_basis.py")
-    population, ids = train.planted_dialogues(0)
-    split = population.splits["prism"]
-    anew = train.drawn_anew(split, ids, seed=3)
+    dialogues = PEOPLE.plant(0)
+    ids = dialogues.ids
+    anew = PEOPLE.drawn_anew(dialogues, seed=3)
     for key in ("seen_user_ids", "unseen_user_ids", "train_dialog_ids"):
         assert abs(len(anew[key]) - len(ids[key])) <= 2 and {*anew[key]} != {*ids[key]}
     assert not {*anew["train_dialog_ids"]} & {*anew["test_dialog_ids"]}

@@ -17,8 +17,7 @@ from lore.settings import SETTING
 from lore.tables import load_split
 
 FOLDER = ROOT / "RedditTLDR"
-TRAIN = load_script(FOLDER / "train_basis.py")
-load_sides, planted, split_workers = TRAIN.load_sides, TRAIN.planted, TRAIN.split_workers
+PEOPLE = load_script(FOLDER / "people.py")
 WORDS = [
     "the",
     "cat",
@@ -169,6 +168,7 @@ def test_train_basis_from_the_top_and_from_its_own_folder(prepared, tmp_path):
         assert (results / "train_basis.png").exists()
         basis = load_basis(results / "train_basis_K2_alpha0_seed0.safetensors", 32)
         assert basis.V.shape == (32, 2) and len(basis.user_ids) == len(basis.W) == 3
+        assert basis.model == load_split(prepared[0] / "train", "").model != ""  # so eval_rb2 warns
     assert (tmp_path / "top/train_basis.json").read_text().split('"rows"')[1] == (
         (tmp_path / "own/train_basis.json").read_text().split('"rows"')[1]
     )
@@ -238,8 +238,9 @@ def test_the_hubs_converted_files_are_read_from_a_local_copy(tmp_path, text_enco
 
 
 def test_no_worker_and_no_comparison_is_on_two_sides():
-    train, test = planted(0).splits.values()
-    groups = split_workers(train, test, 50, 30, 7, seed=1)
+    sides = PEOPLE.plant(0)
+    train, test = sides.train, sides.test
+    groups = PEOPLE.split(sides, 50, 30, 7, 0.0, seed=1)
     seen, unseen = groups.train.user_ids, groups.unseen.user_ids
     assert groups.seen.user_ids == seen and groups.few_shot_train.user_ids == unseen
     assert not set(seen) & set(unseen) and len(seen) == len(unseen) == 20
@@ -256,7 +257,7 @@ def test_no_worker_and_no_comparison_is_on_two_sides():
         made = set(zip(split.frame["user_id"], split.frame["chosen"], split.frame["rejected"]))
         owners = np.array(group.user_ids)[group.user]
         assert set(zip(owners, group.chosen.tolist(), group.rejected.tolist())) <= made
-    other = split_workers(train, test, 50, 30, 7, seed=2)
+    other = PEOPLE.split(sides, 50, 30, 7, 0.0, seed=2)
     assert other.train.user_ids != seen
 
 
@@ -265,11 +266,12 @@ def test_one_side_is_dealt_out_by_post(prepared, tmp_path):
         (tmp_path / f"validation.{suffix}").write_bytes(
             (prepared[0] / f"validation.{suffix}").read_bytes()
         )
-    train, test = load_sides(tmp_path, 0.5, seed=0)
+    sides = PEOPLE.load(tmp_path)
+    train, test = PEOPLE.two_sides(sides, 0.5, seed=0)
     posts = set(train.frame["prompt"]), set(test.frame["prompt"])
     assert posts[0] and posts[1] and not posts[0] & posts[1]
     assert len(train.frame) + len(test.frame) == len(load_split(tmp_path / "validation", "").frame)
-    groups = split_workers(train, test, 2, 100, 100, seed=0)
+    groups = PEOPLE.split(sides, 2, 100, 100, 0.5, seed=0)
     rows = [set(g.chosen.tolist()) | set(g.rejected.tolist()) for g in groups]
     assert not (rows[0] | rows[2]) & (rows[1] | rows[3])
 
@@ -346,6 +348,39 @@ def test_empty_and_identical_texts_are_counted_and_left_out(tmp_path, text_encod
     )
 
 
+def test_rows_that_pandas_has_rewritten_are_the_same_comparisons(tmp_path, text_encoder):
+    """choice 1.0 is 1, a list from parquet is an array, the index says nothing."""
+    rows = many_rows(workers=3)
+    write(tmp_path / "plain", "b.json", rows)
+    frame = pd.DataFrame(rows).astype({"choice": float})
+    write(tmp_path / "floats", "b.json", json.loads(frame.to_json(orient="records")))
+    for side, part in frame.groupby(frame["split"] != "train"):
+        folder = tmp_path / "parquet/comparisons" / ("validation" if side else "train")
+        folder.mkdir(parents=True)
+        part.to_parquet(folder / "0000.parquet")
+    tables = []
+    for name in ("plain", "floats", "parquet"):
+        status, _, err = prepare(tmp_path / name, text_encoder)
+        assert status == 0, err
+        tables.append(load_split(tmp_path / name / "data/train", ""))
+    for other in tables[1:]:
+        assert other.frame.equals(tables[0].frame) and torch.equal(other.table, tables[0].table)
+
+
+def test_the_same_judgement_is_counted_once_and_said(tmp_path, text_encoder):
+    rows = many_rows(workers=2)
+    write(tmp_path, "batch1.json", rows)
+    write(tmp_path, "copy.json.gz", rows)  # the same file under another name
+    write(
+        tmp_path, "other.json", [{**r, "batch": "other"} for r in rows[:5]]
+    )  # under another batch
+    (tmp_path / "._batch1.json").write_bytes(b"\0\5\26\7 Mac OS X")
+    status, out, err = prepare(tmp_path, text_encoder)
+    assert status == 0, err
+    assert "train: 16 comparisons by 2 workers" in out and "5 x the same judgement again" in out
+    assert "copy.json.gz holds the same as" in out
+
+
 def test_limit_is_a_smoke_test(tmp_path, text_encoder):
     write(tmp_path, "b.json", many_rows())
     status, _, err = prepare(tmp_path, text_encoder, "--limit", 3)
@@ -374,7 +409,8 @@ def test_a_second_run_skips_finished_work_and_another_model_is_refused(
         ({**row(), "worker": ""}, ["b.json, line 2", "no worker"]),
         ({**row(), "choice": 2}, ["b.json, line 2", "choice is 2"]),
         ({**row(), "summaries": row()["summaries"][:1]}, ["b.json, line 2", "two summaries"]),
-        ({**row(), "choice": 1.0}, ["b.json, line 2", "choice is 1.0"]),
+        ({**row(), "choice": 0.5}, ["b.json, line 2", "choice is 0.5"]),
+        ({**row(), "choice": "1"}, ["b.json, line 2", "choice is '1'"]),
         ({**row(), "choice": True}, ["b.json, line 2", "choice is True"]),
         ({**row(), "summaries": ["a", "b"]}, ["b.json, line 2", "two summaries"]),
         (row(post=None), ["b.json, line 2", "not text"]),
@@ -392,7 +428,9 @@ def test_broken_files_and_empty_sources_end_with_one_line(tmp_path, text_encoder
     assert_one_line_error(prepare(tmp_path, text_encoder), "b.json, line 2", "broken JSON")
     write(tmp_path, "b.json", [news()])
     assert_one_line_error(prepare(tmp_path, text_encoder), "no comparison of Reddit posts")
-    assert_one_line_error(prepare(tmp_path / "nowhere", text_encoder), "nowhere", "cannot be read")
+    assert_one_line_error(
+        prepare(tmp_path / "nowhere", text_encoder), "nowhere", "holds no batch files"
+    )
     write(tmp_path, "b.json", [row()])
     assert_one_line_error(prepare(tmp_path, tmp_path / "no model"), "no model cannot be loaded")
     done = call_script(

@@ -1,0 +1,59 @@
+"""Values of upstream rows, taken by what they equal: tools that rewrite a file change their types."""
+
+import hashlib
+import json
+import math
+from numbers import Real
+
+import numpy as np
+
+from lore.common import InputError
+
+
+def require(condition, text):
+    """InputError with this text where the condition does not hold."""
+    if not condition:
+        raise InputError(text)
+
+
+def whole_number(value):
+    """The int that a number equals, 1.0 and NumPy's included; None: no number, a bool, not whole."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        return None
+    return int(value) if math.isfinite(value) and value == int(value) else None
+
+
+def truth(value):
+    """The bool that a value equals: true, 1 and 1.0 are one; None where it equals neither."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    return {0: False, 1: True}.get(whole_number(value))
+
+
+def finite_number(value):
+    """The float that a number or its text equals, as in a CSV file; None: neither, or not finite."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def as_list(value):
+    """A list, tuple or array as a list; None for anything else, a text above all."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()  # a number where there is no dimension
+    return list(value) if isinstance(value, list | tuple) else None
+
+
+def content_key(values):
+    """A key that two rows share where all their values are the same: texts, numbers, lists of them."""
+    text = json.dumps(values, sort_keys=True, default=written_out)
+    return hashlib.sha256(text.encode()).digest()
+
+
+def written_out(value):
+    """What JSON has no word for: an array as a list, anything else as Python writes it."""
+    return value.tolist() if isinstance(value, np.ndarray) else repr(value)
