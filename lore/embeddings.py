@@ -299,10 +299,9 @@ def embed_split(path, frame, encoder, columns=("chosen", "rejected"), made_from=
 
     frame: conversations in `columns`, which become their row numbers, plus ids; made_from: what the
     reader of the Split compares with its source; whole: a column whose equal values stay or go together
-    where a reply is too long for the model. (Without it a pair goes; a single column then has nothing
-    that may go alone, and the run ends.) Several processes share the parts; what they make does not
-    depend on how many there are. InputError where PATH, or what is there of it, was made of other text
-    or in another way.
+    where a reply is too long for the model (pairs go one by one; of a single column, none may go without
+    it). Several processes share the parts; what they make does not depend on how many there are.
+    InputError where PATH, or what is there of it, was made of other text or in another way.
     """
     path = Path(path)
     talks = []
