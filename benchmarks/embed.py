@@ -3,11 +3,18 @@
     python benchmarks/embed.py                                        a random 50 M Llama on the CPU, eight minutes
     python benchmarks/embed.py --device cuda --size 8B --posts 400    a random 8B Llama in bfloat16, and its share of
                                                                       the card's --peak, in TFLOP a second
+    python benchmarks/embed.py --model FOLDER --pairs FILE.jsonl.gz   a real model in float32, bfloat16 and mixed:
+                                                                      speed, and what it costs in rewards
+    python benchmarks/embed.py --model FOLDER --pooling mean --pairs FILE.jsonl.gz       the same for a text encoder,
+                                                                      and sentence-transformers where it is installed
 
 The plain way is the published one: the chosen and the rejected text of every comparison (PersonalLLM: every response),
 each by itself, nothing kept. Its time is also counted without the texts that it has had before. Texts are random words,
 a token each, in the structure and of the lengths that the three data sets have; both ways tokenise, and run in turn in
 this process on other texts in every round. Ratios are medians over the rounds, lowest and highest in brackets.
+
+With --model, each prompt of FILE (prompt, chosen, rejected) is a round, its replies embedded in every way in turn. The
+reward is that of the head; a text encoder has none, there it is the mean difference of chosen and rejected.
 """
 
 import argparse
@@ -25,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from prism import QUESTION_TOKENS, REPLY_TOKENS, dialogues, verdict
 
-from lore.conversations import distinct, exchange
+from lore.conversations import distinct, exchange, read_rows
 from lore.encoder import Encoder
 from lore.packing import split_into_parts
 from lore.tally import count_tokens
@@ -171,6 +178,100 @@ def median(ratios):
     return f"{statistics.median(ratios):.2f} x ({min(ratios):.2f} .. {max(ratios):.2f})"
 
 
+def rounds_of(path, most):
+    """[(texts, pairs of their numbers)] of at most `most` prompts, evenly chosen: chosen first."""
+    by_prompt = {}
+    for _, row in read_rows(path):
+        by_prompt.setdefault(row["prompt"], []).append(row)
+    prompts = list(by_prompt)
+    step = max(1, len(prompts) // most)
+    rounds = []
+    for prompt in prompts[::step][:most]:
+        talks = []
+        for row in by_prompt[prompt]:
+            talks += [exchange(prompt, row["chosen"]), exchange(prompt, row["rejected"])]
+        texts, numbers = distinct(talks)
+        rounds.append((texts, torch.tensor(numbers).reshape(-1, 2)))
+    return rounds
+
+
+def quietly_timed(function, texts):
+    begin = time.perf_counter()
+    with redirect_stdout(io.StringIO()):
+        result = function(texts)
+    return result, time.perf_counter() - begin
+
+
+def compare_ways(ways, rounds, head):
+    """Print each way's speed and rewards against those of the first. ways: {name: texts -> (n, d)}"""
+    seconds = {name: [] for name in ways}
+    tables = {name: [] for name in ways}
+    differences = {name: [] for name in ways}
+    for embed in ways.values():
+        quietly_timed(embed, rounds[0][0][:2])  # loads the model, warms up
+    for texts, pairs in rounds:
+        for name, embed in ways.items():
+            table, taken = quietly_timed(embed, texts)
+            seconds[name].append(taken)
+            tables[name].append(table.float())
+            differences[name].append(tables[name][-1][pairs[:, 0]] - tables[name][-1][pairs[:, 1]])
+    first = next(iter(ways))
+    expected = torch.cat(tables[first])
+    wins = torch.cat(differences[first])
+    direction = wins.mean(0) if head is None else head[:, 0]
+    rewards = wins @ direction  # (pairs, d) @ (d,)
+    print(
+        f"{len(expected)} texts, {len(rewards)} pairs; in {first} rewards differ by {rewards.std():.3f}"
+    )
+    for name in list(ways)[1:]:
+        ratios = [a / b for a, b in zip(seconds[first], seconds[name])]
+        table = torch.cat(tables[name])
+        cosine = torch.cosine_similarity(table, expected).min()
+        if table.norm(dim=1).std() < 1e-3 * table.norm(dim=1).mean() and head is None:
+            print(
+                f"{name:22} {median(ratios)} as fast, smallest cosine {cosine:.5f} (of unit length)"
+            )
+            continue
+        found = torch.cat(differences[name]) @ direction
+        noise = (found - rewards).std() / rewards.std()
+        turned = ((found > 0) != (rewards > 0)).float().mean()
+        print(
+            f"{name:22} {median(ratios)} as fast, noise {noise:.3f} of that, {turned:.2%} of signs"
+            f" turned, smallest cosine {cosine:.5f}"
+        )
+
+
+def sentence_transformers_way(folder, device):
+    """texts -> vectors by that package in float32; None, and why is printed, where it is not to be had."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        print(f"sentence-transformers is left out: {error}")
+        return None
+    model = SentenceTransformer(str(folder), device=str(device))
+
+    def embed(conversations):
+        texts = ["\n\n".join(message["content"] for message in talk) for talk in conversations]
+        return model.encode(texts, convert_to_tensor=True, show_progress_bar=False).cpu()
+
+    return embed
+
+
+def measure_model(args):
+    """What three precisions of one model cost and bring, and a text encoder elsewhere."""
+    encoders = {}
+    for precision in ("float32", "bfloat16", "mixed"):
+        encoders[precision] = Encoder(
+            args.model, args.pooling, torch.device(args.device), precision
+        )
+    ways = {name: encoder.embed for name, encoder in encoders.items()}
+    if args.pooling == "mean":
+        other = sentence_transformers_way(args.model, args.device)
+        if other is not None:
+            ways["sentence-transformers"] = other
+    compare_ways(ways, rounds_of(args.pairs, args.prompts), encoders["float32"].head)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -190,7 +291,16 @@ def main():
         default=989.0,
         help="TFLOP a second of the card in bfloat16; an H100's",
     )
+    parser.add_argument("--model", default="", help="folder of a real model to measure instead")
+    parser.add_argument("--pooling", default="last", choices=("last", "mean"), help="of --model")
+    parser.add_argument("--pairs", help="JSON lines with prompt, chosen, rejected, for --model")
+    parser.add_argument("--prompts", type=int, default=20, help="of --pairs, at most")
     args = parser.parse_args()
+    if args.model and not args.pairs:
+        parser.error("--model: on which texts? name them with --pairs")
+    if args.model:
+        measure_model(args)
+        return
     device = torch.device(args.device)
     with tempfile.TemporaryDirectory() as folder:
         parameters = random_model(folder, args.size)

@@ -116,7 +116,8 @@ def attend_along_paths(
         raise InputError(
             "this model does not hand on how its conversations are packed: use --no-share"
         )
-    result = query.new_empty(query.shape[2], query.shape[1], value.shape[3])  # (t, heads, width)
+    # as values: where precision is mixed, queries are float32 and what kernels return is not
+    result = value.new_empty(query.shape[2], query.shape[1], value.shape[3])  # (t, heads, width)
     for stretch in packing.stretches:
         mask = stretch.mask(sliding_window, query.dtype if packing.additive else None)
         options["is_causal"] = mask is None

@@ -267,6 +267,12 @@ class Run:
     def leave_out(self, too_long):
         """The frame without the rows of conversations that are too long, and says how many go."""
         lost = too_long[self.frame[list(self.columns)].to_numpy()].any(axis=1)
+        if lost.any() and len(self.columns) == 1 and not self.whole:
+            reply = self.conversations[int(too_long.argmax())][-1]["content"]
+            raise InputError(
+                f"{self.path}: longer than the model takes is the reply {reply[:60]!r} alone;"
+                " a larger --max_length, or another model"
+            )
         if self.whole:
             lost = self.frame[self.whole].isin(self.frame[self.whole][lost]).to_numpy()
         if lost.any():
@@ -293,9 +299,9 @@ def embed_split(path, frame, encoder, columns=("chosen", "rejected"), made_from=
 
     frame: conversations in `columns`, which become their row numbers, plus ids; made_from: what the
     reader of the Split compares with its source; whole: a column whose equal values stay or go together
-    where a reply is too long for the model. Several processes share the parts; what they make does not
-    depend on how many there are. InputError where PATH, or what is there of it, was made of other text
-    or in another way.
+    where a reply is too long for the model (pairs go one by one; of a single column, none may go without
+    it). Several processes share the parts; what they make does not depend on how many there are.
+    InputError where PATH, or what is there of it, was made of other text or in another way.
     """
     path = Path(path)
     talks = []

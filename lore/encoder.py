@@ -36,6 +36,7 @@ DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
+    "mixed": torch.float32,  # weights and states; matrix products alone in bfloat16
 }
 
 
@@ -101,14 +102,17 @@ class Encoder:
     @cached_property
     def identity(self):
         """What a vector depends on, beside the text."""
-        return {
+        found = {
             "model": self.name,
             "version": self.checkpoint.version,
             "pooling": self.pooling,
-            "dtype": str(self.dtype),
+            "dtype": "mixed" if self.precision == "mixed" else str(self.dtype),
             "max_length": self.max_length,
             "head": self.head_name if self.pooling == "last" else None,
         }
+        if self.config.is_encoder_decoder:
+            found["states"] = "encoder"  # tables of an older version hold the decoder's
+        return found
 
     @cached_property
     def tokenizer(self):
@@ -212,8 +216,10 @@ class Encoder:
 
     def call(self, module, **inputs):
         """What the model, or its body, makes of the inputs. InputError: it fails, but for memory."""
+        mixed = torch.autocast(self.device.type, torch.bfloat16, self.precision == "mixed")
         try:
-            return module(**inputs)
+            with mixed:
+                return module(**inputs)
         except InputError:
             raise
         except FAILURES as error:

@@ -3,11 +3,10 @@
 import math
 import time
 
-from tqdm import tqdm
-
+from lore.common import progress
 from lore.conversations import text_bytes
 from lore.packing import count_computed
-from lore.processes import rank, summed
+from lore.processes import summed
 
 NOTES = {  # what is counted beside the tokens, as it is told in the end
     "cut": "conversations are too long: the oldest part of their prompt is left out",
@@ -50,14 +49,8 @@ class Tally:
         if self.bar is not None:
             return
         self.start = time.monotonic()
-        self.bar = tqdm(
-            total=self.size,
-            disable=rank() > 0,
-            desc="embedding",
-            unit="B",
-            unit_scale=True,
-            leave=False,
-            mininterval=1,
+        self.bar = progress(
+            None, "embedding", total=self.size, unit="B", unit_scale=True, mininterval=1
         )
 
     def count(self, counts):

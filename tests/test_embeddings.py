@@ -92,3 +92,9 @@ def test_no_row_left_is_one_line(reward_model, tmp_path):
     frame["rejected"] = [exchange("hello?", LONG)]
     with pytest.raises(InputError, match="no row is left; a larger --max_length"):
         embed_split(tmp_path / "train", frame, encoder(reward_model, max_length=60))
+
+
+def test_a_reply_whose_row_means_nothing_alone_ends_the_run(reward_model, tmp_path):
+    frame = pd.DataFrame({"reply": [exchange("x?", "a"), exchange("x?", LONG)]})
+    with pytest.raises(InputError, match="longer than the model takes is the reply 'the cat sat"):
+        embed_split(tmp_path / "a", frame, encoder(reward_model, max_length=60), columns=["reply"])

@@ -228,3 +228,18 @@ def test_what_a_model_fails_on_is_one_line(reward_model):
     model.model.model.norm.weight = torch.nn.Parameter(torch.ones(31))
     with pytest.raises(InputError, match=r"takes no packed conversations .*: use --no-share"):
         model.embed(TALKS)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("share", [True, False])
+def test_mixed_precision_keeps_states_in_float32_and_rounds_less(reward_model, attention, share):
+    talks = [*dialogue(4), *TALKS]
+    options = {"attention": attention, "share": share}
+    exact = encoder(reward_model, **options).embed(talks)
+    mixed = encoder(reward_model, dtype="mixed", **options)
+    table = mixed.embed(talks)
+    half = encoder(reward_model, dtype="bfloat16", **options).embed(talks).float()
+    assert table.dtype == torch.float32 and mixed.identity["dtype"] == "mixed"
+    assert not torch.equal(table, table.bfloat16().float())  # not rounded in the end
+    error = (table - exact).norm()
+    assert 0 < error < 0.05 * exact.norm() and error < (half - exact).norm()
