@@ -178,8 +178,11 @@ def median(ratios):
     return f"{statistics.median(ratios):.2f} x ({min(ratios):.2f} .. {max(ratios):.2f})"
 
 
-def rounds_of(path, most):
-    """[(texts, pairs of their numbers)] of at most `most` prompts, evenly chosen: chosen first."""
+def rounds_of(path, most, tokeniser):
+    """[(texts, pairs of their numbers)] of at most `most` prompts, evenly chosen: chosen first.
+
+    Pairs with a text that would be cut are left out: not every way cuts it at the same end.
+    """
     by_prompt = {}
     for _, row in read_rows(path):
         by_prompt.setdefault(row["prompt"], []).append(row)
@@ -189,9 +192,12 @@ def rounds_of(path, most):
     for prompt in prompts[::step][:most]:
         talks = []
         for row in by_prompt[prompt]:
-            talks += [exchange(prompt, row["chosen"]), exchange(prompt, row["rejected"])]
-        texts, numbers = distinct(talks)
-        rounds.append((texts, torch.tensor(numbers).reshape(-1, 2)))
+            pair = [exchange(prompt, row["chosen"]), exchange(prompt, row["rejected"])]
+            if max(map(len, tokeniser.tokenise(pair))) <= tokeniser.longest:
+                talks += pair
+        if talks:
+            texts, numbers = distinct(talks)
+            rounds.append((texts, torch.tensor(numbers).reshape(-1, 2)))
     return rounds
 
 
@@ -241,7 +247,7 @@ def compare_ways(ways, rounds, head):
         )
 
 
-def sentence_transformers_way(folder, device):
+def sentence_transformers_way(folder, device, longest):
     """texts -> vectors by that package in float32; None, and why is printed, where it is not to be had."""
     try:
         from sentence_transformers import SentenceTransformer
@@ -249,6 +255,7 @@ def sentence_transformers_way(folder, device):
         print(f"sentence-transformers is left out: {error}")
         return None
     model = SentenceTransformer(str(folder), device=str(device))
+    model.max_seq_length = longest  # not the fewer tokens that some folders ask for
 
     def embed(conversations):
         texts = ["\n\n".join(message["content"] for message in talk) for talk in conversations]
@@ -265,11 +272,13 @@ def measure_model(args):
             args.model, args.pooling, torch.device(args.device), precision
         )
     ways = {name: encoder.embed for name, encoder in encoders.items()}
+    tokeniser = encoders["float32"].tokeniser
     if args.pooling == "mean":
-        other = sentence_transformers_way(args.model, args.device)
+        other = sentence_transformers_way(args.model, args.device, tokeniser.longest)
         if other is not None:
             ways["sentence-transformers"] = other
-    compare_ways(ways, rounds_of(args.pairs, args.prompts), encoders["float32"].head)
+    rounds = rounds_of(args.pairs, args.prompts, tokeniser)
+    compare_ways(ways, rounds, encoders["float32"].head)
 
 
 def main():
