@@ -214,12 +214,11 @@ def test_an_index_that_a_table_brings_along_is_no_row_number(tmp_path, text_enco
         assert torch.allclose(vectors[text], encoder.embed([exchange(*text)])[0], atol=1e-5)
 
 
-def test_a_prompt_with_a_response_too_long_is_left_out_whole(tmp_path, text_encoder):
+def test_a_prompt_with_a_response_too_long_is_left_out_whole(tmp_path, reward_model):
     train = upstream(6)
     train.loc[2, "response_5"] = "the cat sat " * 60
     write(tmp_path, train, upstream(3, seed=1))
-    flags = ("--pooling", "mean", "--max_length", 60)
-    status, out, err = prepare(tmp_path, text_encoder, *flags)
+    status, out, err = prepare(tmp_path, reward_model, "--max_length", 100)
     assert status == 0, err
     assert "left out" in out
     sides = PEOPLE.load(tmp_path / "data")
