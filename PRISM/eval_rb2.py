@@ -170,7 +170,7 @@ def main():
     for number, row in enumerate(rows):
         for text in row["chosen"] + row["rejected"]:
             replies.append({"row": number, "reply": exchange(row["prompt"], text)})
-    embed_split(path, pd.DataFrame(replies), encoder, columns=["reply"])
+    embed_split(path, pd.DataFrame(replies), encoder, columns=["reply"], whole="row")
     split = load_split(path, "python PRISM/eval_rb2.py", columns=["reply"])
     if split.head is not None:
         heads = {REFERENCE: split.head[:, 0], **heads}
@@ -180,9 +180,11 @@ def main():
     H = torch.stack(list(heads.values()), dim=1).float()  # (d, H)
     R = torch.cat([block.float() @ H for block in split.table.split(TABLE_ROWS)])  # (rows, H)
     R = R.double().numpy()
-    replies_of = split.frame.groupby("row")["reply"]
-    by_subset = score(rows, [R[numbers.to_numpy()] for _, numbers in replies_of])  # each (m, H)
-
+    in_order = split.frame["row"].is_monotonic_increasing  # correct replies stand first
+    require(in_order, f"{path}.parquet was changed by others; delete it and its .safetensors")
+    scores = {row: R[reply.to_numpy()] for row, reply in split.frame.groupby("row")["reply"]}
+    rows = [rows[row] for row in scores]  # without those whose replies are too long for the model
+    by_subset = score(rows, scores.values())
     complete = len(by_subset) == len(SUBSETS) and not np.isnan(by_subset["Ties"]).any()
     table = pd.DataFrame(by_subset, index=list(heads))
     table["Overall"] = table.mean(axis=1) if complete else np.nan

@@ -4,12 +4,11 @@ prepare.py leaves data/train and data/test. A side is NAME.safetensors (`embeddi
 a response, `head`) and NAME.parquet, a row per response, as many to each prompt: `prompt`,
 `response` (0, 1, ..), `reply` (row of the embeddings), a score by each reward model.
 
-    load(folder)            Sides: what prepare.py has left; with .head and .model of the embeddings
-    plant(seed, ..)         the same with planted reward models
-    split(sides, a, ..)     Groups: people drawn for a, what each is fitted and tested on
+    load(folder), plant(seed, ..)   Sides: what prepare.py has left, or with planted reward models;
+                                    with .head and .model of the embeddings
+    split(sides, a, ..)             Groups: people drawn for a, what each is fitted and tested on
 """
 
-import math
 from itertools import repeat
 from typing import NamedTuple
 
@@ -78,8 +77,9 @@ def load(folder):
 def prompts_of(split, path):
     """A prepared side, whose rows are every response to every prompt in order, as arrays."""
     place, scores = split.frame[["prompt", "response"]], split.frame.drop(columns=PLACE)
-    P, R = place["prompt"].nunique(), place["response"].nunique()
-    order = np.stack([np.repeat(np.arange(P), R), np.tile(np.arange(R), P)], axis=1)
+    prompts = place["prompt"].unique()  # those that were too long are not among them
+    P, R = len(prompts), place["response"].nunique()
+    order = np.stack([np.repeat(np.sort(prompts), R), np.tile(np.arange(R), P)], axis=1)
     if not P or not np.array_equal(place.to_numpy(), order):
         raise InputError(f"{path}: {len(place)} rows are not {R} responses to each of {P} prompts")
     try:
@@ -124,7 +124,7 @@ def unit(columns):
 
 def check_populations(dirichlet_list):
     for a in dirichlet_list:
-        if not 0 < a < math.inf:
+        if not 0 < a < float("inf"):
             raise InputError(f"dirichlet_list: {a:g} is no Dirichlet parameter, above 0 and finite")
     if len({f"{a:g}" for a in dirichlet_list}) < len(dirichlet_list):
         raise InputError("dirichlet_list holds a value twice")
@@ -158,13 +158,13 @@ def split(sides, a, num_seen, num_unseen, train_prompts, few_shot_prompts, seed)
     groups = Groups(*groups)
     for (name, group), dropped in zip(groups._asdict().items(), passed):
         size = f"{len(group.user_ids):5} people {len(group):8} pairs, d = {group.num_features}"
-        note = f"; {dropped} prompts passed over: equal scores, or one text" if dropped else ""
-        print(f"{name:15} {size}{note}")
+        note = f"; {dropped} prompts passed over: equal scores, or one text"
+        print(f"{name:15} {size}{note if dropped else ''}")
     return groups
 
 
 def true_mixtures(sides, a, kind, count, seed):
     """w ~ Dirichlet(a) of people over the reward models, (C, M), and the stream of their prompts."""
-    first = 0 if kind == "seen" else 2
-    streams = np.random.default_rng([seed, round(1e9 * a)]).spawn(4)[first:]
-    return streams[0].dirichlet(np.full(sides.train.scores.shape[2], a), count), streams[1]
+    streams = np.random.default_rng([seed, round(1e9 * a)]).spawn(4)
+    mixtures, prompts = streams[:2] if kind == "seen" else streams[2:]
+    return mixtures.dirichlet(np.full(sides.train.scores.shape[2], a), count), prompts

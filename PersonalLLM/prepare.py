@@ -130,7 +130,7 @@ def main():
     both = len(questions[0] & questions[1])
     print(f"{'warning: ' if both else ''}prompts on both the training and the test side: {both}")
     for side, frame in sides.items():
-        embed_split(args.data / side, frame, encoder, columns=["reply"])
+        embed_split(args.data / side, frame, encoder, columns=["reply"], whole="prompt")
     print(f"embedded responses are in {args.data}")
 
 

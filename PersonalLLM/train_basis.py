@@ -78,11 +78,10 @@ def main():
         )  # fmt: skip
     else:
         sides = people.load(args.data)
-    kind = "_synthetic" * args.synthetic + "_standardised" * args.standardise
     if args.standardise:
         sides = sides.standardised()
-    N, N_unseen = args.num_seen, args.num_unseen
-    populations = {}
+    kind = "_synthetic" * args.synthetic + "_standardised" * args.standardise
+    N, N_unseen, populations = args.num_seen, args.num_unseen, {}
     for a in args.dirichlet_list:
         print(f"\npeople mix the reward models with w ~ Dirichlet({a:g})")
         output, cells = args.results / f"train_basis{kind}_a{a:g}", []

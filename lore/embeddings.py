@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -226,7 +227,7 @@ class Run:
         texts = []
         for number in numbers:
             texts.append([self.conversations[row] for row in self.parts[number]])
-        with Tally([talk for part in texts for talk in part]) as tally:
+        with Tally([*itertools.chain(*texts)]) as tally:
             for number, found in zip(numbers, self.encoder.embed_parts(texts, tally)):
                 file = part_file(self.folder, number)
                 save_part(file, self.keys[number], found, self.encoder.head)

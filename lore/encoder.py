@@ -1,5 +1,6 @@
 """A frozen model that turns conversations into vectors."""
 
+import itertools
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -308,7 +309,7 @@ class Encoder:
         if not parts:
             return
         self.load()
-        replies = ReplyCheck(self.name, [talk for part in parts for talk in part])
+        replies = ReplyCheck(self.name, [*itertools.chain(*parts)], self.tokeniser.longest)
         with ThreadPoolExecutor(1) as background:
             coming = background.submit(self.prepare, parts[0], replies)
             for conversations, following in zip(parts, [*parts[1:], None]):

@@ -150,11 +150,13 @@ class Tokeniser:
 class ReplyCheck:
     """Whether replies that differ in words also differ in tokens, prompt by prompt.
 
-    conversations: all that will come, so that a prompt is judged when its last reply is there.
+    conversations: all that will come, so that a prompt is judged when its last reply is there;
+    longest: a list of so many tokens may have been cut, and says nothing against the model.
     """
 
-    def __init__(self, name, conversations):
+    def __init__(self, name, conversations, longest):
         self.name = name
+        self.longest = longest
         self.waiting = Counter(map(prompt_key, conversations))
         self.seen = {}  # prompt: [(reply, digest of its tokens)] so far
 
@@ -172,7 +174,9 @@ class ReplyCheck:
             replies.append((conversation[-1]["content"], digest))
         self.waiting[key] -= 1
         if self.waiting[key] == 0:
-            self.judge(self.seen.pop(key))
+            replies = self.seen.pop(key)
+            if tokens is None or len(tokens) < self.longest:
+                self.judge(replies)
         return repeated
 
     def judge(self, replies):

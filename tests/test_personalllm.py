@@ -214,6 +214,19 @@ def test_an_index_that_a_table_brings_along_is_no_row_number(tmp_path, text_enco
         assert torch.allclose(vectors[text], encoder.embed([exchange(*text)])[0], atol=1e-5)
 
 
+def test_a_prompt_with_a_response_too_long_is_left_out_whole(tmp_path, reward_model):
+    train = upstream(6)
+    train.loc[2, "response_5"] = "the cat sat " * 60
+    write(tmp_path, train, upstream(3, seed=1))
+    status, out, err = prepare(tmp_path, reward_model, "--max_length", 100)
+    assert status == 0, err
+    assert "left out" in out
+    sides = PEOPLE.load(tmp_path / "data")
+    assert sides.train.scores.shape == (5, 8, 10)
+    scores = [train[f"response_1_{name}"][3] for name in NAMES]  # the next prompt's, not moved
+    assert sides.train.scores[2, 0].tolist() == scores
+
+
 def test_a_whole_beside_its_parts_and_hidden_files_are_not_counted_twice(tmp_path, text_encoder):
     write(tmp_path, upstream(6), upstream(2, seed=1))
     upstream(6)[:4].to_parquet(tmp_path / "train.parquet")

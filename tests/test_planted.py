@@ -1,4 +1,4 @@
-"""Planted people: as noisy as asked for, and reproducible."""
+"""Planted people: how they choose, as noisy as asked for, and reproducible."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,52 @@ import torch
 from lore import evaluation, likelihood, planted
 from lore.comparisons import Comparisons
 from lore.likelihood import project
-from lore.planted import planted_population
+from lore.planted import (
+    choice_probability,
+    choose,
+    drawn_from,
+    planted_population,
+    planted_turns,
+    temperature,
+)
+
+
+def test_replies_are_chosen_by_the_softmax_of_their_rewards():
+    rng = np.random.default_rng(0)
+    rewards = np.tile([1.0, -np.inf, 0.0, 2.0], (20000, 1))
+    place = choose(rewards, 0.5, rng)
+    odds = np.exp([2.0, -np.inf, 0.0, 4.0])
+    share = np.bincount(place, minlength=4) / len(place)
+    assert share == pytest.approx(odds / odds.sum(), abs=0.01) and share[1] == 0
+
+
+def test_of_two_replies_the_choice_is_bradley_terry():
+    likely = choice_probability(np.array([[0.3, -0.5]]), 0.2)
+    assert likely[0, 0] == pytest.approx(1 / (1 + np.exp(-0.8 / 0.2)))
+
+
+def test_pairs_agree_with_the_rewards_as_often_as_asked_for():
+    rng = np.random.default_rng(1)
+    V, W = np.linalg.qr(rng.standard_normal((8, 2)))[0], rng.dirichlet([1, 1], 5)
+    owners, sizes = np.repeat(np.arange(5), 400), np.tile([2, 4, 3, 2], 500)
+    table, pairs = planted_turns(owners, sizes, V, W, 0.8, rng)
+    turn, chosen, rejected = pairs.T
+    reward = (table @ V * W[np.repeat(owners, sizes)]).sum(axis=1)
+    assert len(table) == sizes.sum() and len(pairs) == (sizes - 1).sum()
+    assert np.mean(reward[chosen] > reward[rejected]) == pytest.approx(0.8, abs=0.02)
+    own_turn = np.repeat(np.arange(len(sizes)), sizes)
+    assert (own_turn[chosen] == turn).all() and (own_turn[rejected] == turn).all()
+
+
+def test_temperature_does_not_mind_replies_that_are_not_there():
+    rewards = np.random.default_rng(2).standard_normal((50, 3))
+    wider = np.column_stack([rewards, np.full(50, -np.inf)])
+    assert temperature(wider, 0.7) == pytest.approx(temperature(rewards, 0.7))
+
+
+def test_structure_is_drawn_as_often_as_it_occurs():
+    drawn = drawn_from({3: 1, 7: 9}, 5000, np.random.default_rng(0))
+    assert {*drawn.tolist()} == {3, 7} and np.mean(drawn == 7) == pytest.approx(0.9, abs=0.02)
 
 
 def test_planted_populations_are_as_noisy_as_asked_for_and_reproducible():

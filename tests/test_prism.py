@@ -852,6 +852,30 @@ def test_rows_of_the_bench_that_pandas_has_written_get_the_same_scores(tmp_path,
     assert "done already" in done[1]  # the same texts, so the same table of embeddings
 
 
+def test_a_row_of_the_bench_with_a_reply_too_long_is_left_out_whole(tmp_path, reward_model):
+    rows = bench()
+    flags = ("--model", reward_model, "--max_length", 60)
+    tables = []
+    for name, long in (("short", rows[1:]), ("long", rows)):
+        (tmp_path / name).mkdir()
+        if name == "long":
+            rows[0]["rejected"][1] = "the cat sat " * 60
+        source = ("--source", bench_file(tmp_path / name, long), "--data", tmp_path / name)
+        done = call_script(FOLDER / "eval_rb2.py", *source, *flags, "--results", tmp_path / name)
+        assert done[0] == 0, done[2]
+        tables.append(pd.read_csv(tmp_path / name / "eval_rb2.csv", index_col="reward"))
+    assert "left out" in done[1]
+    assert np.allclose(*tables, atol=1e-6)  # other texts beside them round the vectors otherwise
+
+
+def test_embeddings_of_the_bench_in_another_order_are_refused(tmp_path, reward_model):
+    flags = ("--source", bench_file(tmp_path, bench()), "--model", reward_model, "--data", tmp_path)
+    assert call_script(FOLDER / "eval_rb2.py", *flags, "--results", tmp_path)[0] == 0
+    pd.read_parquet(tmp_path / "rb2.parquet")[::-1].to_parquet(tmp_path / "rb2.parquet")
+    done = call_script(FOLDER / "eval_rb2.py", *flags, "--results", tmp_path)
+    assert_one_line_error(done, "rb2.parquet was changed by others")
+
+
 def test_a_basis_that_lost_general_quality_is_called_so(capsys):
     table = pd.DataFrame(
         {"Math": [0.9, 0.5, 0.4], "Ties": [0.7, 0.6, 0.6]},

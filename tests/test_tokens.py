@@ -226,3 +226,12 @@ def test_a_prompt_with_a_reply_that_is_too_long_is_still_judged(reward_model):
     talks = [*pairs, exchange("which?", "the cat sat on the mat " * 30)]
     with pytest.raises(InputError, match="the same tokens of all 2 replies"):
         prepare(model, talks)
+
+
+def test_replies_that_a_limit_leaves_the_same_end_of_are_counted_not_refused(text_encoder, capsys):
+    model = encoder(text_encoder, "mean", max_length=16)
+    replies = ["yes, " + "the cat sat on the mat " * 4, "no, " + "the cat sat on the mat " * 4]
+    table = model.embed([exchange("which?", reply) for reply in replies])
+    assert torch.equal(table[0], table[1])
+    out = capsys.readouterr().out
+    assert "1 of 2 texts have the tokens of another reply" in out and "2 of 2 replies alone" in out

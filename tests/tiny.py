@@ -78,4 +78,4 @@ def dialogue(turns, rejected=2, name=""):
 
 def prepare(model, talks):
     """The batches of conversations."""
-    return model.prepare(talks, ReplyCheck(model.name, talks)).batches
+    return model.prepare(talks, ReplyCheck(model.name, talks, model.tokeniser.longest)).batches
