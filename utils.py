@@ -18,13 +18,15 @@
     few-shot    min over w_i  of  mean_j -log P           V frozen                           Eq. 11
     accuracy    share of pairs with x @ V @ w_i > 0, per user, then the mean over users      Eq. 15
 
-The likelihood itself stands at the head of lore/likelihood.py. Two solvers: adam, the published
+The likelihood is lore/likelihood.py, the product X @ V lore/product.py. Two solvers: adam, the published
 recipe and the default; ridge (lore/ridge.py), which chooses priors on held-out prompts.
 
 Fits of several ranks, alphas and seeds are solved side by side: X is multiplied once for all of
 them, with all their V next to each other; everything else happens fit by fit, so that each takes
 the path that it would have taken alone, bit for bit.
 """
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -35,21 +37,14 @@ from lore.basis import Basis, load_basis, save_fits
 from lore.common import InputError, progress
 from lore.comparisons import Comparisons, Groups, pack
 from lore.evaluation import ALL_SHOTS, Fitted, score
-from lore.likelihood import (
-    LOGIT_SCALE,
-    Rows,
-    TallProduct,
-    equal_weights,
-    negative_log_likelihood,
-    project,
-    user_mean_weights,
-)
+from lore.likelihood import LOGIT_SCALE, equal_weights, negative_log_likelihood, user_mean_weights
 from lore.mixtures import EVERYBODY, Fit, Prior, solve_mixtures
 from lore.processes import Adam
-from lore.ridge import check_rank, fit_ridge
+from lore.product import Rows, TallProduct, project
+from lore.ridge import fit_ridge
 from lore.shots import draw_shots, score_draws
-from lore.sweeps import FewShotResult, Recipe, RunResult, possible, settings_of
-from lore.tables import reference_head
+from lore.sweeps import FewShotResult, Recipe, RunResult, fittable, settings_of
+from lore.tables import check_rank, reference_head
 
 __all__ = [
     "LoRe", "LoRe_regularized", "PersonalizeBatch", "run", "run_regularized",
@@ -70,7 +65,8 @@ class LoRe(nn.Module):
 
     V_sft: (d, 1) reference head or None; alpha: pull towards it, 0 = none. W: (C, K) logits and V:
     (d, K) are drawn from N(0, 1), by `generator` or torch's global state, and may be overwritten
-    before `fit`. InputError: K outside 1 .. d, a head of another width, alpha without a head.
+    before `fit`. num_classes = C users, num_features = d, num_basis_vectors = K.
+    InputError: K outside 1 .. d, a head of another width, alpha without a head.
     """
 
     draw_W = staticmethod(torch.randn)
@@ -107,7 +103,8 @@ class LoRe(nn.Module):
 
     @classmethod
     def fit_together(cls, models, data):
-        """Fit models that differ in rank, alpha or start to the same Comparisons, in place."""
+        """Fit models that differ in rank, alpha or start to the same Comparisons, in place; all with
+        the first one's steps and learning rate."""
         first = models[0]
         cls.descend(models, *first.problem(data), first.num_iterations, first.learning_rate)
 
@@ -240,6 +237,7 @@ class PersonalizeBatch(nn.Module):
         weight = user_mean_weights(user).to(Zs[0])
         user = user.to(Zs[0].device)
         logits = [model.w.detach().to(Z).requires_grad_() for model, Z in zip(models, Zs)]
+        # torch's own: each process has all of Z, and what the first one finds is kept
         adam = torch.optim.Adam(logits, lr=models[0].learning_rate)
         for _ in progress(range(models[0].num_iterations), "few-shot fit"):
             adam.zero_grad()
@@ -280,21 +278,15 @@ def run(
     recipe = Recipe(model_class, device, num_iterations, few_shot_learning_rate, **options)
     V_ref = reference_head(V_final, groups.train.num_features)
     grid = settings_of(recipe.solver, K_list, alpha_list, [seed] if seeds is None else seeds)
-    settings = possible(grid, V_ref, groups.train.num_features)
+    settings = fittable(grid, V_ref, groups.train.num_features)
 
-    def fit_people(settings, train, few_shot_train):
-        """[Fitted] to these pairs of the seen and the unseen users."""
-        fits = fit_all(recipe, settings, V_ref, train)
-        Zs = project(few_shot_train, [fit.V for fit in fits])
-        Ws = personalise(recipe, fits, Zs, few_shot_train.user, (1, 1, N_unseen))
-        return [*map(Fitted, settings, fits, Ws)]
-
-    fitted = fit_people(settings, groups.train, groups.few_shot_train)
-    cells = score(fitted, groups)
+    fit = partial(fit_people, recipe, V_ref)
+    fitted = fit(settings, groups.train, groups.few_shot_train)
     if save is not None:
         save_fits(save, fitted, groups, model)
+    cells = score(fitted, groups)
     if baselines:
-        cells += baseline_cells(fitted, groups, V_ref, device, refit=fit_people)
+        cells += baseline_cells(fitted, groups, V_ref, device, refit=fit)
     return RunResult.of(cells, grid, () if seeds is None else (len(seeds),))
 
 
@@ -309,6 +301,15 @@ def run_regularized(
         test_features_sparse_unseen, N, N_unseen, device, num_iterations=num_iterations,
         few_shot_learning_rate=few_shot_learning_rate, model_class=LoRe_regularized, **options,
     )  # fmt: skip
+
+
+def fit_people(recipe, V_ref, settings, train, few_shot_train):
+    """[Fitted] to these pairs of the seen and the unseen users."""
+    fits = fit_all(recipe, settings, V_ref, train)
+    Zs = project(few_shot_train, [fit.V for fit in fits])  # (n, d) @ (d, K) -> (n, K)
+    shape = (1, 1, len(few_shot_train.user_ids))
+    Ws = personalise(recipe, fits, Zs, few_shot_train.user, shape)
+    return [*map(Fitted, settings, fits, Ws)]
 
 
 def fit_all(recipe, settings, V_ref, train):
@@ -399,7 +400,7 @@ def run_few_shot_vary_shots(
     recipe = Recipe(model_class, device, num_iterations, few_shot_learning_rate, **options)
     V_ref = reference_head(V_final, train.num_features)
     grid = settings_of(recipe.solver, K_list, alpha_list, [seed])
-    settings = possible(grid, V_ref, train.num_features)
+    settings = fittable(grid, V_ref, train.num_features)
     row, problem = draw_shots(few, num_shots, trials, seed)  # (drawn,), (drawn,)
 
     fits = fit_all(recipe, settings, V_ref, train)

@@ -33,7 +33,7 @@ seed = 0  # of the start of the fits, of the draws, of the planted people
 device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared dialogues
 results = HERE / "results"  # table and picture
-synthetic = False  # planted people instead of the prepared data; their settings: people.py
+synthetic = False  # planted people instead of the prepared data, as people.py has them
 # -------------------------------------------------------------------------------------------
 
 

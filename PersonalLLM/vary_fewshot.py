@@ -38,7 +38,7 @@ seed = 0  # of the people, their prompts, the start of the fits, the draws, what
 device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared responses
 results = HERE / "results"  # tables and pictures
-synthetic = False  # planted reward models instead of the prepared; their settings: people.py
+synthetic = False  # planted reward models instead of the prepared, as people.py has them
 # -------------------------------------------------------------------------------------------
 
 

@@ -26,10 +26,10 @@ import torch
 from lore.common import InputError, start
 from lore.comparisons import Comparisons, Groups
 from lore.evaluation import Fitted, Setting, score
-from lore.likelihood import project
 from lore.mixtures import Prior, solve_mixtures
 from lore.planted import planted_rewards, solve_temperature
 from lore.printing import print_aligned
+from lore.product import project
 from lore.ridge import fit_ridge
 from lore.statistics import mean_accuracies, paired_difference
 from lore.sweeps import Recipe

@@ -1,4 +1,4 @@
-"""Embedding: the batches of embeddings.py against the plain way, one text at a time with a forward pass of its own.
+"""Embedding: the batches of lore/encoder.py against the plain way, one text at a time with a forward pass of its own.
 
     python benchmarks/embed.py                                        a random 50 M Llama on the CPU, eight minutes
     python benchmarks/embed.py --device cuda --size 8B --posts 400    a random 8B Llama in bfloat16, and its share of
@@ -165,7 +165,7 @@ def our_way(encoder, texts):
 
 def tokens_computed(encoder, conversations):
     """(as trees, each conversation by itself, with padding), as embed has batched them."""
-    replies = ReplyCheck(encoder.name, conversations)
+    replies = ReplyCheck(encoder.name, conversations, encoder.tokeniser.longest)
     found = []
     for rows in split_into_parts(conversations, together=True):
         part = [conversations[i] for i in rows]

@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lore.comparisons import Comparisons
-from lore.likelihood import TallProduct
 from lore.packing import pack_trees
+from lore.product import TallProduct
 from people import DIALOGUES_OF_REPLIES, replies_per_turn
 from utils import LoRe_regularized
 

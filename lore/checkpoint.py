@@ -15,14 +15,8 @@ from lore.processes import rank
 
 TEMPLATE_DATE = "26 Jul 2024"  # where a template writes today's: vectors must not depend on the day
 FIXED_DATE = f"{{% macro strftime_now(format) %}}{TEMPLATE_DATE}{{% endmacro %}}"
-MODEL_FILES = (
-    ".safetensors",
-    ".bin",
-    ".json",
-    ".jinja",
-    ".model",
-    ".txt",
-)  # vectors depend on them
+# kinds of files in a model's folder that its vectors depend on
+MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 SAMPLE = 2**16  # bytes of a file that are hashed at a time
 SAMPLES = 64  # how many times at most: a hash of 16 GB takes a second
 REFUSALS = (  # what from_pretrained raises on a folder that it cannot read

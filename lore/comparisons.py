@@ -22,7 +22,7 @@ class Comparisons:
     shot      (n,)       equal for pairs that few-shot draws take together (a dialogue);
                          None = each by itself
     prompt    (n,)       equal for pairs that are held out together; None = those of the same two
-                         replies
+                         replies, in a table of differences each by itself
     """
 
     table: torch.Tensor

@@ -109,8 +109,9 @@ def hash_tensors(tensors):
 class Run:
     """What is to be embedded, and where it goes.
 
-    rows: how many comparisons; parts: lists of numbers of conversations; fingerprint: of all that the
-    result depends on; whole: a column of the frame, see embed_split.
+    path: of the Split; folder: of its parts; frame: with row numbers of the conversations in
+    `columns`; whole, made_from: see embed_split; conversations: the distinct ones; parts: lists of
+    their numbers; fingerprint: of all that the result depends on; keys: one for each part.
     """
 
     path: Path

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import torch
 
-from lore.likelihood import margins, project
+from lore.likelihood import margins
 from lore.mixtures import Fit
+from lore.product import project
 
 ALL_SHOTS = 0  # as a number of shots: everything known of a user
 
@@ -54,7 +55,7 @@ class Cell(NamedTuple):
 
 
 def share_right(margin, user, num_users):
-    """Share of each user's pairs with x @ V @ w > 0, strictly. (n,), (n,) -> (C,)"""
+    """Share of each user's pairs with x @ V @ w > 0, strictly; Eq. 15. (n,), (n,) -> (C,)"""
     right = (margin > 0).double()
     sums = right.new_zeros(num_users).index_add_(0, user, right)
     return sums / torch.bincount(user, minlength=num_users)

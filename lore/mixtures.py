@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from lore.common import InputError
 from lore.comparisons import Comparisons, pack
-from lore.likelihood import LOGIT_SCALE, project
+from lore.likelihood import LOGIT_SCALE
+from lore.product import project
 
 EVERYBODY = math.inf  # as the strength of a prior: all have the population's mixture
 CERTIFIED = 1e-6  # largest Frank-Wolfe gap of a few-shot fit, in the unit of Eq. 11
@@ -45,19 +46,22 @@ class Mixtures(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """What a joint fit has found; with a prior where the ridge solver made it."""
+    """What a joint fit has found."""
 
     V: torch.Tensor  # (d, K); (d, 1) where the ridge solver found nothing personal
     W: torch.Tensor  # (C, K) probabilities of the seen users
     generator: torch.Generator | None = None  # adam: goes on to draw the starts of the unseen users
-    prior: Prior | None = None  # ridge: of the unseen users
+    prior: Prior | None = None  # of the unseen users: of the ridge solver, and of K = 0
     choice: dict | None = None  # ridge: what was chosen, and the held-out curves it was chosen by
 
     def new_people(self, features, spread=False):
         """Few-shot fit of a ridge solution -> Mixtures.
 
         features: Comparisons, or a list of per-user (m_i, d), (0, d) for who is unknown.
+        InputError: a fit without a prior.
         """
+        if self.prior is None:
+            raise InputError("new_people is of the ridge solver; after adam use PersonalizeBatch")
         if isinstance(features, Comparisons):
             (Z,) = project(features, [self.V])
             user = features.user.to(Z.device)
@@ -225,5 +229,6 @@ def laplace_std(H):
     """
     K = H.shape[1]
     B = torch.linalg.qr(torch.eye(K, K - 1).to(H) - 1 / K)[0]  # (K, K-1), columns sum to zero
-    covariance = B @ torch.linalg.pinv(B.T @ H @ B, hermitian=True) @ B.T
+    inner = torch.linalg.pinv(B.T @ H @ B, hermitian=True)  # (users, K-1, K-1)
+    covariance = B @ inner @ B.T  # (K, K-1) @ (users, K-1, K-1) @ (K-1, K) -> (users, K, K)
     return covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()

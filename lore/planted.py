@@ -83,9 +83,8 @@ def planted_turns(owners, sizes, V, W, best_accuracy, rng):
     """
     first = np.cumsum(sizes) - sizes  # table row of each turn's first reply
     table = rng.standard_normal((sizes.sum(), len(V))).astype(np.float32)
-    scores = ((table @ V) * W[np.repeat(owners, sizes)]).sum(
-        axis=1
-    )  # (rows, directions) -> (rows,)
+    rewards = table @ V  # (rows, d) @ (d, directions) -> (rows, directions)
+    scores = (rewards * W[np.repeat(owners, sizes)]).sum(axis=1)  # (rows,)
     place = np.arange(sizes.max())
     there = place < sizes[:, None]  # (turns, replies)
     rewards = np.full(there.shape, -np.inf)

@@ -134,11 +134,12 @@ def print_choices(cells):
         for K, choice in choices.items():
             if "gain" in choice:
                 lines.append([str(K), *map(gain_text, choice["gain"]), *chosen_texts(choice)])
+        common = next(iter(choices.values()))  # what all ranks share
         path = []
-        for s, loss in zip(choice["common_spreads"], choice["common_held_out_loss"]):
+        for s, loss in zip(common["common_spreads"], common["common_held_out_loss"]):
             path.append(f"{s:.2g}: {loss:.4f}")
         print(f"ridge, seed {seed}: held-out loss of Bradley-Terry {', '.join(path)}")
-        print(f"chosen s = {choice['common_spread']:.2g}")
+        print(f"chosen s = {common['common_spread']:.2g}")
         if len(lines) > 1:
             print("what more rewards than that one gain in log P of a held-out pair, ± std. error:")
             print_aligned(lines)

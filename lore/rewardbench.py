@@ -12,7 +12,10 @@ def read_bench(source, subset, limit):
     """Checked rows of one subset, or of all. InputError: a row that RewardBench 2 does not have."""
     wanted = [name for name in SUBSETS if not subset or name.lower() == subset.lower()]
     require(wanted, f"subset = {subset}: use one of {', '.join(SUBSETS)}")
-    require(not Path(source).is_dir(), f"{source} is a folder; name the JSON-lines file in it")
+    require(
+        not Path(source).is_dir(),
+        f"{source} is a folder; name the JSON-lines or parquet file in it",
+    )
     here = Path(source).is_file()
     rows, known, tied, again = [], set(), set(), 0
     for place, found in read_rows(source) if here else fetch_rows(source, split="test"):

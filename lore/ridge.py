@@ -23,10 +23,11 @@ import torch.nn.functional as F
 from lore.common import InputError
 from lore.comparisons import pack, shuffled_places
 from lore.lbfgs import minimise
-from lore.likelihood import LOGIT_SCALE, Rows, TallProduct, margins, negative_log_likelihood
+from lore.likelihood import LOGIT_SCALE, margins, negative_log_likelihood
 from lore.mixtures import EVERYBODY, Fit, Prior, solve_mixtures
 from lore.processes import agreed
-from lore.tables import reference_head
+from lore.product import Rows, TallProduct
+from lore.tables import check_rank, reference_head
 
 HELD_OUT = 4  # one prompt in so many is held out of the joint fit, to choose the priors by
 COMMON_SPREADS = [10 ** (i / 2) for i in range(-3, 3)]  # s; from strong ridge to weak
@@ -66,14 +67,6 @@ def fit_ridge(features, K_list, V_ref=None, seed=0, device="cpu"):
             theta = thetas[PERSONAL_SPREADS.index(choice["personal_spread"])]
             personal.append((K, theta, choice))
     return fits | fit_people(problem, s, personal, bradley_terry.choice)
-
-
-def check_rank(K, num_features, smallest):
-    if not smallest <= K <= num_features:
-        raise InputError(
-            f"K = {K}: a rank lies between {smallest} and the width of the embeddings,"
-            f" {num_features}"
-        )
 
 
 def fit_everybody(problem, s, start, curve):
@@ -130,11 +123,11 @@ class RidgeProblem:
         self.user = train.user.to(device)
         self.everything = torch.ones_like(self.user, dtype=torch.bool)  # (n,) all pairs count
 
-        def add_squares(total, rows, x):
+        def add_squares(total, _, x):
             total.add_(x.square().sum(dtype=torch.float64))
 
         zero = torch.zeros((), dtype=torch.float64, device=device)
-        square = self.X.total(zero, add_squares).item() / len(train)  # mean of |x|^2
+        square = self.X.accumulate(zero, add_squares).item() / len(train)  # mean of |x|^2
         self.unit = LOGIT_SCALE / math.sqrt(square) if square else LOGIT_SCALE
         like = self.X.rest
         head = like.new_zeros(self.d, 1) if V_ref is None else F.normalize(V_ref.to(like), dim=0)
@@ -160,7 +153,7 @@ class RidgeProblem:
         """1 / m_i of the pairs of a mask (n,), and per user: (n,), (C,)"""
         counts = torch.zeros(self.C, dtype=torch.float64, device=counted.device)
         counts.index_add_(0, self.user, counted.double())
-        per_user = 1 / counts.clamp_min(1)
+        per_user = 1 / counts.clamp_min(1)  # a user may have no pair that counts
         return counted * per_user[self.user], per_user
 
     def descend(self, thetas, ranks, s, ps, counted, passes):
@@ -171,7 +164,7 @@ class RidgeProblem:
         sizes = [len(theta) for theta in thetas]
         owner = torch.arange(len(ranks)).repeat_interleave(torch.tensor(sizes))
         weight, per_user = self.weights(counted)
-        m = counted.sum() / self.C
+        m = counted.sum() / self.C  # pairs per user, on average
 
         def losses(theta):
             thetas = theta.split(sizes)
@@ -193,7 +186,7 @@ class RidgeProblem:
     def log_p(self, V, W, Z=None):
         """log P of every pair. (n,)"""
         if Z is None:
-            (Z,) = TallProduct.apply(self.X, V)
+            (Z,) = TallProduct.apply(self.X, V)  # (n, d) @ (d, K) -> (n, K)
         return F.logsigmoid(margins(Z.double(), W, self.user) / LOGIT_SCALE)
 
     def corners(self, ranks, fitted, Z, p):
@@ -209,7 +202,7 @@ class RidgeProblem:
             total.index_add_(0, self.user[rows], x * pull[rows].unsqueeze(1))
 
         # (C, d) minus the gradient of each user's part of Eq. 10
-        G = self.X.total(self.X.rest.new_zeros(self.C, self.d), add_pull)
+        G = self.X.accumulate(self.X.rest.new_zeros(self.C, self.d), add_pull)
         left, singular, right = torch.linalg.svd(G.double(), full_matrices=False)
         scores = left * singular  # (C, directions)
         scores = scores / scores[:, 0].std(correction=0).clamp_min(1e-30)
@@ -259,7 +252,7 @@ def common_path(problem, holdout):
         problem.parts(theta, 1).u.mul_(last / s)  # so that s * u stays
         (theta,) = problem.descend([theta], [1], s, [None], holdout.fitted, FIRST_PASSES)
         log_p = problem.log_p(*problem.solution(theta, 1, s, None))
-        loss = agreed(-(weight @ log_p / weight.sum()).item())
+        loss = agreed(-(weight @ log_p / weight.sum()).item())  # (n,) @ (n,)
         curve.append(loss)
         if best is None or loss < (1 - WORTH) * best:
             best = loss
@@ -278,7 +271,7 @@ def personal_path(problem, holdout, ranks, s, start):
     if not ranks:
         return {}
     V, W = problem.solution(start, 1, s, None)
-    (Z,) = TallProduct.apply(problem.X, V)
+    (Z,) = TallProduct.apply(problem.X, V)  # (n, d) @ (d, 1) -> (n, 1)
     reference = problem.log_p(V, W, Z)
     last = PERSONAL_SPREADS[0]
     thetas = []
@@ -341,7 +334,7 @@ def choose(problem, holdout, K, s, along, gains, reference):
         return choice
     p = PERSONAL_SPREADS[best]
     V, W = problem.solution(along[best], K, s, p)
-    (Z,) = TallProduct.apply(problem.X, V)
+    (Z,) = TallProduct.apply(problem.X, V)  # (n, d) @ (d, K) -> (n, K)
     as_new = {}  # strength, as text since JSON has no infinity -> gain
     for strength, w in zip(STRENGTHS, mixtures_as_new(problem, holdout, Z, W.mean(0))):
         as_new[f"{strength:g}"] = gain(problem, holdout, problem.log_p(V, w, Z), reference)

@@ -106,7 +106,7 @@ def resampled(repeats, name):
         total[r, own] = cell.accuracy[name]
     drawn = drawn_users(len(everyone))
     counted = drawn @ present.T  # (draws, users) @ (users, repeats)
-    means = drawn @ total.T / np.maximum(counted, 1)
+    means = drawn @ total.T / np.maximum(counted, 1)  # (draws, users) @ (users, repeats)
     return np.nanmean(np.where(counted > 0, means, np.nan), axis=1)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from lore.common import InputError
 from lore.comparisons import Groups
 from lore.evaluation import LORE, VARIANTS, Setting
-from lore.ridge import check_rank
+from lore.tables import check_rank
 
 
 class Recipe(NamedTuple):
@@ -36,7 +36,7 @@ def settings_of(solver, K_list, alpha_list, seeds):
     return grid
 
 
-def possible(grid, V_ref, num_features):
+def fittable(grid, V_ref, num_features):
     """The settings that can be fitted: K = 0 needs a head. InputError: a rank that cannot be, none."""
     for setting in grid:
         check_rank(setting.K, num_features, smallest=0)
@@ -51,7 +51,7 @@ def possible(grid, V_ref, num_features):
 
 
 class Accuracies(NamedTuple):
-    """Accuracies (Eq. 15), an entry per (alpha, K), alpha outer; (seeds, entries) for several seeds.
+    """Accuracies (Eq. 15), an entry per (alpha, K), alpha outer; (seeds, entries) if seeds are given.
 
     The last four are the spread over users, np.std of the per-user accuracies. Differs from the
     published code: no factor of 0.25. NaN for K = 0 without a reference head.
@@ -105,6 +105,7 @@ class FewShotResult(FewShotAccuracies):
 
     @classmethod
     def of(cls, cells, grid, K_list, num_shots):
+        """NaN for the settings that have no cell."""
         table = np.full((4, len(grid), len(num_shots)), np.nan)
         for cell in cells:
             column = []

@@ -17,15 +17,13 @@ DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", to
 
 
 class Split(NamedTuple):
+    """Embeddings and the comparisons on them, as one pair of files holds them."""
+
     table: torch.Tensor  # (rows, d)
-    frame: (
-        object  # pandas DataFrame, a row per comparison: user_id, chosen, rejected, and its place
-    )
+    frame: object  # pandas DataFrame, a row per comparison: user_id, chosen, rejected, its place
     head: torch.Tensor | None  # V_ref, (d, 1) float32; None for a text encoder, which has none
     model: str = ""  # which model made the embeddings
-    made_from: str = (
-        ""  # hash of the file that the texts come from, where that may change unnoticed
-    )
+    made_from: str = ""  # hash of the file that the texts come from, where it may change unnoticed
 
 
 # ------------------------------------------------------------------------------------------------
@@ -209,3 +207,12 @@ def reference_head(V_ref, num_features):
     if not V_ref.isfinite().all():
         raise InputError("the head holds NaN or infinity")
     return V_ref.reshape(-1, 1)
+
+
+def check_rank(K, num_features, smallest):
+    """InputError unless smallest <= K <= d."""
+    if not smallest <= K <= num_features:
+        raise InputError(
+            f"K = {K}: a rank lies between {smallest} and the width of the embeddings,"
+            f" {num_features}"
+        )

@@ -78,9 +78,7 @@ class Tokeniser:
                 if shortened is not None:
                     tokens = shortened
                     cut += 1
-                elif (
-                    self.pooling == "mean"
-                ):  # a text encoder has no choice; its first token is special
+                elif self.pooling == "mean":  # no choice; the first token is special
                     tokens = tokens[:1] + tokens[len(tokens) - self.longest + 1 :]
                     cut_replies += 1
                 else:

@@ -7,12 +7,8 @@ from lore.attention import use_attention_along_paths
 from lore.common import InputError
 from lore.packing import paths_of
 
-REWARD_TOLERANCE = {
-    "float32": 1e-4,
-    "mixed": 5e-2,
-    "bfloat16": 5e-2,
-    "float16": 1e-2,
-}  # of 1 + |it|
+# of 1 + |reward|
+REWARD_TOLERANCE = {"float32": 1e-4, "mixed": 5e-2, "bfloat16": 5e-2, "float16": 1e-2}
 VECTOR_TOLERANCE = {  # of the norm: rounding alone moves the means of MiniLM by up to .010 in bfloat16
     "last": {"float32": 3e-4, "mixed": 0.15, "bfloat16": 0.15, "float16": 3e-2},
     "mean": {"float32": 3e-4, "mixed": 3e-2, "bfloat16": 3e-2, "float16": 1e-2},

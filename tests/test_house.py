@@ -11,9 +11,9 @@ from conftest import ROOT
 import utils
 
 # every module imports only modules before it in its own island, and the ground
-GROUND = ["processes", "common", "tables"]
+GROUND = ["processes", "common", "memory", "tables"]
 PEOPLE = [
-    "settings", "comparisons", "likelihood", "planted", "mixtures", "lbfgs", "ridge", "evaluation",
+    "settings", "comparisons", "likelihood", "product", "planted", "mixtures", "lbfgs", "ridge", "evaluation",
     "baselines", "statistics", "basis", "sweeps", "shots", "printing", "pictures", "report",
 ]  # fmt: skip
 TEXT = [

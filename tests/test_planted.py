@@ -6,7 +6,6 @@ import torch
 
 from lore import evaluation, likelihood, planted
 from lore.comparisons import Comparisons
-from lore.likelihood import project
 from lore.planted import (
     choice_probability,
     choose,
@@ -15,6 +14,7 @@ from lore.planted import (
     planted_turns,
     temperature,
 )
+from lore.product import project
 
 
 def test_replies_are_chosen_by_the_softmax_of_their_rewards():

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import utils
-from lore import likelihood, processes, ridge
+from lore import likelihood, processes, product, ridge
 from lore.common import start
 from lore.comparisons import Comparisons
 from lore.tables import Split, load_split, save_split
@@ -67,7 +67,7 @@ def train_limited(folder):
     in_use = int(Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]) * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (in_use + allowed,) * 2)
     if "hold" in sys.argv:
-        likelihood.memory = lambda device: float("inf")
+        product.memory = lambda device: float("inf")
     model = LoRe(None, 0.0, 10, WIDTH, 2, 2, 0.5, generator=torch.Generator().manual_seed(0))
     W, V = model.fit(train)
     save_file({"V": V.contiguous(), "W": W}, f"{folder}/limited.safetensors")
@@ -158,7 +158,7 @@ def test_a_training_script_under_torchrun_writes_and_speaks_once(tmp_path):
 
 
 def test_every_fit_is_the_same_when_rows_are_not_held(expected, monkeypatch):
-    monkeypatch.setattr(likelihood, "memory", lambda device: 0)
+    monkeypatch.setattr(product, "memory", lambda device: 0)
     read = fit_everything()
     for name in expected:  # the published recipe amplifies rounding, so short fits are compared
         close = (

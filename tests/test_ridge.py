@@ -13,9 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from lore import mixtures, ridge
 from lore.common import InputError
 from lore.comparisons import Comparisons, Groups
-from lore.likelihood import LOGIT_SCALE, project
+from lore.likelihood import LOGIT_SCALE
 from lore.mixtures import CERTIFIED, EVERYBODY
 from lore.planted import planted_population
+from lore.product import project
 from lore.ridge import Holdout, RidgeProblem, fit_ridge
 from utils import run, run_few_shot_vary_shots, run_regularized
 

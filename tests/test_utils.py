@@ -11,7 +11,7 @@ from conftest import ROOT, random_users
 from populations import GROUPS, HEAD, N_UNSEEN, D, N, accuracy, sweep
 from sklearn.linear_model import LogisticRegression
 
-from lore import likelihood
+from lore import likelihood, product
 from lore.common import InputError
 from lore.comparisons import Comparisons
 from utils import (
@@ -342,8 +342,8 @@ def test_a_real_fit_is_bit_for_bit_what_it_is_alone(function, steps):
         )
     X, Vs = torch.randn(3000, 64), [torch.randn(64, K) for K in (1, 3, 5, 12)]
     assert all(
-        torch.equal(Z, likelihood.TallProduct.apply(X, V)[0])
-        for V, Z in zip(Vs, likelihood.TallProduct.apply(X, *Vs))
+        torch.equal(Z, product.TallProduct.apply(X, V)[0])
+        for V, Z in zip(Vs, product.TallProduct.apply(X, *Vs))
     )
     groups = [
         random_users([count] * 8, 64, seed=seed) for seed, count in enumerate((150, 50, 50, 50))

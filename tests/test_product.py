@@ -5,9 +5,9 @@ import torch
 from conftest import random_users
 from populations import a_split
 
-from lore import likelihood, tables
+from lore import comparisons, product
 from lore.comparisons import Comparisons
-from lore.likelihood import Rows, TallProduct, project
+from lore.product import Rows, TallProduct, project
 
 
 def test_both_replies_are_cast_before_they_are_subtracted():
@@ -22,7 +22,8 @@ def test_both_replies_are_cast_before_they_are_subtracted():
 
 @pytest.mark.parametrize("block", [1, 2, 8192])
 def test_projection_is_the_projected_difference(block, monkeypatch):
-    monkeypatch.setattr(tables, "TABLE_ROWS", block)
+    monkeypatch.setattr(product, "TABLE_ROWS", block)
+    monkeypatch.setattr(comparisons, "TABLE_ROWS", block)
     table, frame, *_ = a_split(dtype=torch.float64)
     V = torch.randn(4, 2, dtype=torch.float64)
     for data in (
@@ -65,8 +66,9 @@ def test_rows_that_are_not_held_give_the_same_products(piece, monkeypatch, capsy
     data = embedded_pairs()
     Vs = [torch.randn(12, K, dtype=torch.float64, requires_grad=True) for K in (1, 3)]
     held = Rows.of(data, Vs[0])
-    monkeypatch.setattr(tables, "TABLE_ROWS", piece)
-    monkeypatch.setattr(likelihood, "memory", lambda device: 100)
+    monkeypatch.setattr(product, "TABLE_ROWS", piece)
+    monkeypatch.setattr(comparisons, "TABLE_ROWS", piece)
+    monkeypatch.setattr(product, "memory", lambda device: 100)
     read = Rows.of(data, Vs[0])
     assert held.held is not None and read.held is None
     assert "75 pairs take 0.0 GB" in capsys.readouterr().out
@@ -80,7 +82,7 @@ def test_rows_that_are_not_held_give_the_same_products(piece, monkeypatch, capsy
     ):
         assert torch.allclose(Z, X @ V) and torch.allclose(Z_read, X @ V)
         assert torch.allclose(grad, X.T @ (3 * (X @ V) ** 2)) and torch.allclose(grad_read, grad)
-    squares = read.total(
+    squares = read.accumulate(
         torch.zeros((), dtype=torch.float64), lambda total, rows, x: total.add_(x.square().sum())
     )
     assert squares.item() == pytest.approx(X.square().sum().item())
