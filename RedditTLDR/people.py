@@ -89,11 +89,7 @@ def split(sides, min_comparisons, max_train, max_few_shot, train_posts, seed):
     have min_comparisons on each side.
     """
     train, test = two_sides(sides, train_posts, seed)
-    enough = None
-    for side in (train, test):
-        counts = side.frame["user_id"].value_counts()
-        known = set(counts.index[counts >= min_comparisons])
-        enough = known if enough is None else enough & known
+    enough = busy(train, min_comparisons) & busy(test, min_comparisons)
     if len(enough) < 2:
         raise InputError(
             f"{len(enough)} workers have {min_comparisons} comparisons on each side;"
@@ -115,6 +111,12 @@ def split(sides, min_comparisons, max_train, max_few_shot, train_posts, seed):
     both = set(train.frame["prompt"]) & set(test.frame["prompt"])
     print(f"{'warning: ' if both else ''}posts on both the training and the test side: {len(both)}")
     return groups
+
+
+def busy(side, least):
+    """The workers with at least so many comparisons on a side."""
+    counts = side.frame["user_id"].value_counts()
+    return set(counts.index[counts >= least])
 
 
 def two_sides(sides, train_posts, seed):
