@@ -164,9 +164,10 @@ class Checkpoint:
     def require_head(self, model, report, head):
         """InputError unless model.score is the checkpoint's whole head: linear, one output."""
         mismatched = [key for key, *_ in report["mismatched_keys"]]
-        given = "score.weight" not in (*report["missing_keys"], *mismatched)
+        stored = "score.weight" not in report["missing_keys"]
+        given = stored and "score.weight" not in mismatched
         others = other_layers(head, report["unexpected_keys"], model.base_model_prefix)
-        layers = [*others, head] if given else others
+        layers = [*others, head] if stored else others
         if len(layers) > 1:
             raise InputError(
                 f"{self.name} has a head of several layers ({', '.join(layers)}):"
@@ -179,6 +180,8 @@ class Checkpoint:
                 f"{self.name} has no head {head} with one output, so it is no reward model"
                 f"; --head names another{hint}"
             )
+        if not score.weight.isfinite().all():
+            raise InputError(f"{self.name}: the head {head} holds NaN or infinity")
 
 
 def hash_samples(digest, file):

@@ -211,9 +211,10 @@ def test_weights_of_another_shape_are_one_line(reward_model, tmp_path):
         encoder(folder).embed(TALKS)
 
 
+@pytest.mark.parametrize("hidden", [32, 16])
 @pytest.mark.parametrize("head", ["score", "score.2", "v_head.2", "v_head.out", "v_head"])
 def test_a_head_of_several_layers_is_refused_without_a_hint_to_one_of_them(
-    reward_model, tmp_path, head
+    reward_model, tmp_path, head, hidden
 ):
     folder = copy_of(reward_model, tmp_path / "head")
     name = head.partition(".")[0]
@@ -221,8 +222,9 @@ def test_a_head_of_several_layers_is_refused_without_a_hint_to_one_of_them(
     first = f"{name}.dense" if last.endswith("out") else f"{name}.0"
 
     def two_layers(weights):
-        weights[f"{last}.weight"] = weights.pop("score.weight")
-        weights[f"{first}.weight"] = torch.ones(32, 32)
+        del weights["score.weight"]
+        weights[f"{last}.weight"] = torch.ones(1, hidden)
+        weights[f"{first}.weight"] = torch.ones(hidden, 32)
 
     rewrite(folder, two_layers)
     with pytest.raises(InputError, match=f"a head of several layers .*{first}.*") as refused:
@@ -279,4 +281,11 @@ def test_a_damaged_folder_is_one_line(reward_model, tmp_path, file, content):
         assert len(encoder(folder).embed(TALKS)) == 4  # nothing in it is needed
         return
     with pytest.raises(InputError):
+        encoder(folder).embed(TALKS)
+
+
+def test_a_head_with_nan_is_one_line(reward_model, tmp_path):
+    folder = copy_of(reward_model, tmp_path / "head")
+    rewrite(folder, lambda weights: weights["score.weight"].mul_(float("nan")))
+    with pytest.raises(InputError, match="the head score holds NaN"):
         encoder(folder).embed(TALKS)

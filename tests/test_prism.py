@@ -1022,7 +1022,8 @@ def test_what_else_the_bench_refuses(tmp_path, text_encoder):
         "name their basis with --rm_head",
     )
     assert_one_line_error(
-        call_script(script, "--source", tmp_path), "is a folder; name the JSON-lines file"
+        call_script(script, "--source", tmp_path),
+        "is a folder; name the JSON-lines or parquet file",
     )
     source = bench_file(tmp_path, [bench_row("ref:1", "Ties"), bench_row("ref:1", "Ties")])
     assert_one_line_error(
