@@ -75,20 +75,20 @@ def load(folder):
 
 
 def prompts_of(split, path):
-    """A prepared side, whose rows are every response to every prompt in order, as arrays."""
-    place, scores = split.frame[["prompt", "response"]], split.frame.drop(columns=PLACE)
-    prompts = place["prompt"].unique()  # those that were too long are not among them
-    P, R = len(prompts), place["response"].nunique()
-    order = np.stack([np.repeat(np.sort(prompts), R), np.tile(np.arange(R), P)], axis=1)
-    if not P or not np.array_equal(place.to_numpy(), order):
-        raise InputError(f"{path}: {len(place)} rows are not {R} responses to each of {P} prompts")
+    """A prepared side, whose rows are every response to every prompt in any order, as arrays."""
+    frame = split.frame.sort_values(["prompt", "response"])
+    prompts = frame["prompt"].unique()  # those that were too long are not among them
+    P, R = len(prompts), frame["response"].nunique()
+    order = np.stack([np.repeat(prompts, R), np.tile(np.arange(R), P)], axis=1)
+    if not P or not np.array_equal(frame[["prompt", "response"]].to_numpy(), order):
+        raise InputError(f"{path}: {len(frame)} rows are not {R} responses to each of {P} prompts")
     try:
-        scores = scores.to_numpy(dtype=np.float64).reshape(P, R, -1)
+        scores = frame.drop(columns=PLACE).to_numpy(dtype=np.float64).reshape(P, R, -1)
     except ValueError as error:
         raise InputError(f"{path}: a score that is no number; make it with: {PREPARE}") from error
     if not np.isfinite(scores).all():
         raise InputError(f"{path}: a score is NaN or infinite; make it again with: {PREPARE}")
-    return Prompts(split.table, split.frame["reply"].to_numpy().reshape(P, R), scores)
+    return Prompts(split.table, frame["reply"].to_numpy().reshape(P, R), scores)
 
 
 def plant(

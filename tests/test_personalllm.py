@@ -417,6 +417,16 @@ def test_prepared_prompts_come_back_with_their_own_scores_and_texts(prepared):
             assert side.reply[prompt, response] == row["reply"].item()
 
 
+def test_a_prepared_side_that_others_shuffled_holds_the_same_scores(prepared, tmp_path):
+    expected = PEOPLE.load(prepared / "data")
+    for name in ("train", "test"):
+        side = load_split(prepared / "data" / name, "", columns=["reply"])
+        save_split(tmp_path / name, side._replace(frame=side.frame.sample(frac=1, random_state=3)))
+    found = PEOPLE.load(tmp_path)
+    for side, other in zip(found[:2], expected[:2]):
+        assert np.array_equal(side.scores, other.scores) and np.array_equal(side.reply, other.reply)
+
+
 def test_standardise_is_heard_and_has_results_of_its_own(prepared, tmp_path):
     flags = (
         "--data",
