@@ -65,8 +65,7 @@ class Encoder:
     common once and pack without padding; else the plain way, with the attention kernel named by
     `attention`; head_name: module of the checkpoint with the reward head.
     dtype: "auto" (bfloat16 on a GPU, float32 on a CPU) or its name; "mixed" does matrix products alone
-    in bfloat16. On a CPU with AVX-512 BF16 but no AMX, bfloat16 and mixed are .66 and .63 times as fast
-    as float32, and move reward differences of a real decoder by .10 and .08 of their spread.
+    in bfloat16 (docs/speed.md has what that costs on a CPU).
     """
 
     name: str
