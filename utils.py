@@ -177,7 +177,10 @@ class LoRe_regularized(LoRe):
         """alpha * mean_k (1 - cos(V_k, V_ref))."""
         if not self.alpha:
             return self.V.new_zeros(())
-        return self.alpha * (1 - F.cosine_similarity(self.V, self.V_sft.to(self.V), dim=0)).mean()
+        cosines = F.cosine_similarity(
+            self.V, self.V_sft.to(self.V), dim=0
+        )  # (d, K), (d, 1) -> (K,)
+        return self.alpha * (1 - cosines).mean()
 
     def solution(self):
         """W and V without the columns that nobody uses. Differs from the published code: what is

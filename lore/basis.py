@@ -111,7 +111,7 @@ def heads_of_basis(path, basis, user_ids):
     for user in known if user_ids == ["all"] else user_ids:
         if user not in known:
             raise InputError(f"{path} has no user {user}; it has {len(known)}, such as {known[0]}")
-        heads[user] = basis.V @ W[known.index(user)]
+        heads[user] = basis.V @ W[known.index(user)]  # (d, K) @ (K,)
     return heads, basis.model
 
 
