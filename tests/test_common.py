@@ -67,7 +67,7 @@ def test_a_reader_that_has_gone_takes_no_results_with_it(tmp_path):
 
 
 def test_neither_a_terminal_of_ascii_nor_the_backend_of_a_notebook_ends_a_run(tmp_path):
-    setting = {"PYTHONIOENCODING": "ascii", "MPLBACKEND": "module://nonsense"}
+    setting = {"PYTHONIOENCODING": "ascii", "MPLBACKEND": "nonsense"}
     process = start_training(tmp_path, stdout=subprocess.PIPE, env=os.environ | setting)
     out, error = process.communicate()
     assert process.returncode == 0 and error == b""
