@@ -187,7 +187,7 @@ def main():
     by_subset = score(rows, scores.values())
     complete = len(by_subset) == len(SUBSETS) and not np.isnan(by_subset["Ties"]).any()
     table = pd.DataFrame(by_subset, index=list(heads))
-    table["Overall"] = table.mean(axis=1) if complete else np.nan
+    table["Overall"] = table.mean(axis=1, skipna=False) if complete else np.nan
     with written_whole(f"{output}.csv") as file:
         table.to_csv(file, index_label="reward")
     save_results(output, [{"reward": name, **row.dropna()} for name, row in table.iterrows()], args)

@@ -15,6 +15,7 @@ Cost:   one pass of the model over each dialogue: every turn of its chosen path 
 
 import hashlib
 import sys
+from itertools import islice
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -55,13 +56,18 @@ def main():
     if not source.exists():
         raise InputError(f"{source} is missing; make it with: python PRISM/prepare.py")
     encoder = encoder_of(args)
-    dialogues = [row for _, row in read_json_lines(source)][: args.limit or None]
+    dialogues = []
+    for number, row in islice(read_json_lines(source), args.limit or None):
+        if not {"dialogue", "user_id", "turns"} <= row.keys():
+            hint = "make it with: python PRISM/prepare.py"
+            raise InputError(f"{source}, line {number}: no dialogue with its turns; {hint}")
+        dialogues.append(row)
     frame = pd.DataFrame(record for row in dialogues for record in comparisons(row))
     if frame.empty:
         raise InputError(f"{source} holds no comparison")
     made_from = hashlib.sha256(source.read_bytes()).hexdigest()
     embed_split(args.data / "prism", frame, encoder, made_from=made_from)
-    print(f"{len(frame)} comparisons of {len(dialogues)} dialogues are in {args.data}")
+    print(f"the comparisons of {len(dialogues)} dialogues are in {args.data}")
 
 
 if __name__ == "__main__":

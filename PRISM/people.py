@@ -61,11 +61,11 @@ def load(folder):
         ids = {name: written[name] for name in SPLIT_KEYS}
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is damaged ({error!r}); make it again with: {PREPARE}") from error
-    table, frame, head, model, made_from = load_split(folder / "prism", f"{PREPARE} && {GENERATE}")
-    if texts.exists() and hashlib.sha256(texts.read_bytes()).hexdigest() != made_from:
+    prism = load_split(folder / "prism", f"{PREPARE} && {GENERATE}", needed=["user_id", "dialogue"])
+    if texts.exists() and hashlib.sha256(texts.read_bytes()).hexdigest() != prism.made_from:
         again = f"delete it and its .parquet and run again: {GENERATE}"
         raise InputError(f"{folder / 'prism'}.safetensors was made of another {texts}; {again}")
-    return Dialogues(table, frame, head, model, ids)
+    return Dialogues(*prism[:4], ids)
 
 
 def split(dialogues, seed=None, least=0):

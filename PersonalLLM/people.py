@@ -29,8 +29,12 @@ planted_unexplained = 0.15  # of --synthetic: share of a score's variance that n
 # -------------------------------------------------------------------------------------------
 
 PREPARE = "python PersonalLLM/prepare.py"
-PLACE = ["prompt", "response", "reply"]  # columns of a prepared file that are no scores
-REWARD_MODELS, RESPONSES = 10, 8  # of --synthetic, as upstream
+PLACE = ["prompt", "response", "reply"]  # columns of a prepared file beside the scores
+REWARD_MODELS = (  # whose scores a person mixes, in the order of the published code
+    "gemma_2b", "gemma_7b", "mistral_raft", "llama3_sfairx", "oasst_deberta_v3", "beaver_7b",
+    "oasst_pythia_7b", "oasst_pythia_1b", "mistral_ray", "mistral_weqweasdas",
+)  # fmt: skip
+RESPONSES = 8  # of --synthetic, as upstream
 
 
 class Prompts(NamedTuple):
@@ -60,15 +64,10 @@ def load(folder):
     """Both sides. InputError: incomplete rows; sides that differ in model, width, responses, scores."""
     splits, sides = [], []
     for name in ("train", "test"):
-        splits.append(load_split(folder / name, PREPARE, columns=PLACE))
+        splits.append(load_split(folder / name, PREPARE, PLACE, needed=REWARD_MODELS))
         sides.append(prompts_of(splits[-1], folder / f"{name}.parquet"))
-    kinds = {
-        "model": [split.model for split in splits],
-        "width": [split.table.shape[1] for split in splits],
-        "responses": [side.reply.shape[1] for side in sides],
-        "reward models": [[*split.frame.drop(columns=PLACE)] for split in splits],
-    }
-    for what, (train, test) in kinds.items():
+    kinds = [(s.model, s.table.shape[1], side.reply.shape[1]) for s, side in zip(splits, sides)]
+    for what, train, test in zip(("model", "width", "responses"), *kinds):
         if train != test:
             raise InputError(f"{folder}: train and test differ in {what}: {train} and {test}")
     return Sides(*sides, splits[0].head, splits[0].model)
@@ -83,7 +82,7 @@ def prompts_of(split, path):
     if not P or not np.array_equal(frame[["prompt", "response"]].to_numpy(), order):
         raise InputError(f"{path}: {len(frame)} rows are not {R} responses to each of {P} prompts")
     try:
-        scores = frame.drop(columns=PLACE).to_numpy(dtype=np.float64).reshape(P, R, -1)
+        scores = frame[list(REWARD_MODELS)].to_numpy(dtype=np.float64).reshape(P, R, -1)
     except ValueError as error:
         raise InputError(f"{path}: a score that is no number; make it with: {PREPARE}") from error
     if not np.isfinite(scores).all():
@@ -104,7 +103,7 @@ def plant(
         raise InputError(f"planted: {allowed}")
     rng = np.random.default_rng(seed)
     common = unit(rng.standard_normal((num_features, 1)))
-    own = unit(rng.standard_normal((num_features, REWARD_MODELS)))
+    own = unit(rng.standard_normal((num_features, len(REWARD_MODELS))))
     directions = unit(np.sqrt(agreement) * common + np.sqrt(1 - agreement) * own)  # (d, M)
     head = blurred(directions.mean(axis=1, keepdims=True), rng)
     sides = []

@@ -28,6 +28,7 @@ from lore.embeddings import embed_split
 from lore.encoder import encoder_of
 from lore.settings import settings
 from lore.values import content_key, finite_number, require
+from people import REWARD_MODELS
 
 # ------------------------------------------------------------------------------- settings ---
 source = "namkoong-lab/PersonalLLM"  # Hub data set, or a folder: train.* and test.*
@@ -36,11 +37,8 @@ limit = 0  # only the first N prompts of each side, for a smoke test; 0 = all
 # -------------------------------------------------------------------------------------------
 # The model and how it is used: lore/encoder_settings.py, flags of this script as well.
 
-REWARD_MODELS = (  # whose scores a person mixes, in the order of the published code
-    "gemma_2b", "gemma_7b", "mistral_raft", "llama3_sfairx", "oasst_deberta_v3", "beaver_7b",
-    "oasst_pythia_7b", "oasst_pythia_1b", "mistral_ray", "mistral_weqweasdas",
-)  # fmt: skip
 RESPONSE = re.compile(r"response_(\d+)(_|$)")
+TEXT = re.compile(r"prompt|response_\d+")  # columns by which a prompt is known again
 
 
 def upstream_rows(source, side, data):
@@ -48,7 +46,7 @@ def upstream_rows(source, side, data):
     if not Path(source).is_dir():
         yield from fetch_rows(source, split=side)
         return
-    name = re.compile(rf"{side}(-\d+-of-\d+)?(\.parquet|\.csv|\.jsonl?(\.gz)?)")
+    name = re.compile(rf"{side}(-\d+-of-\d+)?(-[0-9a-f]{{16}})?(\.parquet|\.csv|\.jsonl?(\.gz)?)")
     found = []
     for file in Path(source).rglob(f"{side}*"):
         written_here = data.resolve() in file.resolve().parents
@@ -59,11 +57,14 @@ def upstream_rows(source, side, data):
     there = ", ".join(map(str, files)) or "none"
     names = f"{side}.parquet, .csv or .jsonl (or {side}-00000-of-00001..)"
     require(one_kind, f"{source}: {names} of one kind: {there}")
-    before, again = set(), 0
+    before, again, twice = set(), 0, 0
     for file in files:
         here = set()
         for place, row in read_rows(file):
-            here.add(key := content_key(row))
+            texts = {name: text for name, text in row.items() if TEXT.fullmatch(name)}
+            key = content_key(texts)
+            twice += key in here
+            here.add(key)
             if key in before:  # of a file that a whole and its parts lie side by side
                 again += 1
             else:
@@ -71,6 +72,8 @@ def upstream_rows(source, side, data):
         before |= here
     if again:
         print(f"{side}: {again} prompts left out that another file holds as well")
+    if twice:
+        print(f"{side}: {twice} prompts stand more than once in one file, with the same responses")
 
 
 def responses(rows):

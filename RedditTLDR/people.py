@@ -29,6 +29,7 @@ planted_accuracy = 0.9  # of --synthetic: how often who knows the true rewards i
 # -------------------------------------------------------------------------------------------
 
 PREPARE = "python RedditTLDR/prepare.py"
+NEEDED = ("user_id", "prompt")  # columns beside chosen and rejected
 
 
 class Sides(NamedTuple):
@@ -49,9 +50,9 @@ def load(folder):
     """The prepared sides. InputError: neither is there, or they are of two models."""
     found = [side for side in ("train", "validation") if (folder / f"{side}.safetensors").exists()]
     if len(found) == 1:
-        return Sides(load_split(folder / found[0], PREPARE), None)
-    train = load_split(folder / "train", PREPARE)
-    test = load_split(folder / "validation", PREPARE)
+        return Sides(load_split(folder / found[0], PREPARE, needed=NEEDED), None)
+    train = load_split(folder / "train", PREPARE, needed=NEEDED)
+    test = load_split(folder / "validation", PREPARE, needed=NEEDED)
     if train.model != test.model:
         raise InputError(
             f"{folder}: train was embedded by {train.model}, validation by {test.model}"

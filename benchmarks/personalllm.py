@@ -20,14 +20,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "PersonalLLM"))
+
 import numpy as np
 import torch
 from fit import loop_loss, loop_steps, seconds, verdict
 
+import people
 from lore.tables import Split, save_split
 
 TRAIN_BASIS = Path(__file__).resolve().parent.parent / "PersonalLLM/train_basis.py"
-PROMPTS, RESPONSES, REWARD_MODELS = {"train": 9402, "test": 1000}, 8, 10
+PROMPTS, RESPONSES, REWARD_MODELS = {"train": 9402, "test": 1000}, 8, len(people.REWARD_MODELS)
 PEOPLE, PAIRS, RANKS, STEPS = 1000, 45, [1, 2, 3, 4, 5], 1000
 
 
@@ -49,9 +52,7 @@ def write_prepared(folder, d):
             "response": np.tile(np.arange(RESPONSES), count),
         }
         frame = pd.DataFrame({**place, "reply": np.arange(len(table))})
-        frame = frame.join(
-            pd.DataFrame(scores.numpy(), columns=[f"model_{m}" for m in range(REWARD_MODELS)])
-        )
+        frame = frame.join(pd.DataFrame(scores.numpy(), columns=list(people.REWARD_MODELS)))
         save_split(
             folder / side, Split(table, frame, torch.randn(d, 1, generator=generator), "made up")
         )

@@ -63,7 +63,7 @@ def save_fits(prefix, fitted, groups, model):
 
 
 def load_basis(path, num_features):
-    """The Basis of save_basis. InputError: missing, not such a file, of another width."""
+    """The Basis of save_basis. InputError: missing, not such a file, NaN, of another width."""
     if not Path(path).exists():
         folder = "a train_basis.py writes such files to its results folder"
         raise InputError(f"{path} is missing; {folder}")
@@ -76,6 +76,9 @@ def load_basis(path, num_features):
         model = header["model"]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a basis saved by train_basis.py ({error})") from error
+    for name, numbers in (("V", V), ("W", W), ("W_unseen", W_unseen)):
+        if not numbers.isfinite().all():
+            raise InputError(f"{path}: {name} holds NaN or infinity")
     if len(V) != num_features:
         widths = f"basis of width {len(V)}, but the embeddings have {num_features}"
         raise InputError(f"{path}: {widths}: not the same model")

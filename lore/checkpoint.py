@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from lore.common import InputError
 from lore.conversations import first_line
@@ -19,6 +19,8 @@ FIXED_DATE = f"{{% macro strftime_now(format) %}}{TEMPLATE_DATE}{{% endmacro %}}
 MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 SAMPLE = 2**16  # bytes of a file that are hashed at a time
 SAMPLES = 64  # how many times at most: a hash of 16 GB takes a second
+INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")
+LEFT_OVER = ("lm_head.", "cls.", "score.bias")  # beside a body and its head, and of no meaning here
 REFUSALS = (  # what from_pretrained raises on a folder that it cannot read
     OSError, ValueError, ImportError, RuntimeError, TypeError, LookupError, AttributeError, EOFError,
     SafetensorError, pickle.UnpicklingError,
@@ -90,6 +92,8 @@ class Checkpoint:
 
     def choose_template(self, template):
         """The one for plain conversations, where a tokenizer has several by name. InputError: none."""
+        if not isinstance(template, str | dict | None):
+            raise InputError(f"{self.name}: its chat template is a {type(template).__name__}")
         if isinstance(template, dict) and len(template) == 1:
             (template,) = template.values()
         if isinstance(template, dict) and template:
@@ -144,6 +148,7 @@ class Checkpoint:
 
         report: missing, unexpected and mismatched keys; unused: beginnings of those that may lack.
         """
+        self.require_floats()
         missing = report["missing_keys"]
         prefix = model.base_model_prefix + "."
         for key in model.state_dict():
@@ -161,6 +166,19 @@ class Checkpoint:
                     " not use: vectors would be of another model"
                 )
 
+    def require_floats(self):
+        """InputError: weights of a folder that are whole numbers, quantised with nothing said of how."""
+        for file in sorted(Path(self.name).glob("*.safetensors")):
+            with safe_open(file, framework="np") as opened:
+                names = list(opened.keys())
+                kinds = [opened.get_slice(name).get_dtype() for name in names]
+            for name, kind in zip(names, kinds):
+                if name.endswith(".weight") and kind in INTEGERS:
+                    raise InputError(
+                        f"{self.name}: {name} is of type {kind}: quantised weights whose scales are"
+                        " not known; save them as bfloat16 or float32"
+                    )
+
     def require_head(self, model, report, head):
         """InputError unless model.score is the checkpoint's whole head: linear, one output."""
         mismatched = [key for key, *_ in report["mismatched_keys"]]
@@ -173,6 +191,12 @@ class Checkpoint:
                 f"{self.name} has a head of several layers ({', '.join(layers)}):"
                 " its reward is no product of the embedding with one vector, so it cannot be used"
             )
+        unused = [key for key in report["unexpected_keys"] if not key.startswith(LEFT_OVER)]
+        if unused:
+            named = ", ".join(sorted(unused)[:5]) + (" .." if len(unused) > 5 else "")
+            print(
+                f"{self.name}: not used of its weights: {named}; is its head more than one layer?"
+            )
         score = getattr(model, "score", None)
         if not (given and isinstance(score, torch.nn.Linear) and len(score.weight) == 1):
             hint = f", perhaps {others[0]}" if others else ""
@@ -180,8 +204,8 @@ class Checkpoint:
                 f"{self.name} has no head {head} with one output, so it is no reward model"
                 f"; --head names another{hint}"
             )
-        if not score.weight.isfinite().all():
-            raise InputError(f"{self.name}: the head {head} holds NaN or infinity")
+        if not (score.weight.isfinite().all() and score.weight.any()):
+            raise InputError(f"{self.name}: the head {head} holds NaN or infinity, or zeros alone")
 
 
 def hash_samples(digest, file):

@@ -1,5 +1,6 @@
 """What every script needs: errors of one line, a start, a device, whole files, a progress bar."""
 
+import io
 import os
 import sys
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -27,10 +28,10 @@ def start(main):
             sys.stdout.flush()
     # OSError: a folder that cannot be written, a full disk, another process gone; it says which
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=Output(sys.stderr))
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted", file=Output(sys.stderr))
         sys.exit(130)
 
 
@@ -38,28 +39,28 @@ class Output:
     """stdout or stderr for a long run: whatever becomes of its reader, the run goes on.
 
     A character that the terminal does not know is printed as a question mark; after a reader like
-    `| head` has gone, what is printed goes nowhere.
+    `| head` has gone, or on a full disk, what is printed goes nowhere, as where there is no stream.
     """
 
     def __init__(self, stream):
-        self.stream = stream
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+        self.stream = io.StringIO() if stream is None else stream
+        if hasattr(self.stream, "reconfigure"):
+            self.stream.reconfigure(errors="replace")
 
     def write(self, text):
         try:
             self.stream.write(text)
-        except BrokenPipeError:
+        except OSError:
             self.close_pipe()
 
     def flush(self):
         try:
             self.stream.flush()
-        except BrokenPipeError:
+        except OSError:
             self.close_pipe()
 
     def close_pipe(self):
-        """What is in the buffer still, and all that follows, goes to nowhere."""
+        """What is in the buffer still, and all that follows, goes nowhere."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.stream.fileno())
         os.close(nowhere)

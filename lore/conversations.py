@@ -42,6 +42,7 @@ def read_json_lines(path):
             for number, line in enumerate(file, start=1):
                 if number == 1:
                     refuse_stand_in(path, line)
+                line = line.removeprefix("\ufeff")  # of files that were joined
                 if line.strip():
                     yield number, parse_object(path, number, line)
     except DAMAGE as error:
@@ -65,7 +66,7 @@ def parse_object(path, number, line):
         cut = "" if line.endswith("\n") else ", and no line end: cut off here? download it again"
         raise InputError(f"{path}, line {number}: broken JSON ({reason}){cut}") from error
     if not isinstance(row, dict):
-        raise InputError(f"{path}, line {number}: not a JSON object")
+        raise InputError(f"{path}, line {number}: not a JSON object; one on every line is needed")
     return row
 
 
@@ -85,8 +86,9 @@ def read_rows(path):
         if kind == ".parquet":
             frame = pd.read_parquet(path)
         else:  # "None" may be a reply
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
+            with open_text(path) as file:
+                frame = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except (OSError, ValueError, *DAMAGE) as error:
         raise InputError(f"{path} cannot be read: {first_line(error)}") from error
     for number, row in enumerate(frame.to_dict("records")):
         yield f"{path}, row {number}", row

@@ -22,6 +22,7 @@ from lore.packing import (
     group_by_opening,
     members_of,
     pack_trees,
+    paths_of,
     split_batch,
     split_into_parts,
 )
@@ -266,6 +267,8 @@ class Encoder:
         own = pad_sequence(own, batch_first=True).to(self.device)  # (b, t)
         outputs = self.call(self.model.base_model, input_ids=tokens, attention_mask=own.long())
         states = outputs.last_hidden_state  # (b, t, d)
+        if states.shape[:2] != tokens.shape:
+            raise InputError(f"{self.name} has no state for every token, so no vector can be read")
         if self.pooling == "last":
             return states[torch.arange(len(batch)), own.sum(1).long() - 1]  # (b, t, d) -> (b, d)
         weights = (own / own.sum(1, keepdim=True)).unsqueeze(1)
@@ -330,9 +333,24 @@ class Encoder:
             self.checks.check(batch, vectors)
             table[members] = vectors
             tally.advance(count_tokens(batch, not self.packs), texts)
+        self.require_differences(prepared.batches, table)
         kept = torch.ones(len(conversations), dtype=torch.bool)
         kept[prepared.left_out] = False
         return Vectors(table[kept], prepared.left_out)
+
+    def require_differences(self, batches, table):
+        """InputError where all vectors (c, d) of a list are one, though their tokens are not."""
+        tokens = set()
+        rows = []
+        for batch in batches:
+            rows += members_of(batch)
+            for tree, path in paths_of(batch):
+                tokens.add(tuple(tree.tokens_along(path)))
+        if len(tokens) > 1 and (table[rows] == table[rows[0]]).all():
+            raise InputError(
+                f"{self.name} gives one vector for {len(tokens)} different texts:"
+                " are its weights damaged?"
+            )
 
     def require_numbers(self, texts, vectors):
         """InputError unless all vectors (c, d) of some conversations are finite and of one width."""

@@ -107,8 +107,10 @@ def plot_mixtures(path, true, learned, title):
 def empty_figure(size):
     """A figure that is drawn into a file, whatever MPLBACKEND a notebook has left behind."""
     os.environ["MPLBACKEND"] = "Agg"  # matplotlib looks at it when it is imported
+    import matplotlib
     from matplotlib.figure import Figure
 
+    matplotlib.rcdefaults()  # whatever a matplotlibrc says, LaTeX that is not there for one
     return Figure(figsize=size, layout="constrained")
 
 

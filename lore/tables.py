@@ -90,17 +90,17 @@ def as_bytes(tensor):
 # ------------------------------------------------------------------------------------------------
 
 
-def load_split(path, made_by, columns=("chosen", "rejected")):
+def load_split(path, made_by, columns=("chosen", "rejected"), needed=()):
     """The Split saved at PATH, its table left on disk; `columns` of its frame hold table rows.
 
-    made_by: the command that makes it. InputError: missing, damaged, NaN, a missing column, rows
-    outside the table, a head of another width.
+    made_by: the command that makes it; needed: further columns. InputError: missing, damaged, NaN,
+    a missing column, rows outside the table, a head of another width.
     """
     for file in (f"{path}.safetensors", f"{path}.parquet"):
         if not Path(file).exists():
             raise InputError(f"{file} is missing; make it with: {made_by}")
     table, head, header = read_table(path, made_by)
-    frame = read_frame(path, made_by, columns, len(table))
+    frame = read_frame(path, made_by, columns, needed, len(table))
     if head is not None:
         reference_head(head, table.shape[1])
     return Split(table, frame, head, header.get("model", ""), header.get("made_from", ""))
@@ -130,7 +130,7 @@ def read_table(path, made_by):
     return table, head, header
 
 
-def read_frame(path, made_by, columns, rows):
+def read_frame(path, made_by, columns, needed, rows):
     """PATH.parquet, its rows numbered anew; `columns` must hold row numbers of the table."""
     import pandas as pd
 
@@ -144,20 +144,28 @@ def read_frame(path, made_by, columns, rows):
     kept = [name for name in frame.index.names if name is not None and name not in frame]
     frame = frame.reset_index(kept)  # others make the people's ids the index
     frame = frame.reset_index(drop=True)  # a shuffled or filtered frame has kept its old numbers
-    if "user_id" in frame:
-        if frame["user_id"].isna().any():
-            row = frame["user_id"].isna().argmax()
-            raise InputError(f"{file}: row {row} has no user_id; make it with: {made_by}")
-        frame["user_id"] = frame["user_id"].astype(str)
-    for name in columns:
+    for name in (*needed, *columns):
         if name not in frame:
             raise InputError(
                 f"{file} has no column {name}: of another data set? make it with: {made_by}"
             )
+    if "user_id" in frame:
+        if frame["user_id"].isna().any():
+            row = frame["user_id"].isna().argmax()
+            raise InputError(f"{file}: row {row} has no user_id; make it with: {made_by}")
+        frame["user_id"] = as_text(frame["user_id"])
+    for name in columns:
         frame[name] = whole_numbers(frame[name], f"{file}, column {name}")
         if len(frame) and not 0 <= frame[name].min() <= frame[name].max() < rows:
             raise InputError(f"{file} points outside the {rows} rows of {path}.safetensors")
     return frame
+
+
+def as_text(ids):
+    """People's ids as text: 7, 7.0 and "7" are one, whatever type others have written them in."""
+    if ids.dtype.kind == "f" and (ids == ids.round()).all():
+        ids = ids.astype(np.int64)
+    return ids.astype(str)
 
 
 def whole_numbers(values, where):

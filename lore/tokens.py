@@ -62,7 +62,15 @@ class Tokeniser:
             )
         except TemplateError as error:
             reason = f"refuses a conversation: {error}"
-        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        # RuntimeError: a macro that calls itself without end
+        except (
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RuntimeError,
+        ) as error:
             reason = f"fails on a conversation: {type(error).__name__}: {first_line(error)}"
         raise InputError(f"the chat template of {self.name} {reason}")
 
@@ -102,13 +110,14 @@ class Tokeniser:
             self.require_words_matter(conversation, tokens)
 
     def require_words_matter(self, conversation, tokens):
-        """InputError unless other words in the reply, and in the prompt before it, give other tokens."""
-        for number, kind in ((-1, "reply"), (-2, "prompt")):
-            if len(conversation) < -number:
-                return
+        """InputError unless other words in any message give other tokens."""
+        for number in reversed(range(len(conversation))):
             other = [dict(message) for message in conversation]
             other[number]["content"] = OTHER_WORDS
             if self.tokenise([other])[0] == tokens:
+                kind = "reply" if number == len(conversation) - 1 else "prompt"
+                if number < len(conversation) - 2:
+                    kind = "turn before them"
                 raise InputError(
                     f"the chat template of {self.name} does not write the text of a {kind}"
                     " (one that wants a list of parts?), so all would be the same to the model"

@@ -48,12 +48,28 @@ def as_list(value):
     return list(value) if isinstance(value, list | tuple) else None
 
 
-def content_key(values):
-    """A key that two rows share where all their values are the same: texts, numbers, lists of them."""
-    text = json.dumps(values, sort_keys=True, default=written_out)
+def content_key(row):
+    """A key that two rows share where all their values are equal, whatever their types.
+
+    1 and 1.0 are one value, a number and its float32, nothing and no such column.
+    """
+    text = json.dumps(plain(row), sort_keys=True)
     return hashlib.sha256(text.encode()).digest()
 
 
-def written_out(value):
-    """What JSON has no word for: an array as a list, anything else as Python writes it."""
-    return value.tolist() if isinstance(value, np.ndarray) else repr(value)
+def plain(value):
+    """A value in the words of JSON, of which each has one form."""
+    if isinstance(value, dict):
+        kept = {str(name): plain(inner) for name, inner in value.items()}
+        return {name: inner for name, inner in kept.items() if inner is not None}
+    items = as_list(value)
+    if items is not None:
+        return [plain(inner) for inner in items]
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, Real):
+        whole = whole_number(value)
+        if whole is not None:
+            return whole
+        return float(np.float32(value)) if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str) else repr(value)

@@ -86,3 +86,12 @@ def test_bases_are_saved_with_their_users(tmp_path):
         and torch.equal(basis.W_unseen, W_unseen)
     )
     assert basis.user_ids == tuple("01234") and basis.unseen_ids == tuple("0123"[:N_UNSEEN])
+
+
+@pytest.mark.parametrize("name", ["V", "W", "W_unseen"])
+def test_a_basis_with_nan_is_refused(tmp_path, name):
+    basis = Basis(torch.randn(6, 2), torch.rand(3, 2), ("x", "y", "z"), torch.rand(1, 2), ("new",))
+    getattr(basis, name)[0, 0] = float("nan")
+    save_basis(tmp_path / "b.safetensors", basis)
+    with pytest.raises(InputError, match=f"{name} holds NaN"):
+        load_basis(tmp_path / "b.safetensors", 6)

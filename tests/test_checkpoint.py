@@ -289,3 +289,30 @@ def test_a_head_with_nan_is_one_line(reward_model, tmp_path):
     rewrite(folder, lambda weights: weights["score.weight"].mul_(float("nan")))
     with pytest.raises(InputError, match="the head score holds NaN"):
         encoder(folder).embed(TALKS)
+
+
+def test_weights_that_are_not_used_are_told(reward_model, tmp_path, capsys):
+    """A head's first layer may have any name."""
+    folder = copy_of(reward_model, tmp_path / "head")
+    rewrite(folder, lambda weights: weights.update({"pre_score.weight": torch.ones(32, 32)}))
+    encoder(folder).embed(TALKS)
+    assert "not used of its weights: pre_score.weight" in capsys.readouterr().out
+
+
+def test_one_vector_for_all_texts_and_a_head_of_zeros_are_refused(reward_model, tmp_path):
+    folder = copy_of(reward_model, tmp_path / "norm")
+    rewrite(folder, lambda weights: weights["model.norm.weight"].zero_())
+    with pytest.raises(InputError, match="gives one vector for 4 different texts"):
+        encoder(folder).embed(TALKS)
+    folder = copy_of(reward_model, tmp_path / "zeros")
+    rewrite(folder, lambda weights: weights["score.weight"].zero_())
+    with pytest.raises(InputError, match="zeros alone"):
+        encoder(folder).embed(TALKS)
+
+
+def test_quantised_weights_without_their_scales_are_refused(reward_model, tmp_path):
+    folder = copy_of(reward_model, tmp_path / "int8")
+    key = "model.layers.0.mlp.up_proj.weight"
+    rewrite(folder, lambda weights: weights.update({key: (weights[key] * 100).to(torch.int8)}))
+    with pytest.raises(InputError, match=f"{key} is of type I8"):
+        encoder(folder).embed(TALKS)

@@ -73,3 +73,15 @@ def test_neither_a_terminal_of_ascii_nor_the_backend_of_a_notebook_ends_a_run(tm
     assert process.returncode == 0 and error == b""
     assert b" ? std over seeds" in out
     assert_results(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["full", "closed"])
+def test_neither_a_full_disk_nor_closed_streams_take_the_results(tmp_path, where):
+    redirect = ">/dev/full" if where == "full" else ">&- 2>&-"
+    script = (
+        f"{sys.executable} RedditTLDR/train_basis.py --synthetic --K_list 1 2 --num_iterations 20"
+    )
+    command = f"{script} --results {tmp_path} {redirect}"
+    done = subprocess.run(command, shell=True, cwd=ROOT, timeout=120)
+    (saved,) = tmp_path.glob("*.json")
+    assert done.returncode == 0 and len(json.loads(saved.read_text())["rows"]) >= 2

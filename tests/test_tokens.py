@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import CHAT_TEMPLATE
 from tiny import NO_SYSTEM, TALKS, by_itself, encoder, prepare
 from tokenizers import Regex
 
@@ -235,3 +236,11 @@ def test_replies_that_a_limit_leaves_the_same_end_of_are_counted_not_refused(tex
     assert torch.equal(table[0], table[1])
     out = capsys.readouterr().out
     assert "1 of 2 texts have the tokens of another reply" in out and "2 of 2 replies alone" in out
+
+
+def test_a_template_that_drops_the_history_is_refused(reward_model):
+    model = encoder(reward_model)
+    model.tokenizer.chat_template = CHAT_TEMPLATE.replace("in messages", "in messages[-2:]")
+    talk = [*exchange("hi", "hello"), *exchange("and the dog?", "it lay beside the cat")]
+    with pytest.raises(InputError, match="does not write the text of a turn before them"):
+        model.embed([talk])

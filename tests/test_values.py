@@ -49,3 +49,14 @@ def test_what_is_required_is_said():
     require(True, "fine")
     with pytest.raises(InputError, match="line 3: no text"):
         require([], "line 3: no text")
+
+
+def test_rows_of_equal_values_share_a_key_whatever_their_types():
+    row = {"choice": 1, "texts": ["a", "b"], "score": 0.1, "info": {"id": "x"}}
+    rewritten = {
+        "score": np.float32(0.1), "choice": 1.0, "texts": np.array(["a", "b"], dtype=object),
+        "info": {"id": "x", "post": None}, "extra": None,
+    }  # fmt: skip
+    assert content_key(row) == content_key(rewritten)
+    for name, other in (("choice", 0), ("texts", ["b", "a"]), ("score", 0.2), ("choice", True)):
+        assert content_key({**row, name: other}) != content_key(row)
