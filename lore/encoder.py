@@ -162,7 +162,11 @@ class Encoder:
 
     @cached_property
     def tokeniser(self):
-        longest = min(self.tokenizer.model_max_length, count_positions(self.model, self.config))
+        stated = self.tokenizer.model_max_length
+        if not isinstance(stated, int | float) or not stated > 0:
+            wanted = "not a number of tokens; mend its tokenizer_config.json"
+            raise InputError(f"{self.name}: model_max_length is {stated!r}, {wanted}")
+        longest = min(stated, count_positions(self.model, self.config))
         if self.max_length:
             longest = min(longest, self.max_length)
         rows = self.model.get_input_embeddings().weight.shape[0]
@@ -196,7 +200,7 @@ class Encoder:
 
         Lists on the two sides of a rotary switch share no pass; the long side comes first.
         """
-        switch = rotary_switch(self.config)
+        switch = rotary_switch(self.model.config)  # loading the model completes it
         batches = []
         for beyond in (True, False):
             trees = []

@@ -1,5 +1,7 @@
 """Vectors that would be wrong are refused, whenever in a run they come."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -30,6 +32,7 @@ def assert_own_passes(model, talks):
     "architecture, options",
     [
         ("LlamaForSequenceClassification", {}),
+        ("LlamaForSequenceClassification", {"original_max_position_embeddings": 60}),
         (
             "Phi3ForSequenceClassification",
             {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 1},
@@ -41,6 +44,10 @@ def test_positions_scaled_by_the_longest_in_a_pass(
 ):
     """Conversations on the two sides of the switch do not share a pass, even in one tree."""
     a_model(architecture, tmp_path, tokenizer, rope_parameters=LONGROPE, **options)
+    if "original_max_position_embeddings" in options:  # it wins, once the model is loaded
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["rope_parameters"]["original_max_position_embeddings"] = 200
+        (tmp_path / "config.json").write_text(json.dumps(config))
     model = encoder(tmp_path, share=share)
     talks = [*dialogue(4), *TALKS, exchange("the cat " * 40, "ok"), exchange("the cat " * 40, "no")]
     lengths = [len(ids) for ids in model.tokens(talks).ids]
@@ -122,3 +129,11 @@ def test_every_longest_text_so_far_is_compared(reward_model, monkeypatch):
     assert not compared
     model.embed([TALKS[1], TALKS[1], TALKS[0]])
     assert set(compared) == {len(model.tokens([TALKS[1]]).ids[0])}
+
+
+@pytest.mark.parametrize("stated", ["512", 0, -1])
+def test_a_tokenizer_that_says_no_length_is_refused(stated, reward_model):
+    model = encoder(reward_model)
+    model.tokenizer.model_max_length = stated
+    with pytest.raises(InputError, match=f"model_max_length is {stated!r}, not a number of tokens"):
+        model.embed(TALKS)
