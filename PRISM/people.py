@@ -57,7 +57,7 @@ def load(folder):
     if not path.exists():
         raise InputError(f"{path} is missing; make it with: {PREPARE} && {GENERATE}")
     try:
-        written = json.loads(path.read_text())
+        written = json.loads(path.read_text("utf-8-sig"))
         ids = {name: written[name] for name in SPLIT_KEYS}
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is damaged ({error!r}); make it again with: {PREPARE}") from error

@@ -90,6 +90,8 @@ def read_rows(path):
                 frame = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError, *DAMAGE) as error:
         raise InputError(f"{path} cannot be read: {first_line(error)}") from error
+    named = [name for name in frame.index.names if name is not None and name not in frame]
+    frame = frame.reset_index(named)  # a grouped or pivoted table keeps columns there
     for number, row in enumerate(frame.to_dict("records")):
         yield f"{path}, row {number}", row
 

@@ -12,8 +12,9 @@ def count_positions(model, config):
     if not most or most < 0:  # XLNet says -1: relative positions, as many as wanted
         most = math.inf
     for name, module in model.named_modules():
-        rows = getattr(module, "num_embeddings", None)
-        if name.rpartition(".")[2] in POSITION_TABLES and rows:
+        weight = getattr(module, "weight", None)  # I-BERT's layer has no num_embeddings
+        if name.rpartition(".")[2] in POSITION_TABLES and weight is not None:
+            rows = len(weight)
             # RoBERTa and its kin count positions from behind the padding's
             padding = getattr(module, "padding_idx", None)
             most = min(most, rows if padding is None else rows - padding - 1)

@@ -20,15 +20,17 @@ def read_bench(source, subset, limit):
     rows, known, tied, again = [], set(), set(), 0
     for place, found in read_rows(source) if here else fetch_rows(source, split="test"):
         row = checked_row(place, found)
-        if row["subset"] == "Ties":
-            require(row["id"] not in tied, f"{place}: {row['id']} stands here for the second time")
-            tied.add(row["id"])
         key = content_key(row)
         if key in known:
             again += 1
-        elif row["subset"] in wanted:
-            rows.append(row)
+            continue
         known.add(key)
+        if row["subset"] == "Ties":
+            twice = f"{row['id']} stands here for the second time, with other replies"
+            require(row["id"] not in tied, f"{place}: {twice}")
+            tied.add(row["id"])
+        if row["subset"] in wanted:
+            rows.append(row)
     if again:
         print(f"left out: {again} rows that stand there a second time")
     require(rows, f"{source} holds no row" + (f" of {subset}" if subset else ""))

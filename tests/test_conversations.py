@@ -96,6 +96,8 @@ def test_rows_of_a_table_are_counted_whatever_its_index(tmp_path):
         found = list(read_rows(tmp_path / name))
         assert [row for _, row in found] == frame.to_dict("records")
         assert found[2][0] == f"{tmp_path / name}, " + ("line 3" if "jsonl" in name else "row 2")
+    frame.set_index("a").to_parquet(tmp_path / "named.parquet")
+    assert [row for _, row in read_rows(tmp_path / "named.parquet")] == frame.to_dict("records")
     (tmp_path / "b.parquet").write_text("no table")
     with pytest.raises(InputError, match=r"b.parquet cannot be read: "):
         list(read_rows(tmp_path / "b.parquet"))

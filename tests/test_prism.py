@@ -1025,7 +1025,8 @@ def test_what_else_the_bench_refuses(tmp_path, text_encoder):
         call_script(script, "--source", tmp_path),
         "is a folder; name the JSON-lines or parquet file",
     )
-    source = bench_file(tmp_path, [bench_row("ref:1", "Ties"), bench_row("ref:1", "Ties")])
+    other = bench_row("ref:1", "Ties") | {"prompt": "another"}
+    source = bench_file(tmp_path, [bench_row("ref:1", "Ties"), other])
     assert_one_line_error(
         call_script(script, "--source", source), "line 2", "ref:1 stands here for the second time"
     )
