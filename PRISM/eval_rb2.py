@@ -171,7 +171,7 @@ def main():
         for text in row["chosen"] + row["rejected"]:
             replies.append({"row": number, "reply": exchange(row["prompt"], text)})
     embed_split(path, pd.DataFrame(replies), encoder, columns=["reply"], whole="row")
-    split = load_split(path, "python PRISM/eval_rb2.py", columns=["reply"])
+    split = load_split(path, "python PRISM/eval_rb2.py", columns=["reply"], needed=["row"])
     if split.head is not None:
         heads = {REFERENCE: split.head[:, 0], **heads}
     if learned_on and learned_on != split.model:
@@ -185,7 +185,7 @@ def main():
     scores = {row: R[reply.to_numpy()] for row, reply in split.frame.groupby("row")["reply"]}
     rows = [rows[row] for row in scores]  # without those whose replies are too long for the model
     by_subset = score(rows, scores.values())
-    complete = len(by_subset) == len(SUBSETS) and not np.isnan(by_subset["Ties"]).any()
+    complete = len(by_subset) == len(SUBSETS)
     table = pd.DataFrame(by_subset, index=list(heads))
     table["Overall"] = table.mean(axis=1, skipna=False) if complete else np.nan
     with written_whole(f"{output}.csv") as file:

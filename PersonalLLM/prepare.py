@@ -61,7 +61,7 @@ def upstream_rows(source, side, data):
     for file in files:
         here = set()
         for place, row in read_rows(file):
-            texts = {name: text for name, text in row.items() if TEXT.fullmatch(name)}
+            texts = {column: row[column] for column in row if TEXT.fullmatch(column)}
             key = content_key(texts)
             twice += key in here
             here.add(key)

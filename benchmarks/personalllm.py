@@ -18,9 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "PersonalLLM"))
+TOP = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TOP), str(TOP / "PersonalLLM")]
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from fit import loop_loss, loop_steps, seconds, verdict
 import people
 from lore.tables import Split, save_split
 
-TRAIN_BASIS = Path(__file__).resolve().parent.parent / "PersonalLLM/train_basis.py"
+TRAIN_BASIS = TOP / "PersonalLLM/train_basis.py"
 PROMPTS, RESPONSES, REWARD_MODELS = {"train": 9402, "test": 1000}, 8, len(people.REWARD_MODELS)
 PEOPLE, PAIRS, RANKS, STEPS = 1000, 45, [1, 2, 3, 4, 5], 1000
 

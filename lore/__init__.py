@@ -1,8 +1,9 @@
 """What utils.py and the scripts stand on.
 
-The first call of an elementwise function by several threads at once may be computed by a kernel of
-low accuracy (MKL before 2025, pytorch issue 188792: relative errors of 1e-3, in that call alone).
-One number by one thread settles which kernel is used, before anything is computed.
+Which kernel computes an elementwise function is settled by its first call, and where several
+threads make that call at once, one of them may use a kernel of low accuracy (MKL before 2025,
+pytorch issue 188792: thousands of units in the last place, in that call alone). So each function
+is called here with one number first, by one thread.
 """
 
 import torch

@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 from lore.common import InputError
+from lore.tables import numbered_anew
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, no tokenizer takes it
 GZIP_MARK = b"\x1f\x8b"  # the first bytes of a packed file, whatever its name
@@ -73,7 +74,7 @@ def parse_object(path, number, line):
 def read_rows(path):
     """Yield (place, row as a dictionary) of a file: parquet or CSV by its name, else JSON lines.
 
-    Rows are counted here: an index that a table brings along says nothing. Every cell of a CSV file is text.
+    Rows are counted here, whatever numbers a table brings along. Every cell of a CSV file is text.
     """
     import pandas as pd
 
@@ -90,9 +91,7 @@ def read_rows(path):
                 frame = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError, *DAMAGE) as error:
         raise InputError(f"{path} cannot be read: {first_line(error)}") from error
-    named = [name for name in frame.index.names if name is not None and name not in frame]
-    frame = frame.reset_index(named)  # a grouped or pivoted table keeps columns there
-    for number, row in enumerate(frame.to_dict("records")):
+    for number, row in enumerate(numbered_anew(frame).to_dict("records")):
         yield f"{path}, row {number}", row
 
 

@@ -200,7 +200,7 @@ class Encoder:
 
         Lists on the two sides of a rotary switch share no pass; the long side comes first.
         """
-        switch = rotary_switch(self.model.config)  # loading the model completes it
+        switch = rotary_switch(self.model.config)
         batches = []
         for beyond in (True, False):
             trees = []

@@ -24,6 +24,7 @@ def count_positions(model, config):
 def rotary_switch(config):
     """Length of a pass beyond which all its positions are turned otherwise; infinity where it is not.
 
+    config: of the loaded model, as loading it may replace the length that config.json states.
     Conversations on the two sides of it must not share a pass. (The "dynamic" kind switches at
     max_position_embeddings, which no conversation passes.)
     """

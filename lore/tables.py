@@ -141,9 +141,7 @@ def read_frame(path, made_by, columns, needed, rows):
         raise InputError(
             f"{file} is damaged ({error}); delete it and run again: {made_by}"
         ) from error
-    kept = [name for name in frame.index.names if name is not None and name not in frame]
-    frame = frame.reset_index(kept)  # others make the people's ids the index
-    frame = frame.reset_index(drop=True)  # a shuffled or filtered frame has kept its old numbers
+    frame = numbered_anew(frame)
     for name in (*needed, *columns):
         if name not in frame:
             raise InputError(
@@ -159,6 +157,12 @@ def read_frame(path, made_by, columns, needed, rows):
         if len(frame) and not 0 <= frame[name].min() <= frame[name].max() < rows:
             raise InputError(f"{file} points outside the {rows} rows of {path}.safetensors")
     return frame
+
+
+def numbered_anew(frame):
+    """Its rows numbered 0, 1, ..; an index that has a name, as others make of ids, is a column again."""
+    named = [name for name in frame.index.names if name is not None and name not in frame]
+    return frame.reset_index(named).reset_index(drop=True)
 
 
 def as_text(ids):

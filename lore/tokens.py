@@ -13,6 +13,9 @@ from lore.checkpoint import TEMPLATE_DATE
 from lore.common import InputError
 from lore.conversations import first_line
 
+TEMPLATE_FAULTS = (  # what running one raises; RuntimeError: a macro that calls itself without end
+    TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError,
+)  # fmt: skip
 OTHER_WORDS = "Something else was said here, in 17 other words."
 
 
@@ -62,15 +65,7 @@ class Tokeniser:
             )
         except TemplateError as error:
             reason = f"refuses a conversation: {error}"
-        # RuntimeError: a macro that calls itself without end
-        except (
-            TypeError,
-            ValueError,
-            LookupError,
-            AttributeError,
-            ArithmeticError,
-            RuntimeError,
-        ) as error:
+        except TEMPLATE_FAULTS as error:
             reason = f"fails on a conversation: {type(error).__name__}: {first_line(error)}"
         raise InputError(f"the chat template of {self.name} {reason}")
 

@@ -36,6 +36,8 @@ def test_where_rotary_positions_switch(parameters, switch):
 
 def test_positions_of_tables_of_configurations_and_of_neither():
     from transformers import (
+        IBertConfig,
+        IBertModel,
         MambaConfig,
         MambaModel,
         OPTConfig,
@@ -49,6 +51,8 @@ def test_positions_of_tables_of_configurations_and_of_neither():
     size = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
     config = RobertaConfig(**size, max_position_embeddings=20, pad_token_id=1)
     assert count_positions(RobertaModel(config), config) == 18
+    config = IBertConfig(**size, max_position_embeddings=20, pad_token_id=1)
+    assert count_positions(IBertModel(config), config) == 18  # a layer of a kind of its own
     config = OPTConfig(**size, ffn_dim=16, word_embed_proj_dim=16, max_position_embeddings=20)
     assert count_positions(OPTModel(config), config) == 20  # its table has two rows more
     config = MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1)

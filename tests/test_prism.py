@@ -552,6 +552,13 @@ def test_a_person_without_pairs_on_a_side_is_left_out_and_counted(prepared, caps
             PEOPLE.split(dialogues._replace(ids={**ids, **wrong}))
 
 
+def test_a_split_with_a_byte_order_mark_is_the_same(prepared, tmp_path):
+    for file in (prepared / "data").iterdir():
+        mark = b"\xef\xbb\xbf" if file.suffix == ".json" else b""
+        (tmp_path / file.name).write_bytes(mark + file.read_bytes())
+    assert PEOPLE.load(tmp_path).ids == PEOPLE.load(prepared / "data").ids
+
+
 def test_training_without_data_or_with_settings_that_cannot_be(prepared, tmp_path):
     train, vary = FOLDER / "train_basis.py", FOLDER / "vary_fewshot.py"
     for script in (train, vary):
@@ -831,9 +838,11 @@ def test_every_head_gets_the_official_score_of_its_own_rewards(tmp_path, reward_
 
 
 def test_rows_of_the_bench_that_pandas_has_written_get_the_same_scores(tmp_path, reward_model):
-    """num_correct 1.0, replies as arrays, a shuffled index, a row that stands there twice."""
+    """num_correct 1.0, replies as arrays, a shuffled index, a row twice and one of Ties twice."""
     rows = bench()
-    frame = pd.DataFrame([*rows, rows[0]]).astype({"num_correct": float, "num_incorrect": float})
+    frame = pd.DataFrame([*rows, rows[0], rows[-1]]).astype(
+        {"num_correct": float, "num_incorrect": float}
+    )
     frame.index = frame.index[::-1]
     frame.to_parquet(tmp_path / "bench.parquet")
     frame.to_json(tmp_path / "floats.jsonl", orient="records", lines=True)
@@ -846,7 +855,7 @@ def test_rows_of_the_bench_that_pandas_has_written_get_the_same_scores(tmp_path,
         flags = ("--source", source, "--model", reward_model, "--data", tmp_path / "data")
         done = call_script(FOLDER / "eval_rb2.py", *flags, "--results", tmp_path / source.stem)
         assert done[0] == 0, done[2]
-        assert ("1 rows that stand there a second time" in done[1]) == (len(tables) > 0)
+        assert ("2 rows that stand there a second time" in done[1]) == (len(tables) > 0)
         tables.append((tmp_path / source.stem / "eval_rb2.csv").read_bytes())
     assert tables[0] == tables[1] == tables[2]
     assert "done already" in done[1]  # the same texts, so the same table of embeddings
