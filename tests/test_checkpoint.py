@@ -264,6 +264,8 @@ def test_chat_templates_by_name(reward_model, tmp_path):
     assert torch.equal(embed_with({"only": template}), expected)
     with pytest.raises(InputError, match="chat templates rag, tool_use; none of them is default"):
         embed_with({"tool_use": template, "rag": template})
+    with pytest.raises(InputError, match="its chat template is a list"):
+        embed_with([template])
     config = json.loads((folder / "tokenizer_config.json").read_text())
     names = {"default": template + clock, "tool_use": "x"}
     config["chat_template"] = [{"name": key, "template": text} for key, text in names.items()]

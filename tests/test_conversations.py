@@ -39,6 +39,7 @@ def test_repeats_are_found_and_lists_in_place_of_text_are_refused():
         ("plain under a packed name.json.gz", TEXT.encode()),
         ("marked.json", TEXT.encode("utf-8-sig")),
         ("marked and packed.json", gzip.compress(TEXT.encode("utf-8-sig"))),
+        ("joined.json", b"".join(line.encode("utf-8-sig") for line in TEXT.splitlines(True))),
         ("wide.json", TEXT.encode("utf-16")),
         ("windows.json", TEXT.replace("\n", "\r\n").encode()),
     ],
@@ -96,6 +97,10 @@ def test_rows_of_a_table_are_counted_whatever_its_index(tmp_path):
         found = list(read_rows(tmp_path / name))
         assert [row for _, row in found] == frame.to_dict("records")
         assert found[2][0] == f"{tmp_path / name}, " + ("line 3" if "jsonl" in name else "row 2")
+    wide = (tmp_path / "a.csv").read_text("utf-8-sig").encode("utf-16")
+    for name, content in (("wide.csv", wide), ("packed.csv", gzip.compress(wide))):
+        (tmp_path / name).write_bytes(content)
+        assert [row for _, row in read_rows(tmp_path / name)] == frame.to_dict("records")
     frame.set_index("a").to_parquet(tmp_path / "named.parquet")
     assert [row for _, row in read_rows(tmp_path / "named.parquet")] == frame.to_dict("records")
     (tmp_path / "b.parquet").write_text("no table")

@@ -243,3 +243,19 @@ def test_mixed_precision_keeps_states_in_float32_and_rounds_less(reward_model, a
     assert not torch.equal(table, table.bfloat16().float())  # not rounded in the end
     error = (table - exact).norm()
     assert 0 < error < 0.05 * exact.norm() and error < (half - exact).norm()
+
+
+def test_an_encoder_with_fewer_states_than_tokens_is_refused(text_encoder, monkeypatch):
+    """Some pool as they go, so that a state stands for several tokens."""
+    from transformers import BertModel
+
+    forward = BertModel.forward
+
+    def pooled(self, *arguments, **options):
+        outputs = forward(self, *arguments, **options)
+        outputs.last_hidden_state = outputs.last_hidden_state[:, ::2]
+        return outputs
+
+    monkeypatch.setattr(BertModel, "forward", pooled)
+    with pytest.raises(InputError, match="no state for every token"):
+        encoder(text_encoder, "mean").embed(TALKS)

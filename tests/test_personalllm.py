@@ -228,8 +228,11 @@ def test_a_prompt_with_a_response_too_long_is_left_out_whole(tmp_path, reward_mo
 
 
 def test_a_whole_beside_its_parts_and_hidden_files_are_not_counted_twice(tmp_path, text_encoder):
-    write(tmp_path, upstream(6), upstream(2, seed=1))
-    upstream(6)[:4].to_parquet(tmp_path / "train.parquet")
+    train = upstream(6)
+    write(tmp_path, pd.concat([train, train[:1]]), upstream(2, seed=1))
+    train[:4].to_parquet(tmp_path / "train.parquet")
+    part = tmp_path / "train-00000-of-00001.parquet"
+    part.rename(tmp_path / "train-00000-of-00001-0123456789abcdef.parquet")  # as the Hub has named
     (tmp_path / "._train-00000-of-00001.parquet").write_bytes(b"\0\5\26\7 Mac OS X")
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy/test.parquet").write_bytes(
@@ -237,7 +240,8 @@ def test_a_whole_beside_its_parts_and_hidden_files_are_not_counted_twice(tmp_pat
     )
     status, out, err = prepare(tmp_path, text_encoder, "--pooling", "mean")
     assert status == 0, err
-    assert "train: 6 prompts" in out and "train: 4 prompts left out that another file" in out
+    assert "train: 7 prompts" in out and "train: 4 prompts left out that another file" in out
+    assert "train: 1 prompts stand more than once in one file" in out
     assert "test: 2 prompts" in out and "holds the same as" in out
 
 

@@ -419,6 +419,10 @@ def test_the_first_dialogues_only_and_what_is_missing(prepared, text_encoder, tm
     assert_one_line_error(
         again, "was made with", "'max_length': 0", "this run has", "'max_length': 20"
     )
+    (tmp_path / "data/dialogues.jsonl").write_text('{"user_id": "u"}\n')
+    assert_one_line_error(
+        generate(tmp_path, text_encoder, "--pooling", "mean"), "line 1: no dialogue with its turns"
+    )
     (tmp_path / "data/dialogues.jsonl").write_text("")
     assert_one_line_error(
         generate(tmp_path, text_encoder, "--pooling", "mean"), "holds no comparison"

@@ -5,6 +5,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from matplotlib import rc_context
 from populations import shots, sweep
 
 from lore import pictures, printing, report
@@ -39,7 +40,11 @@ def test_few_shot_report_is_printed_and_drawn(tmp_path, capsys):
     )
     report.save_results(tmp_path / "curve", rows, Namespace())
     pictures.plot_accuracy_vs_shots(tmp_path / "curve")
-    assert (tmp_path / "curve.png").read_bytes().startswith(PNG)
+    drawn = (tmp_path / "curve.png").read_bytes()
+    assert drawn.startswith(PNG)
+    with rc_context({"font.size": 30, "axes.facecolor": "red"}):  # as a matplotlibrc may say
+        pictures.plot_accuracy_vs_shots(tmp_path / "curve")
+    assert (tmp_path / "curve.png").read_bytes() == drawn
 
 
 def test_results_are_saved_before_anything_is_printed(tmp_path, monkeypatch):

@@ -46,6 +46,9 @@ def test_a_chat_template_that_refuses_a_conversation_is_one_line(reward_model):
         InputError, match=r"chat template of .* refuses a conversation: no system prompt"
     ):
         model.embed([[{"role": "system", "content": "be good"}, *TALKS[0]]])
+    model.tokenizer.chat_template = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}"
+    with pytest.raises(InputError, match="fails on a conversation: RecursionError"):
+        model.embed(TALKS)
 
 
 def test_the_last_token_is_read_even_when_it_is_the_pad_token(reward_model):
