@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from lore.processes import one_run, rank, world
+from lore.processes import one_of_several, one_run, rank, world
 
 QUIET_SECONDS = 3.0  # a progress bar appears after this long
 LOG_SECONDS = 60.0  # between two lines of it where there is no terminal to draw on
@@ -22,6 +22,7 @@ class InputError(ValueError):
 
 def start(main):
     """Run a script's main: a mistake in the input is one line on stderr and status 2, Ctrl-C 130."""
+    status = 0
     try:
         with redirect_stdout(Output(sys.stdout)), redirect_stderr(Output(sys.stderr)), one_run():
             main()
@@ -29,10 +30,18 @@ def start(main):
     # OSError: a folder that cannot be written, a full disk, another process gone; it says which
     except (InputError, OSError) as error:
         print(f"error: {error}", file=Output(sys.stderr))
-        sys.exit(2)
+        status = 2
     except KeyboardInterrupt:
         print("interrupted", file=Output(sys.stderr))
-        sys.exit(130)
+        status = 130
+    if one_of_several():
+        # of several, one was seen to abort while its interpreter was taken down: a library's thread
+        # that still lives asks for what is gone (pytorch pull request 179291)
+        Output(sys.stdout).flush()
+        Output(sys.stderr).flush()
+        os._exit(status)
+    if status:
+        sys.exit(status)
 
 
 class Output:

@@ -20,10 +20,15 @@ def world():
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def one_of_several():
+    """Whether torchrun has started this process and others."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
 @contextmanager
 def one_run():
     """The processes that torchrun has started find each other; only the first one prints."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if not one_of_several():
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
