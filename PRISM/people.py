@@ -96,9 +96,9 @@ def split(dialogues, seed=None, least=0):
         raise InputError("no seen or no unseen people have pairs in training and test dialogues")
     groups = Groups(
         Comparisons.from_frame(table, train, seen, "dialogue", prompt="dialogue"),
-        Comparisons.from_frame(table, test, seen, "dialogue"),
-        Comparisons.from_frame(table, train, unseen, "dialogue"),
-        Comparisons.from_frame(table, test, unseen, "dialogue"),
+        Comparisons.from_frame(table, test, seen, "dialogue", prompt="dialogue"),
+        Comparisons.from_frame(table, train, unseen, "dialogue", prompt="dialogue"),
+        Comparisons.from_frame(table, test, unseen, "dialogue", prompt="dialogue"),
     )
     for name, group in groups._asdict().items():
         size = f"{len(group.user_ids):5} people {len(group.shot.unique()):6} dialogues"

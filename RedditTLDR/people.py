@@ -102,9 +102,9 @@ def split(sides, min_comparisons, max_train, max_few_shot, train_posts, seed):
     shuffled = train.frame.sample(frac=1, random_state=seed).groupby("user_id")
     groups = Groups(
         Comparisons.from_frame(train.table, shuffled.head(max_train), seen, prompt="prompt"),
-        Comparisons.from_frame(test.table, test.frame, seen),
-        Comparisons.from_frame(train.table, shuffled.head(max_few_shot), unseen),
-        Comparisons.from_frame(test.table, test.frame, unseen),
+        Comparisons.from_frame(test.table, test.frame, seen, prompt="prompt"),
+        Comparisons.from_frame(train.table, shuffled.head(max_few_shot), unseen, prompt="prompt"),
+        Comparisons.from_frame(test.table, test.frame, unseen, prompt="prompt"),
     )
     for name, group in groups._asdict().items():
         workers_text = f"{len(group.user_ids):5} workers {len(group):7} comparisons"

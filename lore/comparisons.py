@@ -1,6 +1,7 @@
 """Who preferred what over what, in memory."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,10 @@ import torch
 
 from lore.common import InputError
 from lore.tables import TABLE_ROWS, unfinite_rows
+
+ODD = (
+    -7046029254386353131
+)  # a pair of numbers as one: the first times this odd one, plus the second
 
 
 @dataclass(frozen=True)
@@ -21,8 +26,8 @@ class Comparisons:
     rejected  (n,)       table row of the other one; None likewise
     shot      (n,)       equal for pairs that few-shot draws take together (a dialogue);
                          None = each by itself
-    prompt    (n,)       equal for pairs that are held out together; None = those of the same two
-                         replies, in a table of differences each by itself
+    prompt    (n,)       equal for pairs that are held out together, here and in other Comparisons;
+                         None = those of the same two replies, in whichever order
     """
 
     table: torch.Tensor
@@ -75,7 +80,7 @@ class Comparisons:
         """Rows of a data frame (user_id, chosen, rejected) -> Comparisons of user_ids, in that order.
 
         shot: the column whose equal values make one shot of a user's pairs;
-        prompt: the column that names the prompt of a pair.
+        prompt: the column that names the prompt of a pair; a name has the same number in all frames.
         """
         if user_ids is None:
             user_ids = sorted(frame["user_id"].unique())
@@ -89,8 +94,7 @@ class Comparisons:
                 frame.groupby(["user", shot], sort=False, dropna=False).ngroup().to_numpy()
             )
         if prompt is not None:
-            names = frame[prompt].to_numpy()
-            prompt = torch.from_numpy(np.unique(names, return_inverse=True)[1])
+            prompt = numbers_of(frame[prompt])
         chosen = column(frame, "chosen")
         return cls(table, user, tuple(user_ids), chosen, column(frame, "rejected"), shot, prompt)
 
@@ -116,14 +120,24 @@ class Comparisons:
                 f"data of {found[0]} users, width {found[1]} for a model of {C} users, width {d}"
             )
 
-    def prompts(self):
-        """(n,) numbers 0, 1, ..: equal where pairs share a prompt or, if none is given, both replies."""
+    @cached_property
+    def item(self):
+        """(n,) what each pair is about, as a number that is the same in all Comparisons: its prompt or,
+        if none is given, its two embeddings in either order, x and -x being one pair."""
         if self.prompt is not None:
-            return self.prompt.unique(return_inverse=True)[1]
+            return self.prompt.cpu()
         if self.chosen is None:
-            return torch.arange(len(self))
-        replies = torch.stack([self.chosen, self.rejected], dim=1).sort(dim=1)[0]  # (n, 2)
-        return replies.unique(dim=0, return_inverse=True)[1]
+            blocks = [content(signless(rows)) for rows in self.table.split(TABLE_ROWS)]
+            return torch.cat(blocks).cpu()
+        replies = torch.cat([self.chosen, self.rejected])
+        used, place = replies.unique(return_inverse=True)
+        number = torch.cat([content(self.table[rows]) for rows in used.split(TABLE_ROWS)])
+        chosen, rejected = number[place].view(2, -1)
+        return (torch.minimum(chosen, rejected) * ODD + torch.maximum(chosen, rejected)).cpu()
+
+    def prompts(self):
+        """(n,) numbers 0, 1, ..: equal where items are."""
+        return self.item.unique(return_inverse=True)[1]
 
     def differences(self, like, rows=slice(None)):
         """X = e(chosen) - e(rejected), (n, d), in the dtype and on the device of `like`.
@@ -139,6 +153,16 @@ class Comparisons:
             out.copy_(self.table[chosen]).sub_(self.table[rejected].to(like))
         return X
 
+    def subset(self, kept):
+        """The pairs of a mask (n,), of which each user has some; dialogues are not kept together."""
+        kept = kept.to(self.user.device)
+        if self.chosen is None:
+            parts = {"table": self.table[kept]}
+        else:
+            parts = {"chosen": self.chosen[kept], "rejected": self.rejected[kept]}
+        prompt = None if self.prompt is None else self.prompt[kept.to(self.prompt.device)]
+        return replace(self, user=self.user[kept], shot=None, prompt=prompt, **parts)
+
     def shuffled(self, seed):
         """The same pairs, in each of which a coin says who was preferred."""
         coin = torch.rand(len(self), generator=torch.Generator().manual_seed(seed)) < 0.5
@@ -147,6 +171,33 @@ class Comparisons:
             return replace(self, table=self.table * sign.unsqueeze(1))
         chosen = torch.where(coin, self.rejected, self.chosen)
         return replace(self, chosen=chosen, rejected=torch.where(coin, self.chosen, self.rejected))
+
+
+def numbers_of(names):
+    """A column's values as numbers that depend on nothing but the text of each. (n,) int64"""
+    from pandas.util import hash_array
+
+    text = names.astype(str).to_numpy(dtype=object)
+    return torch.from_numpy(hash_array(text).view(np.int64))
+
+
+def signless(X):
+    """Rows x of X (n, d) or -x, whichever begins with a positive number."""
+    first = (X != 0).int().argmax(dim=1, keepdim=True)
+    return X * X.gather(1, first).sign()
+
+
+def content(rows):
+    """A number for each row that is equal where all its values are. (n, d) -> (n,) int64
+
+    The sum of its 32-bit words times random numbers, modulo 2^64.
+    """
+    words = (rows.double() + 0.0).view(torch.int32)  # -0.0 + 0.0 = 0.0; (n, 2d)
+    generator = torch.Generator().manual_seed(0)
+    limits = torch.iinfo(torch.int64)
+    shape = (words.shape[1],)
+    random = torch.randint(limits.min, limits.max, shape, generator=generator)
+    return (words.long() * random.to(words.device)).sum(dim=1)
 
 
 def pack(features):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lore.common import InputError
-from lore.comparisons import Comparisons
+from lore.comparisons import Comparisons, content
 from lore.tables import Split
 
 BISECTIONS = 100  # of log T: more than float64 can tell apart
@@ -189,5 +189,8 @@ def best_against_worst(table, replies, scores, W, orders, count, names):
         asked.append(order[usable])
     parts = (users, chosen, rejected, asked)
     user, chosen, rejected, prompt = (torch.from_numpy(np.concatenate(part)) for part in parts)
-    data = Comparisons(table, user, names, chosen, rejected, prompt=prompt)
+    item = content(table[torch.from_numpy(replies[:, 0])])[
+        prompt
+    ]  # prompt 3 of a side is one of it
+    data = Comparisons(table, user, names, chosen, rejected, prompt=item)
     return data, passed

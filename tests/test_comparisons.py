@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from conftest import random_users
@@ -61,3 +62,43 @@ def test_shuffled_places_are_orders_within_users():
     assert (
         len({tuple(p.tolist()) for p in places}) == 12
     )  # 3! * 1 * 2! orders, all seen in 200 draws
+
+
+def test_an_item_has_one_number_in_all_comparisons():
+    torch.manual_seed(0)
+    x = torch.randn(4, 6)
+    x[2, 0] = 0.0
+    x[3] = 0.0
+    mirrored = -x  # -0.0 among them
+    first = Comparisons.from_list([x, mirrored.flip(0)])
+    assert torch.equal(first.item[:4], first.item[4:].flip(0)) and len(first.item.unique()) == 4
+    assert torch.equal(Comparisons.from_list([x.double()]).item, first.item[:4])
+    nearly = x.clone()
+    nearly[1, 5] = torch.nextafter(x[1, 5], torch.tensor(9.0))
+    assert (Comparisons.from_list([nearly]).item == first.item[:4]).tolist() == [1, 0, 1, 1]
+
+    table = torch.randn(5, 6)
+    user = torch.zeros(3, dtype=torch.long)
+    here = Comparisons(table, user, ("a",), torch.tensor([0, 2, 4]), torch.tensor([1, 3, 0]))
+    order = torch.tensor(
+        [3, 1, 4, 0, 2]
+    )  # the same rows elsewhere, chosen and rejected changed over
+    place = order.argsort()
+    there = Comparisons(table[order], user, ("a",), place[here.rejected], place[here.chosen])
+    assert torch.equal(here.item, there.item) and len(here.item.unique()) == 3
+
+    frame = pd.DataFrame({"user_id": "a", "chosen": 0, "rejected": 1, "prompt": ["p", "q", "p"]})
+    named = Comparisons.from_frame(table, frame, prompt="prompt")
+    later = Comparisons.from_frame(table, frame[1:], prompt="prompt")
+    assert torch.equal(named.item[1:], later.item)
+    first_prompt, second_prompt, again = named.prompts().tolist()
+    assert first_prompt == again != second_prompt
+    kept = named.subset(torch.tensor([True, False, True]))
+    assert torch.equal(kept.item, named.item[::2]) and len(kept) == 2
+
+
+def test_items_of_many_pairs_do_not_collide():
+    x = torch.randn(20_000, 3).to(torch.bfloat16).float()  # few bits each
+    assert len(Comparisons.from_list([x]).item.unique()) == len(
+        torch.where((x[:, :1] < 0), -x, x).unique(dim=0)
+    )

@@ -600,5 +600,11 @@ def test_pairs_know_the_prompts_they_are_about():
     prompts = PEOPLE.plant(0, num_prompts=30, num_tests=5).train
     orders = [np.arange(30)[::-1], np.arange(30)]
     data, _ = best_against_worst(*prompts, np.full((2, 10), 0.1), orders, 7, ("a", "b"))
-    assert data.prompt.tolist() == [*range(29, 22, -1), *range(7)]
-    assert (data.chosen // 8 == data.prompt).all()  # eight responses to each prompt, in a row
+    asked = torch.tensor([*range(29, 22, -1), *range(7)])
+    assert torch.equal(data.chosen // 8, asked)  # eight responses to each prompt, in a row
+    assert len(data.prompt.unique()) == 14
+    same, _ = best_against_worst(*prompts, np.full((1, 10), 0.1), orders[1:], 30, ("c",))
+    assert torch.equal(same.prompt[asked], data.prompt)  # a prompt has its number everywhere
+    other = PEOPLE.plant(1, num_prompts=30, num_tests=5).train
+    theirs, _ = best_against_worst(*other, np.full((1, 10), 0.1), orders[1:], 30, ("c",))
+    assert not torch.isin(theirs.prompt, same.prompt).any()  # and prompt 3 of a side is one of it
