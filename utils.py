@@ -34,11 +34,13 @@ from torch import nn
 
 from lore.baselines import baseline_cells
 from lore.basis import Basis, load_basis, save_fits
+from lore.best_rank import marked
 from lore.common import InputError, progress
 from lore.comparisons import Comparisons, Groups, pack
 from lore.evaluation import ALL_SHOTS, Fitted, score
 from lore.likelihood import LOGIT_SCALE, equal_weights, negative_log_likelihood, user_mean_weights
-from lore.mixtures import EVERYBODY, Fit, Prior, solve_mixtures
+from lore.mixtures import EVERYBODY, Fit, Mixtures, solve_mixtures
+from lore.objective import Prior
 from lore.processes import Adam
 from lore.product import Rows, TallProduct, project
 from lore.ridge import fit_ridge
@@ -177,9 +179,8 @@ class LoRe_regularized(LoRe):
         """alpha * mean_k (1 - cos(V_k, V_ref))."""
         if not self.alpha:
             return self.V.new_zeros(())
-        cosines = F.cosine_similarity(
-            self.V, self.V_sft.to(self.V), dim=0
-        )  # (d, K), (d, 1) -> (K,)
+        V_ref = self.V_sft.to(self.V)
+        cosines = F.cosine_similarity(self.V, V_ref, dim=0)  # (d, K), (d, 1) -> (K,)
         return self.alpha * (1 - cosines).mean()
 
     def solution(self):
@@ -262,17 +263,17 @@ class PersonalizeBatch(nn.Module):
 def run(
     K_list, alpha_list, V_final, train_features, test_features_sparse, train_features_unseen,
     test_features_sparse_unseen, N, N_unseen, device, *, num_iterations=1000,
-    few_shot_learning_rate=0.1, seed=0, seeds=None, baselines=False, save=None, model="",
-    model_class=LoRe, **options,
+    few_shot_learning_rate=0.1, seed=0, seeds=None, baselines=False, mark_best=False, save=None,
+    model="", model_class=LoRe, **options,
 ):  # fmt: skip
     """V and W from N seen users, w of N_unseen new ones, all scored on new prompts -> RunResult.
 
     V_final: reference head (d, 1), or None. Features: per-user lists of (m_i, d), or Comparisons.
     seeds: a list repeats everything from several starts. baselines: what a fit has to beat, as
-    further cells. save: a prefix; V, and W and ids of seen and unseen users, go to
-    basis_path(prefix, K, alpha, seed), where model, what made the embeddings, is noted.
-    options: learning_rate=0.5, few_shot_iterations=500, solver="adam" (as published; "ridge"
-    chooses its own penalties and needs no other option).
+    further cells. mark_best: mark the rank that held-out training prompts speak for; a second joint
+    fit with adam. save: a prefix of basis_path, where each basis is kept; model: of the embeddings.
+    options: learning_rate=0.5, few_shot_iterations=500, solver="adam" (as published) or "ridge",
+    which chooses its own penalties; weigh="pairs" is of the ridge solver, "people" = as Eq. 10.
     """
     groups = Groups(
         train_features, test_features_sparse, train_features_unseen, test_features_sparse_unseen
@@ -288,8 +289,10 @@ def run(
     if save is not None:
         save_fits(save, fitted, groups, model)
     cells = score(fitted, groups)
+    if mark_best:
+        cells = marked(cells, fitted, groups, refit=fit)
     if baselines:
-        cells += baseline_cells(fitted, groups, V_ref, device, refit=fit)
+        cells += baseline_cells(fitted, groups, V_ref, device, recipe.weigh, refit=fit)
     return RunResult.of(cells, grid, () if seeds is None else (len(seeds),))
 
 
@@ -311,8 +314,8 @@ def fit_people(recipe, V_ref, settings, train, few_shot_train):
     fits = fit_all(recipe, settings, V_ref, train)
     Zs = project(few_shot_train, [fit.V for fit in fits])  # (n, d) @ (d, K) -> (n, K)
     shape = (1, 1, len(few_shot_train.user_ids))
-    Ws = personalise(recipe, fits, Zs, few_shot_train.user, shape)
-    return [*map(Fitted, settings, fits, Ws)]
+    people = personalise(recipe, fits, Zs, few_shot_train, few_shot_train.user, shape)
+    return [*map(Fitted.of, settings, fits, people)]
 
 
 def fit_all(recipe, settings, V_ref, train):
@@ -356,23 +359,23 @@ def fit_by_ridge(recipe, settings, V_ref, train):
     fits = {}
     for seed in dict.fromkeys(setting.seed for setting in settings):
         own = [setting for setting in settings if setting.seed == seed]
-        by_rank = fit_ridge(train, [setting.K for setting in own], V_ref, seed, recipe.device)
-        for setting in own:
-            fits[setting] = by_rank[setting.K]
+        ranks = [setting.K for setting in own]
+        by_rank = fit_ridge(train, ranks, V_ref, seed, recipe.device, recipe.weigh)
+        fits |= {setting: by_rank[setting.K] for setting in own}
     return fits
 
 
-def personalise(recipe, fits, Zs, user, shape):
-    """Mixtures of new users by the solver that made the fits, from each fit's Z (n, K).
+def personalise(recipe, fits, Zs, pairs, user, shape, row=None):
+    """[Mixtures] of new users by the solver that made the fits, from each fit's Z (n, K).
 
-    user (n,) ascending; shape: (trials, shots, people), whose product is the number of users; a
-    person's trial starts alike at all shots. -> [W (users, K), ..]
+    Z is of the rows `row` (n,; None = all) of `pairs`; user (n,) ascending; shape: (trials, shots,
+    people), whose product is the number of users; a person's trial starts alike at all shots.
     """
     trials, shots, people = shape
     users = trials * shots * people
     if recipe.solver == "ridge":
-        user = user.to(Zs[0].device)
-        return [solve_mixtures(Z, user, users, fit.prior).W.to(Z) for fit, Z in zip(fits, Zs)]
+        who = user.to(Zs[0].device), users
+        return [solve_mixtures(Z, *who, fit.prior, pairs, row) for fit, Z in zip(fits, Zs)]
     models = []
     for fit in fits:
         model = PersonalizeBatch(
@@ -382,7 +385,7 @@ def personalise(recipe, fits, Zs, user, shape):
         start = model.w.data.view(trials, 1, people, -1).expand(-1, shots, -1, -1)
         model.w = nn.Parameter(start.reshape(users, -1))
         models.append(model)
-    return PersonalizeBatch.fit_together(models, Zs, user)
+    return [*map(Mixtures, PersonalizeBatch.fit_together(models, Zs, user))]
 
 
 def run_few_shot_vary_shots(
@@ -409,9 +412,9 @@ def run_few_shot_vary_shots(
     fits = fit_all(recipe, settings, V_ref, train)
     Vs = [fit.V for fit in fits]
     Zs = [Z[row.to(Z.device)] for Z in project(few, Vs)]  # (n, K) -> (drawn, K)
-    Ws = personalise(recipe, fits, Zs, problem, (trials, len(num_shots), N_unseen))
+    people = personalise(recipe, fits, Zs, few, problem, (trials, len(num_shots), N_unseen), row)
     cells = []
-    for setting, fit, W, Z, test in zip(settings, fits, Ws, Zs, project(unseen, Vs)):
-        drawn = (Z, problem)
-        cells += score_draws(setting, fit, num_shots, W, drawn, test, (few, unseen))
+    for setting, fit, found, Z, test in zip(settings, fits, people, Zs, project(unseen, Vs)):
+        drawn = (Z, row, problem)
+        cells += score_draws(setting, fit, num_shots, found, drawn, test, (few, unseen))
     return FewShotResult.of(cells, grid, K_list, list(num_shots))

@@ -1,6 +1,5 @@
-"""What a personal fit has to beat: other people's mixtures, shuffled labels, each user alone."""
+"""What a personal fit has to beat: other people's mixtures, shuffled labels, what is one's own alone."""
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -8,20 +7,22 @@ from lore.evaluation import (
     ALONE,
     ANOTHER,
     POPULATION,
+    SHARED_OWN,
     SHUFFLED,
-    Cell,
     Fitted,
+    Setting,
+    cell_of,
     score,
-    share_right,
 )
 from lore.lbfgs import minimise
 from lore.likelihood import LOGIT_SCALE, margins, user_mean_weights
-from lore.ridge import FIRST_PASSES, HEAD_SPREAD, Holdout, RidgeProblem, common_path
+from lore.objective import HEAD_SPREAD, JointProblem
+from lore.ridge import FIRST_PASSES, fit_shared_and_own
 
 USERS_AT_ONCE = 16  # whose own rewards are fitted together
 
 
-def baseline_cells(fitted, groups, V_ref, device, refit):
+def baseline_cells(fitted, groups, V_ref, device, weigh, refit):
     """Cells of all baselines of some fits.
 
     refit(settings, train, few_shot_train) fits the same settings to other labels -> [Fitted].
@@ -30,53 +31,53 @@ def baseline_cells(fitted, groups, V_ref, device, refit):
     for one in fitted:
         if one.setting.K > 1:
             others += other_mixtures(one)
+    alone = []
     for seed in dict.fromkeys(one.setting.seed for one in fitted):
         settings = [one.setting for one in fitted if one.setting.seed == seed]
         settings = [setting for setting in settings if setting.K > 0]
         if settings:
             labels = groups.train.shuffled(seed), groups.few_shot_train.shuffled(seed)
             others += [one._replace(variant=SHUFFLED) for one in refit(settings, *labels)]
-    cells = score(others, groups) if others else []
-    for seed in dict.fromkeys(one.setting.seed for one in fitted):
-        cells.append(each_alone(groups, V_ref, seed, device))
-    return cells
+        fit = fit_shared_and_own(groups.train, V_ref, seed, device, weigh)
+        new = fit.new_people(groups.few_shot_train)
+        others.append(Fitted(Setting(seed, None, 1), fit, new.W.float(), SHARED_OWN, new.own))
+        alone.append(each_alone(groups, V_ref, seed, device, fit.choice["common_spread"]))
+    return score(others, groups) + alone
 
 
 def other_mixtures(one):
-    """The same basis with one mixture for all people, and with that of the person before."""
-    mean = one.fit.W.mean(0)  # of the people seen, for the unseen as well
-    everybody = one.fit._replace(W=mean.expand_as(one.fit.W))
+    """The same basis with one mixture for all people, and with that of the person before.
+
+    Nobody has anything of their own.
+    """
+    fit = one.fit._replace(own=None)
+    mean = fit.W.mean(0)  # of the people seen, for the unseen as well
+    everybody = fit._replace(W=mean.expand_as(fit.W))
     yield Fitted(one.setting, everybody, mean.expand_as(one.W_unseen), POPULATION)
-    before = one.fit._replace(W=one.fit.W.roll(1, dims=0))
+    before = fit._replace(W=fit.W.roll(1, dims=0))
     yield Fitted(one.setting, before, one.W_unseen.roll(1, dims=0), ANOTHER)
 
 
-def each_alone(groups, V_ref, seed, device):
-    """A reward of each user's own, from their own pairs, with Bradley-Terry's ridge -> Cell.
+def each_alone(groups, V_ref, seed, device, s):
+    """A reward of each user's own, from their own pairs, with Bradley-Terry's spread s -> Cell.
 
     loss of user i = Eq. 11 for x @ r_i, r_i = unit * (c_i * head + s * u_i), plus the ridge of
-    lore/ridge.py over m_i. Only s is not their own: it is that of Bradley-Terry for the seen users.
+    lore/objective.py over m_i. Only s is not their own: it is that of the seen users.
     """
-    problem = RidgeProblem(groups.train, V_ref, device)
-    s, _, _ = common_path(problem, Holdout(groups.train, seed, device))
-    accuracy = {}
+    problem = JointProblem(groups.train, V_ref, device, "people")
+    margins_of = {}
     for to_fit, to_test in (("train", "seen"), ("few_shot_train", "unseen")):
         data = getattr(groups, to_fit)
         test = getattr(groups, to_test)
-        on_pairs = []
-        on_test = []
+        parts = []
         for users in torch.arange(len(data.user_ids)).split(USERS_AT_ONCE):
-            fitted, tested = alone(data, test, users, problem, s)
-            on_pairs.append(fitted)
-            on_test.append(tested)
-        accuracy[to_fit] = np.concatenate(on_pairs)
-        accuracy[to_test] = np.concatenate(on_test)
-    users = {name: group.user_ids for name, group in groups._asdict().items()}
-    return Cell(seed, None, "alone", accuracy, users, ALONE)
+            parts.append(alone(data, test, users, problem, s))
+        margins_of[to_fit], margins_of[to_test] = map(torch.cat, zip(*parts))
+    return cell_of(Setting(seed, None, "alone"), margins_of, groups, ALONE)
 
 
 def alone(data, test, users, problem, s):
-    """Accuracies of U users in a row: on the pairs that they are fitted on, on `test`. 2 x (U,)"""
+    """Margins of the pairs of U users in a row: those that they are fitted on, those of `test`."""
     X, user = rows_of(data, users, problem.X.rest)
     weight = user_mean_weights(user)
     m = torch.bincount(user)
@@ -97,9 +98,7 @@ def alone(data, test, users, problem, s):
     start = problem.head.new_zeros(U * (1 + problem.d))
     r = rewards(minimise(losses, start, owner, FIRST_PASSES))
     X_test, user_test = rows_of(test, users, problem.X.rest)
-    on_pairs = share_right(margins(X, r, user), user, U)
-    on_test = share_right(margins(X_test, r, user_test), user_test, U)
-    return on_pairs.cpu().numpy(), on_test.cpu().numpy()
+    return margins(X, r, user), margins(X_test, r, user_test)
 
 
 def rows_of(pairs, users, like):

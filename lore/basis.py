@@ -15,6 +15,7 @@ from lore.common import InputError, written_whole
 from lore.processes import by_first_process
 
 MEAN = "mean mixture"  # name of the reward of the people seen, taken together
+TENSORS = ("V", "W", "W_unseen", "E", "E_unseen")  # of a file; the last two only where e is not 0
 UNUSABLE = (ValueError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError)
 
 
@@ -31,17 +32,22 @@ class Basis(NamedTuple):
     W_unseen: torch.Tensor  # (C', K) unseen users, from their few-shot pairs
     unseen_ids: tuple  # C' strings
     model: str = ""  # what made the embeddings
+    E: torch.Tensor | None = (
+        None  # (C, d) e_i of the seen users; None where there is nothing of one's own
+    )
+    E_unseen: torch.Tensor | None = None  # (C', d)
 
 
 @by_first_process
 def save_basis(path, basis, **metadata):
-    """A Basis as one safetensors file: three tensors, the ids and the model in its header."""
+    """A Basis as one safetensors file: its tensors; the ids and the model in the header."""
     header = {"model": basis.model}
     for name in ("user_ids", "unseen_ids"):
         header[name] = json.dumps(getattr(basis, name))
     tensors = {}
-    for name in ("V", "W", "W_unseen"):
-        tensors[name] = getattr(basis, name).detach().cpu().contiguous()
+    for name in TENSORS:
+        if getattr(basis, name) is not None:
+            tensors[name] = getattr(basis, name).detach().cpu().contiguous()
     for name, value in metadata.items():
         header[name] = str(value)
     with written_whole(path) as file:
@@ -58,8 +64,17 @@ def save_fits(prefix, fitted, groups, model):
             noted = {"alpha": alpha, "seed": seed}
             if one.fit.prior is not None:
                 noted["prior_strength"] = one.fit.prior.strength
-            basis = Basis(one.fit.V, one.fit.W, seen, one.W_unseen, unseen, model)
+                noted["prior_own"] = one.fit.prior.own
+            E, E_unseen = deviations(one.fit.own, seen), deviations(one.own_unseen, unseen)
+            basis = Basis(one.fit.V, one.fit.W, seen, one.W_unseen, unseen, model, E, E_unseen)
             save_basis(basis_path(prefix, K, alpha, seed), basis, **noted)
+
+
+def deviations(own, user_ids):
+    """e_i of everybody, (C, d); on disk they are less than the pairs that make them."""
+    if own is None:
+        return None
+    return torch.stack([own.rewards(person) for person in range(len(user_ids))])
 
 
 def load_basis(path, num_features):
@@ -69,20 +84,21 @@ def load_basis(path, num_features):
         raise InputError(f"{path} is missing; {folder}")
     try:
         with safe_open(path, framework="pt") as file:
-            V, W, W_unseen = map(file.get_tensor, ("V", "W", "W_unseen"))
+            names = {*file.keys()} & {*TENSORS} | {*TENSORS[:3]}
+            held = {name: file.get_tensor(name) for name in names}
             header = file.metadata()
         user_ids = tuple(json.loads(header["user_ids"]))
         unseen_ids = tuple(json.loads(header["unseen_ids"]))
-        model = header["model"]
+        basis = Basis(**held, user_ids=user_ids, unseen_ids=unseen_ids, model=header["model"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a basis saved by train_basis.py ({error})") from error
-    for name, numbers in (("V", V), ("W", W), ("W_unseen", W_unseen)):
+    for name, numbers in held.items():
         if not numbers.isfinite().all():
             raise InputError(f"{path}: {name} holds NaN or infinity")
-    if len(V) != num_features:
-        widths = f"basis of width {len(V)}, but the embeddings have {num_features}"
+    if len(basis.V) != num_features:
+        widths = f"basis of width {len(basis.V)}, but the embeddings have {num_features}"
         raise InputError(f"{path}: {widths}: not the same model")
-    return Basis(V, W, user_ids, W_unseen, unseen_ids, model)
+    return basis
 
 
 def load_heads(path, num_features, user_ids):
@@ -114,7 +130,10 @@ def heads_of_basis(path, basis, user_ids):
     for user in known if user_ids == ["all"] else user_ids:
         if user not in known:
             raise InputError(f"{path} has no user {user}; it has {len(known)}, such as {known[0]}")
-        heads[user] = basis.V @ W[known.index(user)]  # (d, K) @ (K,)
+        place = known.index(user)
+        heads[user] = basis.V @ W[place]  # (d, K) @ (K,)
+        if basis.E is not None:
+            heads[user] = heads[user] + torch.cat([basis.E, basis.E_unseen])[place]
     return heads, basis.model
 
 

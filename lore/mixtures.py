@@ -1,22 +1,19 @@
-"""A person's mixture once V is known: Eq. 11 with a prior, convex, solved to a certificate.
-
-min over w on the simplex of  f(w) = (sum_j -log sigmoid(z_j . w / LOGIT_SCALE)
-                                      + strength / 2 |w - mean|^2) / m
-"""
+"""A person's mixture and deviation once V is known: (R2) of lore/objective.py, solved to a certificate."""
 
 import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
 from lore.common import InputError
 from lore.comparisons import Comparisons, pack
 from lore.likelihood import LOGIT_SCALE
+from lore.objective import PersonProblems, Prior
+from lore.own import Own, grams
 from lore.product import project
 
 EVERYBODY = math.inf  # as the strength of a prior: all have the population's mixture
-CERTIFIED = 1e-6  # largest Frank-Wolfe gap of a few-shot fit, in the unit of Eq. 11
+CERTIFIED = 1e-6  # largest gap of a few-shot fit, in the unit of Eq. 11
 LARGEST_LOG_ODDS = 100.0  # of a pair under one basis reward, up to which the certificate is kept
 BATCH = 2**22  # numbers that a batch of few-shot problems holds
 
@@ -32,27 +29,27 @@ ROUNDING = 1e-10  # of 1 + |value|: what is no increase but rounding
 JITTER = 1e-14  # of the largest curvature, added so that Cholesky's method survives rounding
 
 
-class Prior(NamedTuple):
-    """What is known of a person before the first pair."""
-
-    mean: torch.Tensor  # (K,) the population's mixture
-    strength: float | torch.Tensor  # pairs that it counts as, or (C,) of them
-
-
 class Mixtures(NamedTuple):
-    W: torch.Tensor  # (C, K) float64
-    gap: torch.Tensor  # (C,) Frank-Wolfe gap: the loss is within it of the smallest there is
-    spread: torch.Tensor | None  # (C, K) Laplace posterior std of w, the simplex's edges not minded
+    """What is found of C people with n pairs in all."""
+
+    W: torch.Tensor  # (C, K)
+    # what the ridge solver's people have beside it:
+    gap: torch.Tensor | None = None  # (C,) certificate: the loss is within it of the smallest
+    logits: torch.Tensor | None = None  # (n,) log-odds of each pair, those not counted as well
+    a: torch.Tensor | None = None  # (n,) e_i = sum_j a_j x_j over the pairs of a person
+    spread: torch.Tensor | None = None  # (C, K) Laplace posterior std of w, edges not minded
+    own: Own | None = None  # e_i, where the prior has it
 
 
 class Fit(NamedTuple):
     """What a joint fit has found."""
 
-    V: torch.Tensor  # (d, K); (d, 1) where the ridge solver found nothing personal
+    V: torch.Tensor  # (d, K); (d, 1) where the ridge solver found no second reward
     W: torch.Tensor  # (C, K) probabilities of the seen users
     generator: torch.Generator | None = None  # adam: goes on to draw the starts of the unseen users
     prior: Prior | None = None  # of the unseen users: of the ridge solver, and of K = 0
     choice: dict | None = None  # ridge: what was chosen, and the held-out curves it was chosen by
+    own: Own | None = None  # e_i of the seen users; None = nothing of one's own
 
     def new_people(self, features, spread=False):
         """Few-shot fit of a ridge solution -> Mixtures.
@@ -65,82 +62,142 @@ class Fit(NamedTuple):
         if isinstance(features, Comparisons):
             (Z,) = project(features, [self.V])
             user = features.user.to(Z.device)
-            return solve_mixtures(Z, user, len(features.user_ids), self.prior, spread)
+            return solve_mixtures(
+                Z, user, len(features.user_ids), self.prior, features, spread=spread
+            )
         counts = torch.tensor([len(x) for x in features], dtype=torch.long)
         user = torch.arange(len(features)).repeat_interleave(counts)
-        Z = self.V.new_zeros(0, self.V.shape[1])
-        if len(user):
-            (Z,) = project(pack([x for x in features if len(x)]), [self.V])
-        return solve_mixtures(Z, user.to(Z.device), len(features), self.prior, spread)
+        known = [x for x in features if len(x)]
+        if not known:
+            Z = self.V.new_zeros(0, self.V.shape[1])
+            return solve_mixtures(Z, user.to(Z.device), len(features), self.prior, spread=spread)
+        pairs = pack(known)
+        (Z,) = project(pairs, [self.V])
+        return solve_mixtures(Z, user.to(Z.device), len(features), self.prior, pairs, spread=spread)
 
 
-def solve_mixtures(Z, user, num_users, prior, spread=False):
-    """Eq. 11 with a prior, user by user -> Mixtures; without pairs w is the prior's mean.
+# ------------------------------------------------------------------------------------------------
+# People in batches
+# ------------------------------------------------------------------------------------------------
 
-    Z (n, K), user (n,) ascending. InputError: log-odds so large that the certificate would not hold.
+
+class Batch(NamedTuple):
+    """People with about as many pairs side by side, filled up to m rows."""
+
+    who: torch.Tensor  # (people,)
+    rows: torch.Tensor  # (people, m)
+    real: torch.Tensor  # (people, m) whether a row is not there to fill up
+    G: torch.Tensor | None  # (people, m, m) x . x' / LOGIT_SCALE^2; None where nothing is one's own
+
+    def only(self, counted):
+        """rows, real and G of the pairs of a mask (n,) alone."""
+        counts = self.real & counted[self.rows]  # (people, m)
+        most = int(counts.sum(1).max())
+        place = counts.int().argsort(dim=1, descending=True, stable=True)[:, : max(1, most)]
+        rows = self.rows.gather(1, place)
+        G = self.G
+        if G is not None:
+            G = G.gather(1, place.unsqueeze(2).expand(-1, -1, G.shape[2]))
+            G = G.gather(2, place.unsqueeze(1).expand(-1, place.shape[1], -1))
+        return rows, counts.gather(1, place), G
+
+    def logits(self, Z, W, a):
+        """Log-odds of all pairs, of mixtures W (people, K) and coefficients a (n,). (people, m)"""
+        logits = (Z[self.rows].double() @ W.unsqueeze(2)).squeeze(2) / LOGIT_SCALE
+        if self.G is None:
+            return logits
+        a = a[self.rows] * self.real
+        return logits + LOGIT_SCALE * (self.G @ a.unsqueeze(2)).squeeze(2)  # x . e / LOGIT_SCALE
+
+
+def batches(user, num_users, K, pairs=None, row=None):
+    """Yield Batches of all people who have a pair, those with most pairs first.
+
+    user (n,) ascending. pairs: Comparisons whose rows `row` (n,; None = all in order) these are, for
+    G.
     """
-    K = len(prior.mean)
-    mean = prior.mean.to(Z.device, torch.float64)
-    strength = torch.as_tensor(prior.strength).to(mean).expand(num_users)
     counts = torch.bincount(user, minlength=num_users)
-    first = counts.cumsum(0) - counts  # row of each user's first pair
+    first = counts.cumsum(0) - counts  # row of each person's first pair
+    todo = counts.argsort(descending=True)
+    todo = todo[counts[todo] > 0]
+    while len(todo):
+        m = int(counts[todo[0]])
+        size = m * max(m, K) if pairs is not None else max(m, K) * K
+        some, todo = todo.tensor_split([max(1, BATCH // size)])
+        place = torch.arange(m, device=user.device)
+        real = place < counts[some, None]
+        rows = (first[some, None] + place).clamp_max(len(user) - 1)
+        G = None
+        if pairs is not None:
+            like = torch.zeros((), device=user.device)
+            there = rows if row is None else row[rows]
+            G = grams(pairs, there, real, like) / LOGIT_SCALE**2
+        yield Batch(some, rows, real, G)
+
+
+def solve_mixtures(Z, user, num_users, prior, pairs=None, row=None, spread=False):
+    """(R2) for each person -> Mixtures; without pairs w is the prior's mean and e is 0.
+
+    Z (n, K), user (n,) ascending. pairs: the Comparisons whose rows `row` (n,; None = all in order)
+    Z is of; needed where the prior has something of one's own.
+    InputError: log-odds so large that the certificate would not hold.
+    """
+    pairs = pairs if prior.own else None
+    found = solve_batches(
+        batches(user, num_users, Z.shape[1], pairs, row), Z, num_users, prior, spread
+    )
+    if pairs is None:
+        return found
+    return found._replace(own=Own(pairs, user, found.a))
+
+
+def solve_batches(people, Z, num_users, prior, spread=False, counted=None):
+    """solve_mixtures of Batches; counted (n,): the pairs that count, None = all."""
+    K = Z.shape[1]
+    mean = prior.mean.to(Z.device, torch.float64)
+    fixed = prior.strength == EVERYBODY
     W = mean.repeat(num_users, 1)
     gap = mean.new_zeros(num_users)
-    std = ((1 - 1 / K) / strength).sqrt().unsqueeze(1).repeat(1, K)  # laplace_std without pairs
-    todo = counts.argsort(descending=True)
-    todo = todo[(counts[todo] > 0) & (strength[todo] < EVERYBODY)]
-    if len(todo) and not Z.abs().max() <= LARGEST_LOG_ODDS * LOGIT_SCALE:
+    std = ((1 - 1 / K) / mean.new_full((num_users, K), prior.strength)).sqrt()  # without pairs
+    logits = Z.double() @ mean / LOGIT_SCALE  # (n, K) @ (K,)
+    a = logits.new_zeros(len(Z))
+    if fixed and not prior.own:
+        return Mixtures(W, gap, logits, a, std if spread else None)
+    if len(Z) and not Z.abs().max() <= LARGEST_LOG_ODDS * LOGIT_SCALE:
         raise InputError(
             f"a pair's rewards differ by log-odds above {LARGEST_LOG_ODDS:g}:"
             " an outlier in the embeddings?"
         )
-    while len(todo):  # users with about as many pairs side by side, padded with zeros
-        m = int(counts[todo[0]])
-        rows, todo = todo.tensor_split([max(1, BATCH // (max(m, K) * K))])
-        place = torch.arange(m, device=Z.device)
-        real = place < counts[rows, None]  # (users, m)
-        z = Z[(first[rows, None] + place).clamp_max(len(Z) - 1)].double() / LOGIT_SCALE
-        z = torch.where(real[:, :, None], z, 0)  # (users, m, K)
-        weight = real / counts[rows, None].double()
-        shrink = strength[rows, None] / counts[rows, None]  # (users, 1)
-        W[rows], gap[rows], H = newton_on_simplex(Problems(z, weight, mean, shrink))
-        if spread:
-            std[rows] = laplace_std(H * counts[rows, None, None])
-    return Mixtures(W, gap, std if spread else None)
+    for batch in people:
+        who = batch.who
+        rows, real, G = batch.rows, batch.real, batch.G
+        if counted is not None:
+            rows, real, G = batch.only(counted)
+        m = real.sum(1, keepdim=True).clamp_min(1).double()  # (people, 1)
+        z = Z[rows].double() / LOGIT_SCALE * real.unsqueeze(2)  # (people, m, K)
+        own = None if not prior.own else m.unsqueeze(2) * prior.own**2 * G
+        if fixed:
+            one = mean.new_ones(1)
+            problems = PersonProblems((z @ mean).unsqueeze(2), real / m, one, 0 * m, own)
+        else:
+            problems = PersonProblems(z, real / m, mean, prior.strength / m, own)
+        w, coefficients, gap[who], H = newton_on_simplex(problems)
+        a[rows[real]] = (coefficients * m * prior.own**2 / LOGIT_SCALE)[real]
+        if not fixed:
+            W[who] = w
+        logits[batch.rows[batch.real]] = batch.logits(Z, W[who], a)[batch.real]
+        if spread and not fixed:
+            std[who] = laplace_std(H * m.unsqueeze(2))
+    return Mixtures(W, gap, logits, a, std if spread else None)
 
 
-class Problems(NamedTuple):
-    """f of several users at once, each with m pairs, some of weight 0."""
-
-    z: torch.Tensor  # (users, m, K) in log-odds
-    weight: torch.Tensor  # (users, m) 1 / m of each real pair
-    mean: torch.Tensor  # (K,)
-    shrink: torch.Tensor  # (users, 1) strength / m
-
-    def logits(self, w):
-        return (self.z @ w.unsqueeze(2)).squeeze(2)  # (users, m, K) @ (users, K, 1) -> (users, m)
-
-    def loss(self, w):
-        """(users,)"""
-        nll = -(self.weight * F.logsigmoid(self.logits(w))).sum(1)
-        return nll + (self.shrink / 2 * (w - self.mean).square()).sum(1)
-
-    def derivatives(self, w):
-        """Gradient (users, K) and Hessian (users, K, K)."""
-        p = torch.sigmoid(-self.logits(w))
-        pull = ((self.weight * p).unsqueeze(1) @ self.z).squeeze(1)  # (users, 1, m) @ (users, m, K)
-        curvature = (self.weight * p * (1 - p)).unsqueeze(2)
-        H = self.z.mT @ (curvature * self.z)  # (users, K, m) @ (users, m, K) -> (users, K, K)
-        ridge = torch.diag_embed(self.shrink.expand(-1, H.shape[1]))
-        return self.shrink * (w - self.mean) - pull, H + ridge
-
-    def barrier(self, w, mu):
-        """f - mu * sum_k log w_k. (users,)"""
-        return self.loss(w) - (mu * w.log()).sum(1)
+# ------------------------------------------------------------------------------------------------
+# Newton's method on the simplex
+# ------------------------------------------------------------------------------------------------
 
 
 def newton_on_simplex(problems):
-    """The best w (users, K) found, its Frank-Wolfe gap (users,) and Hessian (users, K, K).
+    """The best w (people, K) and a (people, m) found, their gap (people,) and H (people, K, K).
 
     Primal-dual interior point (Boyd and Vandenberghe, Convex Optimization, section 11.7). With
     multipliers s of w >= 0 and y of sum w = 1, the optimum has
@@ -151,41 +208,41 @@ def newton_on_simplex(problems):
 
         (H + diag(s / w)) dw + y 1 = mu / w - f'(w),    sum dw = 0,    ds = mu / w - s - s / w * dw
 
+    where H and f' are those of w once e has followed; then a takes the step that follows from dw.
+
     InputError: not certified after NEWTON_STEPS.
     """
-    users, _, K = problems.z.shape
-    w = problems.z.new_full((users, K), 1 / K)
-    g, H = problems.derivatives(w)
-    s = g.abs().amax(1, keepdim=True).clamp_min(SMALLEST_START).expand(-1, K)
-    best = w
-    best_gap = frank_wolfe_gap(w, g)
-    best_H = H
+    people, m, K = problems.z.shape
+    w = problems.z.new_full((people, K), 1 / K)
+    a = problems.z.new_zeros(people, m)
+    at = problems.slopes(w, a)
+    s = at.g.abs().amax(1, keepdim=True).clamp_min(SMALLEST_START).expand(-1, K)
+    best = w, a, at.gap, at.H
     for _ in range(NEWTON_STEPS - 1):
-        if best_gap.max() <= CERTIFIED:
-            return best, best_gap, best_H
+        if best[2].max() <= CERTIFIED:
+            return best
         mu = CENTRING * (w * s).mean(1, keepdim=True).clamp_min(SMALLEST_MU)
-        dw = newton_step(w, s, g, H, mu)
+        dw = newton_step(w, s, at.reduced, at.H, mu)
         ds = mu / w - s - s / w * dw
-        size = step_size(problems, w, dw, g, mu)
+        da = at.follow - (at.Bz @ dw.unsqueeze(2)).squeeze(2)  # (people, m, K) @ (people, K, 1)
+        size = step_size(problems, (w, a), (dw, da), at, mu)
         w = w + size * dw
+        a = a + size * da
         s = s + inside(s, ds) * ds
         w = w / w.sum(1, keepdim=True)
-        g, H = problems.derivatives(w)
-        gap = frank_wolfe_gap(w, g)
-        better = gap < best_gap
-        best = torch.where(better[:, None], w, best)
-        best_gap = torch.where(better, gap, best_gap)
-        best_H = torch.where(better[:, None, None], H, best_H)
-    if best_gap.max() <= CERTIFIED:
-        return best, best_gap, best_H
+        at = problems.slopes(w, a)
+        better = at.gap < best[2]
+        best = [better_of(better, *both) for both in zip((w, a, at.gap, at.H), best)]
+    if best[2].max() <= CERTIFIED:
+        return best
     raise InputError(
-        f"a few-shot fit is not certified: its gap {best_gap.max():.1e} is above {CERTIFIED:g}"
+        f"a few-shot fit is not certified: its gap {best[2].max():.1e} is above {CERTIFIED:g}"
     )
 
 
-def frank_wolfe_gap(w, g):
-    """Bound on f(w) - min f: f is convex, and the simplex's corners are where its slope is least."""
-    return (g * w).sum(1) - g.amin(1)
+def better_of(better, new, old):
+    """The new one where `better` (people,) says so; both (people, ..)"""
+    return torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
 
 
 def newton_step(w, s, g, H, mu):
@@ -202,14 +259,21 @@ def newton_step(w, s, g, H, mu):
     return a - b * (a.sum(1) / b.sum(1))[:, None]
 
 
-def step_size(problems, w, dw, g, mu):
-    """Largest of the halved steps that stays inside and lowers the barrier. (users, 1)"""
+def step_size(problems, point, step, at, mu):
+    """Largest of the halved steps that stays inside and lowers the barrier. (people, 1)"""
+    w, a = point
+    dw, da = step
+
+    def barrier(w, a):
+        """f - mu * sum_k log w_k. (people,)"""
+        return problems.loss(w, a) - (mu * w.log()).sum(1)
+
     size = inside(w, dw)
-    value = problems.barrier(w, mu)
-    slope = ((g - mu / w) * dw).sum(1)
+    value = barrier(w, a)
+    slope = ((at.g - mu / w) * dw).sum(1) - (at.pull * da).sum(1)
     for _ in range(HALVINGS):
         allowed = value + SUFFICIENT * size[:, 0] * slope + ROUNDING * (1 + value.abs())
-        high = problems.barrier(w + size * dw, mu) > allowed
+        high = barrier(w + size * dw, a + size * da) > allowed
         if not high.any():
             break
         size = torch.where(high[:, None], size / 2, size)

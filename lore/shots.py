@@ -4,8 +4,9 @@ import torch
 
 from lore.common import InputError
 from lore.comparisons import shuffled_places
-from lore.evaluation import ALL_SHOTS, Cell, share_right
-from lore.likelihood import margins
+from lore.evaluation import ALL_SHOTS, Cell, outcomes_of, share_right
+from lore.likelihood import LOGIT_SCALE, margins
+from lore.own import Own
 
 
 def draw_shots(few, num_shots, trials, seed):
@@ -44,25 +45,38 @@ def check_shots(few, known, num_shots, trials):
                 )
 
 
-def score_draws(setting, fit, num_shots, W, drawn, test, groups):
+def score_draws(setting, fit, num_shots, found, drawn, test, groups):
     """Cells of one fit, one for each number of shots.
 
-    W: (trials * S * C, K) mixtures of all problems; drawn: Z and problem of the drawn pairs;
-    test: Z of the test pairs; groups: of the draws and of the test.
+    found: Mixtures of all problems, trials * S * C of them; drawn: Z, row and problem of the drawn
+    pairs; test: Z of the test pairs; groups: of the draws and of the test.
     """
     few, unseen = groups
-    shape = (-1, len(num_shots), len(few.user_ids))  # (trials, S, C)
-    Z, problem = drawn
+    C = len(few.user_ids)
+    S = len(num_shots)
+    Z, row, problem = drawn
     problem = problem.to(Z.device)
-    accuracy = {"few_shot_train": share_right(margins(Z, W, problem), problem, len(W))}
+    W = found.W.to(Z)
+    known = margins(Z, W, problem) if found.own is None else LOGIT_SCALE * found.logits
     user = unseen.user.to(Z.device)
-    on_test = []
-    for w in W.view(-1, len(unseen.user_ids), W.shape[1]):  # of one trial and number of shots
-        on_test.append(share_right(margins(test, w, user), user, len(w)))
-    accuracy["unseen"] = torch.cat(on_test)
+    tested = []
+    for w in W.view(-1, C, W.shape[1]):  # of one trial and number of shots
+        tested.append(margins(test, w, user))
+    tested = torch.stack(tested, dim=1)  # (n, trials * S)
+    if found.own is not None:
+        draws = problem // C
+        a = found.a.new_zeros(len(few), tested.shape[1])
+        a[row.to(a.device), draws] = found.a
+        tested = tested + Own(few, few.user.to(a.device), a).margins(unseen)
+
+    share = share_right(known, problem, len(W)).view(-1, S, C)  # (trials, S, C)
+    by_draw = [share_right(margin, user, C) for margin in tested.T]
+    share_of_test = torch.stack(by_draw).view(-1, S, C)
+    tested = tested.view(len(user), -1, S)  # (n, trials, S)
     users = {"few_shot_train": few.user_ids, "unseen": unseen.user_ids}
-    values = {name: share.view(shape).cpu().numpy() for name, share in accuracy.items()}
+    both = {"few_shot_train": share.cpu().numpy(), "unseen": share_of_test.cpu().numpy()}
     for s, shots in enumerate(num_shots):
-        by_user = {name: of_all[:, s].mean(0) for name, of_all in values.items()}  # (C,)
-        std_trials = {name: of_all.mean(2).std(0)[s] for name, of_all in values.items()}
-        yield Cell(*setting, by_user, users, shots=shots, std_trials=std_trials, fit=fit)
+        by_user = {name: of_all[:, s].mean(0) for name, of_all in both.items()}  # (C,)
+        std_trials = {name: of_all.mean(2).std(0)[s] for name, of_all in both.items()}
+        found = {"outcomes": {"unseen": outcomes_of(tested[:, :, s], unseen)}, "fit": fit}
+        yield Cell(*setting, by_user, users, shots=shots, std_trials=std_trials, **found)

@@ -21,6 +21,7 @@ class Recipe(NamedTuple):
     learning_rate: float = 0.5
     few_shot_iterations: int = 500
     solver: str = "adam"
+    weigh: str = "pairs"  # of the ridge solver
 
 
 def settings_of(solver, K_list, alpha_list, seeds):

@@ -13,8 +13,9 @@ import utils
 # every module imports only modules before it in its own island, and the ground
 GROUND = ["__init__", "processes", "common", "memory", "tables"]
 PEOPLE = [
-    "settings", "comparisons", "likelihood", "product", "planted", "mixtures", "lbfgs", "ridge", "evaluation",
-    "baselines", "statistics", "basis", "sweeps", "shots", "printing", "pictures", "report",
+    "settings", "comparisons", "likelihood", "product", "planted", "lbfgs", "objective", "own", "mixtures",
+    "ridge", "evaluation", "best_rank", "baselines", "statistics",
+    "basis", "sweeps", "shots", "printing", "pictures", "report",
 ]  # fmt: skip
 TEXT = [
     "values", "conversations", "rewardbench", "encoder_settings", "packing", "attention",

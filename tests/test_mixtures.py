@@ -15,8 +15,11 @@ from lore import (
     mixtures,
 )
 from lore.common import InputError
+from lore.comparisons import Comparisons
 from lore.likelihood import LOGIT_SCALE
-from lore.mixtures import CERTIFIED, EVERYBODY, Prior, solve_mixtures
+from lore.mixtures import CERTIFIED, EVERYBODY, batches, solve_mixtures
+from lore.objective import Prior
+from lore.own import Own
 from lore.ridge import fit_ridge
 
 
@@ -69,7 +72,7 @@ def test_every_input_is_solved_to_its_certificate(case, strength):
         torch.arange(50).repeat_interleave(m),
         50,
         Prior(torch.full((K,), 1 / K), strength),
-        True,
+        spread=True,
     )
     assert (
         found.gap.max() <= CERTIFIED
@@ -121,10 +124,14 @@ def test_spread_of_two_rewards_is_what_the_second_derivative_says():
     curvature = torch.autograd.functional.hessian(loss, found.W[0, 0])
     assert torch.allclose(found.spread[0], curvature.rsqrt().expand(2), rtol=1e-4)
     assert solve_mixtures(
-        Z[:0], torch.zeros(0, dtype=torch.long), 1, Prior(mean, 4.0), True
+        Z[:0], torch.zeros(0, dtype=torch.long), 1, Prior(mean, 4.0), spread=True
     ).spread[0, 0] == pytest.approx(8**-0.5)
     nothing_told = solve_mixtures(
-        torch.zeros(1, 3), torch.zeros(1, dtype=torch.long), 2, Prior(torch.ones(3) / 3, 3.0), True
+        torch.zeros(1, 3),
+        torch.zeros(1, dtype=torch.long),
+        2,
+        Prior(torch.ones(3) / 3, 3.0),
+        spread=True,
     )
     assert torch.allclose(
         nothing_told.spread[0], nothing_told.spread[1]
@@ -139,3 +146,88 @@ def test_rewards_too_large_for_the_certificate_are_refused():
             1,
             Prior(torch.ones(2) / 2, 1.0),
         )
+
+
+def own_loss(x, V, w, e, prior):
+    """(R2) of lore/objective.py, pair by pair."""
+    nll = sum(-F.logsigmoid((pair @ V @ w + pair @ e) / LOGIT_SCALE) for pair in x)
+    pull = prior.strength / 2 * (w - prior.mean).square().sum()
+    return (nll + pull + e.square().sum() / 2 / prior.own**2) / len(x)
+
+
+def test_what_is_a_persons_own_is_found_together_with_the_mixture():
+    torch.manual_seed(4)
+    users = [torch.randn(count, 6) for count in (1, 5, 40)]
+    data = Comparisons.from_list(users)
+    V = 60 * torch.randn(6, 3)
+    prior = Prior(torch.tensor([0.5, 0.3, 0.2]).double(), 2.0, own=40.0)
+    found = solve_mixtures(data.table @ V, data.user, 3, prior, data)
+    assert found.gap.max() <= CERTIFIED
+    for i, x in enumerate(users):
+        x = x.double()
+        w = found.W[i].clone().requires_grad_()
+        e = found.own.rewards(i).double().requires_grad_()
+        value = own_loss(x, V.double(), w, e, prior)
+        g_w, g_e = torch.autograd.grad(value, (w, e))
+        # both parts of the certificate, in the unit of Eq. 11
+        by_hand = g_w @ w - g_w.min() + len(x) * prior.own**2 * g_e.square().sum() / 2
+        assert found.gap[i].item() == pytest.approx(by_hand.item(), abs=2e-7)  # e is float32
+        for _ in range(20):  # convex: no other point is lower by more than the gap
+            other_w = torch.distributions.Dirichlet(torch.ones(3)).sample().double()
+            t = torch.rand(()).double() ** 4
+            e_there = e.detach() + t * 20 * torch.randn(6)
+            w_there = (1 - t) * w.detach() + t * other_w
+            assert own_loss(x, V.double(), w_there, e_there, prior) >= value - found.gap[i] - 1e-9
+    logits = [
+        (x @ V @ w.float() + x @ found.own.rewards(i)) / 100
+        for i, (x, w) in enumerate(zip(users, found.W))
+    ]
+    assert torch.allclose(found.logits.float(), torch.cat(logits), atol=1e-5)
+
+
+@pytest.mark.parametrize("own", [1e-3, 30.0, 3e4])
+def test_every_own_deviation_is_certified(own):
+    """Pairs that all agree, one pair again and again, a pair and its mirror image, no difference."""
+    torch.manual_seed(5)
+    one = torch.randn(1, 8)
+    users = [torch.rand(30, 8), one.expand(20, 8), torch.cat([one, -one]), torch.zeros(3, 8), one]
+    data = Comparisons.from_list(users)
+    for strength in (0.5, EVERYBODY):
+        prior = Prior(torch.full((4,), 0.25), strength, own=own)
+        found = solve_mixtures(100 * data.table @ torch.randn(8, 4), data.user, 5, prior, data)
+        assert found.gap.max() <= CERTIFIED and found.W.isfinite().all()
+        assert (strength < EVERYBODY) or torch.equal(found.W, torch.full((5, 4), 0.25).double())
+        assert found.own.rewards(3).abs().max() == 0  # nothing was told apart
+
+
+def test_with_nothing_of_ones_own_the_deviation_vanishes_and_pairs_that_do_not_count_are_foretold():
+    torch.manual_seed(6)
+    data = Comparisons.from_list([torch.randn(12, 6), torch.randn(7, 6)])
+    Z = 80 * data.table @ torch.randn(6, 2)
+    prior = Prior(torch.tensor([0.6, 0.4]), 1.0, own=50.0)
+    tiny = solve_mixtures(Z, data.user, 2, prior._replace(own=1e-4), data)
+    none = solve_mixtures(Z, data.user, 2, prior._replace(own=0.0), data)
+    assert none.own is None and torch.allclose(tiny.W, none.W, atol=1e-4)
+    counted = torch.arange(19) % 3 > 0
+    people = batches(data.user, 2, 2, data)
+    partly = mixtures.solve_batches(people, Z, 2, prior, counted=counted)
+    kept = data.subset(counted)
+    alone = solve_mixtures(Z[counted], kept.user, 2, prior, kept)
+    assert torch.allclose(partly.W, alone.W, atol=1e-6)
+    left_out = [data.table[(data.user == i) & ~counted] for i in range(2)]
+    margins = alone.own.margins(Comparisons.from_list(left_out))
+    mixed = (Z.double() * partly.W[data.user]).sum(1)[~counted] + margins
+    assert torch.allclose(partly.logits[~counted], mixed / LOGIT_SCALE, atol=1e-4)
+
+
+def test_own_margins_of_several_draws_are_those_of_each():
+    torch.manual_seed(7)
+    few = Comparisons.from_list([torch.randn(4, 5), torch.randn(3, 5)])
+    test = Comparisons.from_list([torch.randn(2, 5), torch.randn(6, 5)])
+    a = torch.randn(7, 3).double()
+    together = Own(few, few.user, a).margins(test)
+    for draw in range(3):
+        alone = Own(few, few.user, a[:, draw]).margins(test)
+        assert torch.allclose(together[:, draw], alone, atol=1e-5)
+    e = few.table[few.user == 1].T @ a[4:, 0].float()
+    assert torch.allclose(together[2:, 0], test.table[2:] @ e, atol=1e-5)

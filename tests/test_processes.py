@@ -19,8 +19,7 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import utils
-from lore import likelihood, processes, product, ridge
+from lore import likelihood, objective, processes, product, ridge
 from lore.common import start
 from lore.comparisons import Comparisons
 from lore.tables import Split, load_split, save_split
@@ -75,12 +74,12 @@ def train_limited(folder):
 
 def unlike_processes():
     """Each process rounds in its own way, as GPUs and unlike machines do."""
-    original, index_add = likelihood.negative_log_likelihood, torch.Tensor.index_add_
+    original, index_add = likelihood.margins, torch.Tensor.index_add_
 
-    def noisy(Z, W, user, weight):
-        return original(Z * (1 + 1e-7 * processes.rank()), W, user, weight)
+    def noisy(Z, W, user):
+        return original(Z * (1 + 1e-7 * processes.rank()), W, user)
 
-    utils.negative_log_likelihood = ridge.negative_log_likelihood = noisy
+    likelihood.margins = objective.margins = ridge.margins = noisy
     torch.Tensor.index_add_ = lambda self, *args: index_add(self, *args).mul_(
         1 + 1e-12 * processes.rank()
     )
@@ -160,10 +159,11 @@ def test_a_training_script_under_torchrun_writes_and_speaks_once(tmp_path):
 def test_every_fit_is_the_same_when_rows_are_not_held(expected, monkeypatch):
     monkeypatch.setattr(product, "memory", lambda device: 0)
     read = fit_everything()
-    for name in expected:  # the published recipe amplifies rounding, so short fits are compared
-        close = (
-            {"atol": 2e-2, "rtol": 1e-3} if "ridge" not in name else {"atol": 1e-4, "rtol": 1e-4}
-        )
+    # the published recipe amplifies rounding, so short fits are compared; the ridge solver stops
+    # where a step gains a millionth of its loss, and there V is known to about a thousandth
+    for name in expected:
+        size = expected[name].nan_to_num().abs().max().item()
+        close = {"atol": 2e-2, "rtol": 1e-3} if "ridge" not in name else {"atol": 1e-3 * size}
         assert torch.allclose(read[name], expected[name], equal_nan=True, **close), name
 
 

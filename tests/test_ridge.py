@@ -1,82 +1,24 @@
-"""The ridge solver: loss against a double loop, SciPy and scikit-learn, choices on planted people."""
+"""The ridge solver: what it chooses, on planted people."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import random_users
 from populations import GROUPS, HEAD, N_UNSEEN, N, sweep
-from sklearn.linear_model import LogisticRegression
 
-from lore import mixtures, ridge
+from lore import mixtures, objective, ridge
+from lore.basis import load_basis, load_heads
 from lore.common import InputError
 from lore.comparisons import Comparisons, Groups
+from lore.evaluation import ALL_SHOTS, SHARED_OWN
 from lore.likelihood import LOGIT_SCALE
 from lore.mixtures import CERTIFIED, EVERYBODY
 from lore.planted import planted_population
 from lore.product import project
-from lore.ridge import Holdout, RidgeProblem, fit_ridge
+from lore.ridge import Folds, Search, fit_ridge, surest
 from utils import run, run_few_shot_vary_shots, run_regularized
-
-
-def test_loss_and_gradient_equal_the_double_loop(monkeypatch):
-    """The loss at the head of lore/ridge.py, user by user and pair by pair, a third left out."""
-    losses = []
-    monkeypatch.setattr(
-        ridge, "minimise", lambda loss, theta, owner, passes: (losses.append(loss), theta)[1]
-    )
-    users, K, s, p, d = random_users([5, 9, 4], 6), 3, 0.7, 1.3, 6
-    problem = RidgeProblem(Comparisons.from_list(users), HEAD, device="cpu")
-    counted = torch.arange(18) % 3 > 0
-    torch.manual_seed(5)
-    thetas = [torch.randn(sum(problem.sizes(k))).double() for k in (K, 1)]
-    problem.descend(thetas, [K, 1], s, [p, None], counted, 1)
-
-    def by_hand(theta, K):
-        c, u = theta[0], theta[1 : 1 + d]
-        D = theta[1 + d : 1 + d + K * d].view(K, d) if K > 1 else torch.zeros(1, d).double()
-        W = theta[1 + d + K * d :].view(3, K).softmax(1) if K > 1 else torch.ones(3, 1).double()
-        rms = torch.cat(users).square().sum(1).mean().sqrt().double()
-        head = (HEAD / HEAD.norm()).double().flatten() * d**0.5
-        V = [LOGIT_SCALE / rms * (c * head + s * u + p * D_k) for D_k in D]
-        total, row, m = 0, 0, counted.sum() / 3
-        for i, x in enumerate(users):
-            pairs = [pair.double() for pair in x if (row := row + 1) and counted[row - 1]]
-            logits = [
-                sum(W[i, k] * (pair @ V[k]) for k in range(K)) / LOGIT_SCALE for pair in pairs
-            ]
-            total = total + sum(-F.logsigmoid(logit) for logit in logits) / len(pairs)
-            total = total + (W[i] - W.mean(0)).square().sum() / 2 / len(pairs)
-        return total + (c**2 / 25 + u.square().sum() + D.square().sum()) / 2 / m
-
-    theta = torch.cat(thetas).requires_grad_()
-    found, expected = (
-        losses[0](theta),
-        torch.stack([by_hand(t, K) for t, K in zip(theta.split([len(t) for t in thetas]), (K, 1))]),
-    )
-    assert torch.allclose(found, expected, rtol=1e-6)
-    gradients = [torch.autograd.grad(value.sum(), theta)[0] for value in (found, expected)]
-    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-6)
-
-
-def test_rank_one_is_logistic_regression_with_the_same_ridge():
-    users, s = random_users([30, 50, 20], 6, seed=6), 0.5
-    problem = RidgeProblem(Comparisons.from_list(users), None, "cpu")
-    everything = problem.everything
-    start = torch.zeros(sum(problem.sizes(1))).double()
-    (theta,) = problem.descend([start], [1], s, [None], everything, 300)
-    V, _ = problem.solution(theta, 1, s, None)
-    X, m = torch.cat(users).double().numpy(), 100 / 3
-    weight = np.repeat([1 / 30, 1 / 50, 1 / 20], [30, 50, 20]) * m
-    scale = problem.unit * s / LOGIT_SCALE
-    signs = np.where(np.arange(100) % 2, 1, -1)  # a pair and its mirror image are the same
-    model = LogisticRegression(fit_intercept=False, tol=1e-9).fit(
-        scale * X * signs[:, None], signs, sample_weight=weight
-    )
-    expected = problem.unit * s * model.coef_[0]
-    assert np.allclose(V.flatten(), expected, atol=2e-2 * np.abs(expected).max())
 
 
 def planted(seed=0, scale=1.0, **changes):
@@ -172,52 +114,111 @@ def test_neither_test_pairs_nor_the_global_random_state_are_looked_at():
     assert torch.equal(after, torch.rand(1))
 
 
-def test_a_prompt_is_held_out_whole():
+def test_every_prompt_is_held_out_whole_and_once():
     table, generator = torch.randn(40, 6), torch.Generator().manual_seed(0)
     chosen = torch.randint(0, 40, (60,), generator=generator)
     prompt = torch.randint(0, 9, (60,), generator=generator)
     user = torch.arange(6).repeat_interleave(10)
-    named = Comparisons(
-        table, user, tuple("abcdef"), chosen, (chosen + 1) % 40, prompt=100 * prompt
-    )
-    for data, key in (
-        (named, prompt),
-        (Comparisons(table, user, tuple("abcdef"), chosen, (chosen + 1) % 40), chosen),
-    ):
-        fitted = Holdout(data, 3, "cpu").fitted
-        assert 0 < fitted.sum() < 60
+    ids = tuple("abcdef")
+    named = Comparisons(table, user, ids, chosen, (chosen + 1) % 40, prompt=100 * prompt)
+    unnamed = Comparisons(table, user, ids, chosen, (chosen + 1) % 40)
+    rows = table[chosen] - table[(chosen + 1) % 40]
+    flips = torch.where(torch.rand(60, 1, generator=generator) < 0.5, -1.0, 1.0)
+    in_list = Comparisons.from_list(
+        [*(flips * rows).split(10)]
+    )  # each sees a pair from either side
+    for data, key in ((named, prompt), (unnamed, chosen), (in_list, chosen)):
+        folds = Folds(data, 3, "cpu")
         for value in key.unique():
-            assert fitted[key == value].unique().numel() == 1
-    flipped = Comparisons(table, user, tuple("abcdef"), (chosen + 1) % 40, chosen)
-    assert torch.equal(
-        flipped.prompts(),
-        Comparisons(table, user, tuple("abcdef"), chosen, (chosen + 1) % 40).prompts(),
-    )
+            assert folds.number[key == value].unique().numel() == 1
+        assert folds.number.unique().numel() == ridge.FOLDS
+        for fold, (fitted, few) in enumerate(zip(folds.fitted, folds.few)):
+            assert torch.equal(fitted, folds.number != fold) and not (few & ~fitted).any()
+        assert torch.equal(
+            folds.held_out([key + 100 * i for i in range(ridge.FOLDS)]), key + 100 * folds.number
+        )
+    flipped = Comparisons(table, user, ids, (chosen + 1) % 40, chosen)
+    assert torch.equal(flipped.prompts(), unnamed.prompts())
 
 
-def test_gain_counts_held_out_pairs_only_and_its_error_is_that_of_a_clustered_mean():
-    users = [torch.randn(8, 6) for _ in range(5)]
-    problem = RidgeProblem(Comparisons.from_list(users), None, "cpu")
-    holdout = Holdout(Comparisons.from_list(users), 0, "cpu")
-    held = holdout.held
-    assert torch.equal(held, ~holdout.fitted) and 0 < held.sum() < 40
-    log_p = torch.where(held, torch.randn(40), torch.tensor(1e6)).double()
-    gain, error = ridge.gain(problem, holdout, log_p, torch.zeros(40).double())
-    assert gain == pytest.approx(log_p[held].mean().item())  # all users have eight pairs
-    by_pair = (log_p[held] - gain).square().sum().sqrt() / held.sum()
-    by_user = (
-        torch.stack([(log_p - gain)[held & (problem.user == i)].sum() for i in range(5)]).norm()
-        / held.sum()
-    )
-    assert error == pytest.approx(max(by_pair, by_user).item())
+def test_gain_is_a_weighted_mean_and_its_error_that_of_a_clustered_one():
+    users = [torch.randn(m, 6) for m in (8, 8, 4, 12)]
+    for weigh in ("pairs", "people"):
+        search = Search(Comparisons.from_list(users), None, 0, "cpu", weigh)
+        log_p = torch.randn(32).double()
+        rows = torch.arange(32) % 5 > 0
+        share = torch.ones(32).double()
+        if weigh == "people":
+            share = torch.repeat_interleave(
+                1 / torch.tensor([8.0, 8, 4, 12]), torch.tensor([8, 8, 4, 12])
+            )
+        share = share.double() * rows / (share * rows).sum()
+        there = torch.where(rows, log_p, torch.tensor(1e6).double())
+        gain, error = search.gain(there, torch.zeros(32).double(), rows)
+        assert gain == pytest.approx((share * log_p).sum().item())
+        off = share * (log_p - gain)
+        by_user = torch.stack([off[search.problem.user == i].sum() for i in range(4)]).norm()
+        assert error == pytest.approx(max(off.norm(), by_user).item())
+
+
+def test_the_surest_is_the_largest_of_the_clear_ones():
+    assert surest([(0.3, 0.3), (0.2, 0.1), (0.1, 0.01), (-1.0, 0.1)]) == 1
+    assert surest([(0.3, 0.3), (-0.2, 0.1)]) is None
+
+
+def people_with_their_own(d=24, people=60, own=1.5, pairs=40, tests=100):
+    """Rewards that a common one and a deviation of each person's own make, without any low rank."""
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randn(d, generator=generator)
+    users = []
+    for _ in range(2 * people):
+        r = common + own * torch.randn(d, generator=generator)
+        x = torch.randn(pairs + tests, d, generator=generator) / d**0.5
+        better = torch.rand(len(x), generator=generator) < torch.sigmoid(3 * x @ r)
+        users.append(torch.where(better.unsqueeze(1), x, -x))
+    known = [x[:pairs] for x in users]
+    test = [x[pairs:] for x in users]
+    return known[:people], test[:people], known[people:], test[people:]
+
+
+def test_what_is_a_persons_own_is_found_where_it_is_and_nowhere_else():
+    groups = people_with_their_own()
+    result = run([1, 3], [0.0], None, *groups, 60, 60, "cpu", solver="ridge", baselines=True)
+    fit = result.cells[1].fit
+    assert fit.choice["own_spread"] > 0 and fit.prior.own > 0
+    assert result.unseen[1] > result.unseen[0] + 0.05  # new people have their own as well
+    assert result.seen[1] > result.seen[0] + 0.05
+    shared_own = next(cell for cell in result.cells if cell.variant == SHARED_OWN)
+    assert abs(shared_own.accuracy["unseen"].mean() - result.unseen[1]) < 0.02
+    assert result.cells[0].fit.own is None  # K = 1 stays Bradley-Terry
+    curve = run_few_shot_vary_shots(
+        2, [0.0], [3], [5, ALL_SHOTS], groups[0], groups[2], groups[3], None, 60, 60, "cpu",
+        solver="ridge",
+    )  # fmt: skip
+    assert curve.unseen[0, 0, 1] == pytest.approx(result.unseen[1], abs=1e-6)
+    assert curve.few_shot_train[0, 0, 1] == pytest.approx(result.few_shot_train[1], abs=1e-6)
+    assert curve.unseen[0, 0, 0] < curve.unseen[0, 0, 1]
+    alike = people_with_their_own(own=0.0)
+    assert fit_ridge(alike[0], [3])[3].own is None
+
+
+def test_a_saved_basis_holds_the_deviations(tmp_path):
+    groups = people_with_their_own(people=12, tests=10)
+    result = run([2], [0.0], None, *groups, 12, 12, "cpu", solver="ridge", save=tmp_path / "b")
+    cell = result.cells[0]
+    path = tmp_path / "b_K2_alpha0_seed0.safetensors"
+    basis = load_basis(path, 24)
+    heads, _ = load_heads(path, 24, ["3"])
+    expected = cell.fit.V @ cell.fit.W[3] + cell.fit.own.rewards(3)
+    assert cell.fit.own is not None and torch.allclose(heads["3"], expected, atol=1e-4)
+    assert basis.E.shape == (12, 24) and basis.E_unseen.shape == (12, 24)
 
 
 def test_a_seen_person_posing_as_new_with_all_pairs_has_the_mixture_of_the_fit():
     groups, head = planted()
     fit = fit_ridge(groups.train, [3], head)[3]
-    as_new = fit._replace(prior=fit.prior._replace(strength=ridge.SEEN_STRENGTH)).new_people(
-        groups.train
-    )
+    seen = fit.prior._replace(strength=objective.SEEN_STRENGTH)
+    as_new = fit._replace(prior=seen).new_people(groups.train)
     assert as_new.gap.max() <= CERTIFIED and torch.allclose(as_new.W.float(), fit.W, atol=5e-3)
 
 
@@ -248,8 +249,10 @@ def test_ridge_is_the_same_behind_every_way_to_run_it():
 def test_what_the_ridge_solver_cannot_do_is_said():
     with pytest.raises(InputError, match="solver = 'magic': adam, as published, or ridge"):
         sweep(run, [2], [0.0], solver="magic")
-    with pytest.raises(InputError, match="3 different prompts to train on; to choose a ridge"):
-        fit_ridge([torch.randn(2, 4), torch.randn(1, 4)], [2])
+    with pytest.raises(InputError, match="2 different prompts to train on; to choose a ridge"):
+        fit_ridge([torch.randn(1, 4), torch.randn(1, 4)], [2])
+    with pytest.raises(InputError, match="1 different prompts"):
+        fit_ridge([torch.ones(5, 4), -torch.ones(3, 4)], [2])  # one pair, seen from both sides
     with pytest.raises(InputError, match="K = 5"):
         fit_ridge([torch.randn(9, 4)], [5])
 
@@ -277,11 +280,11 @@ def test_pairs_that_the_head_separates_leave_the_rewards_finite():
 
 @pytest.mark.parametrize("K", [2, 30])
 def test_odd_data_is_survived(K):
-    """Nothing to tell apart, one user, more rewards than users, width or pairs suggest."""
+    """One user, pairs that are nearly none, more rewards than users, width or pairs suggest."""
     for users in (
-        [torch.zeros(6, 32)] * 3,
+        [1e-30 * torch.randn(6, 32)] * 3,
         [torch.randn(6, 32)],
-        [torch.ones(5, 32)] * 4,
+        [torch.ones(5, 32) + torch.arange(5).unsqueeze(1)] * 4,
         random_users([1, 1, 1, 5], 32),
     ):
         fits = fit_ridge(users, [1, K])

@@ -1,0 +1,130 @@
+"""The ridge model: both problems against double loops, SciPy's and scikit-learn's optima."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import random_users
+from populations import HEAD
+from sklearn.linear_model import LogisticRegression
+
+from lore import objective
+from lore.common import InputError
+from lore.comparisons import Comparisons
+from lore.likelihood import LOGIT_SCALE
+from lore.objective import JointProblem, PersonProblems
+
+
+@pytest.mark.parametrize("weigh", ["people", "pairs"])
+def test_loss_and_gradient_equal_the_double_loop(monkeypatch, weigh):
+    """(R1), user by user and pair by pair, two fits side by side that leave out different pairs."""
+    losses = []
+
+    def spy(loss, theta, owner, passes, tolerance):
+        losses.append(loss)
+        return theta
+
+    monkeypatch.setattr(objective, "minimise", spy)
+    users, K, s, p, d = random_users([5, 9, 4], 6), 3, 0.7, 1.3, 6
+    problem = JointProblem(Comparisons.from_list(users), HEAD, "cpu", weigh)
+    masks = [torch.arange(18) % 3 > 0, torch.arange(18) % 4 > 1]
+    torch.manual_seed(5)
+    thetas = [torch.randn(sum(problem.sizes(k))).double() for k in (K, 1)]
+    problem.descend(thetas, [K, 1], s, [p, None], masks, 1)
+
+    def by_hand(theta, K, counted):
+        c, u = theta[0], theta[1 : 1 + d]
+        D = theta[1 + d : 1 + d + K * d].view(K, d) if K > 1 else torch.zeros(1, d).double()
+        W = theta[1 + d + K * d :].view(3, K).softmax(1) if K > 1 else torch.ones(3, 1).double()
+        rms = torch.cat(users).square().sum(1).mean().sqrt().double()
+        head = (HEAD / HEAD.norm()).double().flatten() * d**0.5
+        V = [LOGIT_SCALE / rms * (c * head + s * u + p * D_k) for D_k in D]
+        total, row, n = 0, 0, counted.sum()
+        for i, x in enumerate(users):
+            pairs = [pair.double() for pair in x if (row := row + 1) and counted[row - 1]]
+            q = n / 3 / len(pairs) if weigh == "people" else 1
+            logits = [
+                sum(W[i, k] * (pair @ V[k]) for k in range(K)) / LOGIT_SCALE for pair in pairs
+            ]
+            total = total + q * sum(-F.logsigmoid(logit) for logit in logits)
+            total = total + q * (W[i] - W.mean(0)).square().sum() / 2
+        return (total + (c**2 / 25 + u.square().sum() + D.square().sum()) / 2) / n
+
+    theta = torch.cat(thetas).requires_grad_()
+    by_fit = zip(theta.split([len(t) for t in thetas]), (K, 1), masks)
+    expected = torch.stack([by_hand(*fit) for fit in by_fit])
+    found = losses[0](theta)
+    assert torch.allclose(found, expected, rtol=1e-6)
+    gradients = [torch.autograd.grad(value.sum(), theta)[0] for value in (found, expected)]
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("weigh", ["people", "pairs"])
+def test_rank_one_is_logistic_regression_with_the_same_ridge(weigh):
+    users, s = random_users([30, 50, 20], 6, seed=6), 0.5
+    problem = JointProblem(Comparisons.from_list(users), None, "cpu", weigh)
+    start = torch.zeros(sum(problem.sizes(1))).double()
+    (theta,) = problem.descend([start], [1], s, [None], [problem.everything], 300)
+    V, _ = problem.solution(theta, 1, s, None)
+    X = torch.cat(users).double().numpy()
+    weight = np.ones(100)
+    if weigh == "people":
+        weight = np.repeat([1 / 30, 1 / 50, 1 / 20], [30, 50, 20]) * 100 / 3
+    scale = problem.unit * s / LOGIT_SCALE
+    signs = np.where(np.arange(100) % 2, 1, -1)  # a pair and its mirror image are the same
+    model = LogisticRegression(fit_intercept=False, tol=1e-9).fit(
+        scale * X * signs[:, None], signs, sample_weight=weight
+    )
+    expected = problem.unit * s * model.coef_[0]
+    assert np.allclose(V.flatten(), expected, atol=2e-2 * np.abs(expected).max())
+
+
+def test_an_unknown_weigh_is_refused():
+    with pytest.raises(InputError, match="weigh = 'votes': pairs or people"):
+        JointProblem(Comparisons.from_list([torch.randn(3, 2)]), None, "cpu", "votes")
+
+
+def far_from_the_optimum(own):
+    torch.manual_seed(8)
+    x = torch.randn(2, 7, 5).double()
+    z = (x @ torch.randn(5, 3).double()) / 2
+    real = torch.arange(7) < torch.tensor([[7], [4]])
+    m = real.sum(1, keepdim=True).double()
+    z, x = z * real.unsqueeze(2), x * real.unsqueeze(2)
+    G = own**2 * m.unsqueeze(2) * x @ x.mT
+    problems = PersonProblems(z, real / m, torch.tensor([0.5, 0.3, 0.2]).double(), 2 / m, G)
+    w = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]).double()
+    return problems, x, w, torch.rand(2, 7).double() * real / m, m
+
+
+def test_certificate_and_newton_step_are_those_of_w_and_e_far_from_the_optimum_too():
+    """(R2) in e itself, of which PersonProblems sees coefficients only."""
+    own = 0.8
+    problems, x, w, a, m = far_from_the_optimum(own)
+    at = problems.slopes(w, a)
+    for i in range(2):
+        count = int(m[i])
+        X, Z = x[i, :count], problems.z[i, :count]
+
+        def loss(point, X=X, Z=Z, count=count):
+            w, e = point[:3], point[3:]
+            nll = -F.logsigmoid(Z @ w + X @ e).sum()
+            pull = 2 / 2 * (w - problems.mean).square().sum()
+            return (nll + pull + e.square().sum() / 2 / own**2) / count
+
+        e = own**2 * count * a[i, :count] @ X
+        point = torch.cat([w[i], e])
+        assert problems.loss(w, a)[i].item() == pytest.approx(loss(point).item())
+        g = torch.autograd.functional.jacobian(loss, point)
+        H = torch.autograd.functional.hessian(loss, point)
+        gap = g[:3] @ w[i] - g[:3].min() + count * own**2 * g[3:].square().sum() / 2
+        assert at.gap[i].item() == pytest.approx(gap.item())
+        eliminated = H[:3, 3:] @ torch.linalg.inv(H[3:, 3:])
+        assert torch.allclose(at.H[i], H[:3, :3] - eliminated @ H[3:, :3])
+        assert torch.allclose(at.reduced[i], g[:3] - eliminated @ g[3:])
+        dw = torch.tensor([0.1, -0.3, 0.2]).double()
+        de = -torch.linalg.solve(H[3:, 3:], g[3:] + H[3:, :3] @ dw)
+        da = at.follow[i] - at.Bz[i] @ dw
+        assert torch.allclose(own**2 * count * da[:count] @ X, de)
+        slope = -(at.pull[i] * da).sum()  # along e, as the line search has it
+        assert slope.item() == pytest.approx((g[3:] @ de).item())
