@@ -34,7 +34,8 @@ num_iterations = 20000  # alternating Adam steps of the joint fit, as published
 learning_rate = 0.5  # of the joint fit, as published
 repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over them
 resplit = False  # each repeat also draws its people and dialogues anew, as many: spread of splits
-baselines = False  # also one mixture for all, another's, each user alone, and shuffled labels
+mark_best = True  # say which rank held-out training prompts speak for; fits once more with adam
+baselines = False  # also one mixture for all, another's, shuffled labels, what is one's own alone
 seed = 0  # of the start of the fits, of the planted people
 device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared dialogues
@@ -73,7 +74,8 @@ def main():
         result = run_regularized(
             args.K_list, args.alpha_list, dialogues.head, *groups, N, N_unseen, device,
             num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=starts,
-            solver=args.solver, baselines=args.baselines, save=output, model=dialogues.model,
+            solver=args.solver, mark_best=args.mark_best, baselines=args.baselines, save=output,
+            model=dialogues.model,
         )  # fmt: skip
         cells += result.cells
         if dialogues.planted:

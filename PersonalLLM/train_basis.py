@@ -5,8 +5,7 @@
     python PersonalLLM/train_basis.py --dirichlet_list 0.1 --K_list 1 2 5 10 20 50 --standardise
 
 Reads:  data/{train,test}.{safetensors,parquet}, made by prepare.py
-Writes: for each population results/train_basis_a*.json, .png, _mixtures.png, and V, W of each rank
-        (planted: train_basis_synthetic_a*)
+Writes: results/train_basis[_synthetic]_a*.json, .png, _mixtures.png, and V, W of each rank
 Cost:   no GPU needed; benchmarks/personalllm.py measures the full size. No model is loaded.
 """
 
@@ -39,7 +38,8 @@ num_iterations = 1000  # Adam steps of the joint fit, as published
 learning_rate = 0.5  # of the joint fit, as published
 repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over them
 resplit = False  # each repeat also draws its people and their prompts anew: spread of splits
-baselines = False  # also one mixture for all, another's, each user alone, and shuffled labels
+mark_best = True  # say which rank held-out training prompts speak for; fits once more with adam
+baselines = False  # also one mixture for all, another's, shuffled labels, what is one's own alone
 seed = 0  # of the people, of their prompts, of the start of the fits, of the planted reward models
 device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared responses
@@ -82,17 +82,17 @@ def main():
         sides = sides.standardised()
     kind = "_synthetic" * args.synthetic + "_standardised" * args.standardise
     N, N_unseen, populations = args.num_seen, args.num_unseen, {}
+    known = args.train_prompts, args.few_shot_prompts
     for a in args.dirichlet_list:
         print(f"\npeople mix the reward models with w ~ Dirichlet({a:g})")
         output, cells = args.results / f"train_basis{kind}_a{a:g}", []
         for starts in repeats_of(args):
-            groups = people.split(
-                sides, a, N, N_unseen, args.train_prompts, args.few_shot_prompts, starts[0]
-            )
+            groups = people.split(sides, a, N, N_unseen, *known, starts[0])
             result = run(
                 args.K_list, args.alpha_list, sides.head, *groups, N, N_unseen, device,
                 num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=starts,
-                solver=args.solver, baselines=args.baselines, save=output, model=sides.model,
+                solver=args.solver, mark_best=args.mark_best, baselines=args.baselines,
+                save=output, model=sides.model,
             )  # fmt: skip
             cells += result.cells
         populations[a] = report(output, cells, args)

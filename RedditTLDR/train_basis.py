@@ -36,7 +36,8 @@ num_iterations = 1000  # Adam steps of the joint fit, as published
 learning_rate = 0.5  # of the joint fit, as published
 repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over them
 resplit = False  # each repeat also draws its workers, posts and comparisons anew: spread of splits
-baselines = False  # also one mixture for all, another's, each user alone, and shuffled labels
+mark_best = True  # say which rank held-out training prompts speak for; fits once more with adam
+baselines = False  # also one mixture for all, another's, shuffled labels, what is one's own alone
 seed = 0  # of the choice of workers and comparisons, the start of the fits, the planted workers
 device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared comparisons
@@ -71,7 +72,8 @@ def main():
         result = run(
             args.K_list, args.alpha_list, sides.head, *groups, N, N_unseen, device,
             num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=starts,
-            solver=args.solver, baselines=args.baselines, save=output, model=sides.model,
+            solver=args.solver, mark_best=args.mark_best, baselines=args.baselines, save=output,
+            model=sides.model,
         )  # fmt: skip
         cells += result.cells
         if sides.planted:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lore.common import written_whole
-from lore.evaluation import ANOTHER, LORE, POPULATION, SHUFFLED
+from lore.evaluation import ALONE, ANOTHER, LORE, POPULATION, SHARED_OWN, SHUFFLED
 from lore.printing import GROUP_NAMES, RANK_NAMES
 from lore.processes import by_first_process
 
@@ -27,9 +27,16 @@ def plot_accuracy_vs_rank(path):
         ranked.sort(key=lambda row: row["K"])
         of_alpha = f", alpha {alpha:g}" if len(alphas) > 1 else ""
         plot_ranks(axes, ranked, style, of_alpha)
-    for K, style in ((0, ":"), ("best", "--"), ("alone", "-.")):
-        for row in [row for row in rows if row["K"] == K][:1]:
-            label = f"{RANK_NAMES[K].lstrip('0 ')}, unseen"
+    lines = [
+        (0, LORE, ":"),
+        ("best", LORE, "--"),
+        ("alone", ALONE, "-."),
+        (1, SHARED_OWN, (0, (1, 4))),
+    ]
+    for K, variant, style in lines:
+        for row in [row for row in rows if (row["K"], row["model"]) == (K, variant)][:1]:
+            name = variant if variant == SHARED_OWN else RANK_NAMES[K].lstrip("0 ")
+            label = f"{name}, unseen"
             grey = {"color": "0.4", "linestyle": style, "linewidth": 1}
             axes.axhline(100 * row["unseen"], label=label, **grey)
     axes.xaxis.get_major_locator().set_params(integer=True)

@@ -1,8 +1,8 @@
 """Tables of text: what was found, in aligned columns."""
 
-from lore.evaluation import ALONE, LORE
+from lore.evaluation import ALONE, LORE, SHARED_OWN, TESTED
 from lore.mixtures import EVERYBODY
-from lore.ridge import PERSONAL_SPREADS
+from lore.ridge import OWN_SPREADS, PERSONAL_SPREADS
 
 GROUP_NAMES = {
     "train": "train",
@@ -10,11 +10,12 @@ GROUP_NAMES = {
     "few_shot_train": "few-shot train",
     "unseen": "unseen",
 }
+OF_A_RANK = ("K", "best", "_gain", "_detectable", "_over_own")  # not among a row's own numbers
 RANK_NAMES = {0: "0 reference", 1: "1 Bradley-Terry", "best": "best possible", "alone": ALONE}
 
 
 def print_run_table(summary, over="seeds"):
-    """One line per (alpha, K) and baseline, in percent; what shuffled labels reach as well.
+    """One line per (alpha, K) and baseline, in percent; what a fit does not beat is called out.
 
     Ranks of the same numbers, such as those at which the ridge solver found nothing personal, are
     one line.
@@ -22,17 +23,10 @@ def print_run_table(summary, over="seeds"):
     several = any(f"unseen_std_{over}" in row for row in summary)
     rows = merged(summary)
     print_table(rows, ["K", "alpha"], GROUP_NAMES, over if several else None)
-    print_legend(summary, f" ± std over {over}" if several else "")
-    no_better = []
-    for row in rows:
-        for name in ("seen", "unseen"):
-            difference = row.get(f"{name}_over_shuffled")
-            if difference and difference[1] <= 0:
-                of_alpha = f", alpha {row['alpha']:g}" if has_alphas(summary) else ""
-                where = f"K = {key_text(row, 'K')}{of_alpha}, {name}"
-                no_better.append(f"{where}: {difference_text(difference)}")
-    if no_better:
-        print(f"no better than shuffled labels: {'; '.join(no_better)}")
+    print_legend(rows, f" ± std over {over}" if several else "")
+    print_likelihoods(rows)
+    print_not_beaten(rows, "over_shuffled", "no better than shuffled labels")
+    print_not_beaten(rows, "over_own", f'no better than "{SHARED_OWN}"')
 
 
 def print_few_shot_table(rows):
@@ -43,7 +37,71 @@ def print_few_shot_table(rows):
 
 def print_legend(rows, spread):
     gain = "; last column: paired difference" if any("unseen_gain" in row for row in rows) else ""
-    print(f"accuracy in percent, mean over users{spread} [95 % interval over users]{gain}")
+    over = rows[0]["interval"]
+    print(f"accuracy in percent, mean over users{spread} [95 % interval over {over}]{gain}")
+    if any(row.get("marked") for row in rows):
+        print("*: the rank that held-out training prompts speak for; test pairs had no say")
+    least = []
+    fits = [row for row in rows if row.get("model") == LORE and row["K"] not in (0, "best")]
+    for name in TESTED:
+        found = [row[f"{name}_detectable"] for row in fits if f"{name}_detectable" in row]
+        if found:
+            least.append(f"{name} {100 * max(found):.1f}")
+    if least:
+        text = "smallest difference to Bradley-Terry that any rank could have shown (80 % power)"
+        print(f"{text}: {', '.join(least)} points")
+
+
+def print_likelihoods(rows):
+    """What lies behind the accuracies of the tested groups."""
+    rows = [row for row in rows if "unseen_log_loss" in row]
+    if not rows:
+        return
+    keys = ["K", "alpha"] if has_alphas(rows) else ["K"]
+    lines = [[*keys]]
+    for name in TESTED:
+        lines[0] += [f"{name}: log-loss", "off", "worst tenth (chance)"]
+    for row in rows:
+        line = [key_text(row, key) for key in keys]
+        for name in TESTED:
+            worst, chance = row[f"{name}_worst_tenth"]
+            if row["K"] in (0, "best"):  # rewards on a scale of their own
+                line += ["-", "-"]
+            else:
+                off = 100 * row[f"{name}_calibration_error"]
+                line += [f"{row[f'{name}_log_loss']:.3f}", f"{off:.1f}"]
+            line.append(f"{100 * worst:.1f} ({100 * chance:.1f})")
+        lines.append(line)
+    print_aligned(lines)
+    print(
+        "log-loss: mean over users of -log P, 0.693 = a coin; off: expected calibration error, points"
+    )
+    print("worst tenth: their accuracy (and what it would be if all users were alike)")
+
+
+def print_not_beaten(rows, what, text):
+    """One line that names the rows whose paired difference is not told from none, or is below it."""
+    no_better = []
+    for row in rows:
+        for name in TESTED:
+            difference = row.get(f"{name}_{what}")
+            if difference and difference[1] <= 0:
+                of_alpha = f", alpha {row['alpha']:g}" if has_alphas(rows) else ""
+                where = f"K = {rank_text(row)}{of_alpha}, {name}"
+                no_better.append(f"{where}: {difference_text(difference)}")
+    if no_better:
+        print(f"{text}: {'; '.join(no_better)}")
+
+
+def print_both_sides(cells):
+    """How many of the tested items the basis was fitted to through other people."""
+    found = [cell.both_sides for cell in cells if cell.both_sides]
+    parts = []
+    for name in TESTED:
+        counts = sorted({tuple(both_sides[name]) for both_sides in found if name in both_sides})
+        parts += [f"{both} of {items} ({name})" for both, items in counts[-1:]]
+    if parts:
+        print(f"tested items on which others were trained: {', '.join(parts)}")
 
 
 def merged(summary):
@@ -53,21 +111,30 @@ def merged(summary):
     """
     rows = {}
     for row in summary:
-        numbers = {name: row[name] for name in row if name != "K" and "_gain" not in name}
+        numbers = [str(row[name]) for name in sorted(row) if not name.endswith(OF_A_RANK)]
         ranked = isinstance(row["K"], int) and row["K"] > 0
-        key = repr(sorted(numbers.items())) if ranked else id(row)
-        rows.setdefault(key, []).append(row)
+        key = " ".join(numbers) if ranked else id(row)
+        rows.setdefault(key, []).append(marked(row, summary))
     result = []
     for same in rows.values():
+        of_any = {"marked": any(row["marked"] for row in same)}
         if same[0]["K"] == 1 and same[0]["model"] == LORE and len(same) > 1:
             result.append(same[0])  # it stands for itself, and the others are as it
             as_it = f"{ranks_text(same[1:])} as 1"
-            result.append(same[1] | {"K": as_it})
+            result.append(same[1] | {"K": as_it, "marked": False})
         elif len(same) > 1:
-            result.append(same[-1] | {"K": ranks_text(same)})
+            result.append(same[-1] | {"K": ranks_text(same)} | of_any)
         else:
             result += same
     return result
+
+
+def marked(row, summary):
+    """The row with what it says of held-out prompts: whether most repeats had this rank as the best."""
+    counts = [
+        other["best"] for other in summary if other["alpha"] == row["alpha"] and "best" in other
+    ]
+    return row | {"marked": bool(row.get("best")) and row["best"] == max(counts)}
 
 
 def ranks_text(rows):
@@ -119,6 +186,10 @@ def difference_text(difference):
 def key_text(row, key):
     if key != "K":
         return "" if row[key] is None else str(row[key])
+    return rank_text(row) + (" *" if row.get("marked") else "")
+
+
+def rank_text(row):
     name = str(RANK_NAMES.get(row["K"], row["K"]))
     return f"{name}, {row['model']}" if row.get("model") not in (None, LORE, ALONE) else name
 
@@ -130,25 +201,31 @@ def print_choices(cells):
         if cell.variant == LORE and cell.fit is not None and cell.fit.choice:
             by_seed.setdefault(cell.seed, {})[cell.K] = cell.fit.choice
     for seed, choices in by_seed.items():
-        lines = [["K", *(f"p = {p:g}" for p in PERSONAL_SPREADS), "chosen", "as new", "prior"]]
-        for K, choice in choices.items():
-            if "gain" in choice:
-                lines.append([str(K), *map(gain_text, choice["gain"]), *chosen_texts(choice)])
         common = next(iter(choices.values()))  # what all ranks share
         path = []
         for s, loss in zip(common["common_spreads"], common["common_held_out_loss"]):
             path.append(f"{s:.2g}: {loss:.4f}")
         print(f"ridge, seed {seed}: held-out loss of Bradley-Terry {', '.join(path)}")
         print(f"chosen s = {common['common_spread']:.2g}")
+        lines = [["K", *(f"p = {p:g}" for p in PERSONAL_SPREADS), "chosen", "as new", "prior"]]
+        own = [["K", *(f"o = {o:g}" for o in OWN_SPREADS), "chosen"]]
+        for K, choice in choices.items():
+            if "gain" in choice:
+                lines.append([str(K), *map(gain_text, choice["gain"]), *chosen_texts(choice)])
+            if K == 1 or choice.get("personal_spread"):
+                chosen = f"o = {choice['own_spread']:g}"
+                own.append([str(K), *map(gain_text, choice["own_gain"]), chosen])
         if len(lines) > 1:
             print("what more rewards than that one gain in log P of a held-out pair, ± std. error:")
             print_aligned(lines)
+            print("and what something of one's own beside them adds to that:")
+            print_aligned(own)
 
 
 def chosen_texts(choice):
     """Spread, gain on seen people posing as new, strength of the prior."""
     if not choice["personal_spread"]:
-        return ["1 Bradley-Terry", "", ""]
+        return ["1 and own" if choice["own_spread"] else "1 Bradley-Terry", "", ""]
     strength = choice["strength"]
     prior = "everybody's" if float(strength) == EVERYBODY else f"{strength} pairs"
     as_new = gain_text(choice["gain_as_new"][strength])

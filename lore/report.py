@@ -6,12 +6,19 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from lore.common import written_whole
 from lore.evaluation import ALL_SHOTS, LORE
 from lore.pictures import plot_accuracy_vs_rank, plot_accuracy_vs_shots
-from lore.printing import print_choices, print_few_shot_table, print_run_table
+from lore.printing import (
+    print_both_sides,
+    print_choices,
+    print_few_shot_table,
+    print_run_table,
+)
 from lore.processes import by_first_process
-from lore.statistics import summarise
+from lore.statistics import by_user, summarise
 
 
 def report(path, cells, args, rows=None):
@@ -24,6 +31,7 @@ def report(path, cells, args, rows=None):
     save_results(path, run_rows(cells) if rows is None else rows, args, summary=summary)
     print_choices(cells)
     print_run_table(summary, over)
+    print_both_sides(cells)
     plot_accuracy_vs_rank(path)
     return summary
 
@@ -38,17 +46,33 @@ def report_few_shot(path, result, args, shot="pairs"):
 
 
 def run_rows(cells):
-    """One dict per cell: mean and std over users of each accuracy; what the ridge solver chose."""
+    """One dict per cell: mean and std over users of each accuracy, every user's own numbers, and what
+    the ridge solver chose."""
     rows = []
     for cell in cells:
         row = {"seed": cell.seed, "alpha": cell.alpha, "K": cell.K, "model": cell.variant}
+        if cell.best is not None:
+            row["best"] = cell.best
         for name, accuracy in cell.accuracy.items():
             row[name] = float(accuracy.mean())
             row[f"{name}_std_users"] = float(accuracy.std())
         if cell.variant == LORE and cell.fit is not None and cell.fit.choice:
             row["choice"] = cell.fit.choice
-        rows.append(row)
+        rows.append(row | of_each_user(cell))
     return rows
+
+
+def of_each_user(cell):
+    """What a reader needs to compute anything else: per group the ids, pairs, accuracies, log-losses."""
+    by_group = {}
+    for name, outcomes in (cell.outcomes or {}).items():
+        by_group[name] = {
+            "user": [*cell.users[name]],
+            "pairs": np.bincount(outcomes.user).tolist(),
+            "accuracy": cell.accuracy[name].tolist(),
+            "log_loss": by_user(outcomes.user, outcomes.log_loss).tolist(),
+        }
+    return {"of_each_user": by_group, "both_sides": cell.both_sides}
 
 
 def few_shot_rows(result):
@@ -58,7 +82,7 @@ def few_shot_rows(result):
         for name, std in cell.std_trials.items():
             row[f"{name}_std_trials"] = float(std)
         row["shots"] = "all" if cell.shots == ALL_SHOTS else cell.shots
-        rows.append(row)
+        rows.append(row | of_each_user(cell))
     return rows
 
 
@@ -72,9 +96,20 @@ def save_results(path, rows, args, **more):
     for name in ("torch", "numpy"):
         environment[name] = version(name)
     made_by = {"settings": settings, "environment": environment, "git_commit": git_commit()}
-    text = json.dumps({**made_by, "rows": rows, **more}, indent=2, allow_nan=False)
     with written_whole(f"{path}.json") as file:
-        file.write_text(text + "\n")
+        file.write_text(as_json({**made_by, "rows": rows, **more}) + "\n")
+
+
+def as_json(results):
+    """Indented, but a row is one line: it holds numbers of every user."""
+    parts = []
+    for name, value in results.items():
+        text = json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n  ")
+        if isinstance(value, list):
+            lines = [json.dumps(row, allow_nan=False) for row in value]
+            text = "[\n    " + ",\n    ".join(lines) + "\n  ]"
+        parts.append(f"  {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}"
 
 
 def git_commit():

@@ -4,7 +4,7 @@ import numpy as np
 from populations import cell, summarise_for_print, sweep
 
 from lore import printing, statistics
-from lore.evaluation import SHUFFLED
+from lore.evaluation import SHARED_OWN, SHUFFLED
 from utils import run
 
 
@@ -24,7 +24,9 @@ def test_table_of_one_seed_shows_the_interval_over_users(capsys):
     assert len({len(line) for line in lines[:5]}) == 1  # aligned
     low, high = summary[0]["unseen_interval"]
     assert f"{100 * result.unseen[0]:.1f} [{100 * low:4.1f}, {100 * high:4.1f}]" in lines[1]
-    assert "over users [95 % interval over users]" in lines[-1] and "±" not in "".join(lines)
+    legend = next(line for line in lines if line.startswith("accuracy in percent"))
+    assert "over users [95 % interval over users, Student's t]" in legend
+    assert "±" not in "".join(lines)
     assert (
         lines[2].rstrip().endswith("]") and lines[3].count("[") == 3
     )  # Bradley-Terry has no difference to itself
@@ -34,9 +36,7 @@ def test_table_of_several_seeds_shows_the_spread_over_seeds(capsys):
     result = sweep(run, [1, 2], [0.0, 0.5], seeds=[0, 1, 2])
     printing.print_run_table(statistics.summarise(result.cells))
     lines = capsys.readouterr().out.splitlines()
-    assert (
-        len(lines) == 6 and "alpha" in lines[0] and "± std over seeds [95 % interval" in lines[-1]
-    )
+    assert "alpha" in lines[0] and "± std over seeds [95 % interval" in lines[5]
     unseen = result.unseen[:, 1]  # alpha 0, K 2
     assert f"{100 * unseen.mean():.1f} ±{100 * unseen.std():4.1f} [" in lines[2]
 
@@ -73,3 +73,22 @@ def test_ranks_of_the_same_numbers_are_one_row_and_their_warning_one_line(capsys
     warnings = [line for line in lines if "no better" in line]
     assert len(warnings) == 1 and warnings[0].count("K = 2 .. 6 as 1, unseen: ") == 1
     assert warnings[0].count("K = ") == 4  # two rows, seen and unseen
+
+
+def test_the_best_rank_is_marked_and_what_it_does_not_beat_is_named(capsys):
+    rng = np.random.default_rng(5)
+    real = rng.uniform(0.5, 0.7, 50)
+    cells = [
+        cell(real, K=1)._replace(best=False),
+        cell(real + 0.02, K=2)._replace(best=True),
+        cell(real + 0.1, K=3)._replace(best=False),
+        cell(real + 0.05, K=1, variant=SHARED_OWN)._replace(alpha=None),
+    ]
+    printing.print_run_table(summarise_for_print(*cells))
+    lines = capsys.readouterr().out.splitlines()
+    starred = [line.split()[0] for line in lines if " * " in line]
+    assert starred == ["2"] and any(line.startswith("*: ") for line in lines)
+    (beaten,) = [line for line in lines if line.startswith('no better than "shared + own"')]
+    assert "K = 2, unseen: -3.0" in beaten and "K = 3" not in beaten and "K = 1" not in beaten
+    printing.print_both_sides([cells[0]._replace(both_sides={"seen": [0, 9], "unseen": [2, 8]})])
+    assert capsys.readouterr().out.endswith("trained: 0 of 9 (seen), 2 of 8 (unseen)\n")

@@ -24,8 +24,17 @@ def test_run_report_holds_every_row_and_where_it_came_from_and_is_drawn(tmp_path
         rows = report.run_rows(cells)
         assert saved["rows"] == rows and sum(row["model"] == "" for row in rows) == 6 * len(seeds)
         assert (
-            saved["summary"] == summary and len(summary) == 6 + 2 * 2 + 4 + 1
-        )  # fits, mixtures, labels, alone
+            saved["summary"] == summary and len(summary) == 6 + 2 * 2 + 4 + 1 + 1
+        )  # fits, mixtures, labels, shared + own, alone
+        for row in rows:
+            for name, people in row["of_each_user"].items():
+                assert row[name] == pytest.approx(sum(people["accuracy"]) / len(people["user"]))
+                log_loss = sum(people["log_loss"]) / len(people["user"])
+                of_row = [
+                    s for s in summary if all(s[k] == row[k] for k in ("alpha", "K", "model"))
+                ]
+                if len(seeds) == 1:
+                    assert of_row[0][f"{name}_log_loss"] == pytest.approx(log_loss)
         assert saved["settings"] == {"seed": 0, "data": str(tmp_path), "resplit": False}
         assert saved["environment"]["torch"] == torch.__version__ and "git_commit" in saved
         assert (tmp_path / "report.png").read_bytes().startswith(PNG)
@@ -35,9 +44,7 @@ def test_few_shot_report_is_printed_and_drawn(tmp_path, capsys):
     rows = report.few_shot_rows(shots(K_list=(0, 2)))
     assert [(row["K"], row["shots"]) for row in rows] == [(0, 2), (0, 5), (2, 2), (2, 5)]
     printing.print_few_shot_table(rows)
-    assert (
-        "± std over trials [95 % interval over users]" in capsys.readouterr().out.splitlines()[-1]
-    )
+    assert "± std over trials [95 % interval over users" in capsys.readouterr().out
     report.save_results(tmp_path / "curve", rows, Namespace())
     pictures.plot_accuracy_vs_shots(tmp_path / "curve")
     drawn = (tmp_path / "curve.png").read_bytes()

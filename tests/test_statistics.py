@@ -1,9 +1,13 @@
 """Intervals over users and paired differences."""
 
+from math import comb
+
 import numpy as np
 import pytest
 from populations import cell
 
+from lore import statistics
+from lore.evaluation import Outcomes
 from lore.statistics import summarise
 
 
@@ -42,6 +46,8 @@ def test_repeats_of_a_user_are_drawn_together():
     )
     assert (
         often["unseen_interval"] == pytest.approx(once["unseen_interval"])
+        and once["unseen_interval"][1] - accuracies.mean()
+        == pytest.approx(2.093 * accuracies.std(ddof=1) / 20**0.5, rel=0.03)
         and often["unseen_std_seeds"] == 0
     )
 
@@ -50,5 +56,60 @@ def test_splits_of_different_users_average_over_splits():
     few, many = cell([0.0, 1.0], users=["a", "b"]), cell([1.0] * 8, seed=1, users=list("bcdefghi"))
     (row,) = summarise([few, many], over="splits")
     assert row["unseen"] == pytest.approx(0.75) and row["unseen_std_splits"] == pytest.approx(0.25)
-    low, high = row["unseen_interval"]
-    assert low == pytest.approx(0.5, abs=0.01) and high == pytest.approx(1, abs=0.01)
+    low, high = row["unseen_interval"]  # nine users: Student's, around the mean
+    assert (low + high) / 2 == pytest.approx(0.75) and row["interval"] == "users, Student's t"
+
+
+def crossed(users, prompts, seed, share=1.0):
+    """A cell of users who all judged the same prompts, some harder than others; 50 % right on average."""
+    rng = np.random.default_rng(seed)
+    level = rng.normal(0, 1, (users, 1)) + rng.normal(0, 2, (1, prompts))
+    right = (rng.normal(0, 1, level.shape) + level > 0) * 1.0
+    there = rng.random(right.shape) < share
+    there[:, 0] = True
+    user, item = np.nonzero(there)
+    outcomes = Outcomes(user, item, right[there], np.full(len(user), 0.7), 0.0)
+    by_user = np.bincount(user, right[there]) / np.bincount(user)
+    return cell(by_user)._replace(outcomes={"unseen": outcomes})
+
+
+def test_where_prompts_are_shared_the_interval_is_over_them_as_well():
+    """Of such studies 95 % of the intervals hold the truth; those over users alone hold far fewer."""
+    held = {"users and prompts": 0, "users": 0}
+    for seed in range(60):
+        both = crossed(40, 25, seed, share=0.7)
+        for one in (both, both._replace(outcomes=None)):
+            (row,) = summarise([one])
+            low, high = row["unseen_interval"]
+            held[row["interval"]] += low <= 0.5 <= high
+    assert held["users and prompts"] >= 52 and held["users"] < 40
+
+
+def test_pairs_drawn_by_user_and_prompt_are_those_of_a_loop(monkeypatch):
+    one = crossed(5, 4, 0, share=0.6)
+    outcomes = one.outcomes["unseen"]
+    drawn = statistics.accuracies_drawn(one, "unseen")
+    counts = next(iter(statistics.drawn_items(len(np.unique(outcomes.item)))))
+    for draw in (0, 7):
+        for user in range(5):
+            mine = outcomes.user == user
+            weight = counts[outcomes.item[mine], draw]
+            expected = np.average(outcomes.right[mine], weights=weight) if weight.sum() else np.nan
+            assert drawn[user, draw] == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_smallest_difference_is_that_of_the_text_book():
+    rng = np.random.default_rng(3)
+    base = rng.uniform(0.4, 0.8, 400)
+    gain = rng.normal(0, 0.1, 400)
+    _, row = summarise([cell(base, K=1), cell(base + gain)])
+    assert row["unseen_detectable"] == pytest.approx(2.8 * gain.std() / 20, rel=0.05)
+
+
+def test_the_worst_tenth_is_set_against_chance():
+    """Thirty users of one pair each: of ten per cent, three, some chance alone makes wrong."""
+    accuracy = np.repeat([0.0, 1.0], [3, 27])
+    worst, chance = statistics.worst_tenth(accuracy, np.ones(30, dtype=int))
+    probability = [comb(30, w) * 0.1**w * 0.9 ** (30 - w) for w in range(31)]
+    expected = sum(p * (1 - min(w, 3) / 3) for w, p in enumerate(probability))
+    assert worst == 0 and chance == pytest.approx(expected, abs=0.02)
