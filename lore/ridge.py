@@ -41,8 +41,8 @@ SURE = 1.5  # standard errors by which held-out prompts must speak for something
 FIRST_PASSES = 30  # over X, for the first ridge of a path
 NEXT_PASSES = 10  # for each that follows
 LAST_PASSES = 20  # for the fit of higher ranks to all pairs
-EXACT_PASSES = 100  # for Bradley-Terry's, where they are cheap
-EXACT = 1e-6  # and its tolerance
+EXACT_PASSES = 40  # for Bradley-Terry's, where they are cheap
+EXACT = 1e-5  # tolerance of what is kept
 
 
 def fit_ridge(features, K_list, V_ref=None, seed=0, device="cpu", weigh="pairs"):
@@ -276,10 +276,17 @@ class Search:
         ps = [candidates[K].choice["personal_spread"] for K in ranks]
         masks = [self.everything] * len(ranks)
         thetas = problem.descend([*thetas], ranks, self.s, ps, masks, LAST_PASSES)
+        lowest = []
+        for first in range(0, len(thetas), FOLDS):
+            of_rank = thetas[first : first + FOLDS]
+            lowest.append(self.lowest(of_rank, ranks[first], ps[first]))
+        once = len(lowest)
+        ps = ps[::FOLDS]
+        masks = masks[:once]
+        thetas = problem.descend(lowest, [*candidates], self.s, ps, masks, LAST_PASSES, EXACT)
         fits = {}
-        for i, (K, candidate) in enumerate(candidates.items()):
+        for theta, (K, candidate) in zip(thetas, candidates.items()):
             choice = bradley_terry.choice | candidate.choice
-            theta = self.lowest(thetas[FOLDS * i : FOLDS * (i + 1)], K, choice["personal_spread"])
             V, W = problem.solution(theta, K, self.s, choice["personal_spread"])
             prior = Prior(W.mean(0), SEEN_STRENGTH, problem.unit * choice["own_spread"])
             seen = self.people_of(V, prior)
