@@ -20,7 +20,7 @@ def plot_accuracy_vs_rank(path):
     In grey, on unseen users: the baselines, the reference head and the best possible.
     """
     rows = json.loads(Path(f"{path}.json").read_text())["summary"]
-    figure, axes = new_figure("rank K", "accuracy (%), bars: 95 % interval over users")
+    figure, axes = new_figure("rank K", "accuracy (%), bars: 95 % interval")
     alphas = sorted({row["alpha"] for row in rows} - {None})
     for style, alpha in zip(itertools.cycle(("-", "--", "-.", ":")), alphas):
         ranked = [row for row in rows if row["alpha"] == alpha and row["K"] != 0]
