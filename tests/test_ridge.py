@@ -161,6 +161,23 @@ def test_gain_is_a_weighted_mean_and_its_error_that_of_a_clustered_one():
         assert error == pytest.approx(max(off.norm(), by_user).item())
 
 
+def test_of_several_fits_the_one_of_least_loss_on_all_pairs_is_kept():
+    groups, head = planted()
+    search = Search(groups.train, head, 0, "cpu", "pairs")
+    problem = search.problem
+    torch.manual_seed(0)
+    good = search.corners([2], 5.0)
+    bad = [theta + 3 * torch.randn_like(theta) for theta in good[:2]]
+    assert search.lowest([bad[0], good[0], bad[1]], 2, 5.0) is good[0]
+    losses = []
+    for theta in (bad[0], good[0]):
+        V, W = problem.solution(theta, 2, search.s, 5.0)
+        (Z,) = project(groups.train, [V])
+        weights = problem.weights(search.everything)
+        losses.append(problem.loss(theta, 2, Z, W, *weights).item())
+    assert losses[0] > losses[1]
+
+
 def test_the_surest_is_the_largest_of_the_clear_ones():
     assert surest([(0.3, 0.3), (0.2, 0.1), (0.1, 0.01), (-1.0, 0.1)]) == 1
     assert surest([(0.3, 0.3), (-0.2, 0.1)]) is None
