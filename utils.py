@@ -402,7 +402,8 @@ def run_few_shot_vary_shots(
     """
     train = pack(train_features)  # seen users are not scored here: no test pairs of theirs
     groups = Groups(train, train, train_features_unseen, test_features_sparse_unseen)
-    _, _, few, unseen = groups.checked(N, N_unseen)
+    groups = groups.checked(N, N_unseen)
+    few = groups.few_shot_train
     recipe = Recipe(model_class, device, num_iterations, few_shot_learning_rate, **options)
     V_ref = reference_head(V_final, train.num_features)
     grid = settings_of(recipe.solver, K_list, alpha_list, [seed])
@@ -414,7 +415,6 @@ def run_few_shot_vary_shots(
     Zs = [Z[row.to(Z.device)] for Z in project(few, Vs)]  # (n, K) -> (drawn, K)
     people = personalise(recipe, fits, Zs, few, problem, (trials, len(num_shots), N_unseen), row)
     cells = []
-    for setting, fit, found, Z, test in zip(settings, fits, people, Zs, project(unseen, Vs)):
-        drawn = (Z, row, problem)
-        cells += score_draws(setting, fit, num_shots, found, drawn, test, (few, unseen))
+    for setting, fit, found, Z, test in zip(settings, fits, people, Zs, project(groups.unseen, Vs)):
+        cells += score_draws(setting, fit, num_shots, found, (Z, row, problem), test, groups)
     return FewShotResult.of(cells, grid, K_list, list(num_shots))

@@ -166,22 +166,23 @@ def person_margins(Z, W, own, group):
 
 def items_on_both_sides(groups):
     """{tested group: [items of it that V was fitted to through other users, all its items]}."""
-    train = groups.train
+    return {
+        "seen": through_others(groups.train, groups.seen, same_users=True),
+        "unseen": through_others(groups.train, groups.unseen, same_users=False),
+    }
+
+
+def through_others(train, test, same_users):
+    """[items of `test` that users of `train` other than the tested one have, all items of `test`]."""
     known, place = train.item.unique(return_inverse=True)
     C = len(train.user_ids)
     whose = (place * C + train.user.cpu()).unique()  # (item, user) as one number
     people = torch.bincount(whose // C, minlength=len(known))  # who were asked about each item
-    found = {}
-    for name in TESTED:
-        group = getattr(groups, name)
-        item = group.item
-        at = torch.searchsorted(known, item).clamp_max(len(known) - 1)
-        others = torch.where(known[at] == item, people[at], 0)
-        if name == "seen":
-            own = torch.isin(at * C + group.user.cpu(), whose)
-            others = others - own.long()
-        found[name] = [len(item[others > 0].unique()), len(item.unique())]
-    return found
+    at = torch.searchsorted(known, test.item).clamp_max(len(known) - 1)
+    others = torch.where(known[at] == test.item, people[at], 0)
+    if same_users:
+        others = others - torch.isin(at * C + test.user.cpu(), whose).long()
+    return [len(test.item[others > 0].unique()), len(test.item.unique())]
 
 
 def best_cell(population, groups, seed):

@@ -33,6 +33,7 @@ def print_few_shot_table(rows):
     """One line per (alpha, K, shots)."""
     print_table(rows, ["K", "alpha", "shots"], ("few_shot_train", "unseen"), "trials")
     print_legend(rows, " ± std over trials")
+    print_likelihoods(rows, ("K", "alpha", "shots"))
 
 
 def print_legend(rows, spread):
@@ -52,18 +53,20 @@ def print_legend(rows, spread):
         print(f"{text}: {', '.join(least)} points")
 
 
-def print_likelihoods(rows):
+def print_likelihoods(rows, keys=("K", "alpha")):
     """What lies behind the accuracies of the tested groups."""
     rows = [row for row in rows if "unseen_log_loss" in row]
     if not rows:
         return
-    keys = ["K", "alpha"] if has_alphas(rows) else ["K"]
+    if not has_alphas(rows):
+        keys = [key for key in keys if key != "alpha"]
+    names = [name for name in TESTED if f"{name}_log_loss" in rows[0]]
     lines = [[*keys]]
-    for name in TESTED:
+    for name in names:
         lines[0] += [f"{name}: log-loss", "off", "worst tenth (chance)"]
     for row in rows:
         line = [key_text(row, key) for key in keys]
-        for name in TESTED:
+        for name in names:
             worst, chance = row[f"{name}_worst_tenth"]
             if row["K"] in (0, "best"):  # rewards on a scale of their own
                 line += ["-", "-"]

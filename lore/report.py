@@ -42,6 +42,7 @@ def report_few_shot(path, result, args, shot="pairs"):
     save_results(path, rows, args)
     print_choices(result.cells)
     print_few_shot_table(rows)
+    print_both_sides(result.cells)
     plot_accuracy_vs_shots(path, shot)
 
 

@@ -4,7 +4,7 @@ import torch
 
 from lore.common import InputError
 from lore.comparisons import shuffled_places
-from lore.evaluation import ALL_SHOTS, Cell, outcomes_of, share_right
+from lore.evaluation import ALL_SHOTS, Cell, outcomes_of, share_right, through_others
 from lore.likelihood import LOGIT_SCALE, margins
 from lore.own import Own
 
@@ -49,9 +49,10 @@ def score_draws(setting, fit, num_shots, found, drawn, test, groups):
     """Cells of one fit, one for each number of shots.
 
     found: Mixtures of all problems, trials * S * C of them; drawn: Z, row and problem of the drawn
-    pairs; test: Z of the test pairs; groups: of the draws and of the test.
+    pairs; test: Z of the test pairs.
     """
-    few, unseen = groups
+    few = groups.few_shot_train
+    unseen = groups.unseen
     C = len(few.user_ids)
     S = len(num_shots)
     Z, row, problem = drawn
@@ -75,8 +76,10 @@ def score_draws(setting, fit, num_shots, found, drawn, test, groups):
     tested = tested.view(len(user), -1, S)  # (n, trials, S)
     users = {"few_shot_train": few.user_ids, "unseen": unseen.user_ids}
     both = {"few_shot_train": share.cpu().numpy(), "unseen": share_of_test.cpu().numpy()}
+    both_sides = {"unseen": through_others(groups.train, unseen, same_users=False)}
     for s, shots in enumerate(num_shots):
         by_user = {name: of_all[:, s].mean(0) for name, of_all in both.items()}  # (C,)
         std_trials = {name: of_all.mean(2).std(0)[s] for name, of_all in both.items()}
-        found = {"outcomes": {"unseen": outcomes_of(tested[:, :, s], unseen)}, "fit": fit}
-        yield Cell(*setting, by_user, users, shots=shots, std_trials=std_trials, **found)
+        outcomes = {"unseen": outcomes_of(tested[:, :, s], unseen)}
+        more = {"outcomes": outcomes, "both_sides": both_sides, "fit": fit}
+        yield Cell(*setting, by_user, users, shots=shots, std_trials=std_trials, **more)
