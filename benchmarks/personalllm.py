@@ -74,6 +74,7 @@ def run_here(folder, arguments):
         folder / "results",
         "--dirichlet_list",
         str(arguments.dirichlet),
+        "--no-mark_best",
     ]
     begin = time.perf_counter()
     subprocess.run([sys.executable, TRAIN_BASIS, *flags], check=True, stderr=subprocess.DEVNULL)
