@@ -9,6 +9,7 @@ from lore.evaluation import LORE, SHARED_OWN, SHUFFLED, TESTED, VARIANTS
 
 RESAMPLES = 2000  # of the users, and of the prompts, for an interval
 AT_ONCE = 100  # of them
+NUMBERS = 2**24  # users times prompts at a time
 INTERVAL = (2.5, 97.5)  # its percentiles
 FEW_USERS = 30  # below which an interval is Student's
 STUDENT = (
@@ -53,9 +54,6 @@ def summarise(cells, over="seeds"):
         bradley_terry = row_of(rows, key, 1, LORE)
         if bradley_terry:
             row |= differences(rows[key], bradley_terry, "gain")
-            for name in TESTED:
-                if f"{name}_gain" in row:
-                    row[f"{name}_detectable"] = detectable(rows[key], bradley_terry, name)
         shared_own = row_of(rows, key, 1, SHARED_OWN)
         if shared_own and variant == LORE and K not in (0, 1):
             row |= differences(rows[key], shared_own, "over_own")
@@ -161,12 +159,15 @@ def worst_tenth(accuracy, pairs):
 
 
 def differences(repeats, others, what, turned=None):
-    """NAME_WHAT for `seen` and `unseen`; turned: what to do with the other cells first."""
+    """NAME_WHAT for `seen` and `unseen`, of a gain NAME_detectable too; turned: what to do with the
+    other cells first."""
     row = {}
     for name in TESTED:
         if name in repeats[0].accuracy:
             theirs = [turned(cell, name) for cell in others] if turned else others
-            row[f"{name}_{what}"] = paired_difference(repeats, theirs, name)
+            row[f"{name}_{what}"], error = compared(repeats, theirs, name)
+            if what == "gain":
+                row[f"{name}_detectable"] = POWER * error
     return row
 
 
@@ -185,18 +186,17 @@ def better_side(cell, name):
 def paired_difference(repeats, others, name):
     """[mean, low, high] of how much better the cells of one row are than those of another, over
     the seeds that both have."""
+    return compared(repeats, others, name)[0]
+
+
+def compared(repeats, others, name):
+    """paired_difference, and its standard error."""
     ours, theirs = of_same_seeds(repeats, others)
     mean = np.mean(mean_accuracies(ours, name)) - np.mean(mean_accuracies(theirs, name))
     drawn = resampled(ours, name) - resampled(theirs, name)
-    return [mean.item(), *interval(mean.item(), drawn, count_users(ours, name))]
-
-
-def detectable(repeats, others, name):
-    """The smallest difference that would be told from none in 80 % of studies like this one."""
-    ours, theirs = of_same_seeds(repeats, others)
     users = count_users(ours, name)
-    error = (resampled(ours, name) - resampled(theirs, name)).std()
-    return float(POWER * error * math.sqrt(users / max(1, users - 1)))
+    error = drawn.std() * math.sqrt(users / max(1, users - 1))
+    return [mean.item(), *interval(mean.item(), drawn, users)], float(error)
 
 
 def of_same_seeds(repeats, others):
@@ -243,15 +243,19 @@ def accuracies_drawn(cell, name):
     if name not in TESTED or outcomes is None or not shares_prompts(outcomes):
         return cell.accuracy[name][:, None]
     items, item = np.unique(outcomes.item, return_inverse=True)
-    first = np.flatnonzero(np.diff(outcomes.user, prepend=-1))  # of each user's rows, ascending
+    size = max(1, NUMBERS // len(items))  # users at a time
     parts = []
-    for counts in drawn_items(len(items)):
-        weight = counts[item]  # (n, draws)
-        of_user = np.add.reduceat(weight, first)
-        right = np.add.reduceat(weight * outcomes.right[:, None].astype(np.float32), first)
+    for first in range(0, len(cell.users[name]), size):
+        mine = (outcomes.user >= first) & (outcomes.user < first + size)
+        place = outcomes.user[mine] - first, item[mine]
+        there = np.zeros((place[0].max() + 1, len(items)), dtype=np.float32)  # (users, items)
+        right = np.zeros_like(there)
+        np.add.at(there, place, 1)
+        np.add.at(right, place, outcomes.right[mine])
         with np.errstate(invalid="ignore"):
-            parts.append(right / of_user)
-    return np.concatenate(parts, axis=1)
+            shares = [(right @ drawn) / (there @ drawn) for drawn in drawn_items(len(items))]
+        parts.append(np.concatenate(shares, axis=1))
+    return np.concatenate(parts)
 
 
 def shares_prompts(outcomes):

@@ -89,6 +89,8 @@ def test_pairs_drawn_by_user_and_prompt_are_those_of_a_loop(monkeypatch):
     one = crossed(5, 4, 0, share=0.6)
     outcomes = one.outcomes["unseen"]
     drawn = statistics.accuracies_drawn(one, "unseen")
+    monkeypatch.setattr(statistics, "NUMBERS", 8)  # two users at a time
+    assert np.allclose(statistics.accuracies_drawn(one, "unseen"), drawn, equal_nan=True)
     counts = next(iter(statistics.drawn_items(len(np.unique(outcomes.item)))))
     for draw in (0, 7):
         for user in range(5):
