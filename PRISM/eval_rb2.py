@@ -24,11 +24,12 @@ import torch
 
 from lore import encoder_settings
 from lore.basis import MEAN, load_heads
+from lore.bench_score import over_first, score
 from lore.common import start, written_whole
 from lore.conversations import exchange
 from lore.embeddings import embed_split
 from lore.encoder import encoder_of
-from lore.printing import print_aligned
+from lore.printing import difference_text, print_aligned
 from lore.report import save_results
 from lore.rewardbench import SUBSETS, read_bench
 from lore.settings import settings
@@ -59,65 +60,6 @@ def embedded_width(path):
     return load_split(path, "python PRISM/eval_rb2.py", columns=["reply"]).table.shape[1]
 
 
-def best_of_row(scores):
-    """1 / #{replies with the highest score} if the correct one, the first, has it, else 0.
-
-    (m, H) -> (H,)
-    """
-    highest = scores == scores.max(axis=0)
-    return highest[0] / highest.sum(axis=0)
-
-
-def ties(rows):
-    """Official score of the Ties subset, and its number of pairs. [(id, correct, (m, H))] -> (H,), int
-
-    spread D: of the correct scores of a tied row; margin: worst correct score minus best incorrect
-    one. A row whose partner is missing counts for the two accuracies alone; NaN without any pair.
-    """
-    margin = {"ref": {}, "tied": {}}  # of a kind, by the number of the pair: (H,)
-    spread = {}
-    for row_id, correct, scores in rows:
-        kind, number = row_id.split(":")
-        right, wrong = scores[:correct], scores[correct:]
-        margin[kind][number] = right.min(axis=0) - wrong.max(axis=0)
-        if kind == "tied":
-            spread[number] = right.max(axis=0) - right.min(axis=0)
-    pairs = sorted(margin["ref"].keys() & margin["tied"].keys())
-    if not pairs:
-        return np.full(rows[0][2].shape[1], np.nan), 0
-    score = 0.0
-    for kind in ("tied", "ref"):  # accuracy
-        score = score + 0.30 * np.mean([one > 0 for one in margin[kind].values()], axis=0)
-    tied = np.stack([margin["tied"][number] for number in pairs])  # (pairs, H)
-    ref = np.stack([margin["ref"][number] for number in pairs])
-    D = np.stack([spread[number] for number in pairs])
-    worse = np.minimum(tied, ref)
-    score = score + 0.20 * (tied > D).mean(0) + 0.20 * (worse > D).mean(0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        closeness = np.nan_to_num(np.tanh(worse / D - 1))
-    return score + 0.01 * closeness.mean(0), len(pairs)
-
-
-def score(rows, scores):
-    """{subset: (H,)} of rows, each with its (m, H) scores; says which Ties rows stand alone."""
-    by_subset = {}
-    for name in SUBSETS:
-        found = []
-        for row, values in zip(rows, scores):
-            if row["subset"] == name:
-                found.append((row["id"], row["num_correct"], values))
-        if found and name != "Ties":
-            by_subset[name] = np.mean([best_of_row(values) for *_, values in found], axis=0)
-        elif found:
-            by_subset[name], pairs = ties(found)
-            alone = len(found) - 2 * pairs
-            if alone:
-                without = "" if pairs else "; without any pair there is no score"
-                print(f"{alone} of {len(found)} Ties rows lack their ref or tied partner", end=" ")
-                print(f"and count for accuracy alone{without}")
-    return by_subset
-
-
 def compare(table):
     """Say how far the learned rewards lie from the reference head."""
     if REFERENCE not in table.index or len(table) == 1 or table.isna().all(axis=None):
@@ -136,14 +78,18 @@ def compare(table):
         print(f"more than {OVERFITTED} points below it: {lost}")
 
 
-def print_scores(table, rows):
-    """The first SHOWN rewards in percent."""
-    lines = [["reward", *table]]
+def print_scores(table, rows, intervals):
+    """The first SHOWN rewards in percent; intervals: {reward: [mean, low, high]} over the reference."""
+    lines = [["reward", *table, *([f"over the {REFERENCE}"] if intervals else [])]]
     for name, values in table.iloc[:SHOWN].iterrows():
         lines.append([name, *("-" if np.isnan(v) else f"{100 * v:.1f}" for v in values)])
+        if intervals:
+            lines[-1].append(difference_text(intervals[name]) if name in intervals else "")
     print_aligned(lines)
     complete = "" if table["Overall"].notna().any() else ", not all here"
     print(f"{len(rows)} rows; percent; Overall is the mean of the six subsets{complete}")
+    if intervals:
+        print("last column: points of Overall [95 % interval over rows]")
     if len(table) > SHOWN:
         print(f"and {len(table) - SHOWN} more in the CSV")
 
@@ -184,14 +130,18 @@ def main():
     require(in_order, f"{path}.parquet was changed by others; delete it and its .safetensors")
     scores = {row: R[reply.to_numpy()] for row, reply in split.frame.groupby("row")["reply"]}
     rows = [rows[row] for row in scores]  # without those whose replies are too long for the model
-    by_subset = score(rows, scores.values())
+    by_subset = score(rows, [*scores.values()])
     complete = len(by_subset) == len(SUBSETS)
     table = pd.DataFrame(by_subset, index=list(heads))
     table["Overall"] = table.mean(axis=1, skipna=False) if complete else np.nan
     with written_whole(f"{output}.csv") as file:
         table.to_csv(file, index_label="reward")
-    save_results(output, [{"reward": name, **row.dropna()} for name, row in table.iterrows()], args)
-    print_scores(table, rows)
+    intervals = {}
+    if REFERENCE in heads and len(heads) > 1 and table["Overall"].notna().all():
+        intervals = dict(zip([*heads][1:], over_first(rows, [*scores.values()])))
+    kept = [{"reward": name, **row.dropna()} for name, row in table.iterrows()]
+    save_results(output, kept, args, over_reference=intervals)
+    print_scores(table, rows, intervals)
     compare(table.drop(columns="Overall"))
     print(f"results are in {output}.csv and .json")
 

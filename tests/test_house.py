@@ -18,7 +18,7 @@ PEOPLE = [
     "basis", "sweeps", "shots", "printing", "pictures", "report",
 ]  # fmt: skip
 TEXT = [
-    "values", "conversations", "rewardbench", "encoder_settings", "packing", "attention",
+    "values", "conversations", "rewardbench", "bench_score", "encoder_settings", "packing", "attention",
     "positions", "checkpoint", "tally", "tokens", "vector_checks", "encoder", "embeddings",
 ]  # fmt: skip
 FOLDERS = ("RedditTLDR", "PRISM", "PersonalLLM")
