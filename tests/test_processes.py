@@ -160,7 +160,7 @@ def test_every_fit_is_the_same_when_rows_are_not_held(expected, monkeypatch):
     monkeypatch.setattr(product, "memory", lambda device: 0)
     read = fit_everything()
     # the published recipe amplifies rounding, so short fits are compared; the ridge solver stops
-    # where a step gains a millionth of its loss, and there V is known to about a thousandth
+    # where a step gains a hundred-thousandth of its loss: V is known to about a thousandth there
     for name in expected:
         size = expected[name].nan_to_num().abs().max().item()
         close = {"atol": 2e-2, "rtol": 1e-3} if "ridge" not in name else {"atol": 1e-3 * size}
