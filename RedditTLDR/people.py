@@ -12,10 +12,8 @@ NAME.parquet, a row per comparison: `user_id` (the worker), `prompt` (key of the
 
 from typing import NamedTuple
 
-import numpy as np
-
 from lore.common import InputError
-from lore.comparisons import Comparisons, Groups
+from lore.partition import people_apart, print_groups, prompts_apart
 from lore.planted import Planted, planted_population
 from lore.tables import Split, load_split
 
@@ -90,34 +88,11 @@ def split(sides, min_comparisons, max_train, max_few_shot, train_posts, seed):
     have min_comparisons on each side.
     """
     train, test = two_sides(sides, train_posts, seed)
-    enough = busy(train, min_comparisons) & busy(test, min_comparisons)
-    if len(enough) < 2:
-        raise InputError(
-            f"{len(enough)} workers have {min_comparisons} comparisons on each side;"
-            " lower --min_comparisons"
-        )
-    workers = np.random.default_rng(seed).permutation(sorted(enough)).tolist()
-    half = len(workers) // 2
-    seen, unseen = sorted(workers[:half]), sorted(workers[half:])
-    shuffled = train.frame.sample(frac=1, random_state=seed).groupby("user_id")
-    groups = Groups(
-        Comparisons.from_frame(train.table, shuffled.head(max_train), seen, prompt="prompt"),
-        Comparisons.from_frame(test.table, test.frame, seen, prompt="prompt"),
-        Comparisons.from_frame(train.table, shuffled.head(max_few_shot), unseen, prompt="prompt"),
-        Comparisons.from_frame(test.table, test.frame, unseen, prompt="prompt"),
-    )
-    for name, group in groups._asdict().items():
-        workers_text = f"{len(group.user_ids):5} workers {len(group):7} comparisons"
-        print(f"{name:15} {workers_text}, d = {group.num_features}")
+    groups = people_apart(train, test, min_comparisons, max_train, max_few_shot, seed, "workers")
+    print_groups(groups, "workers")
     both = set(train.frame["prompt"]) & set(test.frame["prompt"])
     print(f"{'warning: ' if both else ''}posts on both the training and the test side: {len(both)}")
     return groups
-
-
-def busy(side, least):
-    """The workers with at least so many comparisons on a side."""
-    counts = side.frame["user_id"].value_counts()
-    return set(counts.index[counts >= least])
 
 
 def two_sides(sides, train_posts, seed):
@@ -134,6 +109,5 @@ def two_sides(sides, train_posts, seed):
         raise InputError(
             "only one side was prepared; a --train_posts between 0 and 1 splits it by post"
         )
-    posts = np.random.default_rng(seed).permutation(sorted(train.frame["prompt"].unique()))
-    to_train = train.frame["prompt"].isin(posts[: round(train_posts * len(posts))])
-    return train._replace(frame=train.frame[to_train]), train._replace(frame=train.frame[~to_train])
+    known, new = prompts_apart(train.frame, train_posts, seed)
+    return train._replace(frame=known), train._replace(frame=new)
