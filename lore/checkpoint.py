@@ -30,20 +30,25 @@ COMPUTED_KEY = re.compile(r"(inv_freq|masked_bias|position_ids|token_type_ids|at
 
 
 class Checkpoint:
-    """A model by its name on the Hub or its folder; nothing is loaded before it is asked for."""
+    """A model by its name on the Hub or its folder; nothing is loaded before it is asked for.
 
-    def __init__(self, name):
+    wanted: the Hub's commit, None = the newest to be had here.
+    """
+
+    def __init__(self, name, wanted=None):
         self.name = name
+        self.wanted = wanted
 
     @cached_property
     def revision(self):
-        """The Hub's commit that all is loaded from, the newest to be had here; None for a folder."""
+        """The Hub's commit that all is loaded from; None for a folder."""
         from transformers.utils.hub import cached_file, extract_commit_hash
 
         if Path(self.name).is_dir():
             return None
         try:
-            return extract_commit_hash(cached_file(self.name, "config.json"), None)
+            config = cached_file(self.name, "config.json", revision=self.wanted)
+            return extract_commit_hash(config, None)
         except (OSError, ValueError) as error:
             raise InputError(f"{self.name} cannot be loaded: {first_line(error)}") from error
 

@@ -17,11 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lore.common import InputError, written_whole
-from lore.conversations import distinct
+from lore.conversations import distinct, text_bytes
 from lore.encoder import Encoder, Vectors
 from lore.packing import split_into_parts
 from lore.processes import by_first_process, from_first, rank, world
-from lore.tables import Split, save_split
+from lore.tables import Split, identity_of, save_split
 from lore.tally import Tally
 
 
@@ -142,8 +142,8 @@ class Run:
                 found = file.metadata() or {}
         except SafetensorError as error:
             raise InputError(f"{table} is damaged ({error}); delete it and start again") from error
-        identity = str(self.encoder.identity)
-        if found.get("model") != identity:
+        identity = self.encoder.identity
+        if identity_of(found.get("model", "")) != identity:
             raise InputError(
                 f"{table} was made with {found.get('model')}, this run has {identity};"
                 " use the same settings or another --data"
@@ -228,7 +228,7 @@ class Run:
         texts = []
         for number in numbers:
             texts.append([self.conversations[row] for row in self.parts[number]])
-        with Tally([*itertools.chain(*texts)]) as tally:
+        with Tally(sum(map(text_bytes, itertools.chain(*texts)))) as tally:
             for number, found in zip(numbers, self.encoder.embed_parts(texts, tally)):
                 file = part_file(self.folder, number)
                 save_part(file, self.keys[number], found, self.encoder.head)
@@ -263,7 +263,7 @@ class Run:
         head = self.read(0)[1]
         shape = (int((~too_long).sum()), self.encoder.num_features)
         table = torch.empty(shape, dtype=self.encoder.dtype, device="meta")
-        split = Split(table, frame, head, str(self.encoder.identity), self.made_from)
+        split = Split(table, frame, head, json.dumps(self.encoder.identity), self.made_from)
         save_split(self.path, split, blocks(), fingerprint=self.fingerprint)
 
     def leave_out(self, too_long):

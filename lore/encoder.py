@@ -6,6 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from lore.attention import Packing, group_paths, own_kernel, use_attention_along_paths
 from lore.checkpoint import Checkpoint
 from lore.common import InputError, pick_device
-from lore.conversations import first_line
+from lore.conversations import first_line, text_bytes
 from lore.packing import (
     batch_trees,
     count_computed,
@@ -66,7 +67,7 @@ class Encoder:
     common once and pack without padding; else the plain way, with the attention kernel named by
     `attention`; head_name: module of the checkpoint with the reward head.
     dtype: "auto" (bfloat16 on a GPU, float32 on a CPU) or its name; "mixed" does matrix products alone
-    in bfloat16 (docs/speed.md has what that costs on a CPU).
+    in bfloat16 (docs/speed.md has what that costs on a CPU). revision: commit of the Hub, None = newest.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Encoder:
     batch_tokens: int = 0
     share: bool = True
     head_name: str = "score"
+    revision: str | None = None
 
     def __post_init__(self):
         on_gpu = self.device.type == "cuda"
@@ -99,14 +101,14 @@ class Encoder:
             hint = "only with --no-share; packed conversations need sdpa or eager"
             raise InputError(f"attention = {self.attention}: {hint}")
         self.fits = math.inf  # tokens of a batch since the memory did not suffice for more
-        self.checkpoint = Checkpoint(self.name)
+        self.checkpoint = Checkpoint(self.name, self.revision)
         self.checks = VectorChecks(self)
 
     @cached_property
     def identity(self):
         """What a vector depends on, beside the text."""
         found = {
-            "model": self.name,
+            "model": str(Path(self.name).resolve()) if Path(self.name).is_dir() else self.name,
             "version": self.checkpoint.version,
             "pooling": self.pooling,
             "dtype": "mixed" if self.precision == "mixed" else str(self.dtype),
@@ -377,17 +379,23 @@ class Encoder:
 
         InputError: a reply alone is too long.
         """
+        with Tally(sum(map(text_bytes, conversations))) as tally:
+            table = self.embed_counted(conversations, tally)
+        tally.report()
+        return table
+
+    def embed_counted(self, conversations, tally, places=None):
+        """The same as a piece of more, which a Tally counts; places: what each is called in an error."""
         parts = split_into_parts(conversations, self.packs)
         texts = [[conversations[i] for i in rows] for rows in parts]
         table = torch.empty(len(conversations), self.num_features, dtype=self.dtype)
-        with Tally(conversations) as tally:
-            for rows, part, found in zip(parts, texts, self.embed_parts(texts, tally)):
-                if found.left_out:
-                    reply = part[found.left_out[0]][-1]["content"]
-                    limit = f"more than {self.tokeniser.longest} tokens (--max_length)"
-                    raise InputError(f"{limit} for the reply alone: {reply[:60]!r}")
-                table[rows] = found.table
-        tally.report()
+        for rows, part, found in zip(parts, texts, self.embed_parts(texts, tally)):
+            for number in found.left_out[:1]:
+                reply = part[number][-1]["content"]
+                where = f"{places[rows[number]]}: " if places else ""
+                limit = f"more than {self.tokeniser.longest} tokens (--max_length)"
+                raise InputError(f"{where}{limit} for the reply alone: {reply[:60]!r}")
+            table[rows] = found.table
         return table
 
 

@@ -1,5 +1,6 @@
 """Embeddings and the comparisons beside them, on disk: NAME.safetensors and NAME.parquet."""
 
+import ast
 import json
 import warnings
 from pathlib import Path
@@ -22,8 +23,23 @@ class Split(NamedTuple):
     table: torch.Tensor  # (rows, d)
     frame: object  # pandas DataFrame, a row per comparison: user_id, chosen, rejected, its place
     head: torch.Tensor | None  # V_ref, (d, 1) float32; None for a text encoder, which has none
-    model: str = ""  # which model made the embeddings
+    model: str = ""  # Encoder.identity of what made the embeddings, see identity_of
     made_from: str = ""  # hash of the file that the texts come from, where it may change unnoticed
+
+
+def identity_of(text):
+    """What a file says of the model that made its embeddings: JSON, in older files Python's own form.
+
+    None where it says something else, as of planted people, who have none.
+    """
+    for read in (json.loads, ast.literal_eval):
+        try:
+            identity = read(text)
+        except (ValueError, SyntaxError):
+            continue
+        if isinstance(identity, dict):
+            return identity
+    return None
 
 
 # ------------------------------------------------------------------------------------------------

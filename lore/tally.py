@@ -31,9 +31,10 @@ def count_tokens(batch, padded):
 class Tally:
     """Sums over all batches, and a bar by the bytes of text, so that the time left can be told."""
 
-    def __init__(self, conversations):
+    def __init__(self, size):
+        """size: bytes of text that are to come."""
         self.counts = dict.fromkeys(("texts", "plain", "tokens", "padded", *NOTES), 0)
-        self.size = sum(map(text_bytes, conversations))
+        self.size = size
         self.start = None
         self.bar = None
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lore.conversations import exchange
+from lore.conversations import exchange, text_bytes
 from lore.packing import pack_trees
 from lore.tally import Tally, count_tokens
 
@@ -18,7 +18,7 @@ def test_tokens_are_counted_alone_in_trees_and_with_padding():
 
 def test_sums_and_notes_are_told_once_all_is_done(capsys):
     talks = [exchange("a", "b"), exchange("a", "c")]
-    with Tally(talks) as tally:
+    with Tally(sum(map(text_bytes, talks))) as tally:
         tally.start_clock()
         tally.count({"cut": 1, "cut_replies": 0, "repeated": 2})
         for talk in talks:
@@ -34,7 +34,7 @@ def test_sums_and_notes_are_told_once_all_is_done(capsys):
 
 
 def test_a_process_without_a_part_reports_nothing(capsys):
-    with Tally([]) as tally:
+    with Tally(0) as tally:
         pass
     tally.report()
     assert capsys.readouterr().out == ""
