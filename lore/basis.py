@@ -12,10 +12,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lore.common import InputError, written_whole
+from lore.likelihood import LOGIT_SCALE
+from lore.objective import Prior
 from lore.processes import by_first_process
 
 MEAN = "mean mixture"  # name of the reward of the people seen, taken together
-TENSORS = ("V", "W", "W_unseen", "E", "E_unseen")  # of a file; the last two only where e is not 0
+NEEDED = ("V", "W", "W_unseen")  # tensors of a file
+MORE = ("E", "E_unseen", "mean")  # where e is not 0; where the solver has a prior
+STRENGTH = 1.0  # pairs that the mean mixture counts as, where the solver (adam) has no prior
 UNUSABLE = (ValueError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError)
 
 
@@ -32,10 +36,58 @@ class Basis(NamedTuple):
     W_unseen: torch.Tensor  # (C', K) unseen users, from their few-shot pairs
     unseen_ids: tuple  # C' strings
     model: str = ""  # what made the embeddings
-    E: torch.Tensor | None = (
-        None  # (C, d) e_i of the seen users; None where there is nothing of one's own
-    )
+    E: torch.Tensor | None = None  # (C, d) e_i of the seen users; None: nothing of one's own
     E_unseen: torch.Tensor | None = None  # (C', d)
+    mean: torch.Tensor | None = None  # (K,) the population's mixture; None: the mean of W
+    strength: float = STRENGTH  # and how many pairs it counts as, for new people
+    own: float = 0.0  # std of e_i in each direction
+
+    @property
+    def everybody(self):
+        """Ids of all people, seen ones first."""
+        return (*self.user_ids, *self.unseen_ids)
+
+    @property
+    def prior(self):
+        """What is known of a person before the first pair."""
+        mean = self.W.mean(0) if self.mean is None else self.mean
+        return Prior(mean, self.strength, self.own)
+
+    def places(self, users):
+        """Their numbers among everybody. InputError: somebody unknown."""
+        number = {user: i for i, user in enumerate(self.everybody)}
+        for user in users:
+            if user not in number:
+                known = f"it has {len(number)}, such as {self.everybody[0]}" if number else "none"
+                raise InputError(f"the basis has no user {user}; {known}")
+        return [number[user] for user in users]
+
+    def rewards(self, users):
+        """V w_i + e_i of some of them, one per column. (d, P)"""
+        places = self.places(users)
+        W = torch.cat([self.W, self.W_unseen])[places]  # (P, K)
+        rewards = self.V @ W.T  # (d, K) @ (K, P)
+        if self.E is not None:
+            rewards = rewards + torch.cat([self.E, self.E_unseen])[places].T
+        return rewards
+
+    def log_odds(self, table, users):
+        """What embeddings are worth to some of them: (rows, d) -> (rows, P), float32.
+
+        The difference of two replies to one prompt is the log-odds of a choice between them.
+        """
+        table = table.float()
+        places = self.places(users)
+        W = torch.cat([self.W, self.W_unseen])[places]
+        scores = (table @ self.V) @ W.T  # (rows, d) @ (d, K) @ (K, P)
+        if self.E is not None:
+            scores += table @ torch.cat([self.E, self.E_unseen])[places].T  # (rows, d) @ (d, P)
+        return scores / LOGIT_SCALE
+
+    def population(self, table):
+        """The same to everybody alike: the population's mixture. (rows,)"""
+        reward = self.V @ self.prior.mean.float()  # (d, K) @ (K,)
+        return table.float() @ reward / LOGIT_SCALE
 
 
 @by_first_process
@@ -44,8 +96,9 @@ def save_basis(path, basis, **metadata):
     header = {"model": basis.model}
     for name in ("user_ids", "unseen_ids"):
         header[name] = json.dumps(getattr(basis, name))
+    header |= {"prior_strength": str(basis.strength), "prior_own": str(basis.own)}
     tensors = {}
-    for name in TENSORS:
+    for name in (*NEEDED, *MORE):
         if getattr(basis, name) is not None:
             tensors[name] = getattr(basis, name).detach().cpu().contiguous()
     for name, value in metadata.items():
@@ -61,13 +114,12 @@ def save_fits(prefix, fitted, groups, model):
     for one in fitted:
         seed, alpha, K = one.setting
         if K > 0:
-            noted = {"alpha": alpha, "seed": seed}
-            if one.fit.prior is not None:
-                noted["prior_strength"] = one.fit.prior.strength
-                noted["prior_own"] = one.fit.prior.own
-            E, E_unseen = deviations(one.fit.own, seen), deviations(one.own_unseen, unseen)
+            E = deviations(one.fit.own, seen)
+            E_unseen = deviations(one.own_unseen, unseen)
             basis = Basis(one.fit.V, one.fit.W, seen, one.W_unseen, unseen, model, E, E_unseen)
-            save_basis(basis_path(prefix, K, alpha, seed), basis, **noted)
+            if one.fit.prior is not None:
+                basis = basis._replace(**one.fit.prior._asdict())
+            save_basis(basis_path(prefix, K, alpha, seed), basis, alpha=alpha, seed=seed)
 
 
 def deviations(own, user_ids):
@@ -77,28 +129,46 @@ def deviations(own, user_ids):
     return torch.stack([own.rewards(person) for person in range(len(user_ids))])
 
 
-def load_basis(path, num_features):
-    """The Basis of save_basis. InputError: missing, not such a file, NaN, of another width."""
+def load_basis(path, num_features=None):
+    """The Basis of save_basis. InputError: missing, not such a file, NaN, of another width than asked."""
     if not Path(path).exists():
         folder = "a train_basis.py writes such files to its results folder"
         raise InputError(f"{path} is missing; {folder}")
     try:
         with safe_open(path, framework="pt") as file:
-            names = {*file.keys()} & {*TENSORS} | {*TENSORS[:3]}
+            names = {*file.keys()} & {*MORE} | {*NEEDED}
             held = {name: file.get_tensor(name) for name in names}
             header = file.metadata()
         user_ids = tuple(json.loads(header["user_ids"]))
         unseen_ids = tuple(json.loads(header["unseen_ids"]))
-        basis = Basis(**held, user_ids=user_ids, unseen_ids=unseen_ids, model=header["model"])
+        strength = float(header.get("prior_strength", STRENGTH))
+        more = {"strength": strength, "own": float(header.get("prior_own", 0))}
+        more |= {"user_ids": user_ids, "unseen_ids": unseen_ids, "model": header["model"]}
+        basis = Basis(**held, **more)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a basis saved by train_basis.py ({error})") from error
     for name, numbers in held.items():
         if not numbers.isfinite().all():
             raise InputError(f"{path}: {name} holds NaN or infinity")
-    if len(basis.V) != num_features:
+    require_shapes(path, basis)
+    if num_features not in (None, len(basis.V)):
         widths = f"basis of width {len(basis.V)}, but the embeddings have {num_features}"
         raise InputError(f"{path}: {widths}: not the same model")
     return basis
+
+
+def require_shapes(path, basis):
+    """InputError unless all tensors fit one another and each person stands once."""
+    d, K = basis.V.shape
+    expected = {"W": (len(basis.user_ids), K), "W_unseen": (len(basis.unseen_ids), K), "mean": (K,)}
+    expected |= {"E": (len(basis.user_ids), d), "E_unseen": (len(basis.unseen_ids), d)}
+    for name, shape in expected.items():
+        tensor = getattr(basis, name)
+        if tensor is not None and tensor.shape != shape:
+            shapes = f"{name} has shape {tuple(tensor.shape)}, not {shape}"
+            raise InputError(f"{path}: {shapes}: written by something else?")
+    if (basis.E is None) != (basis.E_unseen is None):
+        raise InputError(f"{path}: only one of E and E_unseen is there")
 
 
 def load_heads(path, num_features, user_ids):
@@ -108,7 +178,7 @@ def load_heads(path, num_features, user_ids):
     """
     kind = Path(path).suffix
     if kind == ".safetensors":
-        return heads_of_basis(path, load_basis(path, num_features), user_ids)
+        return heads_of_basis(load_basis(path, num_features), user_ids)
     if user_ids:
         raise InputError("--users: only a .safetensors basis of train_basis.py knows people")
     if kind not in (".pt", ".npy"):
@@ -122,18 +192,11 @@ def load_heads(path, num_features, user_ids):
     return columns(V), ""
 
 
-def heads_of_basis(path, basis, user_ids):
-    known = (*basis.user_ids, *basis.unseen_ids)
-    W = torch.cat([basis.W, basis.W_unseen])  # (C + C', K)
+def heads_of_basis(basis, user_ids):
     heads = columns(basis.V)
     heads[MEAN] = basis.V @ basis.W.mean(0)  # (d, K) @ (K,)
-    for user in known if user_ids == ["all"] else user_ids:
-        if user not in known:
-            raise InputError(f"{path} has no user {user}; it has {len(known)}, such as {known[0]}")
-        place = known.index(user)
-        heads[user] = basis.V @ W[place]  # (d, K) @ (K,)
-        if basis.E is not None:
-            heads[user] = heads[user] + torch.cat([basis.E, basis.E_unseen])[place]
+    users = basis.everybody if user_ids == ["all"] else user_ids
+    heads |= dict(zip(users, basis.rewards(users).T))
     return heads, basis.model
 
 
