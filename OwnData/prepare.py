@@ -1,0 +1,97 @@
+"""Your own people, step 1: from a file of comparisons to embedded ones.
+
+    python OwnData/prepare.py --source FILE                            8B model, one GPU
+    python OwnData/prepare.py --source FILE --model REWARD_MODEL           any other with a linear head
+    python OwnData/prepare.py --source FILE --model ENCODER --pooling mean     no GPU: a text encoder
+
+Reads:  --source, JSON lines (plain or gzip), CSV or parquet: user_id; prompt, or messages; chosen,
+        rejected; and, if you like, prompt_id (equal for comparisons that are held out together; default:
+        the text of the prompt) and split (train or test). lore/inputs.py has examples.
+Writes: data/comparisons.safetensors (embeddings and head), data/comparisons.parquet (who preferred
+        what)
+Cost:   one pass of the model over each distinct conversation. Started again, an interrupted run goes
+        on. Several GPUs: torchrun --nproc-per-node=8 OwnData/prepare.py
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from lore import encoder_settings
+from lore.common import InputError, start
+from lore.conversations import content_hash
+from lore.embeddings import embed_split
+from lore.encoder import encoder_of
+from lore.inputs import common_start, read_judgements, text_hash
+from lore.settings import settings
+from lore.values import content_key, require
+
+# ------------------------------------------------------------------------------- settings ---
+source = ""  # the file of comparisons
+data = HERE / "data"  # where the embedded comparisons go
+limit = 0  # only the first N comparisons, for a smoke test; 0 = all
+# -------------------------------------------------------------------------------------------
+# The model and how it is used: lore/encoder_settings.py, flags of this script as well.
+
+
+def records(judgements):
+    """Comparisons as records for a data frame; prints what is kept and what is left out."""
+    require_sides(judgements)
+    require_ids(judgements)
+    kept = {}
+    for row, one in enumerate(judgements):
+        record = {"user_id": one.user_id, "prompt": one.prompt_id, "side": one.side, "row": row}
+        key = content_key([one.user_id, one.chosen, one.rejected])
+        kept.setdefault(key, record | {"chosen": one.chosen, "rejected": one.rejected})
+    users = {one.user_id for one in judgements}
+    prompts = {one.prompt_id for one in judgements}
+    print(f"{len(kept)} comparisons by {len(users)} people on {len(prompts)} prompts")
+    print(f"left out: {len(judgements) - len(kept)} x the same judgement again")
+    return [*kept.values()]
+
+
+def require_sides(judgements):
+    """InputError unless every row says its split or none does, and no prompt is on both sides."""
+    first = {}
+    for one in judgements:
+        if (one.side is None) != (judgements[0].side is None):
+            raise InputError(f"{one.place}: some rows have a split and some have none")
+        other = first.setdefault(one.prompt_id, one)
+        if one.side != other.side:
+            raise InputError(
+                f"{one.place}: its prompt is in {one.side}, but in {other.side} in {other.place};"
+                " what was trained on cannot be tested on: one split for each prompt, or none"
+            )
+
+
+def require_ids(judgements):
+    """InputError where one prompt has two ids: it could be both trained on and tested on."""
+    first = {}
+    for one in judgements:
+        other = first.setdefault(text_hash(common_start(one.chosen, one.rejected)), one)
+        if one.prompt_id != other.prompt_id:
+            raise InputError(
+                f"{one.place}: prompt_id {one.prompt_id}, but the same prompt has {other.prompt_id}"
+                f" in {other.place}; give both one id, or leave prompt_id out"
+            )
+
+
+def main():
+    args = settings(globals(), encoder_settings)
+    import pandas as pd
+
+    require(args.source, "which comparisons? name their file with --source")
+    judgements = read_judgements(args.source)
+    encoder = encoder_of(args)
+    # a folder that cannot be made is better known before the embedding
+    args.data.mkdir(parents=True, exist_ok=True)
+    frame = pd.DataFrame(records(judgements)[: args.limit or None])
+    made_from = content_hash(args.source).hex()
+    embed_split(args.data / "comparisons", frame, encoder, made_from=made_from)
+    print(f"embedded comparisons are in {args.data}")
+
+
+if __name__ == "__main__":
+    start(main)
