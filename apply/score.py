@@ -1,0 +1,63 @@
+"""What replies are worth to the people of a saved basis.
+
+    python apply/score.py --basis BASIS --input ROWS --output SCORED                     the population
+    python apply/score.py --basis BASIS --input ROWS --output SCORED --users ann bob          these two
+    python apply/score.py --basis BASIS --input ROWS --output SCORED --everybody
+
+Reads:  --basis, a .safetensors file of a train_basis.py or of adapt.py
+        --input, JSON lines (plain or gzip), CSV or parquet: prompt, or messages; response
+Writes: --output, the same rows as JSON lines (gzip where the name says so) with `population`, and with
+        `rewards`, {id: reward}. On the scale of log-odds: of two replies to one prompt, a person
+        prefers the first with probability sigmoid(their difference). By itself a reward says nothing.
+Cost:   one pass of the encoder over the replies, in constant memory.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lore import applied
+from lore.applied import (
+    chosen_users,
+    scored_rows,
+    encoder_of_basis,
+    extended,
+    open_basis,
+    written_rows,
+)
+from lore.common import start
+from lore.inputs import reply_of
+from lore.settings import settings
+
+# ------------------------------------------------------------------------------- settings ---
+basis = ""  # a basis of train_basis.py or adapt.py
+input = ""  # rows with a prompt and a response
+output = ""  # where the rows go with their rewards
+users = []  # ids of people whose rewards are wanted, beside the population's
+everybody = False  # those of all people of the basis
+# -------------------------------------------------------------------------------------------
+
+
+def replies_of(place, fields):
+    return [reply_of(place, fields)]
+
+
+def main():
+    args = settings(globals(), applied)
+    basis = open_basis(args.basis)
+    users = chosen_users(basis, args.users, args.everybody)
+    encoder = encoder_of_basis(args.basis, basis, args)
+    count = 0
+    with written_rows(args.output) as write:
+        for row in scored_rows(args.input, replies_of, encoder, basis, users):
+            found = {"population": row.population.item()}
+            if users:
+                found["rewards"] = dict(zip(users, row.rewards[0].tolist()))
+            write(extended(row, found))
+            count += 1
+    print(f"{count} rows, with rewards of {len(users)} people and the population: {args.output}")
+
+
+if __name__ == "__main__":
+    start(main)
