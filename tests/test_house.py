@@ -13,9 +13,10 @@ import utils
 # every module imports only modules before it in its own island, and the ground
 GROUND = ["__init__", "processes", "common", "memory", "tables"]
 PEOPLE = [
-    "settings", "comparisons", "partition", "likelihood", "product", "planted", "lbfgs", "objective", "own", "mixtures",
+    "settings", "comparisons", "partition", "likelihood", "product", "planted", "lbfgs", "objective", "own",
+    "mixtures",
     "ridge", "evaluation", "best_rank", "baselines", "statistics",
-    "basis", "sweeps", "shots", "printing", "pictures", "report",
+    "basis", "newcomers", "sweeps", "shots", "printing", "pictures", "report",
 ]  # fmt: skip
 TEXT = [
     "values", "conversations", "inputs", "rewardbench", "bench_score", "encoder_settings", "packing", "attention",
