@@ -21,7 +21,9 @@ class Newcomers(NamedTuple):
     """What is found of C people, and how well it does on pairs that it was not fitted to."""
 
     mixtures: Mixtures  # W, gap, spread, own
-    accuracy: np.ndarray  # (C,) leave-one-out: share of the pairs that the fit to all others gets right
+    accuracy: (
+        np.ndarray
+    )  # (C,) leave-one-out: share of the pairs that the fit to all others gets right
     population: np.ndarray  # (C,) the same of the population's mixture
     gain: np.ndarray  # (C,) mean log P of a pair left out, over that of the population's mixture
     error: np.ndarray  # (C,) its standard error; infinite for a single pair

@@ -20,7 +20,7 @@ PEOPLE = [
 ]  # fmt: skip
 TEXT = [
     "values", "conversations", "inputs", "rewardbench", "bench_score", "encoder_settings", "packing", "attention",
-    "positions", "checkpoint", "tally", "tokens", "vector_checks", "encoder", "embeddings",
+    "positions", "checkpoint", "tally", "tokens", "vector_checks", "encoder", "embeddings", "checkpoint_export",
 ]  # fmt: skip
 BOTH = ["applied"]  # stand on both islands
 FOLDERS = ("RedditTLDR", "PRISM", "PersonalLLM", "OwnData", "apply")

@@ -1,0 +1,150 @@
+"""A person's reward as a standard checkpoint: one linear head on the model that the basis was learned on.
+
+    python apply/export.py --basis BASIS --output FOLDER --user ann      one head, for one person
+    python apply/export.py --basis BASIS --output FOLDER                     one head, the population's
+    python apply/export.py --basis BASIS --output FOLDER --all                   a head for each basis reward
+
+Reads:  --basis, a .safetensors file of a train_basis.py or of adapt.py, and its model
+Writes: --output, a folder that AutoModelForSequenceClassification loads; the model's weights are
+        linked, not copied: the folder itself takes the disk of the heads (and moves with its model
+        only). With --all everybody's mixtures stand in mixtures.safetensors: rewards are logits @ W.T.
+        README.md in it is a model card.
+Cost:   seconds.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from safetensors.torch import save_file
+
+from lore import applied
+from lore.applied import encoder_of_basis, open_basis
+from lore.checkpoint_export import (
+    base_folder,
+    licence_of,
+    score_heads,
+    whole_folder,
+    write_checkpoint,
+)
+from lore.common import InputError, start
+from lore.likelihood import LOGIT_SCALE
+from lore.settings import settings
+from lore.values import require
+
+# ------------------------------------------------------------------------------- settings ---
+basis = ""  # a basis of train_basis.py or adapt.py
+output = ""  # a folder that is not there yet
+user = ""  # id of the person whose reward it is; empty = the population's
+all = False  # a head for each basis reward, and everybody's mixtures
+# -------------------------------------------------------------------------------------------
+
+CARD = """---
+library_name: transformers
+pipeline_tag: text-classification
+base_model: {base}
+---
+
+# {title}
+
+{what}
+
+- **Scale**: {scale}
+- **Text**: rendered by the chat template of this folder's tokenizer, which writes all special tokens
+  (so tokenise with `add_special_tokens=False`); read up to {longest} tokens, longer ones lose the
+  beginning. Padding goes to the right, with {pad}, which ends no reply.
+- **Basis**: {basis}, rank {K}, learned on {base} ({version}), pooling last, {dtype}.
+- **Licence of the base**: {licence}. The base's weights are linked into this folder, not copied.
+
+{tools}
+Learned with LoRe (arXiv 2504.14439). How well a reward predicts choices and how good a policy is that
+was trained on it agree only weakly; nothing is promised of the latter.
+"""
+ONE_HEAD = """Loads with `AutoModelForSequenceClassification` (one label, `problem_type` regression: read the
+logit as it is). `score.weight` is float32: loaded in bfloat16, rewards of like replies tie often, and a
+strict comparison counts a tie as wrong. TRL, OpenRLHF (value_head_prefix score) and vLLM
+(`pooling_task="classify"`; `LLM.reward` is for other models) take a single label. rewardbench quantises to
+8 bits unless told `--not_quantized`.
+"""
+MANY_HEADS = """Loads with `AutoModelForSequenceClassification` ({labels} labels, `problem_type` regression).
+With W of `mixtures.safetensors` (people, labels), rows in the order of `user_ids` in its header, everybody's
+rewards are `logits @ W.T`; `population` (labels,) is the mixture of who is unknown. transformers and vLLM return
+all logits of one pass. **One label is what others expect**: TRL refuses more, OpenRLHF stops on the
+sizes, and rewardbench scores with whichever it finds first; export a person by itself for those.
+"""
+
+
+def card_of(args, basis, encoder, title, what, tools):
+    difference = (
+        "the difference of two replies to one prompt is the log-odds of a choice between them"
+    )
+    return CARD.format(
+        base=encoder.name,
+        title=title,
+        what=what,
+        scale=f"V w / {LOGIT_SCALE:g}: {difference}; by itself a reward says nothing",
+        longest=encoder.tokeniser.longest,
+        pad=f"`{encoder.tokenizer.pad_token}`",
+        basis=Path(args.basis).name,
+        K=basis.V.shape[1],
+        version=encoder.identity["version"],
+        dtype=encoder.precision,
+        licence=licence_of(base_folder(encoder)),
+        tools=tools,
+    )
+
+
+def write_one(folder, args, basis, encoder):
+    """One head."""
+    if args.user:
+        head = basis.rewards([args.user]).T  # (1, d)
+        place = basis.places([args.user])[0]
+        seen = "one of those it was fitted to" if place < len(basis.user_ids) else "a later one"
+        what = f"The reward of person {args.user} of a low-rank basis, {seen}."
+        title = f"Reward of {args.user}"
+    else:
+        head = (basis.V @ basis.prior.mean.float()).unsqueeze(0)  # (d, K) @ (K,) -> (1, d)
+        what = f"The population's reward of a low-rank basis of {len(basis.user_ids)} people."
+        title = "Reward of a population"
+    write_checkpoint(folder, encoder, head / LOGIT_SCALE, ["reward"])
+    card = card_of(args, basis, encoder, title, what, ONE_HEAD)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def write_all(folder, args, basis, encoder):
+    """A head for each basis reward, and everybody's mixtures of them."""
+    users = basis.everybody
+    heads, labels, W = score_heads(basis, users)
+    write_checkpoint(folder, encoder, heads / LOGIT_SCALE, labels)
+    population = torch.zeros(len(labels))
+    population[: len(basis.prior.mean)] = basis.prior.mean
+    tensors = {"W": W.contiguous(), "population": population}
+    save_file(tensors, folder / "mixtures.safetensors", {"user_ids": json.dumps(users)})
+    what = f"The rewards of a low-rank basis, of which {len(users)} people mix their own."
+    tools = MANY_HEADS.format(labels=len(labels))
+    card = card_of(args, basis, encoder, "Basis of rewards", what, tools)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def main():
+    args = settings(globals(), applied)
+    basis = open_basis(args.basis)
+    require(not (args.user and args.all), "--user and --all: one of the two")
+    basis.places([args.user] if args.user else [])
+    encoder = encoder_of_basis(args.basis, basis, args)
+    if encoder.pooling != "last":
+        raise InputError(
+            f"{args.basis} was learned on means of a text encoder, which no standard classifier has"
+        )
+    write = write_all if args.all else write_one
+    with whole_folder(args.output) as folder:
+        write(folder, args, basis, encoder)
+    own = sum(f.stat().st_size for f in Path(args.output).iterdir() if not f.is_symlink())
+    print(f"{args.output} takes {own / 1000:.0f} kB beside {encoder.name}; its card: README.md")
+
+
+if __name__ == "__main__":
+    start(main)
