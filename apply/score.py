@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lore import applied
 from lore.applied import (
     chosen_users,
-    scored_rows,
     encoder_of_basis,
     extended,
     open_basis,
+    scored_rows,
     written_rows,
 )
 from lore.common import start

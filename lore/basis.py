@@ -84,6 +84,12 @@ class Basis(NamedTuple):
             scores += table @ torch.cat([self.E, self.E_unseen])[places].T  # (rows, d) @ (d, P)
         return scores / LOGIT_SCALE
 
+    def of_columns(self):
+        """The same basis with each column of V as a person, to see replies as it does."""
+        K = self.V.shape[1]
+        names = tuple(f"basis reward {k}" for k in range(K))
+        return Basis(self.V, torch.eye(K), names, self.W_unseen[:0], (), self.model)
+
     def population(self, table):
         """The same to everybody alike: the population's mixture. (rows,)"""
         reward = self.V @ self.prior.mean.float()  # (d, K) @ (K,)

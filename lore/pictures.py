@@ -111,6 +111,22 @@ def plot_mixtures(path, true, learned, title):
     save_png(figure, path)
 
 
+def plot_questions(path):
+    """PATH.json -> PATH.png: accuracy against questions, chosen and random; band: standard error."""
+    rows = json.loads(Path(f"{path}.json").read_text())["rows"]
+    figure, axes = new_figure("questions asked", "accuracy on other pairs, planted people (%)")
+    x = [row["questions"] for row in rows]
+    for colour, way in enumerate(("chosen", "random")):
+        y = 100 * np.array([row[way] for row in rows])
+        error = 100 * np.array([row[f"{way}_error"] for row in rows])
+        axes.plot(x, y, "o-", color=f"C{colour}", markersize=4, label=f"{way} questions")
+        axes.fill_between(x, y - error, y + error, color=f"C{colour}", alpha=0.2, linewidth=0)
+    grey = {"color": "0.4", "linestyle": "--", "linewidth": 1}
+    axes.axhline(100 * rows[0]["best"], label="best possible", **grey)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    save_figure(figure, axes, path)
+
+
 def empty_figure(size):
     """A figure that is drawn into a file, whatever MPLBACKEND a notebook has left behind."""
     os.environ["MPLBACKEND"] = "Agg"  # matplotlib looks at it when it is imported
