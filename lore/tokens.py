@@ -16,6 +16,7 @@ from lore.conversations import first_line
 TEMPLATE_FAULTS = (  # what running one raises; RuntimeError: a macro that calls itself without end
     TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError,
 )  # fmt: skip
+RENDERED = "rendered"  # role of the only message where a chat template has been applied already
 OTHER_WORDS = "Something else was said here, in 17 other words."
 
 
@@ -59,6 +60,8 @@ class Tokeniser:
         """The text that the chat template makes of it. InputError: it refuses, or fails."""
         from jinja2 import TemplateError
 
+        if conversation[0]["role"] == RENDERED:
+            return conversation[0]["content"]
         try:
             return self.tokenizer.apply_chat_template(
                 conversation, tokenize=False, date_string=TEMPLATE_DATE
