@@ -151,7 +151,9 @@ class Scorer:
         except InputError as error:
             if len(jobs) == 1:
                 return [error]
-            return [self.together([job])[0] for job in jobs]  # so that it is told to whom it belongs
+            return [
+                self.together([job])[0] for job in jobs
+            ]  # so that it is told to whom it belongs
         return [[next(rewards) for _ in own_talks] for own_talks, _ in jobs]
 
 
@@ -247,7 +249,9 @@ def main():
     try:
         import uvicorn
     except ImportError as error:
-        raise InputError(f"{error.name} is missing: pip install -r requirements-serve.txt") from error
+        raise InputError(
+            f"{error.name} is missing: pip install -r requirements-serve.txt"
+        ) from error
     encoder = encoder_of_basis(args.basis, basis, args)
     encoder.load()
     app = application(basis, encoder, args.max_bytes, args.max_queries)

@@ -1,5 +1,6 @@
 """Pictures, each drawn from the JSON that stands beside it."""
 
+import io
 import itertools
 import json
 import os
@@ -15,7 +16,12 @@ from lore.processes import by_first_process
 
 @by_first_process
 def plot_accuracy_vs_rank(path):
-    """PATH.json -> PATH.png: the accuracies against K >= 1, with their intervals over users.
+    """PATH.json -> PATH.png: see rank_figure."""
+    save_png(rank_figure(path), path)
+
+
+def rank_figure(path):
+    """PATH.json: the accuracies against K >= 1, with their intervals over users.
 
     In grey, on unseen users: the baselines, the reference head and the best possible.
     """
@@ -40,7 +46,7 @@ def plot_accuracy_vs_rank(path):
             grey = {"color": "0.4", "linestyle": style, "linewidth": 1}
             axes.axhline(100 * row["unseen"], label=label, **grey)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    save_figure(figure, axes, path)
+    return finished(figure, axes, path)
 
 
 def plot_ranks(axes, ranked, style, of_alpha):
@@ -64,7 +70,12 @@ def plot_ranks(axes, ranked, style, of_alpha):
 
 @by_first_process
 def plot_accuracy_vs_shots(path, shot="pairs"):
-    """PATH.json -> PATH.png: accuracy of unseen users against shots, one colour per (alpha, K).
+    """PATH.json -> PATH.png: see shots_figure."""
+    save_png(shots_figure(path, shot), path)
+
+
+def shots_figure(path, shot="pairs"):
+    """PATH.json: accuracy of unseen users against shots, one colour per (alpha, K).
 
     The band is the std over trials.
     """
@@ -86,7 +97,7 @@ def plot_accuracy_vs_shots(path, shot="pairs"):
         label = f"K = {RANK_NAMES.get(K, K)}" + (f", alpha {alpha:g}" if alpha else "")
         axes.plot(x, y, "o-", color=f"C{colour}", markersize=4, label=label)
         axes.fill_between(x, y - spread, y + spread, color=f"C{colour}", alpha=0.2, linewidth=0)
-    save_figure(figure, axes, path)
+    return finished(figure, axes, path)
 
 
 @by_first_process
@@ -124,7 +135,7 @@ def plot_questions(path):
     grey = {"color": "0.4", "linestyle": "--", "linewidth": 1}
     axes.axhline(100 * rows[0]["best"], label="best possible", **grey)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    save_figure(figure, axes, path)
+    save_png(finished(figure, axes, path), path)
 
 
 def empty_figure(size):
@@ -145,16 +156,27 @@ def new_figure(x_label, y_label):
     return figure, axes
 
 
-def save_figure(figure, axes, path):
+def finished(figure, axes, path):
+    """The figure with its title and legend."""
     axes.set_title(Path(path).name, fontsize=9)
     if len(axes.get_legend_handles_labels()[0]) > 7:  # it would hide the curves
         figure.set_size_inches(8, 4)
         figure.legend(fontsize=8, loc="outside right upper")
     else:
         axes.legend(fontsize=8)
-    save_png(figure, path)
+    return figure
 
 
 def save_png(figure, path):
     with written_whole(f"{path}.png") as file:
         figure.savefig(file, dpi=150, format="png")
+
+
+def svg_of(figure):
+    """A figure as SVG, to stand in a page: sharp at any size, the same bytes for the same numbers."""
+    import matplotlib
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "lore", "svg.fonttype": "none"}):
+        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]

@@ -16,13 +16,13 @@ PEOPLE = [
     "settings", "comparisons", "partition", "likelihood", "product", "planted", "lbfgs", "objective", "own",
     "mixtures",
     "ridge", "evaluation", "best_rank", "baselines", "statistics",
-    "basis", "newcomers", "questions", "sweeps", "shots", "printing", "pictures", "report",
+    "basis", "newcomers", "questions", "sweeps", "shots", "printing", "pictures", "page", "report",
 ]  # fmt: skip
 TEXT = [
     "values", "conversations", "inputs", "rewardbench", "bench_score", "encoder_settings", "packing", "attention",
     "positions", "checkpoint", "tally", "tokens", "vector_checks", "encoder", "embeddings", "checkpoint_export",
 ]  # fmt: skip
-BOTH = ["applied"]  # stand on both islands
+BOTH = ["applied"]  # stands on both islands
 FOLDERS = ("RedditTLDR", "PRISM", "PersonalLLM", "OwnData", "apply")
 LARGEST = 420  # lines of a module
 DOUBLE = 12  # a, b = x, y in 1,000 lines of code
