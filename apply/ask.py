@@ -31,7 +31,7 @@ from lore.applied import (
     written_rows,
 )
 from lore.common import InputError, start
-from lore.inputs import candidates_of
+from lore.inputs import candidates_of, rows_of
 from lore.mixtures import EVERYBODY
 from lore.pictures import plot_questions
 from lore.questions import most_telling, try_out
@@ -77,14 +77,15 @@ def main():
             f"{args.basis} has one reward for everybody: no question tells people apart"
         )
     require(args.questions > 0 and args.trials > 1, "--questions: at least 1; --trials: at least 2")
+    pool = [two_of(place, fields) for place, fields in rows_of(args.input)]
+    if len(pool) < 2 * args.questions:
+        raise InputError(
+            f"{args.input} has {len(pool)} pairs; the trial asks {args.questions} of one half of them"
+        )
     encoder = encoder_of_basis(args.basis, basis, args)
     columns = basis.of_columns()
     rows = [*scored_rows(args.input, two_of, encoder, columns, columns.user_ids)]
     z = torch.stack([row.rewards[0] - row.rewards[1] for row in rows])  # (pool, K)
-    if len(rows) < 2 * args.questions:
-        raise InputError(
-            f"{args.input} has {len(rows)} pairs; the trial asks {args.questions} of one half of them"
-        )
     numbers, told = most_telling(z, prior, args.questions)
     with written_rows(args.output) as write:
         for number, more in zip(numbers, told):

@@ -96,8 +96,8 @@ class Reader:
         )
 
     def without_end(self, reply):
-        """A reply without the special tokens that a sampler has left behind it."""
-        special = [token for token in self.tokenizer.all_special_tokens if token]
+        """A reply without the tokens that a template or a sampler has left behind it."""
+        special = [self.end.strip(), *self.tokenizer.all_special_tokens]
         before = None
         while before != reply:
             before = reply

@@ -1,0 +1,533 @@
+"""apply/ end to end on a basis of a tiny reward model, and what it refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from html.parser import HTMLParser
+
+import own
+import pytest
+import torch
+from conftest import ROOT, assert_one_line_error, call_script, run_script
+from safetensors import safe_open
+
+from lore.basis import load_basis, save_basis
+from lore.conversations import exchange
+from lore.likelihood import LOGIT_SCALE
+
+APPLY = ROOT / "apply"
+SCRIPTS = ("score", "adapt", "best_of_n", "ask", "export", "report", "serve")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, reward_model, tokenizer):
+    """The tiny reward model with a special token that its template does not write: to pad with."""
+    from transformers import AddedToken, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("model")
+    shutil.copytree(reward_model, folder, dirs_exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    unused = tokenizer.convert_ids_to_tokens(len(tokenizer) - 1)
+    tokenizer.add_tokens([AddedToken(unused, special=True)], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, model):
+    """Folder with own.jsonl.gz, data/ and results/ of a rank-3 basis."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert own.prepare(folder, own.comparisons(), model)[0] == 0
+    common = ("--data", folder / "data", "--results", folder / "results", "--min_comparisons", 3)
+    fit = ("--solver", "adam", "--num_iterations", 40, "--K_list")
+    done = call_script(ROOT / "OwnData/train_basis.py", *common, *fit, 0, 1, 3)
+    assert done[0] == 0, done[2]
+    done = call_script(
+        ROOT / "OwnData/vary_fewshot.py", *common, *fit, 3, "--num_shots", 1, 3, "--trials", 2
+    )
+    assert done[0] == 0, done[2]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def basis(trained):
+    return trained / "results/train_basis_K3_alpha0_seed0.safetensors"
+
+
+@pytest.fixture
+def rows(tmp_path):
+    replies = ["the cat sat", "nothing", "she said hello", "the dog lay beside it"]
+    return own.write(
+        tmp_path / "rows.jsonl",
+        [{"id": i, "prompt": "the cat?", "response": reply} for i, reply in enumerate(replies)],
+    )
+
+
+def apply(name, *flags):
+    return call_script(APPLY / f"{name}.py", *flags)
+
+
+def good(done):
+    assert done[0] == 0, done[2]
+    return done[1]
+
+
+def scored(basis, rows, output, *flags):
+    good(apply("score", "--basis", basis, "--input", rows, "--output", output, *flags))
+    return own.read(output)
+
+
+# ------------------------------------------------------------------------------------------------
+# score
+# ------------------------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_each_persons_own_head(basis, rows, tmp_path, model):
+    found = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
+    held = load_basis(basis)
+    from tiny import encoder
+
+    table = encoder(model).embed([exchange("the cat?", row["response"]) for row in own.read(rows)])
+    for row, e in zip(found, table):
+        for user in held.everybody:
+            w = torch.cat([held.W, held.W_unseen])[held.everybody.index(user)]
+            assert row["rewards"][user] == pytest.approx(
+                (e @ held.V @ w).item() / LOGIT_SCALE, abs=1e-4
+            )
+        expected = (e @ held.V @ held.W.mean(0)).item() / LOGIT_SCALE
+        assert row["population"] == pytest.approx(expected, abs=1e-4)
+    assert [row["id"] for row in found] == [0, 1, 2, 3] and set(found[0]["rewards"]) == {*"012345"}
+
+
+def test_what_is_ones_own_counts_and_blocks_change_nothing(basis, rows, tmp_path, monkeypatch):
+    from lore import applied
+
+    held = load_basis(basis)
+    E = torch.randn(len(held.user_ids), 32)
+    with_own = held._replace(E=E, E_unseen=torch.zeros(len(held.unseen_ids), 32), own=0.1)
+    save_basis(tmp_path / "own.safetensors", with_own)
+    user = held.user_ids[1]
+    plain = scored(basis, rows, tmp_path / "a.jsonl.gz".replace(".gz", ""), "--users", user)
+    monkeypatch.setattr(applied, "BLOCK", 1)
+    one_by_one = scored(basis, rows, tmp_path / "b.jsonl", "--users", user)
+    assert [row["rewards"][user] for row in one_by_one] == pytest.approx(
+        [row["rewards"][user] for row in plain], abs=1e-4
+    )
+    more = scored(tmp_path / "own.safetensors", rows, tmp_path / "c.jsonl", "--users", user)
+    from tiny import encoder
+
+    from lore.tables import identity_of
+
+    table = encoder(identity_of(held.model)["model"]).embed(
+        [exchange("the cat?", row["response"]) for row in own.read(rows)]
+    )
+    for before, after, e in zip(plain, more, table):
+        gained = after["rewards"][user] - before["rewards"][user]
+        assert gained == pytest.approx((e @ E[1]).item() / LOGIT_SCALE, abs=1e-4)
+
+
+def test_an_encoder_that_has_changed_is_refused(trained, basis, rows, tmp_path, text_encoder):
+    flags = ("--basis", basis, "--input", rows, "--output", tmp_path / "o.jsonl", "--model")
+    other = shutil.copytree(json.loads(load_basis(basis).model)["model"], tmp_path / "other")
+    good(apply("score", *flags, other))  # the same, elsewhere
+    template = (other / "chat_template.jinja").read_text()
+    (other / "chat_template.jinja").write_text(template + "!")
+    assert_one_line_error(apply("score", *flags, other), "version", "not the same model, template")
+    assert_one_line_error(apply("score", *flags, text_encoder), "not the same model")
+    assert_one_line_error(apply("score", *flags, tmp_path / "none"), "no folder", "--model")
+
+
+# ------------------------------------------------------------------------------------------------
+# adapt
+# ------------------------------------------------------------------------------------------------
+
+
+def test_new_people_are_taken_in_and_everything_else_takes_them(basis, rows, tmp_path):
+    everybody = own.comparisons(users=2, prompts=10, seed=5)
+    for row in everybody:
+        row["user_id"] = ("ann", "bob")[row["user_id"]]
+    source = own.write(tmp_path / "new.jsonl", everybody[:-9])
+    output = tmp_path / "adapted.safetensors"
+    out = good(apply("adapt", "--basis", basis, "--input", source, "--output", output))
+    assert "ann" in out and "certificate" in out
+    held, before = load_basis(output), load_basis(basis)
+    assert held.unseen_ids == (*before.unseen_ids, "ann", "bob") and held.V.equal(before.V)
+    assert torch.allclose(held.W_unseen.sum(1), torch.ones(len(held.unseen_ids)), atol=1e-5)
+    for row in json.loads((tmp_path / "adapted.json").read_text())["rows"]:
+        assert row["gap"] <= 1e-6 and row["pairs"] in (5, 6) and len(row["spread"]) == 3
+        assert 0 <= row["leave_one_out"] <= 1 and row["word"]
+    assert "ann" in scored(output, rows, tmp_path / "o.jsonl", "--users", "ann")[0]["rewards"]
+    again = ("--basis", output, "--input", source, "--output", tmp_path / "twice.safetensors")
+    assert_one_line_error(apply("adapt", *again), "new.jsonl, line 1", "already")
+    one = own.write(tmp_path / "one.jsonl", [{**everybody[0], "user_id": "cem"}])
+    out = good(apply("adapt", "--basis", basis, "--input", one, "--output", output))
+    assert "too few pairs to say" in out
+
+
+# ------------------------------------------------------------------------------------------------
+# best_of_n
+# ------------------------------------------------------------------------------------------------
+
+
+def test_the_best_of_n_is_the_best_scored(basis, rows, tmp_path):
+    replies = [row["response"] for row in own.read(rows)]
+    row = {"prompt": "the cat?", "candidates": [*replies, replies[0]]}
+    source = own.write(tmp_path / "candidates.jsonl", [row])
+    output = tmp_path / "chosen.jsonl"
+    flags = ("--basis", basis, "--input", source, "--output", output, "--everybody", "--vote")
+    good(apply("best_of_n", *flags))
+    (found,) = own.read(output)
+    by_score = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
+    for user, best in found["best"].items():
+        rewards = [one["rewards"][user] for one in by_score]
+        assert best == max(range(4), key=rewards.__getitem__)
+        gain = rewards[best] - rewards[found["population_best"]]
+        assert found["gain"][user] == pytest.approx(gain, abs=1e-4)
+    assert found["tied"] == {}  # the same words twice are no tie
+    assert found["vote"]["borda"] in range(5)
+
+
+def test_votes_and_ties_that_one_can_count_by_hand():
+    import numpy as np
+    from conftest import load_script
+
+    script = load_script(APPLY / "best_of_n.py")
+    # three people, two of whom like 0 most, one of whom likes 1 most and 0 least
+    rewards = np.array([[3, 3, 0], [2, 2, 2], [0, 0, 1]], dtype=float)
+    assert script.vote_of(rewards) == {"borda": 1, "majority": 0} or script.vote_of(rewards) == {
+        "borda": 0,
+        "majority": 0,
+    }
+    cycle = np.array([[2, 0, 1], [1, 2, 0], [0, 1, 2]], dtype=float)  # Condorcet's paradox
+    assert script.vote_of(cycle)["majority"] is None
+    best, tied = script.best_of(["a", "b", "a"], np.array([[1.0, 0], [1, 2], [1, 0]]))
+    assert best.tolist() == [0, 1] and tied == {0: [1]}
+
+
+# ------------------------------------------------------------------------------------------------
+# ask
+# ------------------------------------------------------------------------------------------------
+
+
+def test_questions_are_chosen_from_the_pool_and_tried_out(basis, tmp_path):
+    pool = {(row["prompt"], row["chosen"], row["rejected"]) for row in own.comparisons(2, 40)}
+    pool = [{"prompt": p, "candidates": [a, b]} for p, a, b in sorted(pool)]
+    source = own.write(tmp_path / "pool.jsonl", pool)
+    flags = ("--basis", basis, "--input", source, "--output", tmp_path / "asked.jsonl")
+    out = good(apply("ask", *flags, "--questions", 4, "--trials", 20))
+    asked = own.read(tmp_path / "asked.jsonl")
+    told = [row["told"] for row in asked]
+    assert len(asked) == 4 and told == sorted(told, reverse=True)  # log det is submodular
+    rows = json.loads((tmp_path / "asked.json").read_text())["rows"]
+    assert rows[0]["chosen"] == rows[0]["random"] <= rows[-1]["best"] and len(rows) == 5
+    assert (tmp_path / "asked.png").exists() and "chosen minus random" in out
+    assert_one_line_error(apply("ask", *flags, "--questions", 90), "pairs")
+    one = basis.with_name("train_basis_K1_alpha0_seed0.safetensors")
+    assert_one_line_error(apply("ask", "--basis", one, *flags[2:]), "one reward for everybody")
+
+
+def test_the_greedy_design_agrees_with_determinants_written_out():
+    from lore.objective import Prior
+    from lore.questions import most_telling
+
+    torch.manual_seed(0)
+    z = torch.randn(12, 3, dtype=torch.float64)
+    prior = Prior(torch.tensor([0.5, 0.3, 0.2]), 1.5)
+    numbers, told = most_telling(z, prior, 3)
+    B = torch.linalg.qr(torch.eye(3, 2, dtype=torch.float64) - 1 / 3)[0]
+    p = torch.sigmoid(z @ prior.mean.double())
+    H = 1.5 * torch.eye(2, dtype=torch.float64)
+    left = set(range(12))
+    for number, gain in zip(numbers, told):
+        gains = {
+            i: torch.logdet(H + p[i] * (1 - p[i]) * torch.outer(z[i] @ B, z[i] @ B))
+            - torch.logdet(H)
+            for i in left
+        }
+        assert number == max(gains, key=gains.get) and gain == pytest.approx(gains[number].item())
+        H = H + p[number] * (1 - p[number]) * torch.outer(z[number] @ B, z[number] @ B)
+        left.remove(number)
+
+
+# ------------------------------------------------------------------------------------------------
+# export
+# ------------------------------------------------------------------------------------------------
+
+
+def logits_of(folder, rows):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        folder, output_loading_info=True
+    )
+    assert not report["missing_keys"] and not report["mismatched_keys"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = []
+    for row in own.read(rows):
+        talk = exchange(row["prompt"], row["response"])
+        texts.append(tokenizer.apply_chat_template(talk, tokenize=False))
+    batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+    with torch.no_grad():
+        return model.eval()(**batch).logits
+
+
+def test_an_exported_head_gives_the_rewards_of_score(basis, rows, tmp_path):
+    user = load_basis(basis).user_ids[0]
+    found = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
+    flags = ("--basis", basis, "--output")
+    good(apply("export", *flags, tmp_path / "one", "--user", user))
+    logits = logits_of(tmp_path / "one", rows)[:, 0].tolist()
+    assert logits == pytest.approx([row["rewards"][user] for row in found], abs=1e-4)
+    good(apply("export", *flags, tmp_path / "population"))
+    logits = logits_of(tmp_path / "population", rows)[:, 0].tolist()
+    assert logits == pytest.approx([row["population"] for row in found], abs=1e-4)
+    config = json.loads((tmp_path / "one/config.json").read_text())
+    assert config["pad_token_id"] not in (config["eos_token_id"], config["bos_token_id"])
+    assert config["problem_type"] == "regression" and config["id2label"] == {"0": "reward"}
+    assert (tmp_path / "one/model-00001-of-00002.safetensors").is_symlink()
+    assert user in (tmp_path / "one/README.md").read_text()
+    assert_one_line_error(apply("export", *flags, tmp_path / "one"), "is there already")
+    assert_one_line_error(
+        apply("export", *flags, tmp_path / "x", "--user", "nobody"), "no user nobody"
+    )
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("x")]
+
+
+@pytest.mark.parametrize("with_own", [False, True])
+def test_heads_and_mixtures_give_everybodys_rewards(basis, rows, tmp_path, with_own):
+    held = load_basis(basis)
+    if with_own:
+        C, C_unseen = len(held.user_ids), len(held.unseen_ids)
+        held = held._replace(E=torch.randn(C, 32), E_unseen=torch.randn(C_unseen, 32), own=0.1)
+    save_basis(tmp_path / "b.safetensors", held)
+    basis = tmp_path / "b.safetensors"
+    found = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
+    good(apply("export", "--basis", basis, "--output", tmp_path / "all", "--all"))
+    logits = logits_of(tmp_path / "all", rows)
+    with safe_open(tmp_path / "all/mixtures.safetensors", framework="pt") as file:
+        rewards = logits @ file.get_tensor("W").T
+        population = logits @ file.get_tensor("population")
+        users = json.loads(file.metadata()["user_ids"])
+    for row, own_rewards, common in zip(found, rewards, population):
+        assert own_rewards.tolist() == pytest.approx([row["rewards"][u] for u in users], abs=1e-3)
+        assert common.item() == pytest.approx(row["population"], abs=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------
+# report
+# ------------------------------------------------------------------------------------------------
+
+
+class Links(HTMLParser):
+    """Whatever a page would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        names = {name for name, value in attributes if value and not value.startswith("#")}
+        if tag in ("script", "link", "img", "iframe", "object", "base") or names & {
+            "src",
+            "srcset",
+        }:
+            self.found.append(tag)
+
+
+@pytest.fixture(scope="module")
+def page(trained):
+    output = trained / "page.html"
+    flags = ("--input", trained / "results/train_basis.json", "--output", output)
+    out = good(apply("report", *flags, "--texts", trained / "own.jsonl.gz"))
+    assert "People's mixtures" in out
+    return output
+
+
+def test_the_page_says_what_the_table_says_and_fetches_nothing(trained, page):
+    text = page.read_text()
+    links = Links()
+    links.feed(text)
+    assert not links.found and "url(" not in text.replace("url(#", "") and "@import" not in text
+    summary = json.loads((trained / "results/train_basis.json").read_text())["summary"]
+    for row in summary:
+        low, high = [100 * value for value in row["unseen_interval"]]
+        assert f"{100 * row['unseen']:.1f} [{low:.1f}, {high:.1f}]" in text
+    for part in ("basis reward 2", "wrong", "Bradley-Terry", "git commit", "std over trials"):
+        assert part in text
+    assert text.count("<svg") == 3
+    other = own.write(trained / "other.jsonl", own.comparisons(seed=9))
+    flags = ("--input", trained / "results/train_basis.json", "--output", trained / "p.html")
+    assert_one_line_error(apply("report", *flags, "--texts", other), "is not the file")
+    assert_one_line_error(apply("report", "--input", other, "--output", "x"), "is no .json of")
+
+
+BROWSER = shutil.which("chromium")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+@pytest.mark.parametrize("width", [1200, 420])
+def test_a_browser_shows_the_page_without_asking_anyone(page, width, tmp_path):
+    log = tmp_path / "net.json"
+    common = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path}/u",
+    ]
+    quiet = ["--disable-background-networking", "--disable-component-update", "--no-first-run"]
+    size = [f"--window-size={width},2000", f"--log-net-log={log}"]
+    done = subprocess.run(
+        [*common, *quiet, *size, "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "People's mixtures" in done.stdout.replace("&#x27;", "'"), done.stderr
+    assert done.stdout.count("<svg") == 3
+    asked = [line for line in log.read_text().splitlines() if '"url":"http' in line]
+    assert not [line for line in asked if page.name in line]
+
+
+# ------------------------------------------------------------------------------------------------
+# serve
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(basis):
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ["--basis", basis, "--port", port, "--max_bytes", 20000]
+    running = subprocess.Popen(
+        [sys.executable, str(APPLY / "serve.py"), *map(str, flags)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(120):
+        try:
+            urllib.request.urlopen(f"{address}/health")
+            break
+        except OSError:
+            assert running.poll() is None, running.stdout.read()
+            time.sleep(0.5)
+    yield address
+    running.terminate()
+    running.wait(30)
+
+
+def post(address, body):
+    """(status, answer) of POST /get_reward."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(f"{address}/get_reward", data, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_the_server_gives_the_rewards_of_score(server, basis, rows, tmp_path, model):
+    from transformers import AutoTokenizer
+
+    user = load_basis(basis).user_ids[0]
+    found = scored(basis, rows, tmp_path / "scored.jsonl", "--users", user)
+    row = own.read(rows)[0]
+    talk = exchange(row["prompt"], row["response"])
+    rendered = AutoTokenizer.from_pretrained(model).apply_chat_template(talk, tokenize=False)
+    plain = f"{row['prompt']} {row['response']}"
+    prompts = ["", "", row["prompt"]]
+    body = {
+        "query": [talk, rendered, plain],
+        "prompts": prompts,
+        "labels": [user, {"user_id": user}, ""],
+    }
+    status, answer = post(server, body)
+    assert status == 200 and answer["scores"] == answer["rewards"] and answer["extra_logs"] == {}
+    own_reward, common = found[0]["rewards"][user], found[0]["population"]
+    assert answer["rewards"] == pytest.approx([own_reward, own_reward, common], abs=1e-4)
+    asks = [
+        {"query": [exchange("the cat?", other["response"])], "labels": [user]}
+        for other in own.read(rows)
+    ]
+    with ThreadPoolExecutor(4) as people:
+        answers = [*people.map(lambda ask: post(server, ask)[1]["rewards"][0], asks)]
+    assert answers == pytest.approx([row["rewards"][user] for row in found], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"query": ["what?"]}, 400, "query 0"),
+        ({"query": [exchange("a", "b")], "labels": ["nobody"]}, 400, "no user nobody"),
+        ({"query": [exchange("a", "b")], "labels": []}, 400, "labels is no list of 1"),
+        ({"query": [exchange("a", "")]}, 400, "empty"),
+        ({"query": [exchange("a", "the cat " * 1000)]}, 400, "for the reply alone"),
+        (b"{", 400, "Expecting"),
+        (b"[]", 400, "a JSON object"),
+        (b"x" * 30000, 413, "--max_bytes"),
+    ],
+)
+def test_the_server_refuses_in_one_line(server, body, status, words):
+    found, answer = post(server, body)
+    assert found == status and words in answer["error"] and "\n" not in answer["error"]
+
+
+# ------------------------------------------------------------------------------------------------
+# All of them
+# ------------------------------------------------------------------------------------------------
+
+
+def test_bad_rows_are_named_and_nothing_is_written(basis, tmp_path):
+    cases = [
+        ("score", {"prompt": "a?", "response": ""}, "empty"),
+        ("score", {"prompt": "a?", "response": float("nan")}, "response is float"),
+        ("score", {"response": "b"}, "a prompt or messages"),
+        ("best_of_n", {"prompt": "a?", "candidates": []}, "no candidates"),
+        ("best_of_n", {"prompt": "a?", "candidates": ["b", None]}, "candidates[1]"),
+        ("ask", {"prompt": "a?", "candidates": ["b"]}, "two different candidates"),
+        ("ask", {"prompt": "a?", "candidates": ["b", "b"]}, "two different candidates"),
+        ("adapt", {"user_id": "u", "prompt": "a", "chosen": "b", "rejected": "b"}, "the same"),
+        ("score", {"prompt": "a?", "response": "the cat " * 2000}, "for the reply alone"),
+        ("score", {"prompt": "a?", "response": "b", "population": 1}, "would be lost"),
+    ]
+    for name, row, words in cases:
+        source = own.write(tmp_path / "bad.jsonl", [row])
+        output = tmp_path / "out.safetensors"
+        done = apply(name, "--basis", basis, "--input", source, "--output", output)
+        assert done[0] == 2 and words in done[2] and "bad.jsonl, line 1" in done[2], (
+            name,
+            row,
+            done,
+        )
+        assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
+
+
+def test_what_is_missing_unknown_or_twice_is_said(basis, rows, tmp_path):
+    output = ("--output", tmp_path / "o.jsonl")
+    common = ("--basis", basis, "--input", rows, *output)
+    assert_one_line_error(apply("score", *common[2:]), "--basis")
+    assert_one_line_error(apply("score", *common, "--users", "x"), "no user x")
+    assert_one_line_error(apply("score", *common, "--users", "0", "0"), "twice")
+    assert_one_line_error(apply("score", *common, "--users", "0", "--everybody"), "one of the two")
+    assert_one_line_error(apply("best_of_n", *common, "--vote"), "--vote: whose?")
+    assert_one_line_error(
+        apply("score", *common[:2], "--input", tmp_path / "no", *output), "is no file"
+    )
+    planted = load_basis(basis)._replace(model="")
+    save_basis(tmp_path / "planted.safetensors", planted)
+    done = apply("score", "--basis", tmp_path / "planted.safetensors", *common[2:])
+    assert_one_line_error(done, "no encoder")
+
+
+def test_help_of_every_script_says_what_it_reads_and_writes():
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda name: run_script(f"{name}.py", "--help", cwd=APPLY), SCRIPTS)
+        for name, (status, out, err) in zip(SCRIPTS, found):
+            assert status == 0 and not err, (name, err)
+            assert "--basis" in out or name == "report"

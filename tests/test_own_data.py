@@ -1,0 +1,148 @@
+"""OwnData/ end to end: a file of comparisons in, table and basis out; and what it refuses."""
+
+import json
+
+import own
+import pytest
+from conftest import ROOT, SHARED, assert_one_line_error, call_script, run_script
+
+from lore.basis import load_basis
+from lore.inputs import judgement, reply_of
+from lore.tables import identity_of, load_split
+
+FOLDER = ROOT / "OwnData"
+FEW = ("--min_comparisons", 3, "--max_few_shot", 4, "--num_iterations", 30)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, reward_model):
+    folder = tmp_path_factory.mktemp("own")
+    done = own.prepare(folder, own.comparisons(), reward_model)
+    assert done[0] == 0, done[2]
+    return folder / "data", done[1]
+
+
+def test_a_file_becomes_vectors_a_table_a_basis_and_a_curve(prepared, tmp_path, reward_model):
+    data, out = prepared
+    assert "72 comparisons by 6 people on 12 prompts" in out and "left out: 0 x" in out
+    flags = ("--data", data, "--results", tmp_path, *FEW, "--K_list", 0, 1, 2)
+    for solver in ("adam", "ridge"):
+        done = call_script(FOLDER / "train_basis.py", *flags, "--solver", solver)
+        assert done[0] == 0, done[2]
+        assert "prompts trained on: 6, tested on: 6, both: 0" in done[1]
+        assert "0 of 6 (seen), 0 of 6 (unseen)" in done[1]  # through other people either
+    basis = load_basis(tmp_path / "train_basis_K2_alpha0_seed0.safetensors", 32)
+    assert identity_of(basis.model)["model"] == str(reward_model) and len(basis.everybody) == 6
+    assert basis.mean is not None
+    few = ("--num_shots", 1, 3, "--trials", 2)
+    done = call_script(FOLDER / "vary_fewshot.py", *flags, *few)
+    assert done[0] == 0, done[2]
+    rows = json.loads((tmp_path / "vary_fewshot.json").read_text())["rows"]
+    assert [row["shots"] for row in rows] == [1, 3] * 3
+
+
+def test_synthetic_finds_the_planted_people_from_any_folder(tmp_path):
+    flags = ("--synthetic", "--results", tmp_path, "--K_list", 1, 3)
+    done = run_script("train_basis.py", *flags, cwd=FOLDER)
+    assert done[0] == 0, done[2]
+    summary = json.loads((tmp_path / "train_basis_synthetic.json").read_text())["summary"]
+    by_rank = {row["K"]: row["unseen"] for row in summary}
+    assert by_rank[3] > by_rank[1] + 0.04 and by_rank["best"] > 0.85
+
+
+def test_a_split_of_the_file_holds(tmp_path, reward_model):
+    rows = own.comparisons()
+    prompts = sorted({row["prompt"] for row in rows})
+    for row in rows:
+        row["split"] = "train" if row["prompt"] in prompts[:8] else "validation"
+    assert own.prepare(tmp_path, rows, reward_model)[0] == 0
+    flags = ("--data", tmp_path / "data", "--results", tmp_path, *FEW, "--K_list", 1)
+    done = call_script(FOLDER / "train_basis.py", *flags)
+    assert "prompts trained on: 8, tested on: 4, both: 0" in done[1], done[2]
+
+
+def test_message_lists_and_texts_are_the_same_comparisons(tmp_path, reward_model):
+    rows = own.comparisons(users=2, prompts=3)
+    tables = []
+    for name, kind in (("texts", dict), ("lists", own.messages)):
+        (tmp_path / name).mkdir()
+        done = own.prepare(tmp_path / name, [kind(row) for row in rows], reward_model)
+        assert done[0] == 0, done[2]
+        tables.append(load_split(tmp_path / name / "data/comparisons", ""))
+    assert tables[0].table.equal(tables[1].table) and tables[0].frame.equals(tables[1].frame)
+    # an explicit prompt as a list, and replies as lists of their own
+    ask = [{"role": "user", "content": "a?"}]
+    answers = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    explicit = judgement("here", {"user_id": "u", "prompt": ask, **answers})
+    plain = {"user_id": "u", "prompt": "a?", "chosen": "chosen", "rejected": "rejected"}
+    assert explicit == judgement("here", plain)
+    assert reply_of("here", {"messages": explicit.chosen}) == explicit.chosen
+
+
+GOOD = {"user_id": "ann", "prompt": "a?", "chosen": "b", "rejected": "c"}
+BAD = {
+    "no user": ({"user_id": None}, "no user_id"),
+    "NaN for a user": ({"user_id": float("nan")}, "no user_id"),
+    "half a user": ({"user_id": 1.5}, "user_id is 1.5"),
+    "no prompt": ({"prompt": None}, "a prompt or messages must be there"),
+    "both": ({"messages": [{"role": "user", "content": "a?"}]}, "both prompt and messages"),
+    "one reply twice": ({"rejected": "b"}, "chosen and rejected are the same"),
+    "empty reply": ({"rejected": "  "}, "rejected does not end in a reply, or in an empty one"),
+    "NaN for a reply": ({"chosen": float("nan")}, "chosen is float"),
+    "a number": ({"chosen": 7}, "chosen is int"),
+    "no role": ({"prompt": [{"content": "a?"}]}, "no role and content"),
+    "parts": ({"prompt": [{"role": "user", "content": [1]}]}, "the content of a message is a list"),
+    "a surrogate": ({"chosen": "\ud800"}, "half a character"),
+    "unknown side": ({"split": "dev"}, "split is 'dev'"),
+    "two prompts": (
+        {"prompt": None, **{k: v for k, v in own.messages({**GOOD}).items() if k == "chosen"},
+         "rejected": [{"role": "user", "content": "z?"}, {"role": "assistant", "content": "c"}]},
+        "no prompt in common",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_row_is_named_with_its_line(name, tmp_path, reward_model):
+    change, words = BAD[name]
+    done = own.prepare(tmp_path, [GOOD, {**GOOD, "user_id": "bob", **change}], reward_model)
+    assert_one_line_error(done, "own.jsonl.gz, line 2", words)
+    assert not (tmp_path / "data/comparisons.parquet").exists()
+
+
+def test_prompts_that_would_be_on_both_sides_are_refused(tmp_path, reward_model):
+    other = {**GOOD, "user_id": "bob"}
+    rows = [{**GOOD, "split": "train"}, {**other, "split": "test"}]
+    assert_one_line_error(own.prepare(tmp_path, rows, reward_model), "line 2", "one split for each")
+    rows = [{**GOOD, "split": "train"}, other]
+    assert_one_line_error(own.prepare(tmp_path, rows, reward_model), "line 2", "some rows have")
+    rows = [{**GOOD, "prompt_id": 1}, {**other, "prompt_id": 2}]
+    assert_one_line_error(own.prepare(tmp_path, rows, reward_model), "line 2", "give both one id")
+
+
+def test_what_is_missing_is_said(tmp_path):
+    prepare, train = FOLDER / "prepare.py", FOLDER / "train_basis.py"
+    assert_one_line_error(call_script(prepare), "--source")
+    assert_one_line_error(call_script(prepare, "--source", tmp_path / "none"), "is no file")
+    done = call_script(train, "--data", tmp_path)
+    assert_one_line_error(done, "make it with: python OwnData/prepare.py")
+    assert_one_line_error(
+        call_script(train, "--synthetic", "--train_prompts", 1), "between 0 and 1"
+    )
+
+
+@pytest.mark.skipif(
+    not (SHARED / "mtbench").exists(), reason=f"MT-Bench's judgments are not at {SHARED}"
+)
+def test_real_judgments_with_a_tiny_encoder(tmp_path, text_encoder):
+    """About the pipeline: a random encoder learns nothing, and must not seem to."""
+    source = SHARED / "mtbench/comparisons.jsonl.gz"
+    common = ("--source", source, "--model", text_encoder, "--pooling", "mean", "--max_length", 32)
+    done = call_script(FOLDER / "prepare.py", *common, "--data", tmp_path)
+    assert done[0] == 0, done[2]
+    assert "2528 comparisons by 59 people on 80 prompts" in done[1]
+    flags = ("--data", tmp_path, "--results", tmp_path, "--K_list", 1, "--solver", "adam")
+    done = call_script(FOLDER / "train_basis.py", *flags, "--num_iterations", 30)
+    assert done[0] == 0, done[2]
+    (row,) = json.loads((tmp_path / "train_basis.json").read_text())["summary"]
+    assert 0.3 < row["unseen"] < 0.75, "far from chance: look for a leak"
