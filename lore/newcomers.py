@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from lore.comparisons import shuffled_places
 from lore.likelihood import LOGIT_SCALE
-from lore.mixtures import Mixtures, batches, solve_batches, solve_mixtures
+from lore.mixtures import BATCH, Batch, Mixtures, batches, solve_batches, solve_mixtures
 from lore.product import project
 
 LEFT_OUT = 50  # pairs of a person, at most, that are left out one by one
@@ -75,6 +75,26 @@ def leave_one_out(Z, prior, pairs):
     begin = sizes.cumsum(0) - sizes  # of each problem
     row = first[user[left]][problem] + torch.arange(len(problem)) - begin[problem]
     here = row == left[problem]
-    people = batches(problem, len(left), Z.shape[1], pairs if prior.own else None, row)
-    found = solve_batches(people, Z[row], len(left), prior, counted=~here)
+    problems = batches(problem, len(left), Z.shape[1])
+    if prior.own:
+        people = batches(user, len(counts), Z.shape[1], pairs)
+        problems = repeated(people, user[left], begin, len(row))
+    found = solve_batches(problems, Z[row], len(left), prior, counted=~here)
     return left, found.logits[here]
+
+
+def repeated(people, owner, begin, total):
+    """Batches of problems that have all pairs of their owner each, from Batches of the owners.
+
+    So what costs most, G, is found once for a person. owner, begin (l,): whose each problem is, and
+    its first row among all `total` of the problems.
+    """
+    for batch in people:
+        m = batch.rows.shape[1]
+        numbers = torch.isin(owner, batch.who).nonzero().flatten()
+        place = torch.zeros(int(owner.max()) + 1, dtype=torch.long)
+        place[batch.who] = torch.arange(len(batch.who))
+        for some in numbers.split(max(1, BATCH // m**2)):
+            of = place[owner[some]]
+            rows = (begin[some, None] + torch.arange(m)).clamp_max(total - 1)
+            yield Batch(some, rows, batch.real[of], batch.G[of])
