@@ -54,11 +54,16 @@ class Basis(NamedTuple):
         return Prior(mean, self.strength, self.own)
 
     def places(self, users):
-        """Their numbers among everybody. InputError: somebody unknown."""
-        number = {user: i for i, user in enumerate(self.everybody)}
+        """Their numbers among everybody; an id of two (lists have numbers for ids) is the seen one's.
+
+        InputError: somebody unknown.
+        """
+        number = {}
+        for i, user in enumerate(self.everybody):
+            number.setdefault(user, i)
         for user in users:
             if user not in number:
-                known = f"it has {len(number)}, such as {self.everybody[0]}" if number else "none"
+                known = f"it has {len(number)}, such as {next(iter(number), 'nobody')}"
                 raise InputError(f"the basis has no user {user}; {known}")
         return [number[user] for user in users]
 

@@ -145,7 +145,7 @@ class Run:
         identity = self.encoder.identity
         if identity_of(found.get("model", "")) != identity:
             raise InputError(
-                f"{table} was made with {found.get('model')}, this run has {identity};"
+                f"{table} was made with {found.get('model')}, this run has {json.dumps(identity)};"
                 " use the same settings or another --data"
             )
         if "fingerprint" not in found:

@@ -418,7 +418,7 @@ def test_the_first_dialogues_only_and_what_is_missing(prepared, text_encoder, tm
     )
     again = generate(tmp_path, text_encoder, "--pooling", "mean", "--limit", 3, "--max_length", 20)
     assert_one_line_error(
-        again, "was made with", "'max_length': 0", "this run has", "'max_length': 20"
+        again, "was made with", '"max_length": 0', "this run has", '"max_length": 20'
     )
     (tmp_path / "data/dialogues.jsonl").write_text('{"user_id": "u"}\n')
     assert_one_line_error(

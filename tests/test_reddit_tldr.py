@@ -400,7 +400,7 @@ def test_a_second_run_skips_finished_work_and_another_model_is_refused(
     assert status == 0 and out.count("done already") == 2
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "data").iterdir()}
     assert_one_line_error(
-        prepare(tmp_path, reward_model), "was made with {'model':", "use the same settings"
+        prepare(tmp_path, reward_model), 'was made with {"model":', "use the same settings"
     )
 
 
