@@ -96,11 +96,12 @@ def mean_accuracies(repeats, name):
 def interval(mean, draws, users):
     """[low, high]: percentiles of the draws, or Student's where the users are few.
 
-    The bootstrap's variance is (users - 1) / users of what it should be, which matters for few.
+    The bootstrap's variance is (users - 1) / users of what it should be, which matters for few. A
+    draw without a pair, by users none of whose prompts were drawn, is NaN and does not count.
     """
     if not 1 < users < FEW_USERS:
-        return np.percentile(draws, INTERVAL).tolist()
-    error = draws.std() * math.sqrt(users / (users - 1))
+        return np.nanpercentile(draws, INTERVAL).tolist()
+    error = np.nanstd(draws) * math.sqrt(users / (users - 1))
     half = STUDENT[users - 2] * error
     return [mean - half, mean + half]
 
@@ -195,7 +196,7 @@ def compared(repeats, others, name):
     mean = np.mean(mean_accuracies(ours, name)) - np.mean(mean_accuracies(theirs, name))
     drawn = resampled(ours, name) - resampled(theirs, name)
     users = count_users(ours, name)
-    error = drawn.std() * math.sqrt(users / max(1, users - 1))
+    error = np.nanstd(drawn) * math.sqrt(users / max(1, users - 1))
     return [mean.item(), *interval(mean.item(), drawn, users)], float(error)
 
 

@@ -1,6 +1,8 @@
 """apply/ end to end on a basis of a tiny reward model, and what it refuses."""
 
+import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from html.parser import HTMLParser
 import own
 import pytest
 import torch
-from conftest import ROOT, assert_one_line_error, call_script, run_script
+from conftest import ROOT, SHARED, assert_one_line_error, call_script, run_script
 from safetensors import safe_open
 
 from lore.basis import load_basis, save_basis
@@ -21,6 +23,8 @@ from lore.conversations import exchange
 from lore.likelihood import LOGIT_SCALE
 
 APPLY = ROOT / "apply"
+MTBENCH = SHARED / "mtbench/comparisons.jsonl.gz"
+DECODER = os.environ.get("LORE_DECODER", "no folder")  # a small one with one output and a template
 SCRIPTS = ("score", "adapt", "best_of_n", "ask", "export", "report", "serve")
 
 
@@ -531,3 +535,46 @@ def test_help_of_every_script_says_what_it_reads_and_writes():
         for name, (status, out, err) in zip(SCRIPTS, found):
             assert status == 0 and not err, (name, err)
             assert "--basis" in out or name == "report"
+
+
+# ------------------------------------------------------------------------------------------------
+# a real decoder on real replies
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    not (os.path.isdir(DECODER) and MTBENCH.exists()),
+    reason=f"no decoder ({DECODER}; set LORE_DECODER) or no real comparisons at {MTBENCH}",
+)
+def test_a_real_decoder_from_comparisons_to_a_choice_and_a_checkpoint(tmp_path):
+    with gzip.open(MTBENCH, "rt") as lines:
+        judgements = [json.loads(line) for line in lines]
+    short = [row for row in judgements if len(row["chosen"] + row["rejected"]) < 250]
+    five = [row | {"user_id": i % 5} for i, row in enumerate(short)]  # each of them is several
+    done = own.prepare(tmp_path, five, DECODER, "--max_length", 400)
+    assert done[0] == 0, done[2]
+    common = ("--data", tmp_path / "data", "--results", tmp_path, "--min_comparisons", 3)
+    fit = ("--solver", "adam", "--num_iterations", 40, "--K_list", 0, 1, 2)
+    good(call_script(ROOT / "OwnData/train_basis.py", *common, *fit))
+    basis = tmp_path / "train_basis_K2_alpha0_seed0.safetensors"
+    user = load_basis(basis).user_ids[0]
+
+    known = own.write(tmp_path / "me.jsonl", [row | {"user_id": "me"} for row in short[:5]])
+    good(
+        apply("adapt", "--basis", basis, "--input", known, "--output", tmp_path / "me.safetensors")
+    )
+    candidates = [
+        {"prompt": "Name a fruit.", "candidates": ["Quince.", "As an AI, I eat no fruit."]}
+    ]
+    asked = own.write(tmp_path / "asked.jsonl", candidates)
+    chosen = tmp_path / "chosen.jsonl"
+    flags = ("--basis", tmp_path / "me.safetensors", "--input", asked, "--output", chosen)
+    good(apply("best_of_n", *flags, "--users", "me"))
+    assert own.read(chosen)[0]["prompt"] == "Name a fruit."
+
+    texts = [{"prompt": row["prompt"], "response": row["chosen"]} for row in short[:6]]
+    rows = own.write(tmp_path / "rows.jsonl", texts)
+    found = scored(basis, rows, tmp_path / "scored.jsonl", "--users", user)
+    good(apply("export", "--basis", basis, "--output", tmp_path / "one", "--user", user))
+    logits = logits_of(tmp_path / "one", rows)[:, 0].tolist()
+    assert logits == pytest.approx([row["rewards"][user] for row in found], abs=1e-3)

@@ -100,6 +100,15 @@ def test_pairs_drawn_by_user_and_prompt_are_those_of_a_loop(monkeypatch):
             assert drawn[user, draw] == pytest.approx(expected, nan_ok=True)
 
 
+def test_a_draw_in_which_nobody_judged_a_drawn_prompt_does_not_count():
+    few = crossed(3, 4, 0, share=0.4)
+    assert not np.isfinite(statistics.resampled([few], "unseen")).all()
+    (row,) = summarise([few])
+    assert np.isfinite(row["unseen_interval"]).all()
+    assert np.isfinite(statistics.paired_difference([few], [few], "unseen")).all()
+    assert np.isfinite(statistics.compared([few], [few], "unseen")[1])
+
+
 def test_the_smallest_difference_is_that_of_the_text_book():
     rng = np.random.default_rng(3)
     base = rng.uniform(0.4, 0.8, 400)
