@@ -20,13 +20,13 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from lore import encoder_settings
-from lore.common import InputError, start
+from lore.common import InputError, require_apart, start
 from lore.conversations import content_hash
 from lore.embeddings import embed_split
 from lore.encoder import encoder_of
-from lore.inputs import common_start, read_judgements, text_hash
+from lore.inputs import common_start, first_times, read_judgements, text_hash
 from lore.settings import settings
-from lore.values import content_key, require
+from lore.values import require
 
 # ------------------------------------------------------------------------------- settings ---
 source = ""  # the file of comparisons
@@ -40,16 +40,15 @@ def records(judgements):
     """Comparisons as records for a data frame; prints what is kept and what is left out."""
     require_sides(judgements)
     require_ids(judgements)
-    kept = {}
-    for row, one in enumerate(judgements):
+    kept = []
+    for row in first_times(judgements):
+        one = judgements[row]
         record = {"user_id": one.user_id, "prompt": one.prompt_id, "side": one.side, "row": row}
-        key = content_key([one.user_id, one.chosen, one.rejected])
-        kept.setdefault(key, record | {"chosen": one.chosen, "rejected": one.rejected})
+        kept.append(record | {"chosen": one.chosen, "rejected": one.rejected})
     users = {one.user_id for one in judgements}
     prompts = {one.prompt_id for one in judgements}
     print(f"{len(kept)} comparisons by {len(users)} people on {len(prompts)} prompts")
-    print(f"left out: {len(judgements) - len(kept)} x the same judgement again")
-    return [*kept.values()]
+    return kept
 
 
 def require_sides(judgements):
@@ -83,6 +82,8 @@ def main():
     import pandas as pd
 
     require(args.source, "which comparisons? name their file with --source")
+    kinds = ("safetensors", "parquet")
+    require_apart([args.data / f"comparisons.{kind}" for kind in kinds], [args.source])
     judgements = read_judgements(args.source)
     encoder = encoder_of(args)
     # a folder that cannot be made is better known before the embedding

@@ -22,10 +22,10 @@ import torch
 from lore import applied
 from lore.applied import encoder_of_basis, open_basis
 from lore.basis import deviations, save_basis
-from lore.common import InputError, start
+from lore.common import InputError, require_apart, start
 from lore.comparisons import Comparisons
 from lore.conversations import distinct, text_bytes
-from lore.inputs import read_judgements
+from lore.inputs import first_times, read_judgements
 from lore.mixtures import EVERYBODY
 from lore.newcomers import adapt
 from lore.printing import print_aligned
@@ -119,8 +119,11 @@ def main():
     basis = open_basis(args.basis)
     right = Path(args.output).suffix == ".safetensors"
     require(right, "--output: name a .safetensors file for the basis with the new people")
+    beside = Path(args.output).with_suffix(".json")
+    require_apart([args.output, beside], [args.basis, args.input])
     judgements = read_judgements(args.input)
     require_new(judgements, basis, args.basis)
+    judgements = [judgements[number] for number in first_times(judgements)]
     encoder = encoder_of_basis(args.basis, basis, args)
     pairs = embedded_pairs(judgements, encoder)
     found = adapt(basis, pairs)

@@ -30,7 +30,7 @@ from lore.applied import (
     scored_rows,
     written_rows,
 )
-from lore.common import InputError, start
+from lore.common import InputError, require_apart, start
 from lore.inputs import candidates_of, rows_of
 from lore.mixtures import EVERYBODY
 from lore.pictures import plot_questions
@@ -71,12 +71,16 @@ def describe(trial, count):
 def main():
     args = settings(globals(), applied)
     basis = open_basis(args.basis)
-    prior = basis.prior
+    prior = basis.prior._replace(own=0.0)  # questions are about the mixture
     if prior.strength == EVERYBODY or len(prior.mean) == 1:
         raise InputError(
             f"{args.basis} has one reward for everybody: no question tells people apart"
         )
     require(args.questions > 0 and args.trials > 1, "--questions: at least 1; --trials: at least 2")
+    path = Path(args.output).with_suffix("")
+    beside = [f"{path}.json", f"{path}.png"]
+    require(args.output, "where to? name a file with --output")
+    require_apart([args.output, *beside], [args.basis, args.input])
     pool = [two_of(place, fields) for place, fields in rows_of(args.input)]
     if len(pool) < 2 * args.questions:
         raise InputError(
@@ -84,15 +88,14 @@ def main():
         )
     encoder = encoder_of_basis(args.basis, basis, args)
     columns = basis.of_columns()
-    rows = [*scored_rows(args.input, two_of, encoder, columns, columns.user_ids)]
+    rows = [*scored_rows(args.input, two_of, encoder, columns, columns.user_ids, ["told"])]
     z = torch.stack([row.rewards[0] - row.rewards[1] for row in rows])  # (pool, K)
     numbers, told = most_telling(z, prior, args.questions)
+    W = torch.cat([basis.W, basis.W_unseen])
+    trial = try_out(z, prior, W, args.questions, args.trials, args.seed)
     with written_rows(args.output) as write:
         for number, more in zip(numbers, told):
             write(extended(rows[number], {"told": more}))
-    W = torch.cat([basis.W, basis.W_unseen])
-    trial = try_out(z, prior, W, args.questions, args.trials, args.seed)
-    path = Path(args.output).with_suffix("")
     save_results(path, trial.rows(), args, difference=trial.difference())
     plot_questions(path)
     before, after = trial.rows()[0], trial.rows()[-1]

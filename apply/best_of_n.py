@@ -29,7 +29,7 @@ from lore.applied import (
     scored_rows,
     written_rows,
 )
-from lore.common import start
+from lore.common import require_apart, start
 from lore.inputs import candidates_of
 from lore.printing import print_aligned
 from lore.settings import settings
@@ -44,6 +44,7 @@ everybody = False  # for all people of the basis
 vote = False  # also what these people would choose together
 # -------------------------------------------------------------------------------------------
 
+FOUND = ("population_best", "best", "gain", "tied", "vote")  # fields that are written
 SAME = 1e-6  # log-odds: two replies nearer than this are worth the same
 SHOWN = 20  # people in the printed table
 
@@ -64,20 +65,22 @@ def best_of(candidates, rewards):
     return best, tied
 
 
-def vote_of(rewards):
-    """What people (columns of rewards, (candidates, P)) choose together.
+def vote_of(candidates, rewards):
+    """What people (columns of rewards, (candidates, P)) choose together, of replies that differ.
 
     borda: most points, one for each person and each reply that it beats, half of one for a tie;
     majority: the reply that more people prefer to each other one than the other way round (Condorcet).
     """
+    first = [i for i, reply in enumerate(candidates) if reply not in candidates[:i]]
+    rewards = rewards[first]
     lead = rewards[:, None] - rewards[None]  # (candidates, others, P)
     wins = (lead > SAME).sum(2) + (abs(lead) <= SAME).sum(2) / 2  # (candidates, others)
     beats = wins > wins.T
     np.fill_diagonal(beats, True)
     winner = np.flatnonzero(beats.all(1))
     return {
-        "borda": int(wins.sum(1).argmax()),
-        "majority": int(winner[0]) if len(winner) else None,
+        "borda": first[wins.sum(1).argmax()],
+        "majority": first[winner[0]] if len(winner) else None,
     }
 
 
@@ -115,7 +118,7 @@ class Summary:
 
 def choose(row, users, summary, vote):
     """What is chosen of one Row."""
-    candidates = row.fields["candidates"]
+    candidates = candidates_of(row.place, row.fields)
     common, tied = best_of(candidates, row.population[:, None].numpy())
     ties = {"population": tied[0]} if tied else {}
     summary.rows += 1
@@ -132,7 +135,7 @@ def choose(row, users, summary, vote):
         found["gain"] = dict(zip(users, gain.tolist()))
         ties |= {users[column]: others for column, others in tied.items()}
     if vote:
-        found["vote"] = vote_of(rewards)
+        found["vote"] = vote_of(candidates, rewards)
     return found | {"tied": ties}
 
 
@@ -141,10 +144,12 @@ def main():
     basis = open_basis(args.basis)
     users = chosen_users(basis, args.users, args.everybody)
     require(users or not args.vote, "--vote: whose? name them with --users, or take --everybody")
+    require(args.output, "where to? name a file with --output")
+    require_apart([args.output], [args.basis, args.input])
     encoder = encoder_of_basis(args.basis, basis, args)
     summary = Summary(users)
     with written_rows(args.output) as write:
-        for row in scored_rows(args.input, candidates_of, encoder, basis, users):
+        for row in scored_rows(args.input, candidates_of, encoder, basis, users, FOUND):
             write(extended(row, choose(row, users, summary, args.vote)))
     summary.print()
     print(f"what was chosen is in {args.output}")

@@ -19,14 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from lore.basis import basis_health, basis_path, load_basis
-from lore.common import InputError, start, written_whole
+from lore.common import InputError, require_apart, start, written_whole
 from lore.conversations import content_hash
 from lore.inputs import read_judgements
-from lore.page import mixture_bars, note, page, reply, table
+from lore.page import mixture_bars, note, page, reply, table, text
 from lore.pictures import rank_figure, shots_figure, svg_of
 from lore.printing import RANK_NAMES
 from lore.settings import settings
-from lore.tables import load_split
+from lore.tables import identity_of, load_split
 from lore.values import require
 
 # ------------------------------------------------------------------------------- settings ---
@@ -40,6 +40,7 @@ people = 20  # at most, whose pairs are shown
 # -------------------------------------------------------------------------------------------
 
 GROUPS = ("train", "seen", "few_shot_train", "unseen")
+OF_SHOTS = {"shots", "few_shot_train", "unseen", "unseen_interval", "unseen_std_trials"}
 HEADS = ("train", "seen", "few-shot train", "unseen")
 
 
@@ -48,13 +49,27 @@ def read_results(path):
     require(path, "which results? name a .json with --input")
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
-        if results["rows"] and {"settings", "environment"} <= results.keys():
+        if is_of_a_sweep(results):
             return results
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     except (ValueError, TypeError, KeyError, AttributeError):
         pass  # told below
     raise InputError(f"{path} is no .json of train_basis.py or vary_fewshot.py")
+
+
+def is_of_a_sweep(results):
+    """Whether results have what the tables here are made of."""
+    rows = results["rows"]
+    summary = results.get("summary", rows)
+    needed = {"K", "alpha"} | ({"seed", "model"} if "summary" in results else OF_SHOTS)
+    if not (rows and summary and all(needed <= row.keys() for row in rows)):
+        return False
+    if not all(
+        {"K", "alpha", "model", "interval"} <= row.keys() for row in results.get("summary", [])
+    ):
+        return False
+    return isinstance(results["settings"], dict) and isinstance(results["environment"], dict)
 
 
 def percent(value, interval=None):
@@ -176,7 +191,7 @@ class Replies:
                 parts.append(
                     reply(self.conversation[rows[place]], f"{scores[place, k]:+.2f}", "high")
                 )
-            for place in order[-count:]:
+            for place in order[max(0, len(order) - count) :]:
                 parts.append(
                     reply(self.conversation[rows[place]], f"{scores[place, k]:+.2f}", "low")
                 )
@@ -197,7 +212,7 @@ class Replies:
             rejected = self.split.table[own["rejected"].to_numpy()].float()
             margin = basis.log_odds(chosen - rejected, [user])[:, 0]
             wrong = int((margin <= 0).sum())
-            heading = f"{user}: {wrong} of {len(own)} wrong"
+            heading = text(f"{user}: {wrong} of {len(own)} wrong")
             parts.append(f"<h3>{heading}</h3>")
             for place in margin.argsort()[:count].tolist():
                 if margin[place] <= 0:
@@ -217,8 +232,12 @@ def sections_of(args, results):
     if Path(f"{path}.json").exists() and "summary" not in (few := read_results(f"{path}.json")):
         figure = f'<div class="wide">{svg_of(shots_figure(path))}</div>'
         yield "Accuracy against what is known", figure + shots_table(few["rows"])
-    bases = bases_of(args.input, results["rows"])
+    bases = bases_of(args.input, results["rows"]) if "summary" in results else {}
     found = Replies(args, results) if args.texts else None
+    for (K, _, _), basis in bases.items():
+        if found and identity_of(basis.model) != identity_of(found.split.model):
+            words = f"the basis of K = {K} was learned on {basis.model}, not on {found.split.model}"
+            raise InputError(f"{words}, of which the prepared texts are")
     if bases:
         V_ref = found.split.head if found else None
         yield "Health of the bases", health_table(bases, V_ref)
@@ -241,6 +260,7 @@ def main():
     args = settings(globals())
     results = read_results(args.input)
     require(args.output, "where to? name an .html file with --output")
+    require_apart([args.output], [args.input, args.texts])
     sections = [*sections_of(args, results)]
     title = f"LoRe: {Path(args.input).with_suffix('').name}"
     with written_whole(args.output) as file:

@@ -26,9 +26,10 @@ from lore.applied import (
     scored_rows,
     written_rows,
 )
-from lore.common import start
+from lore.common import require_apart, start
 from lore.inputs import reply_of
 from lore.settings import settings
+from lore.values import require
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -39,6 +40,9 @@ everybody = False  # those of all people of the basis
 # -------------------------------------------------------------------------------------------
 
 
+FOUND = ("population", "rewards")  # fields that are written
+
+
 def replies_of(place, fields):
     return [reply_of(place, fields)]
 
@@ -47,10 +51,12 @@ def main():
     args = settings(globals(), applied)
     basis = open_basis(args.basis)
     users = chosen_users(basis, args.users, args.everybody)
+    require(args.output, "where to? name a file with --output")
+    require_apart([args.output], [args.basis, args.input])
     encoder = encoder_of_basis(args.basis, basis, args)
     count = 0
     with written_rows(args.output) as write:
-        for row in scored_rows(args.input, replies_of, encoder, basis, users):
+        for row in scored_rows(args.input, replies_of, encoder, basis, users, FOUND):
             found = {"population": row.population.item()}
             if users:
                 found["rewards"] = dict(zip(users, row.rewards[0].tolist()))

@@ -17,6 +17,7 @@ Cost:   requests that come while others are computed wait, and are then computed
 
 import asyncio
 import json
+import socket
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -114,11 +115,18 @@ def user_of(place, label):
             label = json.loads(label)
         except ValueError as error:
             raise InputError(f"{place}: its label is broken JSON") from error
+    if label is None:
+        return None
     if not isinstance(label, dict):
         label = {"user_id": label}
-    if label.get("user_id") == "":
+    if "user_id" not in label:
+        raise InputError(f"{place}: its label is an object without a user_id")
+    if label["user_id"] in (None, ""):
         return None
-    return identifier(place, label, "user_id")
+    user = identifier(place, label, "user_id")
+    if user is None:
+        raise InputError(f"{place}: its label is NaN")
+    return user
 
 
 class Scorer:
@@ -219,7 +227,8 @@ def application(basis, encoder, max_bytes, max_queries):
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None)
 
     def refuse(status, text):
-        return JSONResponse({"error": text}, status_code=status)
+        printable = text.encode("utf-8", "backslashreplace").decode()  # half a character is none
+        return JSONResponse({"error": printable}, status_code=status)
 
     @app.post("/get_reward")
     async def get_reward(request: Request):
@@ -241,6 +250,15 @@ def application(basis, encoder, max_bytes, max_queries):
     return app
 
 
+def bound(host, port):
+    """A socket that has the address. InputError: it cannot be had, as when another server does."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise InputError(f"--host {host} --port {port}: {error.strerror or error}") from error
+
+
 def main():
     args = settings(globals(), applied)
     basis = open_basis(args.basis)
@@ -257,8 +275,13 @@ def main():
     app = application(basis, encoder, args.max_bytes, args.max_queries)
     if args.host not in LOOPBACK:
         print(f"--host {args.host}: whoever reaches this machine can ask; there is no password")
-    print(f"{len(basis.everybody)} people at http://{args.host}:{args.port}/get_reward", flush=True)
-    uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    with bound(args.host, args.port) as address:
+        print(
+            f"{len(basis.everybody)} people at http://{args.host}:{args.port}/get_reward",
+            flush=True,
+        )
+        server.run([address])
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ share = True  # compute once what conversations share; off for a model that refu
 # -------------------------------------------------------------------------------------------
 
 BLOCK = 2**22  # bytes of text that are embedded before their rows are written
+KNOWN = {"model", "version", "pooling", "dtype", "max_length", "head"}  # of every identity
 SAME = (
     "version",
     "pooling",
@@ -50,8 +51,11 @@ def open_basis(path):
 def encoder_of_basis(path, basis, args):
     """The Encoder that a basis was learned on. InputError: it is unknown, or another one by now."""
     identity = identity_of(basis.model)
-    if identity is None:
+    if identity is None or not identity.keys() >= KNOWN:
         raise InputError(f"{path} says of no encoder (planted people?), so it knows no text")
+    for name in ("model", "version", "pooling", "dtype"):
+        if not isinstance(identity[name], str):
+            raise InputError(f"{path} says {name} = {identity[name]!r} of its encoder: damaged?")
     name = args.model or identity["model"]
     if Path(identity["model"]).is_absolute() and not Path(name).is_dir():
         raise InputError(
@@ -106,14 +110,16 @@ class Row(NamedTuple):
     rewards: torch.Tensor  # (conversations, P) of the users asked for
 
 
-def scored_rows(path, conversations_of, encoder, basis, users):
+def scored_rows(path, conversations_of, encoder, basis, users, found=()):
     """Yield a Row for each of a file, which is first read through once, so that no fault comes late.
 
-    conversations_of(place, fields): the conversations of a row. Memory for BLOCK bytes of text.
+    conversations_of(place, fields): the conversations of a row; found: names of the fields that are
+    added to it. Memory for BLOCK bytes of text.
     InputError, with file and line: whatever that raises; no row; a reply too long for the model.
     """
     size = 0
     for place, fields in rows_of(path):
+        require_free(place, fields, found)
         size += sum(map(text_bytes, conversations_of(place, fields)))
     if not size:
         raise InputError(f"{path} holds no row")
@@ -175,7 +181,11 @@ def written_rows(path):
 
 def extended(row, found):
     """The fields of a row and what was found of it. InputError: it has such fields already."""
-    both = row.fields.keys() & found.keys()
-    if both:
-        raise InputError(f"{row.place}: it has a field {min(both)} already, which would be lost")
+    require_free(row.place, row.fields, found)
     return row.fields | found
+
+
+def require_free(place, fields, found):
+    both = fields.keys() & {*found}
+    if both:
+        raise InputError(f"{place}: it has a field {min(both)} already, which would be lost")

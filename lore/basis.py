@@ -19,6 +19,7 @@ from lore.processes import by_first_process
 MEAN = "mean mixture"  # name of the reward of the people seen, taken together
 NEEDED = ("V", "W", "W_unseen")  # tensors of a file
 MORE = ("E", "E_unseen", "mean")  # where e is not 0; where the solver has a prior
+OFF = 1e-3  # by how much a mixture may miss the simplex
 STRENGTH = 1.0  # pairs that the mean mixture counts as, where the solver (adam) has no prior
 UNUSABLE = (ValueError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError)
 
@@ -150,8 +151,8 @@ def load_basis(path, num_features=None):
             names = {*file.keys()} & {*MORE} | {*NEEDED}
             held = {name: file.get_tensor(name) for name in names}
             header = file.metadata()
-        user_ids = tuple(json.loads(header["user_ids"]))
-        unseen_ids = tuple(json.loads(header["unseen_ids"]))
+        user_ids = ids_of(header["user_ids"])
+        unseen_ids = ids_of(header["unseen_ids"])
         strength = float(header.get("prior_strength", STRENGTH))
         more = {"strength": strength, "own": float(header.get("prior_own", 0))}
         more |= {"user_ids": user_ids, "unseen_ids": unseen_ids, "model": header["model"]}
@@ -159,8 +160,12 @@ def load_basis(path, num_features=None):
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a basis saved by train_basis.py ({error})") from error
     for name, numbers in held.items():
+        if not numbers.is_floating_point():
+            raise InputError(f"{path}: {name} is of {numbers.dtype}, no floating-point numbers")
+        held[name] = numbers.float()
         if not numbers.isfinite().all():
             raise InputError(f"{path}: {name} holds NaN or infinity")
+    basis = basis._replace(**held)
     require_shapes(path, basis)
     if num_features not in (None, len(basis.V)):
         widths = f"basis of width {len(basis.V)}, but the embeddings have {num_features}"
@@ -168,8 +173,22 @@ def load_basis(path, num_features=None):
     return basis
 
 
+def ids_of(text):
+    """People's ids in a header. ValueError: no list of texts."""
+    ids = json.loads(text)
+    if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
+        raise ValueError(f"ids are {text[:40]}, not a list of texts")
+    return tuple(ids)
+
+
+def is_mixture(shares):
+    return (shares >= -OFF).all() and ((shares.sum(-1) - 1).abs() <= OFF).all()
+
+
 def require_shapes(path, basis):
-    """InputError unless all tensors fit one another and each person stands once."""
+    """InputError unless all tensors fit one another, mixtures are such, and each person stands once."""
+    if basis.V.ndim != 2 or not basis.V.numel() or not basis.user_ids:
+        raise InputError(f"{path}: V has shape {tuple(basis.V.shape)}, for nobody or nothing")
     d, K = basis.V.shape
     expected = {"W": (len(basis.user_ids), K), "W_unseen": (len(basis.unseen_ids), K), "mean": (K,)}
     expected |= {"E": (len(basis.user_ids), d), "E_unseen": (len(basis.unseen_ids), d)}
@@ -178,6 +197,17 @@ def require_shapes(path, basis):
         if tensor is not None and tensor.shape != shape:
             shapes = f"{name} has shape {tuple(tensor.shape)}, not {shape}"
             raise InputError(f"{path}: {shapes}: written by something else?")
+    for name in ("W", "W_unseen", "mean"):
+        shares = getattr(basis, name)
+        if shares is not None and not is_mixture(shares):
+            raise InputError(
+                f"{path}: {name} holds no mixtures: weights below 0, or of another sum than 1"
+            )
+    for ids in (basis.user_ids, basis.unseen_ids):
+        if len({*ids}) < len(ids):
+            raise InputError(f"{path}: the id {max(ids, key=ids.count)} stands for two people")
+    if not (basis.strength >= 0 and basis.own >= 0):
+        raise InputError(f"{path}: a prior of strength {basis.strength} and spread {basis.own}")
     if (basis.E is None) != (basis.E_unseen is None):
         raise InputError(f"{path}: only one of E and E_unseen is there")
 

@@ -110,10 +110,23 @@ def pick_device(name):
 # ------------------------------------------------------------------------------------------------
 
 
+def require_apart(written, read):
+    """InputError where a path to be written is no file, or one that is read or written as well."""
+    taken = {Path(path).resolve(): path for path in read if path}
+    for path in map(Path, written):
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is no file: nothing can be written there")
+        if path.resolve() in taken:
+            other = taken[path.resolve()]
+            raise InputError(f"{path} would be written over {other}: another name is needed")
+        taken[path.resolve()] = path
+
+
 @contextmanager
 def written_whole(path):
     """A temporary path beside PATH, renamed to PATH when the block ends well, removed otherwise."""
     path = Path(path)
+    require_apart([path], [])
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     umask = os.umask(0)  # it can be read only by being set

@@ -1,6 +1,7 @@
 """Conversations: texts, and the files and Hub data sets that they come from."""
 
 import codecs
+import csv
 import gzip
 import hashlib
 import io
@@ -13,6 +14,8 @@ from lore.common import InputError
 from lore.tables import numbered_anew
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, no tokenizer takes it
+LARGEST_CELL = 2**31 - 1  # characters of a CSV file
+ROWS_AT_ONCE = 1000  # of a parquet file
 GZIP_MARK = b"\x1f\x8b"  # the first bytes of a packed file, whatever its name
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError)
 
@@ -79,20 +82,75 @@ def read_rows(path):
     import pandas as pd
 
     kind = Path(path).suffix.lower()
-    if kind not in (".parquet", ".csv"):
+    if kind == ".csv":
+        yield from read_csv(path)
+        return
+    if kind != ".parquet":
         for number, row in read_json_lines(path):
             yield f"{path}, line {number}", row
         return
     try:
-        if kind == ".parquet":
-            frame = pd.read_parquet(path)
-        else:  # "None" may be a reply
-            with open_text(path) as file:
-                frame = pd.read_csv(file, dtype=str, keep_default_na=False)
+        frame = pd.read_parquet(path)
     except (OSError, ValueError, *DAMAGE) as error:
         raise InputError(f"{path} cannot be read: {first_line(error)}") from error
     for number, row in enumerate(numbered_anew(frame).to_dict("records")):
         yield f"{path}, row {number}", row
+
+
+def read_csv(path, columns=None):
+    """Yield (place, {column: text}) of a CSV file, packed or not, one row in memory at a time.
+
+    columns: those that are wanted, None = all. InputError, with file and line: a column missing or
+    twice, a row of more or fewer cells than the first, a file cut off, or that is something else.
+    """
+    csv.field_size_limit(LARGEST_CELL)
+    try:
+        with open_text(path) as file:
+            rows = csv.reader(file, strict=True)
+            header = next(rows, [])
+            refuse_stand_in(path, header[0] if header else "")
+            places = columns_of(path, header, columns)
+            for cells in rows:
+                if not cells:  # a blank line
+                    continue
+                where = f"{path}, line {rows.line_num}"
+                if len(cells) != len(header):
+                    counts = f"{len(cells)} cells for {len(header)} columns"
+                    raise InputError(f"{where}: {counts}; cut off here? download it again")
+                yield where, {name: cells[place] for name, place in places.items()}
+    except csv.Error as error:
+        reason = f"broken CSV ({error}); cut off here? download it again"
+        raise InputError(f"{path}, line {rows.line_num}: {reason}") from error
+    except DAMAGE as error:
+        raise InputError(f"{path}: damaged file ({error})") from error
+
+
+def columns_of(path, header, columns):
+    """{column: place} of those wanted, None = all. InputError: one is missing or there twice."""
+    for name in header if columns is None else columns:
+        if header.count(name) != 1:
+            times = "twice" if name in header else "missing"
+            raise InputError(f"{path}: the column {name} is {times}")
+    return {name: header.index(name) for name in (header if columns is None else columns)}
+
+
+def read_parquet(path, columns):
+    """Yield (place, row) with some columns of a parquet file, a few rows in memory at a time.
+
+    InputError: a column is missing, or the file is no parquet.
+    """
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            columns_of(path, file.schema_arrow.names, columns)
+            number = 0
+            for some in file.iter_batches(ROWS_AT_ONCE, columns=columns):
+                for row in some.to_pylist():
+                    yield f"{path}, row {number}", row
+                    number += 1
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 def fetch_rows(name, **options):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pyarrow import ArrowException, parquet
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -140,8 +141,10 @@ class Run:
         try:
             with safe_open(table, framework="pt") as file:
                 found = file.metadata() or {}
-        except SafetensorError as error:
-            raise InputError(f"{table} is damaged ({error}); delete it and start again") from error
+            parquet.read_metadata(f"{self.path}.parquet")
+        except (SafetensorError, ArrowException, OSError) as error:
+            hint = "delete both and start again"
+            raise InputError(f"{table} or its .parquet is damaged ({error}); {hint}") from error
         identity = self.encoder.identity
         if identity_of(found.get("model", "")) != identity:
             raise InputError(
@@ -174,7 +177,10 @@ class Run:
             with written_whole(file) as temporary:
                 temporary.write_text(json.dumps(self.manifest(), indent=1))
             return
-        before = json.loads(file.read_text())
+        try:
+            before = dict(json.loads(file.read_text()))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{file} is damaged; delete {self.folder} and start again") from error
         for name, value in self.manifest().items():
             if before.get(name) != value:
                 raise InputError(

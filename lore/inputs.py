@@ -10,13 +10,16 @@ such lists too: replies to the prompt, or whole conversations, whose common begi
 
 import hashlib
 import json
+import math
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from lore.common import InputError
-from lore.conversations import read_rows, require_text
-from lore.values import as_list, whole_number
+from lore.conversations import SURROGATE, read_rows, require_text
+from lore.values import as_list, content_key, whole_number
 
+LISTS = ("prompt", "messages", "chosen", "rejected", "response", "candidates")  # columns, may be
 SIDES = {"train": "train"} | dict.fromkeys(("test", "validation", "valid", "eval"), "test")
 
 
@@ -32,10 +35,50 @@ class Judgement(NamedTuple):
 
 
 def rows_of(path):
-    """Yield (place, row) of a file. InputError: it is missing."""
+    """Yield (place, row) of a file, as JSON has it. InputError: it is missing, or what JSON cannot say."""
     if not Path(path).is_file():
         raise InputError(f"{path} is no file")
-    return read_rows(path)
+    table = Path(path).suffix.lower() == ".csv"
+    for place, row in read_rows(path):
+        found = {}
+        for name, value in row.items():
+            value = listed(value) if table and name in LISTS else value
+            found[name] = in_json(value, f"{place}, {name}")
+        yield place, found
+
+
+def listed(text):
+    """The list that a cell of a CSV file holds as JSON, of messages or replies; else the cell."""
+    try:
+        value = json.loads(text) if text.lstrip().startswith("[") else text
+    except ValueError:
+        return text
+    return value if all(isinstance(one, str | list | dict) for one in value) else text
+
+
+def in_json(value, where):
+    """A value as JSON has it; NaN, which tables have for nothing, is null. InputError: it has no such."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        if SURROGATE.search(value):
+            raise InputError(f"{where}: half a character (a lone surrogate)")
+        return value
+    if isinstance(value, dict):
+        return {str(name): in_json(one, where) for name, one in value.items()}
+    if as_list(value) is not None:
+        return [in_json(one, where) for one in as_list(value)]
+    if isinstance(value, float) and math.isinf(value):
+        raise InputError(f"{where}: infinity, which JSON has not")
+    if value != value or str(value) in ("NaT", "<NA>"):
+        return None
+    if isinstance(value, float):
+        return value
+    if hasattr(value, "item"):  # of NumPy
+        return in_json(value.item(), where)
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise InputError(f"{where}: a {type(value).__name__}, which JSON has not")
 
 
 def read_judgements(path):
@@ -44,6 +87,15 @@ def read_judgements(path):
     if not found:
         raise InputError(f"{path} holds no comparison")
     return found
+
+
+def first_times(judgements):
+    """Numbers of the judgements that were not there before; says how many are there again."""
+    first = {}
+    for number, one in enumerate(judgements):
+        first.setdefault(content_key([one.user_id, one.chosen, one.rejected]), number)
+    print(f"left out: {len(judgements) - len(first)} x the same judgement again")
+    return [*first.values()]
 
 
 def judgement(place, row):
@@ -56,7 +108,7 @@ def judgement(place, row):
     if prompt is None:
         prompt = text_hash(common_start(chosen, rejected))
     side = row.get("split")
-    if side is not None and side not in SIDES:
+    if side is not None and (not isinstance(side, str) or side not in SIDES):
         raise InputError(f"{place}: split is {side!r}, not one of {', '.join(SIDES)}")
     return Judgement(place, user, prompt, SIDES.get(side), chosen, rejected)
 
@@ -175,6 +227,7 @@ def identifier(place, row, name):
         return None
     number = whole_number(value)
     text = str(value) if number is None else str(number)
+    text = re.sub(r"^(-?\d+)\.0+$", r"\1", text)  # 7.0 of a table that holds numbers as text
     if (not isinstance(value, str) and number is None) or not text.strip():
         raise InputError(f"{place}: {name} is {value!r}, neither a text nor a whole number")
     return text

@@ -16,6 +16,16 @@ class OneLineParser(argparse.ArgumentParser):
         raise InputError(f"{message} (--help lists the flags)")
 
 
+class Once(argparse.Action):
+    """A list, whose flag named a second time would lose what it named first."""
+
+    def __call__(self, parser, arguments, values, flag=None):
+        if flag in vars(arguments).setdefault("flags_given", []):
+            raise InputError(f"{flag} stands there twice; name all values behind one")
+        arguments.flags_given.append(flag)
+        setattr(arguments, self.dest, values)
+
+
 def settings(script, *shared):
     """Flags of a script, from its own settings block: `script` is its globals().
 
@@ -35,6 +45,7 @@ def settings(script, *shared):
                 add_flag(parser, name, module[name], meaning)
                 known.add(name)
     arguments = parser.parse_args()
+    vars(arguments).pop("flags_given", None)
     for name, value in vars(arguments).items():
         check(name, value)
     return arguments
@@ -58,6 +69,8 @@ def add_flag(parser, name, default, meaning):
         kind = {"action": argparse.BooleanOptionalAction}
     elif isinstance(default, list):
         kind = {"type": type(default[0]) if default else str, "nargs": "+"}
+        if not default:  # names, of which each counts; of other lists the last one given holds
+            kind["action"] = Once
     text = f"{meaning or ''} [{default}]".replace("%", "%%")
     parser.add_argument(f"--{name}", default=default, help=text, **kind)
 

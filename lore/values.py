@@ -20,6 +20,8 @@ def whole_number(value):
     """The int that a number equals, 1.0 and NumPy's included; None: no number, a bool, not whole."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         return None
+    if isinstance(value, int | np.integer):  # however large
+        return int(value)
     return int(value) if math.isfinite(value) and value == int(value) else None
 
 
@@ -36,7 +38,7 @@ def finite_number(value):
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 

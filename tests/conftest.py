@@ -4,6 +4,7 @@ import importlib.util
 import io
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -149,3 +150,57 @@ def text_encoder(tmp_path_factory, tokenizer):
     tokenizer.save_pretrained(folder)
     (folder / "chat_template.jinja").unlink()
     return folder
+
+
+# ------------------------------------------------------------------------------------------------
+# OwnData/ and apply/
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory, reward_model, tokenizer):
+    """The tiny reward model with a special token that its template does not write: to pad with."""
+    from transformers import AddedToken, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("model")
+    shutil.copytree(reward_model, folder, dirs_exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    unused = tokenizer.convert_ids_to_tokens(len(tokenizer) - 1)
+    tokenizer.add_tokens([AddedToken(unused, special=True)], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, model):
+    """Folder with own.jsonl.gz, data/ and results/ of a rank-3 basis."""
+    import own
+
+    folder = tmp_path_factory.mktemp("trained")
+    assert own.prepare(folder, own.comparisons(), model)[0] == 0
+    common = ("--data", folder / "data", "--results", folder / "results", "--min_comparisons", 3)
+    fit = ("--solver", "adam", "--num_iterations", 40, "--K_list")
+    done = call_script(ROOT / "OwnData/train_basis.py", *common, *fit, 0, 1, 3)
+    assert done[0] == 0, done[2]
+    done = call_script(
+        ROOT / "OwnData/vary_fewshot.py", *common, *fit, 3, "--num_shots", 1, 3, "--trials", 2
+    )
+    assert done[0] == 0, done[2]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def basis(trained):
+    return trained / "results/train_basis_K3_alpha0_seed0.safetensors"
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Four replies to one prompt, in a file."""
+    import own
+
+    replies = ["the cat sat", "nothing", "she said hello", "the dog lay beside it"]
+    return own.write(
+        tmp_path / "rows.jsonl",
+        [{"id": i, "prompt": "the cat?", "response": reply} for i, reply in enumerate(replies)],
+    )

@@ -28,50 +28,6 @@ DECODER = os.environ.get("LORE_DECODER", "no folder")  # a small one with one ou
 SCRIPTS = ("score", "adapt", "best_of_n", "ask", "export", "report", "serve")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory, reward_model, tokenizer):
-    """The tiny reward model with a special token that its template does not write: to pad with."""
-    from transformers import AddedToken, AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("model")
-    shutil.copytree(reward_model, folder, dirs_exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    unused = tokenizer.convert_ids_to_tokens(len(tokenizer) - 1)
-    tokenizer.add_tokens([AddedToken(unused, special=True)], special_tokens=True)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, model):
-    """Folder with own.jsonl.gz, data/ and results/ of a rank-3 basis."""
-    folder = tmp_path_factory.mktemp("trained")
-    assert own.prepare(folder, own.comparisons(), model)[0] == 0
-    common = ("--data", folder / "data", "--results", folder / "results", "--min_comparisons", 3)
-    fit = ("--solver", "adam", "--num_iterations", 40, "--K_list")
-    done = call_script(ROOT / "OwnData/train_basis.py", *common, *fit, 0, 1, 3)
-    assert done[0] == 0, done[2]
-    done = call_script(
-        ROOT / "OwnData/vary_fewshot.py", *common, *fit, 3, "--num_shots", 1, 3, "--trials", 2
-    )
-    assert done[0] == 0, done[2]
-    return folder
-
-
-@pytest.fixture(scope="module")
-def basis(trained):
-    return trained / "results/train_basis_K3_alpha0_seed0.safetensors"
-
-
-@pytest.fixture
-def rows(tmp_path):
-    replies = ["the cat sat", "nothing", "she said hello", "the dog lay beside it"]
-    return own.write(
-        tmp_path / "rows.jsonl",
-        [{"id": i, "prompt": "the cat?", "response": reply} for i, reply in enumerate(replies)],
-    )
-
-
 def apply(name, *flags):
     return call_script(APPLY / f"{name}.py", *flags)
 
@@ -203,12 +159,11 @@ def test_votes_and_ties_that_one_can_count_by_hand():
     script = load_script(APPLY / "best_of_n.py")
     # three people, two of whom like 0 most, one of whom likes 1 most and 0 least
     rewards = np.array([[3, 3, 0], [2, 2, 2], [0, 0, 1]], dtype=float)
-    assert script.vote_of(rewards) == {"borda": 1, "majority": 0} or script.vote_of(rewards) == {
-        "borda": 0,
-        "majority": 0,
-    }
+    assert script.vote_of("abc", rewards) == {"borda": 0, "majority": 0}  # 4, 4 and 1 points
+    twice = rewards[[0, 0, 1, 2]]
+    assert script.vote_of("aabc", twice) == {"borda": 0, "majority": 0}  # as if it stood there once
     cycle = np.array([[2, 0, 1], [1, 2, 0], [0, 1, 2]], dtype=float)  # Condorcet's paradox
-    assert script.vote_of(cycle)["majority"] is None
+    assert script.vote_of("abc", cycle)["majority"] is None
     best, tied = script.best_of(["a", "b", "a"], np.array([[1.0, 0], [1, 2], [1, 0]]))
     assert best.tolist() == [0, 1] and tied == {0: [1]}
 
@@ -469,6 +424,10 @@ def test_the_server_gives_the_rewards_of_score(server, basis, rows, tmp_path, mo
     [
         ({"query": ["what?"]}, 400, "query 0"),
         ({"query": [exchange("a", "b")], "labels": ["nobody"]}, 400, "no user nobody"),
+        ({"query": [exchange("a", "b")], "labels": [{"user": "0"}]}, 400, "without a user_id"),
+        (b'{"query": [[]], "labels": [NaN]}', 400, "query"),
+        ({"query": [exchange("a", "b")], "labels": [10**400]}, 400, "no user 1000"),
+        ({"query": [exchange("a", "b")], "labels": ["\ud800"]}, 400, "no user"),
         ({"query": [exchange("a", "b")], "labels": []}, 400, "labels is no list of 1"),
         ({"query": [exchange("a", "")]}, 400, "empty"),
         ({"query": [exchange("a", "the cat " * 1000)]}, 400, "for the reply alone"),
@@ -490,7 +449,7 @@ def test_the_server_refuses_in_one_line(server, body, status, words):
 def test_bad_rows_are_named_and_nothing_is_written(basis, tmp_path):
     cases = [
         ("score", {"prompt": "a?", "response": ""}, "empty"),
-        ("score", {"prompt": "a?", "response": float("nan")}, "response is float"),
+        ("score", {"prompt": "a?", "response": float("nan")}, "response is nothing"),
         ("score", {"response": "b"}, "a prompt or messages"),
         ("best_of_n", {"prompt": "a?", "candidates": []}, "no candidates"),
         ("best_of_n", {"prompt": "a?", "candidates": ["b", None]}, "candidates[1]"),

@@ -14,8 +14,8 @@ def test_a_basis_comes_back_and_another_width_is_refused(tmp_path):
     path = tmp_path / "basis.safetensors"
     V, W, W_unseen = (
         torch.randn(2, 6).T,
-        torch.rand(3, 2),
-        torch.rand(1, 2),
+        torch.rand(3, 2).softmax(1),
+        torch.rand(1, 2).softmax(1),
     )  # column-major, as the fits keep it
     basis = Basis(V, W, ("x", "y", "z"), W_unseen, ("new",), "a model")
     save_basis(path, basis, alpha=0.0)
@@ -90,7 +90,13 @@ def test_bases_are_saved_with_their_users(tmp_path):
 
 @pytest.mark.parametrize("name", ["V", "W", "W_unseen"])
 def test_a_basis_with_nan_is_refused(tmp_path, name):
-    basis = Basis(torch.randn(6, 2), torch.rand(3, 2), ("x", "y", "z"), torch.rand(1, 2), ("new",))
+    basis = Basis(
+        torch.randn(6, 2),
+        torch.full((3, 2), 0.5),
+        ("x", "y", "z"),
+        torch.full((1, 2), 0.5),
+        ("new",),
+    )
     getattr(basis, name)[0, 0] = float("nan")
     save_basis(tmp_path / "b.safetensors", basis)
     with pytest.raises(InputError, match=f"{name} holds NaN"):

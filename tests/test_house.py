@@ -16,7 +16,7 @@ PEOPLE = [
     "settings", "comparisons", "partition", "likelihood", "product", "planted", "lbfgs", "objective", "own",
     "mixtures",
     "ridge", "evaluation", "best_rank", "baselines", "statistics",
-    "basis", "newcomers", "questions", "sweeps", "shots", "printing", "pictures", "page", "report",
+    "basis", "newcomers", "questions", "sweeps", "shots", "printing", "pictures", "page", "report", "choices",
 ]  # fmt: skip
 TEXT = [
     "values", "conversations", "inputs", "rewardbench", "bench_score", "encoder_settings", "packing", "attention",
