@@ -44,7 +44,7 @@ from lore.objective import Prior
 from lore.processes import Adam
 from lore.product import Rows, TallProduct, project
 from lore.ridge import fit_ridge
-from lore.shots import draw_shots, score_draws
+from lore.shots import draw_shots, score_draws, terms_drawn
 from lore.sweeps import FewShotResult, Recipe, RunResult, fittable, settings_of
 from lore.tables import check_rank, reference_head
 
@@ -99,19 +99,20 @@ class LoRe(nn.Module):
 
     def forward(self, features):
         """(negative log likelihood, penalty at full alpha) of the present W and V."""
-        X, user, weight = self.problem(pack(features))
+        X, *terms = self.problem(pack(features))
         (Z,) = TallProduct.apply(X, self.V)  # (n, d) @ (d, K) -> (n, K)
-        return negative_log_likelihood(Z, self.W.softmax(1), user, weight), self.penalty()
+        return negative_log_likelihood(Z, self.W.softmax(1), *terms), self.penalty()
 
     @classmethod
     def fit_together(cls, models, data):
         """Fit models that differ in rank, alpha or start to the same Comparisons, in place; all with
         the first one's steps and learning rate."""
         first = models[0]
-        cls.descend(models, *first.problem(data), first.num_iterations, first.learning_rate)
+        X, *terms = first.problem(data)
+        cls.descend(models, X, terms, first.num_iterations, first.learning_rate)
 
     @staticmethod
-    def descend(models, X, user, weight, steps, learning_rate):
+    def descend(models, X, terms, steps, learning_rate):
         Ws = [model.W for model in models]
         Vs = [model.V for model in models]
         adam = Adam([*Ws, *Vs], lr=learning_rate)
@@ -119,7 +120,7 @@ class LoRe(nn.Module):
             adam.zero_grad()
             loss = 0
             for model, Z in zip(models, TallProduct.apply(X, *Vs)):  # (n, d) @ (d, K) -> (n, K)
-                nll = negative_log_likelihood(Z, model.W.softmax(1), user, weight)  # Eq. 10
+                nll = negative_log_likelihood(Z, model.W.softmax(1), *terms)  # Eq. 10
                 loss = loss + nll + model.penalty()
             loss.backward()
             adam.step()
@@ -135,10 +136,10 @@ class LoRe(nn.Module):
         return self.W.detach().softmax(dim=1), self.V.detach()
 
     def problem(self, data):
-        """X (n, d), whose each row is (n,), and how much it counts (n,)."""
+        """X (n, d), and `terms`: whose each row is (n,), how much it counts (n,), its choice or None."""
         data.expect(len(self.W), len(self.V))
         X = Rows.of(data, self.V)
-        return X, data.user.to(self.V.device), self.pair_weights(data.user).to(self.V)
+        return X, *data.terms(self.pair_weights, self.V)
 
 
 class LoRe_regularized(LoRe):
@@ -153,7 +154,7 @@ class LoRe_regularized(LoRe):
     pair_weights = staticmethod(equal_weights)
 
     @staticmethod
-    def descend(models, X, user, weight, steps, learning_rate):
+    def descend(models, X, terms, steps, learning_rate):
         Ws = [model.W for model in models]
         Vs = [model.V for model in models]
         adam_W = Adam(Ws, lr=learning_rate)
@@ -163,14 +164,14 @@ class LoRe_regularized(LoRe):
             adam_W.zero_grad()
             loss = 0
             for W, Z in zip(Ws, Zs):
-                loss = loss + negative_log_likelihood(Z.detach(), W.softmax(1), user, weight)
+                loss = loss + negative_log_likelihood(Z.detach(), W.softmax(1), *terms)
             loss.backward()
             adam_W.step()
 
             adam_V.zero_grad()
             loss = 0
             for model, W, Z in zip(models, Ws, Zs):
-                nll = negative_log_likelihood(Z, W.detach().softmax(1), user, weight)
+                nll = negative_log_likelihood(Z, W.detach().softmax(1), *terms)
                 loss = loss + nll + warm_up(step, steps) * model.penalty()
             loss.backward()
             adam_V.step()
@@ -233,13 +234,11 @@ class PersonalizeBatch(nn.Module):
             expected = (self.num_features, K)
             raise InputError(f"a basis of shape {tuple(V.shape)} for a model of one of {expected}")
         Zs = project(data, [V.detach().to(self.w)])  # (n, d) @ (d, K) -> (n, K)
-        return self.fit_together([self], Zs, data.user)[0]
+        return self.fit_together([self], Zs, *data.terms(user_mean_weights, self.w))[0]
 
     @staticmethod
-    def fit_together(models, Zs, user):
+    def fit_together(models, Zs, *terms):
         """Models of several ranks or starts, each with its Z (n, K), at once -> [W (C, K), ..]."""
-        weight = user_mean_weights(user).to(Zs[0])
-        user = user.to(Zs[0].device)
         logits = [model.w.detach().to(Z).requires_grad_() for model, Z in zip(models, Zs)]
         # torch's own: each process has all of Z, and what the first one finds is kept
         adam = torch.optim.Adam(logits, lr=models[0].learning_rate)
@@ -247,7 +246,7 @@ class PersonalizeBatch(nn.Module):
             adam.zero_grad()
             loss = 0
             for Z, w in zip(Zs, logits):
-                loss = loss + negative_log_likelihood(Z, w.softmax(dim=1), user, weight)  # Eq. 11
+                loss = loss + negative_log_likelihood(Z, w.softmax(dim=1), *terms)  # Eq. 11
             loss.backward()
             adam.step()
         for model, w in zip(models, logits):
@@ -385,7 +384,8 @@ def personalise(recipe, fits, Zs, pairs, user, shape, row=None):
         start = model.w.data.view(trials, 1, people, -1).expand(-1, shots, -1, -1)
         model.w = nn.Parameter(start.reshape(users, -1))
         models.append(model)
-    return [*map(Mixtures, PersonalizeBatch.fit_together(models, Zs, user))]
+    terms = terms_drawn(pairs, user, row, Zs[0])
+    return [*map(Mixtures, PersonalizeBatch.fit_together(models, Zs, *terms))]
 
 
 def run_few_shot_vary_shots(

@@ -78,9 +78,9 @@ def each_alone(groups, V_ref, seed, device, s):
 
 def alone(data, test, users, problem, s):
     """Margins of the pairs of U users in a row: those that they are fitted on, those of `test`."""
-    X, user = rows_of(data, users, problem.X.rest)
-    weight = user_mean_weights(user)
-    m = torch.bincount(user)
+    X, user, votes = rows_of(data, users, problem.X.rest)
+    weight = user_mean_weights(user, votes)
+    m = torch.bincount(user, votes)
     U = len(users)
     number = torch.arange(U)
     owner = torch.cat([number, number.repeat_interleave(problem.d)]).to(X.device)
@@ -97,13 +97,15 @@ def alone(data, test, users, problem, s):
 
     start = problem.head.new_zeros(U * (1 + problem.d))
     r = rewards(minimise(losses, start, owner, FIRST_PASSES))
-    X_test, user_test = rows_of(test, users, problem.X.rest)
+    X_test, user_test, _ = rows_of(test, users, problem.X.rest)
     return margins(X, r, user), margins(X_test, r, user_test)
 
 
 def rows_of(pairs, users, like):
-    """X (n, d) of the pairs of some users in a row, and whose they are, counted from the first."""
+    """X (n, d) of the pairs of some users in a row, whose they are, counted from the first, and how much
+    each counts."""
     ends = torch.stack([users[0], users[-1] + 1])
     first, last = torch.searchsorted(pairs.user.cpu(), ends).tolist()
     user = (pairs.user[first:last] - users[0]).to(like.device)
-    return pairs.differences(like, slice(first, last)), user
+    votes = pairs.votes[first:last].to(like.device)
+    return pairs.differences(like, slice(first, last)), user, votes

@@ -28,6 +28,9 @@ class Comparisons:
                          None = each by itself
     prompt    (n,)       equal for pairs that are held out together, here and in other Comparisons;
                          None = those of the same two replies, in whichever order
+    choice    (n,)       equal for pairs that are one vote: one reply preferred to each of several
+                         others; None = each pair is one
+    softmax              whether such a choice is one of a softmax over its replies, not of pairs
     """
 
     table: torch.Tensor
@@ -37,6 +40,8 @@ class Comparisons:
     rejected: torch.Tensor | None = None
     shot: torch.Tensor | None = None
     prompt: torch.Tensor | None = None
+    choice: torch.Tensor | None = None
+    softmax: bool = False
 
     def __post_init__(self):
         if (self.user.diff() < 0).any():
@@ -76,10 +81,12 @@ class Comparisons:
         return cls(table, user, tuple(map(str, range(len(features)))))
 
     @classmethod
-    def from_frame(cls, table, frame, user_ids=None, shot=None, prompt=None):
+    def from_frame(
+        cls, table, frame, user_ids=None, shot=None, prompt=None, choice=None, softmax=False
+    ):
         """Rows of a data frame (user_id, chosen, rejected) -> Comparisons of user_ids, in that order.
 
-        shot: the column whose equal values make one shot of a user's pairs;
+        shot, choice: the columns whose equal values make one shot, one vote of a user's pairs;
         prompt: the column that names the prompt of a pair; a name has the same number in all frames.
         """
         if user_ids is None:
@@ -88,15 +95,13 @@ class Comparisons:
         frame = frame[frame["user_id"].isin(number)]
         frame = frame.assign(user=frame["user_id"].map(number)).sort_values("user", kind="stable")
         user = column(frame, "user")
-        if shot is not None:
-            # numbered user by user in the order in which they occur
-            shot = torch.tensor(
-                frame.groupby(["user", shot], sort=False, dropna=False).ngroup().to_numpy()
-            )
+        shot, choice = (numbered(frame, name) for name in (shot, choice))
         if prompt is not None:
             prompt = numbers_of(frame[prompt])
         chosen = column(frame, "chosen")
-        return cls(table, user, tuple(user_ids), chosen, column(frame, "rejected"), shot, prompt)
+        rejected = column(frame, "rejected")
+        more = {"shot": shot, "prompt": prompt, "choice": choice, "softmax": softmax}
+        return cls(table, user, tuple(user_ids), chosen, rejected, **more)
 
     # ----------------------------------------------------------------------------- what it has ---
 
@@ -111,6 +116,21 @@ class Comparisons:
     def counts(self):
         """(C,) pairs of each user."""
         return torch.bincount(self.user, minlength=len(self.user_ids))
+
+    @cached_property
+    def votes(self):
+        """(n,) how much each pair counts: 1, or 1 / (pairs of its choice)."""
+        if self.choice is None:
+            return torch.ones(len(self), dtype=torch.float64, device=self.user.device)
+        return torch.bincount(self.choice).double().reciprocal()[self.choice]
+
+    def terms(self, pair_weights, like):
+        """What negative_log_likelihood takes beside Z and W: user, weight and the softmax's choice.
+
+        pair_weights(user, votes) -> (n,)
+        """
+        choice = self.choice.to(like.device) if self.softmax else None
+        return self.user.to(like.device), pair_weights(self.user, self.votes).to(like), choice
 
     def expect(self, C, d):
         """InputError: not the number of users, or the width, that a model was made for."""
@@ -161,7 +181,9 @@ class Comparisons:
         else:
             parts = {"chosen": self.chosen[kept], "rejected": self.rejected[kept]}
         prompt = None if self.prompt is None else self.prompt[kept.to(self.prompt.device)]
-        return replace(self, user=self.user[kept], shot=None, prompt=prompt, **parts)
+        choice = None if self.choice is None else self.choice[kept].unique(return_inverse=True)[1]
+        user = self.user[kept]
+        return replace(self, user=user, shot=None, prompt=prompt, choice=choice, **parts)
 
     def shuffled(self, seed):
         """The same pairs, in each of which a coin says who was preferred."""
@@ -171,6 +193,14 @@ class Comparisons:
             return replace(self, table=self.table * sign.unsqueeze(1))
         chosen = torch.where(coin, self.rejected, self.chosen)
         return replace(self, chosen=chosen, rejected=torch.where(coin, self.chosen, self.rejected))
+
+
+def numbered(frame, name):
+    """A column's values of each user as numbers 0, 1, .., user by user as they occur. (n,)"""
+    if name is None:
+        return None
+    of_user = frame.groupby(["user", name], sort=False, dropna=False)
+    return torch.tensor(of_user.ngroup().to_numpy())
 
 
 def numbers_of(names):

@@ -139,20 +139,26 @@ def solve_mixtures(Z, user, num_users, prior, pairs=None, row=None, spread=False
     """(R2) for each person -> Mixtures; without pairs w is the prior's mean and e is 0.
 
     Z (n, K), user (n,) ascending. pairs: the Comparisons whose rows `row` (n,; None = all in order)
-    Z is of; needed where the prior has something of one's own.
+    Z is of; needed where the prior has something of one's own, or several pairs are one vote.
     InputError: log-odds so large that the certificate would not hold.
     """
+    votes = None if pairs is None or pairs.choice is None else pairs.votes.to(Z.device)
+    if votes is not None and row is not None:
+        votes = votes[row]
     pairs = pairs if prior.own else None
     found = solve_batches(
-        batches(user, num_users, Z.shape[1], pairs, row), Z, num_users, prior, spread
+        batches(user, num_users, Z.shape[1], pairs, row), Z, num_users, prior, spread, votes=votes
     )
     if pairs is None:
         return found
     return found._replace(own=Own(pairs, user, found.a))
 
 
-def solve_batches(people, Z, num_users, prior, spread=False, counted=None):
-    """solve_mixtures of Batches; counted (n,): the pairs that count, None = all."""
+def solve_batches(people, Z, num_users, prior, spread=False, counted=None, votes=None):
+    """solve_mixtures of Batches; counted (n,): the pairs that count, votes (n,): how much each does.
+
+    None = all, and one each.
+    """
     K = Z.shape[1]
     mean = prior.mean.to(Z.device, torch.float64)
     fixed = prior.strength == EVERYBODY
@@ -173,14 +179,15 @@ def solve_batches(people, Z, num_users, prior, spread=False, counted=None):
         rows, real, G = batch.rows, batch.real, batch.G
         if counted is not None:
             rows, real, G = batch.only(counted)
-        m = real.sum(1, keepdim=True).clamp_min(1).double()  # (people, 1)
+        vote = real.double() if votes is None else votes[rows] * real  # (people, m)
+        m = vote.sum(1, keepdim=True).clamp_min(1)  # (people, 1)
         z = Z[rows].double() / LOGIT_SCALE * real.unsqueeze(2)  # (people, m, K)
         own = None if not prior.own else m.unsqueeze(2) * prior.own**2 * G
         if fixed:
             one = mean.new_ones(1)
-            problems = PersonProblems((z @ mean).unsqueeze(2), real / m, one, 0 * m, own)
+            problems = PersonProblems((z @ mean).unsqueeze(2), vote / m, one, 0 * m, own)
         else:
-            problems = PersonProblems(z, real / m, mean, prior.strength / m, own)
+            problems = PersonProblems(z, vote / m, mean, prior.strength / m, own)
         w, coefficients, gap[who], H = newton_on_simplex(problems)
         a[rows[real]] = (coefficients * m * prior.own**2 / LOGIT_SCALE)[real]
         if not fixed:

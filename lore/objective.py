@@ -60,17 +60,20 @@ class Parameters(NamedTuple):
 class JointProblem:
     """(R1), for fits of several ranks, ridges and sets of pairs side by side.
 
-    InputError: a weigh that is not in WEIGH.
+    InputError: a weigh that is not in WEIGH; choices of a softmax, which are no pairs.
     """
 
     def __init__(self, train, V_ref, device, weigh):
         if weigh not in WEIGH:
             raise InputError(f"weigh = {weigh!r}: {' or '.join(WEIGH)}")
+        if train.softmax:
+            raise InputError("the ridge solver knows pairs only; choices of a softmax need adam")
         self.weigh = weigh
         self.X = Rows.of(train, torch.zeros((), device=device))  # (n, d)
         self.d = train.num_features
         self.C = len(train.user_ids)
         self.user = train.user.to(device)
+        self.votes = train.votes.to(device)  # (n,)
         self.everything = torch.ones_like(self.user, dtype=torch.bool)  # (n,) all pairs count
 
         def add_squares(total, _, x):
@@ -101,7 +104,7 @@ class JointProblem:
 
     def weights(self, counted):
         """q_ij of the pairs of a mask (n,), and q_i: (n,), (C,)"""
-        counted = counted.double()
+        counted = counted * self.votes
         if self.weigh == "pairs":
             return counted, counted.new_ones(self.C)
         counts = counted.new_zeros(self.C).index_add_(0, self.user, counted)

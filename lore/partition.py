@@ -13,33 +13,57 @@ def prompts_apart(frame, share, seed, column="prompt"):
     return frame[to_train], frame[~to_train]
 
 
-def people_apart(train, test, least, most, few, seed, people="people"):
+def people_apart(
+    train,
+    test,
+    least,
+    most,
+    few,
+    seed,
+    people="people",
+    prompt="prompt",
+    choice=None,
+    softmax=False,
+):
     """Half of the people seen, half unseen -> Groups, each tested on all of their test pairs.
 
     train, test: Splits with a column `prompt`; at most `most` pairs of a seen person train, and `few`
-    of an unseen one are known, drawn by `seed` as the people are. InputError: fewer than two people
-    have `least` pairs on each side.
+    of an unseen one are known, drawn by `seed` as the people are. choice: the column whose equal
+    values are one choice among several replies; then choices are counted, and drawn, not pairs.
+    InputError: fewer than two people have `least` on each side.
     """
-    enough = busy(train, least) & busy(test, least)
+    enough = busy(train, least, choice) & busy(test, least, choice)
     if len(enough) < 2:
-        raise InputError(
-            f"{len(enough)} {people} have {least} comparisons on each side; lower --min_comparisons"
-        )
+        counted = "comparisons" if choice is None else "choices"
+        flag = f"lower --min_{counted}"
+        raise InputError(f"{len(enough)} {people} have {least} {counted} on each side; {flag}")
     everybody = np.random.default_rng(seed).permutation(sorted(enough)).tolist()
     half = len(everybody) // 2
     seen, unseen = sorted(everybody[:half]), sorted(everybody[half:])
-    shuffled = train.frame.sample(frac=1, random_state=seed).groupby("user_id")
+    shuffled = train.frame.sample(frac=1, random_state=seed)
+    place = places(shuffled, choice)
+    how = {"shot": choice, "prompt": prompt, "choice": choice, "softmax": softmax}
     return Groups(
-        Comparisons.from_frame(train.table, shuffled.head(most), seen, prompt="prompt"),
-        Comparisons.from_frame(test.table, test.frame, seen, prompt="prompt"),
-        Comparisons.from_frame(train.table, shuffled.head(few), unseen, prompt="prompt"),
-        Comparisons.from_frame(test.table, test.frame, unseen, prompt="prompt"),
+        Comparisons.from_frame(train.table, shuffled[place < most], seen, **how),
+        Comparisons.from_frame(test.table, test.frame, seen, **how),
+        Comparisons.from_frame(train.table, shuffled[place < few], unseen, **how),
+        Comparisons.from_frame(test.table, test.frame, unseen, **how),
     )
 
 
-def busy(side, least):
-    """The people with at least so many comparisons on a side."""
-    counts = side.frame["user_id"].value_counts()
+def places(frame, choice):
+    """Which of its person's rows each is, 0, 1, ..; which of the choices, where that is a column."""
+    if choice is None:
+        return frame.groupby("user_id").cumcount()
+    first = frame[["user_id", choice]].drop_duplicates()
+    first["place"] = first.groupby("user_id").cumcount()
+    return frame[["user_id", choice]].merge(first, how="left").set_axis(frame.index)["place"]
+
+
+def busy(side, least, choice=None):
+    """The people with at least so many comparisons on a side, or so many choices."""
+    frame = side.frame if choice is None else side.frame.drop_duplicates(["user_id", choice])
+    counts = frame["user_id"].value_counts()
     return set(counts.index[counts >= least])
 
 

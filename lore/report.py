@@ -21,14 +21,14 @@ from lore.processes import by_first_process
 from lore.statistics import by_user, summarise
 
 
-def report(path, cells, args, rows=None):
-    """PATH.json with the rows of all cells and their summary; the choices and the table; PATH.png.
+def report(path, cells, args, rows=None, **more):
+    """PATH.json with the rows of all cells, their summary and more; the choices and the table; PATH.png.
 
     -> summary
     """
     over = "splits" if args.resplit else "seeds"
     summary = summarise(cells, over)
-    save_results(path, run_rows(cells) if rows is None else rows, args, summary=summary)
+    save_results(path, run_rows(cells) if rows is None else rows, args, summary=summary, **more)
     print_choices(cells)
     print_run_table(summary, over)
     print_both_sides(cells)

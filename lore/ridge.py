@@ -134,6 +134,7 @@ class Search:
         self.folds = Folds(train, seed, device)
         self.votes, _ = self.problem.weights(self.everything)  # (n,)
         self.asked = self.folds.asked.nonzero().flatten()  # rows
+        self.votes_asked = self.problem.votes[self.asked]
         user = self.problem.user[self.asked]
         self.people = [*batches(user, self.problem.C, 1, train, self.asked)]
         self.s, self.start, self.log_p, self.choice = self.common_path()
@@ -322,7 +323,8 @@ class Search:
         rows = self.asked
         for Z, mean, mask in zip(Zs, means, masks):
             prior = Prior(mean, strength, self.problem.unit * own)
-            found = solve_batches(self.people, Z[rows], self.problem.C, prior, counted=mask[rows])
+            counting = {"counted": mask[rows], "votes": self.votes_asked}
+            found = solve_batches(self.people, Z[rows], self.problem.C, prior, **counting)
             logits.append(self.votes.new_zeros(len(self.votes)).index_copy(0, rows, found.logits))
         return F.logsigmoid(self.folds.held_out(logits))
 

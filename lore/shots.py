@@ -5,7 +5,7 @@ import torch
 from lore.common import InputError
 from lore.comparisons import shuffled_places
 from lore.evaluation import ALL_SHOTS, Cell, outcomes_of, share_right, through_others
-from lore.likelihood import LOGIT_SCALE, margins
+from lore.likelihood import LOGIT_SCALE, margins, user_mean_weights
 from lore.own import Own
 
 
@@ -43,6 +43,18 @@ def check_shots(few, known, num_shots, trials):
                 raise InputError(
                     f"shots = {shots}: user {user} has {count} to draw from; use 1..{known.min()}"
                 )
+
+
+def terms_drawn(pairs, user, row, like):
+    """`terms` of the rows `row` (n,; None = all) of `pairs`, drawn for the users `user` (n,)."""
+    if row is None:
+        return pairs.terms(user_mean_weights, like)
+    weight = user_mean_weights(user, pairs.votes[row])
+    choice = None
+    if pairs.softmax:  # one that is drawn for two is two
+        both = torch.stack([user, pairs.choice[row]])  # (2, n)
+        choice = both.unique(dim=1, return_inverse=True)[1].to(like.device)
+    return user.to(like.device), weight.to(like), choice
 
 
 def score_draws(setting, fit, num_shots, found, drawn, test, groups):

@@ -1,0 +1,253 @@
+"""Choices among several replies: how much their pairs count, the softmax, and what else knows them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from populations import cell
+
+from lore.choices import (
+    PLURALITY,
+    Choices,
+    another_of_language,
+    before,
+    by_trait,
+    consistency,
+    narrowed,
+    rows_of,
+)
+from lore.common import InputError
+from lore.comparisons import Comparisons, Groups
+from lore.evaluation import ANOTHER, Setting, cell_of
+from lore.likelihood import LOGIT_SCALE, margins, negative_log_likelihood, top_choice
+from lore.mixtures import solve_mixtures
+from lore.objective import Prior
+from lore.product import project
+from lore.ridge import fit_ridge
+from lore.shots import draw_shots, terms_drawn
+from utils import LoRe, PersonalizeBatch, run
+
+
+def turns(people=8, each=12, replies=4, seed=0, d=12):
+    """A frame of choices among `replies` by people of two kinds, and the table."""
+    rng = np.random.default_rng(seed)
+    table = rng.normal(size=(people * each * replies, d)).astype(np.float32)
+    tastes = rng.normal(size=(2, d))
+    rows = []
+    for turn in range(people * each):
+        person = turn // each
+        own = turn * replies + np.arange(replies)
+        noise = rng.gumbel(size=replies)
+        best = (table[own] @ tastes[person % 2] + noise).argmax()
+        for other in own[own != own[best]]:
+            rows.append((f"p{person}", turn, f"i{turn}", own[best], other))
+    frame = pd.DataFrame(rows, columns=["user_id", "turn", "item", "chosen", "rejected"])
+    return frame, torch.from_numpy(table)
+
+
+def pairs_of(frame, table, **how):
+    return Comparisons.from_frame(table, frame, choice="turn", shot="turn", prompt="item", **how)
+
+
+def test_a_choice_is_one_of_a_softmax_over_its_replies():
+    rewards = torch.randn(5, 4, dtype=torch.float64)
+    logits = (rewards[:, :1] - rewards[:, 1:]).flatten()  # of the first reply over the others
+    choice = torch.arange(5).repeat_interleave(3)
+    order = torch.randperm(15, generator=torch.Generator().manual_seed(0))
+    found = top_choice(logits[order], choice[order])
+    expected = rewards.log_softmax(1)[:, 0]
+    assert torch.allclose(found, expected[choice[order]])
+    far = top_choice(1e4 * logits, choice)
+    assert far.isfinite().all()
+
+
+def test_the_pairs_of_a_choice_share_one_vote_and_other_data_has_one_each():
+    frame, table = turns()
+    frame = frame.drop(frame.index[[0, 1]])  # the first choice has one pair left
+    data = pairs_of(frame, table)
+    assert data.votes[0] == 1 and torch.allclose(data.votes[1:], torch.tensor(1 / 3).double())
+    assert data.votes.sum() == pytest.approx(frame["turn"].nunique())
+    plain = Comparisons.from_frame(table, frame)
+    assert (plain.votes == 1).all()
+    some = data.choice % 2 == 0
+    kept = data.subset(some)
+    assert kept.choice.unique().tolist() == [*range(len(kept.choice.unique()))]
+    assert kept.votes.tolist() == data.votes[some].tolist()
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_the_loss_is_the_mean_over_choices_of_each_person(softmax):
+    frame, table = turns()
+    data = pairs_of(frame.drop(frame.index[:2]), table, softmax=softmax)
+    model = LoRe(None, 0.0, 8, 12, 3, 5, 0.5, generator=torch.Generator().manual_seed(0))
+    loss, _ = model(data)
+    logits = (
+        margins(data.differences(model.V) @ model.V, model.W.softmax(1), data.user) / LOGIT_SCALE
+    )
+    by_person = torch.zeros(8)
+    for person in range(8):
+        of_choices = []
+        for turn in data.choice[data.user == person].unique():
+            own = logits[data.choice == turn]
+            whole = F.pad(-own, (1, 0)).log_softmax(0)[0] if softmax else F.logsigmoid(own).mean()
+            of_choices.append(-whole)
+        by_person[person] = torch.stack(of_choices).mean()
+    assert loss.item() == pytest.approx(by_person.sum().item(), rel=1e-5)
+
+
+def twice(frame):
+    """Each pair a second time, as of the same choice."""
+    return pd.concat([frame, frame]).sort_values("user_id", kind="stable")
+
+
+@pytest.mark.parametrize("own", [0.0, 30.0])
+def test_a_pair_twice_in_one_choice_tells_a_mixture_nothing_new(own):
+    frame, table = turns(replies=2)
+    V = torch.randn(12, 3, generator=torch.Generator().manual_seed(1)) * 100
+    prior = Prior(torch.full((3,), 1 / 3), 1.0, own)
+    found = []
+    for data in (pairs_of(frame, table), pairs_of(twice(frame), table)):
+        (Z,) = project(data, [V])
+        found.append(solve_mixtures(Z, data.user, 8, prior, data, spread=True))
+    assert torch.allclose(found[0].W, found[1].W, atol=1e-4)
+    assert torch.allclose(found[0].spread, found[1].spread, atol=1e-4)
+    if own:
+        assert torch.allclose(found[0].own.rewards(3), found[1].own.rewards(3), atol=1e-2)
+
+
+def test_a_pair_twice_in_one_choice_tells_the_ridge_solver_nothing_new():
+    frame, table = turns(people=20, each=20, replies=2)
+    once = fit_ridge(pairs_of(frame, table), [2])[2]
+    again = fit_ridge(pairs_of(twice(frame), table), [2])[2]
+    assert once.V.shape == again.V.shape
+    cosine = F.cosine_similarity(once.V @ once.W.T, again.V @ again.W.T, dim=0)
+    assert cosine.min() > 0.99
+    with pytest.raises(InputError, match="pairs only"):
+        fit_ridge(pairs_of(frame, table, softmax=True), [2])
+
+
+def test_a_choice_drawn_for_two_is_two():
+    frame, table = turns(people=3, each=4)
+    few = pairs_of(frame, table, softmax=True)
+    row, problem = draw_shots(few, [1, 2], 3, 0)
+    user, weight, choice = terms_drawn(few, problem, row, torch.zeros(()))
+    assert len(choice.unique()) == 3 * 3 * (1 + 2)  # trials, people, shots
+    sums = torch.zeros(len(problem.unique())).index_add(0, problem, weight)
+    assert torch.allclose(sums, torch.ones_like(sums))
+    Z = torch.randn(len(row), 2)
+    W = torch.full((int(problem.max()) + 1, 2), 0.5)
+    assert negative_log_likelihood(Z, W, user, weight, choice).isfinite()
+    model = PersonalizeBatch(3, 12, 2, 3, 0.1)
+    assert model.fit(few, torch.randn(12, 2)).isfinite().all()
+
+
+# ------------------------------------------------------------------------------------------------
+# What is said of them
+# ------------------------------------------------------------------------------------------------
+
+
+def groups_of(frame, table):
+    half = sorted(frame["user_id"].unique())
+    half, rest = half[: len(half) // 2], half[len(half) // 2 :]
+    seen = Comparisons.from_frame(table, frame, half, choice="turn", shot="turn", prompt="item")
+    unseen = Comparisons.from_frame(table, frame, rest, choice="turn", shot="turn", prompt="item")
+    return Groups(seen, seen, unseen, unseen)
+
+
+def test_the_first_place_is_right_where_all_pairs_are():
+    frame, table = turns()
+    groups = groups_of(frame, table)
+    V = torch.randn(12, 1, generator=torch.Generator().manual_seed(2)) * 50
+    margin = {name: project(group, [V])[0][:, 0] for name, group in groups._asdict().items()}
+    first = Choices(groups).first_places(cell_of(Setting(0, 0.0, 1), margin, groups))
+    rewards = (table @ V)[:, 0].numpy()
+    for name, users in (("seen", ["p0", "p1", "p2", "p3"]), ("unseen", ["p4", "p5", "p6", "p7"])):
+        right, loss = [], []
+        for user in users:
+            own = frame[frame["user_id"] == user].groupby("turn")
+            won, lost = [], []
+            for _, turn in own:
+                replies = [turn["chosen"].iloc[0], *turn["rejected"]]
+                won.append(rewards[replies].argmax() == 0)
+                scaled = torch.tensor(rewards[replies]) / LOGIT_SCALE
+                lost.append(-scaled.log_softmax(0)[0].item())
+            right.append(np.mean(won))
+            loss.append(np.mean(lost))
+        assert first.accuracy[name] == pytest.approx(right)
+        outcomes = first.outcomes[name]
+        by_user = np.bincount(outcomes.user, outcomes.log_loss) / np.bincount(outcomes.user)
+        assert by_user == pytest.approx(loss, abs=1e-4)
+    assert Choices(groups).chance() == 0.25
+
+
+def test_the_plurality_of_others_leaves_the_person_out():
+    rows = []  # items a and b of four people; rows 0, 1 and 2, 3 are their replies
+    for person, (a, b) in enumerate([(0, 2), (0, 2), (0, 3), (1, 3)]):
+        rows.append((f"p{person}", 2 * person, "a", a, 1 - a))
+        rows.append((f"p{person}", 2 * person + 1, "b", b, 5 - b))
+    rows += [("p0", 8, "c", 4, 5), ("p2", 9, "d", 6, 7)]  # nobody else was asked
+    frame = pd.DataFrame(rows, columns=["user_id", "turn", "item", "chosen", "rejected"])
+    groups = groups_of(frame, torch.randn(8, 3))
+    choices = Choices(groups)
+    margin = {name: torch.ones(len(group)) for name, group in groups._asdict().items()}
+    first = choices.first_places(cell_of(Setting(0, 0.0, 1), margin, groups))
+    found, kept = choices.plurality(first, frame)
+    assert kept["seen"].tolist() == [True, True, False, True, True]
+    # p0: a: others 0, 0, 1 -> right; b: others 2, 3, 3 -> wrong; p1 alike
+    assert found.outcomes["seen"].right[kept["seen"]].tolist() == [1, 0, 1, 0]
+    # p2: a: others 0, 0, 1 -> right; b: others 2, 2, 3 -> wrong; p3: a: wrong, b: wrong
+    assert found.outcomes["unseen"].right[kept["unseen"]].tolist() == [1, 0, 0, 0]
+    shared = rows_of(choices.of_shared_items([first], frame))
+    assert {row["K"] for row in shared} == {PLURALITY, 1}
+    alone = frame[frame["item"].isin(["c", "d"])]
+    lonely = Choices(groups_of(alone, torch.randn(8, 3)))
+    margin = {name: torch.ones(1) for name in Groups._fields}
+    first = lonely.first_places(cell_of(Setting(0, 0.0, 1), margin, lonely.groups))
+    assert lonely.of_shared_items([first], alone) == []
+
+
+def test_how_often_people_agree_with_themselves():
+    rows = [
+        ("p", 0, "a", 1),
+        ("p", 1, "a", 1),
+        ("p", 2, "a", 2),
+        ("q", 3, "a", 1),
+        ("q", 4, "b", 1),
+    ]
+    frame = pd.DataFrame(rows, columns=["user_id", "turn", "item", "chosen"])
+    assert consistency(frame) == {"share": pytest.approx(1 / 3), "choices": 3, "people": 1}
+    assert consistency(frame.iloc[2:]) == {"share": None, "choices": 0, "people": 0}
+
+
+def test_another_person_speaks_the_same_language():
+    language = {"a": "en", "b": "hi", "c": "en", "d": "hi", "e": "fr"}
+    assert before(tuple("abcde"), language).tolist() == [2, 3, 0, 1, 4]
+    frame, table = turns()
+    groups = groups_of(frame, table)
+    result = run([1, 2], [0.0], None, *groups, 4, 4, "cpu", num_iterations=5)
+    spoken = dict.fromkeys(frame["user_id"], "en")
+    (found,) = another_of_language(result.cells, groups, spoken)
+    assert found.variant == ANOTHER and found.K == 2
+    assert torch.equal(found.fit.W, result.cells[1].fit.W.roll(1, 0))
+
+
+def test_nothing_is_said_of_few_people():
+    one = cell(np.linspace(0, 1, 50))
+    users = one.users["unseen"]
+    frame = pd.DataFrame({"user_id": users, "country": ["x"] * 31 + ["y"] * 18 + [""]})
+    user = np.arange(50).repeat(4)
+    outcomes = one.outcomes or {}
+    from lore.evaluation import Outcomes
+
+    right = (np.arange(200) % 4 < one.accuracy["unseen"].repeat(4) * 4) * 1.0
+    outcomes = {"unseen": Outcomes(user, np.arange(200), right, np.ones(200), 0.0)}
+    W = torch.eye(2)[torch.arange(50) % 2]
+    found = by_trait(one._replace(outcomes=outcomes, W_unseen=W), frame, ["country"])
+    (row,) = found["rows"]
+    assert row["kind"] == "country x" and row["people"] == 31
+    assert row["unseen"] == pytest.approx(right[: 31 * 4].mean())
+    assert row["mixture"] == pytest.approx([16 / 31, 15 / 31])
+    assert found["too_few"] == [["country y", 18]]
+    kept = {"unseen": user < 2}
+    assert narrowed(one._replace(outcomes=outcomes), kept).users["unseen"] == users[:2]
