@@ -23,7 +23,7 @@ TEXT = [
     "positions", "checkpoint", "tally", "tokens", "vector_checks", "encoder", "embeddings", "checkpoint_export",
 ]  # fmt: skip
 BOTH = ["applied"]  # stands on both islands
-FOLDERS = ("RedditTLDR", "PRISM", "PersonalLLM", "OwnData", "apply")
+FOLDERS = ("RedditTLDR", "PRISM", "PersonalLLM", "OwnData", "CommunityAlignment", "apply")
 LARGEST = 420  # lines of a module
 DOUBLE = 12  # a, b = x, y in 1,000 lines of code
 COMPREHENSIONS = 45  # the same
