@@ -36,7 +36,7 @@ SPLITS = {"group": "group", "turn": "item"}  # what is dealt out -> what is held
 LIKELIHOODS = ("pairs", "softmax")
 REPLIES = 4  # to a prompt
 WRITTEN = 0.31  # share of first prompts that people wrote themselves (of the file)
-GOES_ON = 0.55  # after each turn but the fourth: 2.3 turns of a conversation; the file has 2.58
+GOES_ON = 0.71  # after each turn but the fourth: 2.58 turns of a conversation, as in the file
 WITHIN = 5.0  # Dirichlet parameter of people around their country's taste; large = alike
 
 
@@ -134,7 +134,7 @@ def plant(
     turn, other = np.nonzero(np.arange(REPLIES) != chosen[:, None])
     user_ids = [f"planted{person:04d}" for person in range(num_people)]
     frame["user_id"] = np.array(user_ids)[frame["person"]]
-    frame["country"] = np.array([f"country {name}" for name in range(countries)])[country][
+    frame["country"] = np.array([f"no. {name}" for name in range(countries)])[country][
         frame["person"]
     ]
     frame = frame.assign(turn=np.arange(len(frame)), lang="en", age="", political="", gender="")
