@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lore.choices import most_said
 from lore.common import InputError
 from lore.partition import people_apart, print_groups, prompts_apart
 from lore.planted import Planted, choose, planted_rewards, temperature
@@ -55,8 +56,7 @@ class Prepared(NamedTuple):
     @property
     def language(self):
         """{user id: what they mostly choose in}."""
-        frame = self.comparisons.frame
-        return frame.groupby("user_id")["lang"].agg(lambda spoken: spoken.mode()[0]).to_dict()
+        return most_said(self.comparisons.frame, "lang")
 
 
 def load(folder):
@@ -84,9 +84,10 @@ def split(prepared, deal, min_choices, max_few_shot, train_share, likelihood, se
     )  # fmt: skip
     print_groups(groups, "people")
     both = len({*known["item"]} & {*new["item"]})
-    print(
-        f"split by {deal}: {new['item'].nunique()} items tested on, {both} of them trained on as well"
+    items = (
+        f"of {new['item'].nunique()} items on the test side {both} are on the training side as well"
     )
+    print(f"split by {deal}: {items}")
     return groups
 
 

@@ -16,6 +16,7 @@ Cost:   minutes and 2 GB for the text, and one pass of the model over each disti
 import hashlib
 import json
 import sys
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -23,12 +24,12 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from lore import encoder_settings
-from lore.common import InputError, progress, start
+from lore.common import InputError, progress, require_apart, start
 from lore.conversations import content_hash, find_file, read_csv, read_parquet
 from lore.embeddings import embed_split
 from lore.encoder import encoder_of
 from lore.settings import settings
-from lore.values import truth
+from lore.values import require
 
 # ------------------------------------------------------------------------------- settings ---
 source = "facebook/community-alignment-dataset"  # Hub data set, or its file: CSV or parquet
@@ -48,13 +49,22 @@ TRAITS = ("age", "gender", "education_level", "political", "ethnicity", "country
 MISSING = ("", "EMPTY STRING", "None", "nan", "NaN")
 END = "<|end_of_text|>"  # left at the end of replies
 BALANCED = "in_balanced_subset"
+TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 COLUMNS = ["conversation_id", "assigned_lang", "annotator_id", *(f"annotator_{t}" for t in TRAITS)]
 COLUMNS += [f"{turn}_turn_{name}" for turn in TURNS for name in ("prompt", *LETTERS)]
 COLUMNS += [f"{turn}_turn_preferred_response" for turn in TURNS]
 
 
+def text_of(place, row, name):
+    """A cell's text; None where it says nothing. InputError: it is no text."""
+    value = row[name]
+    if value is not None and value == value and not isinstance(value, str):
+        raise InputError(f"{place}: {name} is a {type(value).__name__}, not text")
+    return said(value)
+
+
 def said(value):
-    """A cell's text; None where it says nothing, in whichever way."""
+    """A cell as text; None where it says nothing, in whichever way."""
     text = "" if value is None or value != value else str(value).replace(END, "").strip()
     return None if text in MISSING else text
 
@@ -63,9 +73,9 @@ def choices_of(place, row, left_out):
     """[(prompt, preferred reply, [other replies])] of a conversation, as far as turn follows turn."""
     choices = []
     for number, turn in enumerate(TURNS):
-        prompt = said(row[f"{turn}_turn_prompt"])
-        letter = said(row[f"{turn}_turn_preferred_response"])
-        replies = {name: said(row[f"{turn}_turn_{name}"]) for name in LETTERS}
+        prompt = text_of(place, row, f"{turn}_turn_prompt")
+        letter = text_of(place, row, f"{turn}_turn_preferred_response")
+        replies = {name: text_of(place, row, f"{turn}_turn_{name}") for name in LETTERS}
         if letter is not None and letter not in LETTERS:
             raise InputError(f"{place}: {letter!r} of the {turn} turn is no reply: {LETTERS}")
         preferred = replies.pop(letter, None)
@@ -85,7 +95,9 @@ def choices_of(place, row, left_out):
 
 
 def digest(*texts):
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
+    """Of texts in one form of Unicode: an accent may be a character of its own, or not."""
+    form = unicodedata.normalize("NFKC", json.dumps(texts, ensure_ascii=False))
+    return hashlib.sha256(form.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def pairs_of(choices, first_number):
@@ -117,7 +129,7 @@ def read(rows, args):
         languages[language] += 1
         if args.lang not in ("all", language):
             continue
-        if args.balanced and not is_true(row[BALANCED]):
+        if args.balanced and not is_true(place, row[BALANCED]):
             left_out["conversations outside the balanced subset"] += 1
             continue
         if conversation in seen:
@@ -139,34 +151,44 @@ def read(rows, args):
         turns += len(kept)
         if len(seen) == args.limit:
             break
+    reasons = [f"{count} x {reason}" for reason, count in left_out.items() if count]
     if not columns:
         there = ", ".join(f"{name} ({count})" for name, count in languages.most_common())
-        raise InputError(f"nothing is left of --lang {args.lang}; the file has {there or 'no row'}")
+        why = f"; left out: {'; '.join(reasons)}" if reasons else ""
+        raise InputError(
+            f"nothing is left of --lang {args.lang}; the file has {there or 'no row'}{why}"
+        )
     people, items = len({*columns["user_id"]}), len({*columns["item"]})
     counts = f"{len({*columns['turn']})} choices ({len(columns['turn'])} pairs) on {items} items"
     print(f"{len(seen)} conversations by {people} people: {counts}")
-    for reason, count in left_out.items():
-        if count:
-            print(f"left out: {count} x {reason}")
+    for reason in reasons:
+        print(f"left out: {reason}")
     return columns
 
 
-def is_true(value):
-    """Whether a cell says so: True as a CSV file has it, or as a bool or number."""
-    return {"true": True, "1": True, "1.0": True}.get(str(value).lower(), truth(value) or False)
+def is_true(place, value):
+    """Whether a cell says so, True as a CSV file has it, or a bool or number. InputError: neither yes nor no."""
+    text = said(value)
+    found = TRUTH.get(text.lower()) if text else False
+    if found is None:
+        raise InputError(f"{place}: {BALANCED} is {value!r}, neither true nor false")
+    return found
 
 
 def main():
     args = settings(globals(), encoder_settings)
     import pandas as pd
 
+    require(args.source, "which conversations? name their file or data set with --source")
     path = Path(args.source)
     if not path.is_file():
+        require(path.suffix not in (".csv", ".parquet", ".gz"), f"{path} is no file")
         path = find_file(args.source, FILE)
     wanted = [*COLUMNS, BALANCED] if args.balanced else COLUMNS
     reader = read_parquet if path.suffix.lower() == ".parquet" else read_csv
     frame = pd.DataFrame(read(reader(path, wanted), args))
     encoder = encoder_of(args)
+    require_apart([args.data / "comparisons.parquet"], [path])
     args.data.mkdir(parents=True, exist_ok=True)
     made_from = content_hash(path).hex()
     # a choice stays or goes whole where a reply is too long

@@ -33,7 +33,7 @@ from lore.choices import (
     print_traits,
     rows_of,
 )  # fmt: skip
-from lore.common import pick_device, start
+from lore.common import InputError, pick_device, start
 from lore.evaluation import ANOTHER, LORE
 from lore.report import report
 from lore.settings import repeats_of, settings
@@ -68,6 +68,9 @@ synthetic = False  # planted people instead of the prepared data; their settings
 def main():
     args = settings(globals(), people)
     device = pick_device(args.device)
+    if args.likelihood == "softmax" and (args.solver == "ridge" or args.baselines):
+        wrong = "the ridge solver, and two of the --baselines, know pairs only"
+        raise InputError(f"--likelihood softmax: {wrong}; --solver adam --no-baselines")
     args.results.mkdir(parents=True, exist_ok=True)
     if args.synthetic:
         prepared = people.plant(
@@ -102,21 +105,22 @@ def main():
         cells += found
         by_choice += first
         shared += choices.of_shared_items(first, frame)
-    more = {"by_choice": rows_of(by_choice), "of_shared_items": rows_of(shared)}
+    over = "splits" if args.resplit else "seeds"
+    more = {"by_choice": rows_of(by_choice, over), "of_shared_items": rows_of(shared, over)}
     more["consistency"] = consistency(frame)
     if args.who:
         more["who"] = by_trait(best_of(found), frame, people.TRAITS)
     report(output, cells, args, **more)
     print_choices(more, choices.chance())
     if args.who:
-        print_traits(more["who"], best_of(found).K)
+        print_traits(more["who"])
     print(f"\nresults are in {output}.json and .png, V and W beside them")
 
 
 def best_of(cells):
-    """That of the starred rank, else of the largest."""
-    fits = [cell for cell in cells if cell.variant == LORE and cell.K]
-    return next((cell for cell in fits if cell.best), fits[-1])
+    """That of the starred rank of the first alpha, else of the largest rank."""
+    fits = [cell for cell in cells if cell.variant == LORE and cell.alpha == cells[0].alpha]
+    return next((cell for cell in fits if cell.best), max(fits, key=lambda cell: cell.K))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python CommunityAlignment/vary_fewshot.py                   the prepared choices
 
 Reads:  data/comparisons.{safetensors,parquet}, made by prepare.py
-Writes: results/vary_fewshot.json, results/vary_fewshot.png (planted: *_synthetic.*)
+Writes: results/vary_fewshot.json, results/vary_fewshot.png (planted: *_synthetic.*; by turn: *_turn.*)
 Cost:   seconds on a CPU for planted people; no GPU needed otherwise either, and no model is loaded.
 """
 
@@ -59,7 +59,8 @@ def main():
         num_iterations=args.num_iterations, learning_rate=args.learning_rate, seed=args.seed,
         solver=args.solver,
     )  # fmt: skip
-    output = args.results / ("vary_fewshot_synthetic" if args.synthetic else "vary_fewshot")
+    name = "vary_fewshot" + ("_synthetic" if args.synthetic else "")
+    output = args.results / (name + ("_turn" if args.split == "turn" else ""))
     report_few_shot(output, result, args, "choices")
     print(f"results are in {output}.json and .png")
 

@@ -44,8 +44,10 @@ class Choices:
         return of_outcomes(cell, outcomes, cell.users)
 
     def chance(self):
-        """How often a reply drawn at random is the preferred one, on the choices of unseen people."""
-        return float((1 / (np.bincount(self.pair["unseen"]) + 1)).mean())
+        """How often a reply drawn at random is the preferred one, mean over unseen people."""
+        return float(
+            by_user(self.user["unseen"], 1 / (np.bincount(self.pair["unseen"]) + 1)).mean()
+        )
 
     def of_shared_items(self, cells, frame):
         """Cells of the choices that others made as well: the plurality, and those of first_places.
@@ -57,6 +59,28 @@ class Choices:
             return []
         return [narrowed(found, kept), *[narrowed(cell, kept) for cell in cells]]
 
+    def replies(self, name):
+        """Table rows of each tested choice: the preferred one, then the others in order. [tuple]"""
+        group = getattr(self.groups, name)
+        order = np.argsort(self.pair[name], kind="stable")
+        rejected = np.split(
+            group.rejected.cpu().numpy()[order], np.bincount(self.pair[name]).cumsum()[:-1]
+        )
+        chosen = group.chosen.cpu().numpy()[self.first[name]]
+        return [
+            (one, *sorted(others))
+            for one, others in zip(chosen.tolist(), map(np.ndarray.tolist, rejected))
+        ]
+
+    @staticmethod
+    def items_of(frame):
+        """{replies of a choice: its item}."""
+        found = {}
+        for _, turn in frame.groupby("turn"):
+            replies = (turn["chosen"].iloc[0], *sorted(turn["rejected"]))
+            found[replies] = turn["item"].iloc[0]
+        return found
+
     def plurality(self, cell, frame):
         """(Cell, masks): right where more *other* people who were asked the same preferred that reply than
         any other; a share of 1 where several lead. masks: the choices that others made as well.
@@ -64,23 +88,22 @@ class Choices:
         frame: everybody's pairs: user_id, item, turn, chosen. cell: first_places of some fit.
         """
         turns = frame.drop_duplicates("turn")
-        votes = turns.groupby(["item", "chosen", "user_id"]).size()
-        own = votes.to_dict()
+        first = turns.drop_duplicates(["item", "user_id"])  # who is asked again has no second vote
+        own = dict(zip(zip(first["item"], first["user_id"]), first["chosen"]))
         counts = {}
-        for (item, reply, _), count in own.items():
+        for (item, _), reply in own.items():
             of_item = counts.setdefault(item, {})
-            of_item[reply] = of_item.get(reply, 0) + count
-        item_of = dict(zip(turns["chosen"], turns["item"]))
+            of_item[reply] = of_item.get(reply, 0) + 1
+        item_of = self.items_of(frame)
         outcomes, kept = {}, {}
         for name in TESTED:
             group = getattr(self.groups, name)
             right = np.full(len(self.user[name]), np.nan)
-            preferred = group.chosen[self.first[name]].tolist()
-            for number, (user, reply) in enumerate(zip(self.user[name], preferred)):
-                item, who = item_of[reply], group.user_ids[user]
-                others = {}
-                for one, count in counts[item].items():
-                    others[one] = count - own.get((item, one, who), 0)
+            for number, replies in enumerate(self.replies(name)):
+                reply, who = replies[0], group.user_ids[self.user[name][number]]
+                item = item_of[replies]
+                others = dict(counts[item])
+                others[own[item, who]] -= 1
                 most = max(others.values())
                 if most > 0:
                     leaders = [one for one, count in others.items() if count == most]
@@ -100,18 +123,24 @@ def narrowed(cell, kept):
     """The Cell of some outcomes alone, by the masks of `kept`, and of the users who have any."""
     outcomes, users = {}, {}
     for name, mask in kept.items():
-        user, item, right, log_loss, _ = cell.outcomes[name]
-        who, user = np.unique(user[mask], return_inverse=True)
-        outcomes[name] = Outcomes(user, item[mask], right[mask], log_loss[mask], np.nan)
+        found = cell.outcomes[name]
+        who, user = np.unique(found.user[mask], return_inverse=True)
+        choice = None if found.choice is None else found.choice[mask]
+        if choice is not None:
+            choice = np.unique(choice, return_inverse=True)[1]
+        outcomes[name] = Outcomes(
+            user, found.item[mask], found.right[mask], found.log_loss[mask], np.nan, choice
+        )
         users[name] = tuple(np.array(cell.users[name], dtype=object)[who])
     return of_outcomes(cell, outcomes, users)
 
 
-def rows_of(cells):
-    """summarise, without what it says of single pairs; the plurality gives no probabilities."""
+def rows_of(cells, over="seeds"):
+    """summarise, without what it says of single pairs: calibration, and shuffled labels, whose opposite
+    is no choice's; the plurality gives no probabilities."""
     rows = []
-    for row in summarise(cells):
-        without = (CALIBRATION, "log_loss") if row["K"] == PLURALITY else CALIBRATION
+    for row in summarise(cells, over):
+        without = (CALIBRATION, "over_shuffled", *["log_loss"] * (row["K"] == PLURALITY))
         rows.append({name: value for name, value in row.items() if not name.endswith(without)})
     return rows
 
@@ -135,36 +164,40 @@ def another_of_language(cells, groups, language):
 
 
 def before(user_ids, language):
-    """Place of the person before each one among those of the same language; of the first, the last."""
+    """Place of the person before each one among those of the same language; of the first, the last.
+
+    Who alone speaks a language has the person before them, whatever that one speaks.
+    """
     spoken = np.array([language[user] for user in user_ids])
     result = np.arange(len(user_ids))
     for name in np.unique(spoken):
         places = np.flatnonzero(spoken == name)
-        result[places] = np.roll(places, 1)
-    return result
+        result[places] = np.roll(places, 1) if len(places) > 1 else places - 1
+    return result % len(user_ids)
 
 
 def consistency(frame):
-    """How often the same person preferred the same reply when asked the same again, of how many such
-    choices by how many people: dict; the share is None where there are none."""
-    turns = frame.drop_duplicates("turn")[["user_id", "item", "turn", "chosen"]]
-    both = turns.merge(turns, on=["user_id", "item"])
-    both = both[both["turn_x"] < both["turn_y"]]
-    same = both["chosen_x"] == both["chosen_y"]
-    share = float(same.mean()) if len(both) else None
-    return {"share": share, "choices": len(both), "people": both["user_id"].nunique()}
+    """How often a person who was asked the same again preferred the same reply as the time before, of how
+    many such choices by how many people: dict; the share is None where there are none."""
+    turns = frame.drop_duplicates("turn").sort_values("turn")
+    before = turns.groupby(["user_id", "item"])["chosen"].shift()
+    again = before.notna()
+    same = (turns["chosen"] == before)[again]
+    share = float(same.mean()) if len(same) else None
+    return {"share": share, "choices": len(same), "people": turns[again]["user_id"].nunique()}
 
 
 def by_trait(cell, frame, traits, least=LEAST_PEOPLE):
     """{rows: of each value of a trait that `least` unseen people or more have, accuracy per pair with its
-    interval and gain, and their mean mixture; too_few: [trait and value, people] of the others}.
+    interval, and their mean mixture; too_few: [trait and value, people] of the others}, and of which fit.
 
-    cell: of one fit; frame: everybody's pairs, with the columns of `traits`, "" = not said.
+    cell: of one fit; frame: everybody's pairs, with the columns of `traits`, "" = not said; what a
+    person says most often counts.
     """
-    who = frame.drop_duplicates("user_id").set_index("user_id")
     rows, few = [], []
     for trait in traits:
-        value = who.loc[[*cell.users["unseen"]], trait].to_numpy()
+        said = most_said(frame, trait)
+        value = np.array([said.get(user, "") for user in cell.users["unseen"]])
         for one in sorted({*value} - {""}):
             has_it = value == one
             people = int(has_it.sum())
@@ -174,7 +207,15 @@ def by_trait(cell, frame, traits, least=LEAST_PEOPLE):
             kept = {"unseen": has_it[cell.outcomes["unseen"].user]}
             row = {"kind": f"{trait} {one}", "people": people} | rows_of([narrowed(cell, kept)])[0]
             rows.append(row | {"mixture": cell.W_unseen[np.flatnonzero(has_it)].mean(0).tolist()})
-    return {"rows": rows, "too_few": few}
+    fit = {"K": cell.K, "alpha": cell.alpha, "seed": cell.seed}
+    return {"rows": rows, "too_few": few, "fit": fit}
+
+
+def most_said(frame, trait):
+    """{user id: what they said most often of themselves}, of those who said something."""
+    turns = frame.drop_duplicates("turn")
+    told = turns[turns[trait] != ""]
+    return told.groupby("user_id")[trait].agg(lambda values: values.mode()[0]).to_dict()
 
 
 # ------------------------------------------------------------------------------------------------
@@ -198,8 +239,9 @@ def print_choices(report, chance):
     print(f"\n{met}{same}")
 
 
-def print_traits(report, K):
-    lines = [[f"unseen people, K = {K}", "people", "accuracy per pair", "mean mixture"]]
+def print_traits(report):
+    fit = "unseen people, K = {K}, alpha = {alpha:g}, seed {seed}".format(**report["fit"])
+    lines = [[fit, "people", "accuracy per pair", "mean mixture"]]
     for row in report["rows"]:
         interval = [100 * value for value in row["unseen_interval"]]
         accuracy = "{:.1f} [{:.1f}, {:.1f}]".format(100 * row["unseen"], *interval)

@@ -106,7 +106,8 @@ def read_csv(path, columns=None):
     csv.field_size_limit(LARGEST_CELL)
     try:
         with open_text(path) as file:
-            rows = csv.reader(file, strict=True)
+            lines = watched(path, file)
+            rows = csv.reader(lines, strict=True)
             header = next(rows, [])
             refuse_stand_in(path, header[0] if header else "")
             places = columns_of(path, header, columns)
@@ -123,6 +124,15 @@ def read_csv(path, columns=None):
         raise InputError(f"{path}, line {rows.line_num}: {reason}") from error
     except DAMAGE as error:
         raise InputError(f"{path}: damaged file ({error})") from error
+
+
+def watched(path, file):
+    """The lines of a file; says so where the last one has no end, which a CSV file may have or have lost."""
+    line = "\n"
+    for line in file:
+        yield line
+    if not line.endswith("\n"):
+        print(f"{path}: its last line has no end; if the file was cut off there, download it again")
 
 
 def columns_of(path, header, columns):

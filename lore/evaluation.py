@@ -55,6 +55,7 @@ class Outcomes(NamedTuple):
     right: np.ndarray  # (n,) 1 where x . r > 0; a mean where there are several trials
     log_loss: np.ndarray  # (n,) -log P; likewise
     calibration_error: float
+    choice: np.ndarray | None = None  # (n,) which choice each pair is of; None = each by itself
 
 
 class Cell(NamedTuple):
@@ -117,7 +118,8 @@ def outcomes_of(margin, group):
     right = (by_trial > 0).double().mean(1)
     log_loss = log_losses(by_trial).mean(1)
     arrays = (group.user, group.item, right, log_loss)
-    return Outcomes(*[array.cpu().numpy() for array in arrays], calibration_error(margin))
+    choice = None if group.choice is None else group.choice.cpu().numpy()
+    return Outcomes(*[array.cpu().numpy() for array in arrays], calibration_error(margin), choice)
 
 
 def cell_of(setting, margins, groups, variant=LORE, **found):

@@ -92,21 +92,31 @@ class Folds:
         self.fitted = [self.number != fold for fold in range(FOLDS)]  # masks (n,)
         user = train.user.to(device)
         self.few = []  # of the fitted ones, those by which seen people pose as new: masks (n,)
+        choice = None if train.choice is None else train.choice.to(device)
         for fitted in self.fitted:
-            self.few.append(some_of_each(user, fitted, FEW_PAIRS, generator))
+            self.few.append(some_of_each(user, fitted, FEW_PAIRS, generator, choice))
         people = torch.randperm(len(train.user_ids), generator=generator)[:ASKED].to(device)
         asked = torch.isin(user, people)
-        self.asked = some_of_each(user, asked, ASKED_PAIRS, generator)  # mask (n,)
+        self.asked = some_of_each(user, asked, ASKED_PAIRS, generator, choice)  # mask (n,)
 
     def held_out(self, by_fold):
         """What each fold says of all pairs, FOLDS x (n,) -> what is said by who left it out. (n,)"""
         return torch.stack(by_fold).gather(0, self.number.unsqueeze(0))[0]
 
 
-def some_of_each(user, among, most, generator):
-    """Of the pairs of a mask (n,), so many of each user at most, drawn at random: a mask (n,)."""
+def some_of_each(user, among, most, generator, choice=None):
+    """Of the pairs of a mask (n,), so many of each user at most, drawn at random: a mask (n,).
+
+    choice (n,): so many choices, with all their pairs.
+    """
     rows = among.nonzero().flatten()
-    places = shuffled_places(user[rows].cpu(), 1, generator)[0].to(user.device)
+    unit = (
+        torch.arange(len(rows))
+        if choice is None
+        else choice[rows].unique(return_inverse=True)[1].cpu()
+    )
+    owner = torch.zeros(int(unit.max()) + 1, dtype=torch.long).scatter_(0, unit, user[rows].cpu())
+    places = shuffled_places(owner, 1, generator)[0][unit].to(user.device)
     some = torch.zeros_like(among)
     some[rows[places < most]] = True
     return some

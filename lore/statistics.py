@@ -133,7 +133,7 @@ def likelihoods(repeats, name):
     if name in TESTED:
         tenths = []
         for cell, one in zip(repeats, outcomes):
-            tenths.append(worst_tenth(cell.accuracy[name], np.bincount(one.user)))
+            tenths.append(worst_tenth(cell.accuracy[name], one))
         row[f"{name}_worst_tenth"] = np.mean(tenths, axis=0).tolist()
     return row
 
@@ -143,13 +143,22 @@ def by_user(user, values):
     return np.bincount(user, values) / np.bincount(user)
 
 
-def worst_tenth(accuracy, pairs):
+def worst_tenth(accuracy, outcomes):
     """Mean accuracy of the worst tenth of the users, one at least, and what chance alone makes of it:
-    the same if all were right with the same probability, on as many pairs (C,) as they have."""
+    the same if all were right with the same probability, on as many pairs as they have; where pairs
+    are of choices, which are right or wrong together, if all had drawn from everybody's choices."""
     worst = max(1, len(accuracy) // 10)
     rng = np.random.default_rng(0)
-    p = np.clip(np.average(accuracy, weights=pairs), 0, 1)
-    equal = rng.binomial(pairs, p, (NOISE_DRAWS, len(pairs))) / pairs
+    pairs = np.bincount(outcomes.user)  # (C,)
+    if outcomes.choice is None:
+        p = np.clip(np.average(accuracy, weights=pairs), 0, 1)
+        equal = rng.binomial(pairs, p, (NOISE_DRAWS, len(pairs))) / pairs
+    else:
+        right = by_user(outcomes.choice, outcomes.right)  # (choices,), user by user
+        first = np.unique(outcomes.choice, return_index=True)[1]
+        begin = np.unique(outcomes.user[first], return_index=True)[1]  # each user's first choice
+        drawn = rng.choice(right, (NOISE_DRAWS, len(right)))
+        equal = np.add.reduceat(drawn, begin, axis=1) / np.bincount(outcomes.user[first])
     lowest = np.sort(equal, axis=1)[:, :worst].mean()
     return [float(np.sort(accuracy)[:worst].mean()), float(lowest)]
 

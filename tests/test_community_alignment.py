@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import unicodedata
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT, assert_one_line_error, call_script, load_script, run_script
 
+from lore.common import InputError
 from lore.tables import load_split
-from lore.values import truth
 
 FOLDER = ROOT / "CommunityAlignment"
 TURNS = ("first", "second", "third", "fourth")
@@ -178,7 +179,10 @@ def test_what_is_asked_for_is_kept_and_parquet_is_the_same(script, tmp_path, tex
     assert "4 conversations" in done[1] and "2 x conversations of fewer than 2 choices" in done[1]
     done = prepare(tmp_path / "b", source, text_encoder, *mean, "--first_turn_only", "--limit", 2)
     assert "2 conversations by 2 people: 2 choices (6 pairs)" in done[1]
-    assert truth(True) and script.is_true("True") and script.is_true("1") and not script.is_true("")
+    for value, meant in (("True", True), (" 1", True), (True, True), (0.0, False), ("", False)):
+        assert script.is_true("here", value) == meant
+    with pytest.raises(InputError, match="neither true nor false"):
+        script.is_true("here", "yes")
 
 
 BAD = {
@@ -223,7 +227,28 @@ def test_nobody_and_no_such_language_are_one_line(script, tmp_path, text_encoder
     assert_one_line_error(done, "--lang de; the file has en (3)")
     equal = {f"first_turn_response_{letter}": "sat" for letter in "abcd"}
     source = written(tmp_path / "c.csv", [conversation(script, i, **equal) for i in range(3)])
-    assert_one_line_error(prepare(tmp_path, source, text_encoder, *mean), "nothing is left")
+    done = prepare(tmp_path, source, text_encoder, *mean)
+    assert_one_line_error(done, "nothing is left", "3 x choices between equal replies")
+    for name, words in (("no.csv", "is no file"), ("", "which conversations?")):
+        done = prepare(tmp_path, tmp_path / name if name else "", text_encoder, *mean)
+        assert_one_line_error(done, words)
+    table = pd.DataFrame([conversation(script)])
+    for value in ([{"role": "user", "content": "?"}], b"the cat", 1.0):
+        table["first_turn_prompt"] = pd.Series([value], dtype=object)
+        table.to_parquet(tmp_path / "c.parquet")
+        done = prepare(tmp_path, tmp_path / "c.parquet", text_encoder, *mean)
+        assert_one_line_error(done, "row 0: first_turn_prompt is a", "not text")
+
+
+def test_two_forms_of_an_accent_are_one_prompt_and_one_item(script, tmp_path, text_encoder):
+    rows = []
+    for number, form in enumerate(("NFC", "NFD")):
+        row = conversation(script, 0, 1, f"p{number}", conversation_id=number)
+        row["first_turn_prompt"] = unicodedata.normalize(form, "Où est le café ?")
+        rows.append(row)
+    done = prepare(tmp_path, written(tmp_path / "c.csv", rows), text_encoder, "--pooling", "mean")
+    assert done[0] == 0, done[2]
+    assert frame_of(tmp_path)[["group", "item"]].nunique().tolist() == [1, 1]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -249,7 +274,7 @@ def test_from_a_file_to_tables(script, tmp_path, reward_model):
         flags = (*common, *quick, 0, 1, 2, "--likelihood", likelihood, "--who")
         status, out, err = call_script(FOLDER / "train_basis.py", *flags)
         assert status == 0, err
-        assert "split by group" in out and " 0 of them trained on as well" in out
+        assert "split by group: of" in out and " 0 are on the training side as well" in out
         assert "chance: 25.0 %" in out
         assert "who had been asked the same before" in out and "plurality of others" in out
     saved = json.loads((tmp_path / "train_basis.json").read_text())
@@ -261,14 +286,22 @@ def test_from_a_file_to_tables(script, tmp_path, reward_model):
     done = call_script(FOLDER / "train_basis.py", *common, "--min_choices", 500)
     assert_one_line_error(done, "have 500 choices on each side; lower --min_choices")
     done = call_script(FOLDER / "train_basis.py", *common, "--likelihood", "softmax")
-    assert_one_line_error(done, "the ridge solver knows pairs only")
+    assert_one_line_error(done, "--likelihood softmax: the ridge solver")
+    flags = (*common, *quick, 0, "--who", "--repeats", 2, "--resplit")
+    status, out, err = call_script(FOLDER / "train_basis.py", *flags)
+    assert status == 0 and "unseen people, K = 0" in out, err
+    flags = (*common, *quick, 1, 2, "--baselines", "--split", "turn")
+    status, out, err = call_script(FOLDER / "train_basis.py", *flags)
+    assert status == 0, err
+    rows = json.loads((tmp_path / "train_basis_turn.json").read_text())["by_choice"]
+    assert not any("unseen_over_shuffled" in row for row in rows)
     done = call_script(FOLDER / "train_basis.py", *common, "--split", "user")
     assert_one_line_error(done, "split 'user'")
 
 
 def test_planted_tastes_are_found_by_group_and_the_split_by_turn_flatters(tmp_path):
     people = load_script(FOLDER / "people.py")
-    prepared = people.plant(0, num_people=100)
+    prepared = people.plant(0, num_people=100, popularity=1.5)
     from utils import run
 
     found = {}

@@ -120,7 +120,14 @@ def test_the_smallest_difference_is_that_of_the_text_book():
 def test_the_worst_tenth_is_set_against_chance():
     """Thirty users of one pair each: of ten per cent, three, some chance alone makes wrong."""
     accuracy = np.repeat([0.0, 1.0], [3, 27])
-    worst, chance = statistics.worst_tenth(accuracy, np.ones(30, dtype=int))
+    each = Outcomes(np.arange(30), np.arange(30), accuracy, np.ones(30), 0.0)
+    worst, chance = statistics.worst_tenth(accuracy, each)
     probability = [comb(30, w) * 0.1**w * 0.9 ** (30 - w) for w in range(31)]
     expected = sum(p * (1 - min(w, 3) / 3) for w, p in enumerate(probability))
     assert worst == 0 and chance == pytest.approx(expected, abs=0.02)
+    # three pairs that are right or wrong together tell no more than one
+    three = [np.repeat(np.arange(30), 3)] * 2
+    together = Outcomes(*three, accuracy.repeat(3), np.ones(90), 0.0, three[0])
+    assert statistics.worst_tenth(accuracy, together)[1] == pytest.approx(expected, abs=0.02)
+    apart = statistics.worst_tenth(accuracy, together._replace(choice=None))[1]
+    assert apart > expected + 0.1
