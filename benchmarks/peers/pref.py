@@ -1,0 +1,107 @@
+"""PReF: r_u(e) = lam_u . A e, started from a low-rank completion of who preferred what, then by maximum likelihood.
+
+    start       matrix of pairs and people, +-1/2 where somebody chose, 0 elsewhere; ROUNDS of {rank-RANK
+                reconstruction by SVD, the known put back, cut to +-1/2};
+                then lam = V sqrt(S), features of a pair = U sqrt(S)
+    likelihood  mean of -log P + FEATURES mean |A x|, by SGD
+    new person  lam ~ N(0, 1), unregularised likelihood, A frozen, by SGD
+
+Departures: the matrix is centred at 0, which the published one (at 1/2) is not; A starts from the least squares
+that their 50 iterations towards U sqrt(S) aim at. Needs pairs that several people have judged.
+"""
+
+import torch
+
+from lore.common import InputError
+from peers import Clock, Rival, bradley_terry, differences, require_finite
+
+J = 6
+RANK = 100
+ROUNDS = 10
+FEATURES = 0.02
+RATE = 1e-3
+STEPS = 500
+BATCH = 64  # 32 accumulations of 2
+NEW_RATE = 0.01
+NEW_STEPS = 1000
+OVERLAP = 1.5  # people per pair, below which the start means nothing
+
+
+def log_odds(X, user, A, lam):
+    return ((X @ A) * lam[user]).sum(1)  # (n, d) @ (d, J)
+
+
+def completed(pair, sign, user, pairs, people):
+    """(pairs, people) preferences of the first reply of each pair, between -1/2 and 1/2."""
+    known = torch.zeros(pairs, people, dtype=torch.bool)
+    known[pair, user] = True
+    given = torch.zeros(pairs, people)
+    given[pair, user] = sign / 2
+    M = given
+    for _ in range(ROUNDS):
+        U, S, Vh = torch.linalg.svd(M, full_matrices=False)
+        M = (U[:, :RANK] * S[:RANK]) @ Vh[:RANK]
+        M = torch.where(known, given, M).clamp(-0.5, 0.5)
+    return M
+
+
+def pairs_of(group):
+    """Number of each row's pair, and +1 where its reply of the smaller row number was preferred. (n,), (n,)"""
+    if group.chosen is None:
+        raise InputError("PReF: which pairs are the same is not known")
+    both = torch.stack([group.chosen, group.rejected])
+    number = both.sort(0).values.unique(dim=1, return_inverse=True)[1]
+    return number, torch.where(group.chosen < group.rejected, 1.0, -1.0)
+
+
+def start(group, X, user):
+    """A (d, J), lam (C, J)."""
+    pair, sign = pairs_of(group)
+    count = int(pair.max()) + 1
+    if len(pair) < OVERLAP * count:
+        each = len(pair) / count
+        raise InputError(f"PReF: {each:.1f} people judged each pair: no overlap to start from")
+    U, S, Vh = torch.linalg.svd(
+        completed(pair, sign, user, count, len(group.user_ids)), full_matrices=False
+    )
+    root = S[:J].sqrt()
+    target = U[:, :J] * root  # (pairs, J)
+    first = torch.zeros(count, X.shape[1]).index_copy(0, pair, X * sign[:, None])
+    ridge = 1e-3 * first.square().mean() * len(first)
+    gram = first.T @ first + ridge * torch.eye(first.shape[1])
+    return torch.linalg.solve(gram, first.T @ target), Vh[:J].T * root
+
+
+def fit(groups, head, seed):
+    clock = Clock()
+    generator = torch.Generator().manual_seed(seed)
+    X, user = differences(groups.train)
+    A, lam = start(groups.train, X, user)
+    A, lam = A.contiguous().requires_grad_(), lam.contiguous().requires_grad_()
+    sgd = torch.optim.SGD([A, lam], lr=RATE)
+    for _ in range(STEPS):
+        rows = torch.randint(len(X), (BATCH,), generator=generator)
+        sgd.zero_grad()
+        features = (X[rows] @ A).norm(dim=1).mean()
+        (bradley_terry(log_odds(X[rows], user[rows], A, lam)) + FEATURES * features).backward()
+        sgd.step()
+    A, lam = A.detach(), lam.detach()
+    seconds = clock()
+    X_few, few = differences(groups.few_shot_train)
+    new = new_people(X_few @ A, few, len(groups.unseen.user_ids), generator)
+    seconds_new = clock()
+    found = {"train": log_odds(X, user, A, lam), "few_shot_train": log_odds(X_few, few, A, new)}
+    found["seen"] = log_odds(*differences(groups.seen), A, lam)
+    found["unseen"] = log_odds(*differences(groups.unseen), A, new)
+    require_finite("PReF", found)
+    return Rival(found, seconds, seconds_new, J)
+
+
+def new_people(Z, user, C, generator):
+    """lam (C, J) of the mean of each person's -log P, by NEW_STEPS of gradient descent."""
+    lam = torch.randn(C, J, generator=generator)
+    m = torch.bincount(user, minlength=C)[user]
+    for _ in range(NEW_STEPS):
+        p = torch.sigmoid(-(Z * lam[user]).sum(1)) / m
+        lam = lam.index_add(0, user, NEW_RATE * p[:, None] * Z)
+    return lam
