@@ -15,6 +15,7 @@ import importlib.util
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +43,8 @@ from utils import fit_all, personalise
 RANK = 5  # of LoRe, as in the paper
 COMMON = "Bradley-Terry, ridge"
 OURS = "LoRe, ridge"
-RIVALS = {"RBD": rbd.fit, "PReF": pref.fit, "VPL": vpl.fit, "PAL-A": pal.fit}
+RIVALS = {"RBD": rbd.fit, "RBD, tuned ridge": partial(rbd.fit, person=rbd.TUNED)}
+RIVALS |= {"PReF": pref.fit, "VPL": vpl.fit, "PAL-A": pal.fit}
 MRM = ("MRM, last epoch", "MRM, best test epoch", "MRM, 20 steps of 0.1")
 ORDER = ("LoRe, published", "Bradley-Terry, published", "VPL", "PAL-A")  # of the paper's Table 1
 RESAMPLES = 2000  # of the data sets, for the interval of a mean rank

@@ -15,7 +15,8 @@ from peers import Clock, Rival, bradley_terry, differences, require_finite
 
 K = 8
 POPULATION = 0.01
-PERSON = 0.01
+PERSON = 0.01  # by default; its authors' tuning ends at TUNED
+TUNED = 10.0
 RATE = 1e-2
 STEPS = 2000
 PATIENCE = 100
@@ -37,12 +38,12 @@ def log_odds(X, user, V, w, delta):
     return ((X @ V) * (w + delta[user])).sum(1)  # (n, d) @ (d, K), (n, K)
 
 
-def loss(X, user, V, w, delta):
-    ridge = POPULATION * (V @ w).square().sum() + PERSON * (delta @ V.T).square().sum(1).mean()
+def loss(X, user, V, w, delta, person):
+    ridge = POPULATION * (V @ w).square().sum() + person * (delta @ V.T).square().sum(1).mean()
     return bradley_terry(log_odds(X, user, V, w, delta)) + ridge
 
 
-def joint_fit(X, user, C, generator):
+def joint_fit(X, user, C, generator, person):
     held_out = torch.randperm(len(X), generator=generator) % HELD_OUT == 0
     fitted = ~held_out
     parameters = start(X.shape[1], C, X, generator)
@@ -50,7 +51,7 @@ def joint_fit(X, user, C, generator):
     best, since, kept = float("inf"), 0, None
     for _ in range(STEPS):
         adam.zero_grad()
-        loss(X[fitted], user[fitted], *parameters).backward()
+        loss(X[fitted], user[fitted], *parameters, person).backward()
         adam.step()
         with torch.no_grad():
             value = bradley_terry(log_odds(X[held_out], user[held_out], *parameters)).item()
@@ -62,11 +63,11 @@ def joint_fit(X, user, C, generator):
     return [parameter.detach() for parameter in kept or parameters]
 
 
-def new_people(X, user, C, V, w):
-    """delta (C, K): min of mean -log P + PERSON |V delta|^2 for each, to rounding."""
+def new_people(X, user, C, V, w, person=PERSON):
+    """delta (C, K): min of mean -log P + person |V delta|^2 for each, to rounding."""
     Z = (X @ V).double()  # (n, K)
     m = torch.bincount(user, minlength=C).double()
-    metric = 2 * PERSON * (V.T @ V).double() + 1e-9 * torch.eye(K).double()
+    metric = 2 * person * (V.T @ V).double() + 1e-9 * torch.eye(K).double()
     delta = Z.new_zeros(C, K)
     for _ in range(NEWTON_STEPS):
         p = torch.sigmoid(-(Z * (w.double() + delta[user])).sum(1)) / m[user]
@@ -79,14 +80,14 @@ def new_people(X, user, C, V, w):
     return delta.float()
 
 
-def fit(groups, head, seed):
+def fit(groups, head, seed, person=PERSON):
     clock = Clock()
     X, user = differences(groups.train)
     generator = torch.Generator().manual_seed(seed)
-    V, w, delta = joint_fit(X, user, len(groups.train.user_ids), generator)
+    V, w, delta = joint_fit(X, user, len(groups.train.user_ids), generator, person)
     seconds = clock()
     X_few, few = differences(groups.few_shot_train)
-    new = new_people(X_few, few, len(groups.unseen.user_ids), V, w)
+    new = new_people(X_few, few, len(groups.unseen.user_ids), V, w, person)
     seconds_new = clock()
     found = {
         "train": log_odds(X, user, V, w, delta),
