@@ -309,9 +309,11 @@ def plot(path, tables):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    columns = 3
+    columns = min(5, len(tables))
     count = -(-len(tables) // columns)
-    figure, panels = plt.subplots(count, columns, figsize=(5 * columns, 3.4 * count), squeeze=False)
+    figure, panels = plt.subplots(
+        count, columns, figsize=(4 * columns + 1, 3.2 * count + 1.2), squeeze=False
+    )
     names = sorted({row["name"] for rows in tables.values() for row in rows} - {"reference head"})
     colours = dict(zip(names, plt.get_cmap("tab20").colors))
     for panel, (data, rows) in zip(panels.flat, tables.items()):
@@ -329,7 +331,7 @@ def plot(path, tables):
         panel.axis("off")
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncol=4, fontsize=8)
-    figure.supxlabel("seconds to fit", y=0.09, fontsize=9)
+    figure.supxlabel("seconds to fit", y=0.08, fontsize=9)
     figure.supylabel("accuracy on unseen people, percent", fontsize=9)
     figure.tight_layout(rect=(0.02, 0.1, 1, 1))
     with written_whole(path) as file:
