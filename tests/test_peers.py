@@ -39,7 +39,9 @@ def pairs(counts=(3, 5, 4), d=6):
     return data.differences(torch.zeros(())), data.user
 
 
-def test_rbd_is_a_loop_and_new_people_are_at_the_minimum():
+@pytest.mark.parametrize("seed", range(5))
+def test_rbd_is_a_loop_and_new_people_are_at_the_minimum(seed):
+    torch.manual_seed(seed)
     X, user = pairs()
     V, w, delta = torch.randn(6, rbd.K), torch.randn(rbd.K), torch.randn(3, rbd.K)
     expected = [(X[j] @ V @ (w + delta[user[j]])).item() for j in range(len(X))]

@@ -10,6 +10,7 @@ w_bar frozen, is a convex problem; here it is solved by Newton's method in place
 import copy
 
 import torch
+import torch.nn.functional as F
 
 from peers import Clock, Rival, bradley_terry, differences, require_finite
 
@@ -22,7 +23,8 @@ STEPS = 2000
 PATIENCE = 100
 TOLERANCE = 1e-5
 HELD_OUT = 10  # one pair in so many
-NEWTON_STEPS = 30
+NEWTON_STEPS = 100
+HALVINGS = 40
 
 
 def start(d, C, X, generator):
@@ -69,6 +71,13 @@ def new_people(X, user, C, V, w, person=PERSON):
     m = torch.bincount(user, minlength=C).double()
     metric = 2 * person * (V.T @ V).double() + 1e-9 * torch.eye(K).double()
     delta = Z.new_zeros(C, K)
+
+    def values(delta):
+        """What each person minimises. (C,)"""
+        nll = -F.logsigmoid((Z * (w.double() + delta[user])).sum(1)) / m[user]
+        ridge = (delta @ metric * delta).sum(1) / 2
+        return ridge.index_add(0, user, nll)
+
     for _ in range(NEWTON_STEPS):
         p = torch.sigmoid(-(Z * (w.double() + delta[user])).sum(1)) / m[user]
         g = delta @ metric - torch.zeros_like(delta).index_add_(0, user, Z * p[:, None])
@@ -76,7 +85,14 @@ def new_people(X, user, C, V, w, person=PERSON):
         outer = (Z * curve[:, None]).unsqueeze(2) * Z.unsqueeze(1)  # (n, K, K)
         H = metric + Z.new_zeros(C, K, K).index_add_(0, user, outer)
         step = torch.linalg.solve(H, g.unsqueeze(2)).squeeze(2)
-        delta = delta - step / (step.norm(dim=1, keepdim=True) / 10).clamp_min(1)
+        size = torch.ones(C, 1, dtype=torch.float64)
+        before = values(delta)
+        for _ in range(HALVINGS):  # a step that does not help is halved
+            worse = values(delta - size * step) > before
+            if not worse.any():
+                break
+            size = torch.where(worse[:, None], size / 2, size)
+        delta = delta - size * step
     return delta.float()
 
 
