@@ -16,7 +16,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import accuracy
 from peers import bradley_terry, mrm, pal, pref, rbd, vpl
 
-torch.manual_seed(0)
+
+@pytest.fixture(autouse=True)
+def same_numbers():
+    torch.manual_seed(0)
 
 
 def load_harness():
