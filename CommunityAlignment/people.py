@@ -38,7 +38,7 @@ LIKELIHOODS = ("pairs", "softmax")
 REPLIES = 4  # to a prompt
 WRITTEN = 0.31  # share of first prompts that people wrote themselves (of the file)
 GOES_ON = 0.71  # after each turn but the fourth: 2.58 turns of a conversation, as in the file
-WITHIN = 5.0  # Dirichlet parameter of people around their country's taste; large = alike
+WITHIN = 5.0  # weight of a country's taste over what is a person's own; large = alike
 
 
 class Prepared(NamedTuple):

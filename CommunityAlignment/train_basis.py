@@ -42,10 +42,8 @@ from utils import run
 # ------------------------------------------------------------------------------- settings ---
 K_list = [0, 1, 2, 5, 10, 20]  # ranks: 0 = the reference head as it is, 1 = Bradley-Terry
 alpha_list = [0.0]  # pull of every basis reward to the reference head, 0 = none
-split = "group"  # group = no item of anybody's training is tested on anybody; turn = choices, which leaks
-likelihood = (
-    "pairs"  # pairs = each a third of a choice's vote; softmax = one over all replies; adam only
-)
+split = "group"  # group = by first prompt, for everybody; turn = by choice, which leaks
+likelihood = "pairs"  # pairs = each a share of a choice; softmax = one over all replies, adam only
 min_choices = 5  # people with fewer on either side are left out
 max_few_shot = 32  # choices that are known of an unseen person
 train_share = 0.5  # of the first prompts (or choices) to train on

@@ -23,10 +23,8 @@ from utils import run_few_shot_vary_shots
 # ------------------------------------------------------------------------------- settings ---
 K_list = [1, 5]  # ranks: 0 = the reference head as it is, 1 = Bradley-Terry
 alpha_list = [0.0]  # pull of every basis reward to the reference head, 0 = none
-split = "group"  # group = no item of anybody's training is tested on anybody; turn = choices, which leaks
-likelihood = (
-    "pairs"  # pairs = each a third of a choice's vote; softmax = one over all replies; adam only
-)
+split = "group"  # group = by first prompt, for everybody; turn = by choice, which leaks
+likelihood = "pairs"  # pairs = each a share of a choice; softmax = one over all replies, adam only
 num_shots = [1, 2, 4, 8, 16, 32]  # known choices of each unseen person; 0 = max_few_shot
 trials = 20  # draws of those choices
 min_choices = 32  # people with fewer on either side are left out
