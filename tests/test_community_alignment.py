@@ -11,27 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT, assert_one_line_error, call_script, load_script, run_script
+from own import WORDS
 
 from lore.common import InputError
 from lore.tables import load_split
 
 FOLDER = ROOT / "CommunityAlignment"
 TURNS = ("first", "second", "third", "fourth")
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "mat",
-    "and",
-    "dog",
-    "lay",
-    "beside",
-    "it",
-    "she",
-    "said",
-    "nothing",
-]
 
 
 @pytest.fixture(scope="module")
