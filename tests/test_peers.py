@@ -132,14 +132,14 @@ def test_vpl_knows_no_order_of_pairs_and_its_divergence_is_kls():
 
 
 def test_pal_is_nearness_to_a_point_between_prototypes():
-    model = pal.Pal(5, 3)
-    e = torch.randn(2, 3, 5)
+    model = pal.Pal(5, 3).double()
+    e = torch.randn(2, 3, 5).double()
     found = model.log_odds(*e, model.w)
     for person in range(3):
         ideal = model.f(model.w[person].softmax(0) @ model.Q)
         worth = [-(model.f(reply) - ideal).square().sum() for reply in e[:, person]]
-        assert found[person].item() == pytest.approx((worth[0] - worth[1]).item(), abs=1e-5)
-    assert torch.allclose(model.Q.norm(dim=1), torch.ones(pal.B))
+        assert found[person].item() == pytest.approx((worth[0] - worth[1]).item(), abs=1e-9)
+    assert torch.allclose(model.Q.norm(dim=1), torch.ones(pal.B).double())
 
 
 def test_the_harness_tells_of_all_and_of_who_cannot(population, tmp_path, monkeypatch):
