@@ -18,8 +18,9 @@
     few-shot    min over w_i  of  mean_j -log P           V frozen                           Eq. 11
     accuracy    share of pairs with x @ V @ w_i > 0, per user, then the mean over users      Eq. 15
 
-The likelihood is lore/likelihood.py, the product X @ V lore/product.py. Two solvers: adam, the published
-recipe and the default; ridge (lore/ridge.py), which chooses priors on held-out prompts.
+The likelihood is lore/likelihood.py, the product X @ V lore/product.py, both from one read of X
+lore/one_read.py. Two solvers: adam, the published recipe and the default; ridge (lore/ridge.py),
+which chooses priors on held-out prompts.
 
 Fits of several ranks, alphas and seeds are solved side by side: X is multiplied once for all of
 them, with all their V next to each other; everything else happens fit by fit, so that each takes
@@ -41,6 +42,7 @@ from lore.evaluation import ALL_SHOTS, Fitted, score
 from lore.likelihood import LOGIT_SCALE, equal_weights, negative_log_likelihood, user_mean_weights
 from lore.mixtures import EVERYBODY, Fit, Mixtures, solve_mixtures
 from lore.objective import Prior
+from lore.one_read import joint_likelihoods
 from lore.processes import Adam
 from lore.product import Rows, TallProduct, project
 from lore.ridge import fit_ridge
@@ -100,8 +102,8 @@ class LoRe(nn.Module):
     def forward(self, features):
         """(negative log likelihood, penalty at full alpha) of the present W and V."""
         X, *terms = self.problem(pack(features))
-        (Z,) = TallProduct.apply(X, self.V)  # (n, d) @ (d, K) -> (n, K)
-        return negative_log_likelihood(Z, self.W.softmax(1), *terms), self.penalty()
+        (nll,) = joint_likelihoods(X, [self.V], [self.W.softmax(1)], *terms)
+        return nll, self.penalty()
 
     @classmethod
     def fit_together(cls, models, data):
@@ -118,10 +120,8 @@ class LoRe(nn.Module):
         adam = Adam([*Ws, *Vs], lr=learning_rate)
         for _ in progress(range(steps), "joint fit"):
             adam.zero_grad()
-            loss = 0
-            for model, Z in zip(models, TallProduct.apply(X, *Vs)):  # (n, d) @ (d, K) -> (n, K)
-                nll = negative_log_likelihood(Z, model.W.softmax(1), *terms)  # Eq. 10
-                loss = loss + nll + model.penalty()
+            nlls = joint_likelihoods(X, Vs, [W.softmax(1) for W in Ws], *terms)  # Eq. 10
+            loss = sum(nlls) + sum(model.penalty() for model in models)
             loss.backward()
             adam.step()
 
@@ -173,7 +173,7 @@ class LoRe_regularized(LoRe):
             for model, W, Z in zip(models, Ws, Zs):
                 nll = negative_log_likelihood(Z, W.detach().softmax(1), *terms)
                 loss = loss + nll + warm_up(step, steps) * model.penalty()
-            loss.backward()
+            loss.backward()  # a second read of X: these slopes had to wait for the new W
             adam_V.step()
 
     def penalty(self):

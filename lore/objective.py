@@ -35,8 +35,9 @@ import torch.nn.functional as F
 
 from lore.common import InputError
 from lore.lbfgs import TOLERANCE, minimise
-from lore.likelihood import LOGIT_SCALE, margins
-from lore.product import Rows, TallProduct
+from lore.likelihood import LOGIT_SCALE
+from lore.one_read import joint_likelihoods
+from lore.product import Rows
 
 WEIGH = ("pairs", "people")  # whose votes are equal
 HEAD_SPREAD = 5.0  # of c: hardly held, but finite where the head separates all pairs
@@ -111,11 +112,9 @@ class JointProblem:
         of_person = counted.sum() / self.C / counts.clamp_min(1)  # who has no pair has no say
         return counted * of_person[self.user], of_person
 
-    def loss(self, theta, K, Z, W, weight, of_person):
-        """(R1) of one fit."""
+    def loss(self, theta, K, nll, W, weight, of_person):
+        """(R1) of one fit, from its negative log likelihood."""
         c, u, D, _ = self.parts(theta, K)
-        logits = margins(Z, W, self.user) / LOGIT_SCALE
-        nll = -(weight * F.logsigmoid(logits)).sum()
         ridge = (c / HEAD_SPREAD).square().sum() + u.square().sum() + D.square().sum()
         apart = SEEN_STRENGTH * (of_person @ (W - W.mean(0)).square().sum(1))  # (C,) @ (C,)
         return (nll + (ridge + apart) / 2) / weight.sum()
@@ -128,14 +127,15 @@ class JointProblem:
         sizes = [len(theta) for theta in thetas]
         owner = torch.arange(len(ranks)).repeat_interleave(torch.tensor(sizes))
         weights = [self.weights(mask) for mask in masks]
+        of_pairs = torch.stack([weight for weight, _ in weights])
 
         def losses(theta):
             thetas = theta.split(sizes)
             Vs, Ws = zip(*map(self.solution, thetas, ranks, [s] * len(ps), ps))
-            Zs = TallProduct.apply(self.X, *Vs)  # (n, d) @ (d, K) -> (n, K)
+            nlls = joint_likelihoods(self.X, Vs, Ws, self.user, of_pairs)
             values = []
-            for theta, K, Z, W, q in zip(thetas, ranks, Zs, Ws, weights):
-                values.append(self.loss(theta, K, Z, W, *q))
+            for theta, K, nll, W, q in zip(thetas, ranks, nlls, Ws, weights):
+                values.append(self.loss(theta, K, nll, W, *q))
             return torch.stack(values)
 
         owner = owner.to(self.user.device)

@@ -13,6 +13,7 @@ from lore.processes import all_reduced, gathered, rank, world
 from lore.tables import TABLE_ROWS
 
 ROW_BLOCKS = 16  # blocks of rows that X is multiplied in: enough to feed the cores
+PIECE_ROWS = 128  # of a block at a time where X is read once: few enough to stay in the cache
 COLUMN_TILE = 8  # P is filled up to a multiple, so that no column is rounded by what is beside it
 
 
@@ -28,17 +29,25 @@ class TallProduct(torch.autograd.Function):
     def forward(ctx, X, *Vs):
         ctx.X = X if isinstance(X, Rows) else Rows(X)
         ctx.widths = [V.shape[1] for V in Vs]
-        P = sum(ctx.widths)
-        Vt = torch.cat([V.T for V in Vs])  # (P, d)
-        Z = ctx.X.times(F.pad(Vt, (0, 0, 0, -P % COLUMN_TILE)))  # (n, d) @ (d, P) -> (n, P)
-        return tuple(columns.contiguous() for columns in Z[:, :P].split(ctx.widths, dim=1))
+        Z = ctx.X.times(side_by_side(Vs))  # (n, d) @ (d, P) -> (n, P)
+        return apart(Z, ctx.widths)
 
     @staticmethod
     def backward(ctx, *Gs):
-        P = sum(ctx.widths)
-        G = F.pad(torch.cat(Gs, dim=1), (0, -P % COLUMN_TILE))  # (n, P)
-        Vt_grad = ctx.X.transposed_times(G)[:P]  # ((d, n) @ (n, P)).T -> (P, d)
-        return None, *(rows.T for rows in Vt_grad.split(ctx.widths))
+        Vt_grad = ctx.X.transposed_times(side_by_side(Gs))  # ((d, n) @ (n, P)).T -> (P, d)
+        return None, *apart(Vt_grad.T, ctx.widths)
+
+
+def side_by_side(matrices):
+    """(rows, K) of each fit -> (P, rows), filled up with zeros."""
+    columns = torch.cat([matrix.T for matrix in matrices])
+    return F.pad(columns, (0, 0, 0, -len(columns) % COLUMN_TILE))
+
+
+def apart(columns, widths):
+    """(rows, P) -> (rows, K) of each fit, without what was filled up."""
+    parts = columns[:, : sum(widths)].split(widths, dim=1)
+    return tuple(part.contiguous() for part in parts)
 
 
 class Rows:
@@ -47,17 +56,17 @@ class Rows:
     Of several processes each has some of the blocks, and all have the rows left over. They exchange
     the products of their blocks, which are then added in the order in which one process adds them:
     everything outside this class reads as for one process. The rows left over are not filled up to
-    a block with zeros: that would be shorter, but would change the last bits of every published fit.
+    a block with zeros: that would be shorter, but a matrix that is here would have to be copied.
     """
 
     def __init__(self, X):
         """A matrix that is here already, for this process alone."""
         self.r = len(X) // ROW_BLOCKS
         self.counts = (ROW_BLOCKS,)  # blocks of each process
-        self.first = 0  # block of this process
-        self.b = ROW_BLOCKS  # how many it has
+        self.b = ROW_BLOCKS  # how many this one has
+        self.begin = 0  # first row of this process
         self.rest = X[ROW_BLOCKS * self.r :]  # (0 .. 15, d)
-        self.held = X
+        self.held = X[: ROW_BLOCKS * self.r].unflatten(0, (self.b, self.r))  # (b, r, d)
         self.data = None
 
     @classmethod
@@ -65,100 +74,100 @@ class Rows:
         """The differences of Comparisons, in the dtype and on the device of a tensor.
 
         Where a process's share would take more than half of its memory, it is not held but formed
-        anew, from the table on disk, in every pass.
+        anew, from the table on disk, whenever it is read.
         """
         r = len(data) // ROW_BLOCKS
         rows = cls(data.differences(like, slice(ROW_BLOCKS * r, len(data))))
         rows.r = r
         rows.counts = tuple(map(len, np.array_split(range(ROW_BLOCKS), world())))
-        rows.first = sum(rows.counts[: rank()])
         rows.b = rows.counts[rank()]
+        rows.begin = sum(rows.counts[: rank()]) * r
         rows.data = data
-        needed = (rows.end - rows.begin) * data.num_features * rows.rest.element_size()
+        needed = rows.b * r * data.num_features * rows.rest.element_size()
         most = memory(rows.rest.device) / 2
-        if needed > most and r:
+        if needed > most:
             print(
                 f"{len(data)} pairs take {needed / 1e9:.1f} GB, half of the memory is"
                 f" {most / 1e9:.1f} GB: they are read anew in every pass"
             )
             rows.held = None
         else:
-            rows.held = data.differences(like, slice(rows.begin, rows.end))
+            own = data.differences(like, slice(rows.begin, rows.begin + rows.b * r))
+            rows.held = own.unflatten(0, (rows.b, r))
         return rows
-
-    @property
-    def begin(self):
-        """First row of this process."""
-        return self.first * self.r
-
-    @property
-    def end(self):
-        """Row after its last one; the last process counts those left over as well."""
-        last = self.first + self.b == ROW_BLOCKS
-        return (self.first + self.b) * self.r + (len(self.rest) if last else 0)
 
     def times(self, Vt):
         """X @ Vt.T of the rows of all processes. (P, d) -> (n, P)"""
-        Z = gathered(self.block_products(Vt), self.counts).flatten(0, 1)  # (16 * r, P)
+        Zt = Vt.new_empty(self.b, len(Vt), self.r)
+        for blocks, cut, _, x in self.pieces():
+            Zt[blocks, :, cut] = torch.bmm(Vt.expand(len(x), -1, -1), x.mT)
+        return self.every_row(Zt, Vt)
+
+    def transposed_times(self, Gt):
+        """Gt @ X over the rows of all processes, block by block. (P, n) -> (P, d)"""
+        own = Gt[:, self.begin : self.begin + self.b * self.r].unflatten(1, (self.b, self.r))
+        sums = Gt.new_zeros(self.b, len(Gt), self.rest.shape[1])
+        for blocks, cut, _, x in self.pieces():
+            sums[blocks].baddbmm_(own[:, blocks, cut].transpose(0, 1), x)  # (k, P, s) @ (k, s, d)
+        return self.every_sum(sums, Gt[:, ROW_BLOCKS * self.r :])
+
+    def times_and_back(self, Vt, slopes):
+        """Z = X @ Vt.T, (n, P), and Gt @ X, (P, d), in one read of X, where G follows from Z.
+
+        slopes(z (k, P, s), rows (k, s)) -> Gt (k, P, s), for these rows of k blocks.
+        """
+        Zt = Vt.new_empty(self.b, len(Vt), self.r)
+        sums = Vt.new_zeros(self.b, *Vt.shape)
+        for blocks, cut, rows, x in self.pieces(small=not Vt.is_cuda):
+            z = torch.bmm(Vt.expand(len(x), -1, -1), x.mT)  # (k, P, d) @ (k, d, s)
+            Zt[blocks, :, cut] = z
+            sums[blocks].baddbmm_(slopes(z, rows), x)
+        Z = self.every_row(Zt, Vt)
+        z_rest = Z[ROW_BLOCKS * self.r :].T.unsqueeze(0)
+        return Z, self.every_sum(sums, slopes(z_rest, self.rows_left().unsqueeze(0))[0])
+
+    def every_row(self, Zt, Vt):
+        """Products of this process's blocks -> those of all rows. (b, P, r) -> (n, P)"""
+        Z = gathered(Zt.mT, self.counts).flatten(0, 1)  # (16 * r, P)
         Z_rest = (self.rest.unsqueeze(1) * Vt).sum(2)  # (rows, 1, d) * (P, d) -> (rows, P)
         return torch.cat([Z, Z_rest])
 
-    def transposed_times(self, G):
-        """(X.T @ G).T over the rows of all processes, block by block. (n, P) -> (P, d)"""
-        own = G[self.first * self.r : (self.first + self.b) * self.r]
-        blocks = self.block_gradients(own.view(self.b, self.r, G.shape[1]))
-        total = gathered(blocks, self.counts).sum(0)  # (16, P, d) -> (P, d)
-        G_rest = G[ROW_BLOCKS * self.r :]
-        total += (G_rest.unsqueeze(2) * self.rest.unsqueeze(1)).sum(0)  # (rows, P, d) -> (P, d)
-        return total
+    def every_sum(self, sums, Gt_rest):
+        """Sums over this process's blocks -> that over all rows. (b, P, d) -> (P, d)"""
+        total = gathered(sums, self.counts).sum(0)  # (16, P, d) -> (P, d)
+        return total + (Gt_rest.unsqueeze(2) * self.rest).sum(1)  # (P, rows, d) -> (P, d)
 
     def accumulate(self, into, add):
-        """`into` after add(into, rows, x) for each piece (rows, x) of X, summed over the processes."""
-        for rows, x in self.pieces(self.begin, self.end):
-            add(into, rows, x)
-        return all_reduced(into)
+        """`into` after add(into, rows, x) for some rows x of X at a time, over all processes."""
+        for _, _, rows, x in self.pieces(small=True):
+            add(into, rows.flatten(), x.flatten(0, 1))
+        into = all_reduced(into)
+        add(into, self.rows_left(), self.rest)
+        return into
 
-    # ------------------------------------------------------------- blocks, held or formed anew ---
+    def rows_left(self):
+        """Numbers of the rows left over."""
+        return torch.arange(len(self.rest)) + ROW_BLOCKS * self.r
 
-    def block_products(self, Vt):
-        """Each of this process's blocks times V. (P, d) -> (b, r, P)"""
-        if self.held is not None:
-            X = self.held_blocks()
-            Zt = torch.bmm(Vt.expand(self.b, -1, -1), X.mT)  # (b, P, d) @ (b, d, r) -> (b, P, r)
-            return Zt.mT
-        Z = Vt.new_empty(self.b, self.r, len(Vt))
-        for block, out in enumerate(Z, self.first):
-            parts = [Rows(x).times(Vt) for _, x in self.block_pieces(block)]
-            torch.cat(parts, out=out)
-        return Z
+    def pieces(self, small=False):
+        """Yield (blocks, cut, rows, x): x (k, s, d), the same cut of k blocks; rows: their numbers.
 
-    def block_gradients(self, G):
-        """Each of this process's blocks, transposed, times G, transposed. (b, r, P) -> (b, P, d)"""
-        if self.held is not None:
-            Gt = G.mT.contiguous()  # a layout that the product reads ten times as fast
-            return torch.bmm(Gt, self.held_blocks())  # (b, P, r) @ (b, r, d) -> (b, P, d)
-        grads = G.new_zeros(self.b, G.shape[2], self.rest.shape[1])
-        for block, (out, g) in enumerate(zip(grads, G), self.first):
-            for rows, x in self.block_pieces(block):
-                place = slice(rows.start - block * self.r, rows.stop - block * self.r)
-                out += Rows(x).transposed_times(g[place])
-        return grads
-
-    def held_blocks(self):
-        """(b, r, d)"""
-        return self.held[: self.b * self.r].reshape(self.b, self.r, self.rest.shape[1])
-
-    def block_pieces(self, block):
-        return self.pieces(block * self.r, (block + 1) * self.r)
-
-    def pieces(self, first, last):
-        """Yield (rows, x): the rows first .. last - 1, TABLE_ROWS at a time."""
-        for begin in range(first, last, TABLE_ROWS):
-            rows = slice(begin, min(begin + TABLE_ROWS, last))
-            if self.held is None:
-                yield rows, self.data.differences(self.rest, rows)
-            else:
-                yield rows, self.held[rows.start - self.begin : rows.stop - self.begin]
+        All blocks at once; where rows are formed anew, or `small`: one per core, PIECE_ROWS of it.
+        """
+        numbers = torch.arange(self.b * self.r).view(self.b, self.r) + self.begin
+        k, s = ROW_BLOCKS, max(self.r, 1)
+        if small or self.held is None:
+            k, s = torch.get_num_threads(), PIECE_ROWS
+        for first in range(0, self.b, k):
+            blocks = slice(first, first + k)
+            for begin in range(0, self.r, s):
+                cut = slice(begin, begin + s)
+                rows = numbers[blocks, cut]
+                if self.held is None:
+                    x = self.data.differences(self.rest, rows.flatten()).unflatten(0, rows.shape)
+                else:
+                    x = self.held[blocks, cut]
+                yield blocks, cut, rows, x
 
 
 def project(comparisons, Vs):

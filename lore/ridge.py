@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from lore.common import InputError
 from lore.comparisons import pack, shuffled_places
-from lore.likelihood import LOGIT_SCALE, margins
+from lore.likelihood import LOGIT_SCALE, margins, negative_log_likelihood
 from lore.mixtures import EVERYBODY, Fit, batches, solve_batches, solve_mixtures
 from lore.objective import SEEN_STRENGTH, JointProblem, Prior
 from lore.processes import agreed
@@ -310,7 +310,8 @@ class Search:
         weights = self.problem.weights(self.everything)
         losses = []
         for theta, W, Z in zip(thetas, *self.of_folds(thetas, K, self.s, p)):
-            losses.append(self.problem.loss(theta, K, Z, W, *weights).item())
+            nll = negative_log_likelihood(Z, W, self.problem.user, weights[0])
+            losses.append(self.problem.loss(theta, K, nll, W, *weights).item())
         return thetas[agreed(losses.index(min(losses)))]
 
     # -------------------------------------------------------------------- what the folds say ---

@@ -13,8 +13,8 @@ import utils
 # every module imports only modules before it in its own island, and the ground
 GROUND = ["__init__", "processes", "common", "memory", "tables"]
 PEOPLE = [
-    "settings", "comparisons", "partition", "likelihood", "product", "planted", "lbfgs", "objective", "own",
-    "mixtures",
+    "settings", "comparisons", "partition", "likelihood", "product", "one_read", "planted", "lbfgs", "objective",
+    "own", "mixtures",
     "ridge", "evaluation", "best_rank", "baselines", "statistics",
     "basis", "newcomers", "questions", "sweeps", "shots", "printing", "pictures", "page", "report", "choices",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lore import likelihood, objective, processes, product, ridge
+from lore import likelihood, processes, product, ridge
 from lore.common import start
 from lore.comparisons import Comparisons
 from lore.tables import Split, load_split, save_split
@@ -79,7 +79,7 @@ def unlike_processes():
     def noisy(Z, W, user):
         return original(Z * (1 + 1e-7 * processes.rank()), W, user)
 
-    likelihood.margins = objective.margins = ridge.margins = noisy
+    likelihood.margins = ridge.margins = noisy
     torch.Tensor.index_add_ = lambda self, *args: index_add(self, *args).mul_(
         1 + 1e-12 * processes.rank()
     )
