@@ -2,25 +2,36 @@
 
     python benchmarks/fit.py                 1,000 users x 47 pairs, ratios against the targets; 5 GB of memory
     python benchmarks/fit.py --users 100     smaller
+    python benchmarks/fit.py --before PATH   only the fits, against another checkout of this repository; 1 GB of disk
 
 Every ratio is the median over rounds in which both ways run one after the other in this process. Peak memory is that of
 a process of its own for each way. Data are random numbers: nothing here says anything about accuracy.
 """
 
 import argparse
+import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+HERE = str(Path(__file__).resolve().parent.parent)
+sys.path.insert(0, os.environ.get("LORE_CHECKOUT", HERE))  # that a process of --before times
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from lore import product
 from lore.comparisons import Comparisons
+from lore.objective import JointProblem
+from lore.tables import Split, load_split, save_split
 from utils import LoRe, LoRe_regularized, PersonalizeBatch, run_few_shot_vary_shots
 
 K = 5
@@ -33,6 +44,14 @@ WAYS = (
     "logits for every user",
     "regularised step",
 )  # whose peak is measured
+BETTER = {  # of --before: how many times as fast the fits should be
+    "step, K = 5": 1.5,
+    "sweep K = 1..6": 1.35,
+    "regularised step": None,
+    "ridge pass, K = 2..6": 1.3,
+    "from disk: step, K = 5": 1.7,
+    "from disk: sweep K = 1..6": 1.7,
+}
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -126,10 +145,14 @@ def verdict(reached):
 def compare(name, plain, ours, rounds, target=None):
     """One line: median seconds of both ways, median and range of their ratio. plain, ours: () -> seconds."""
     ours()  # warm up
-    pairs = [(plain(), ours()) for _ in range(rounds)]
+    tell(name, [(plain(), ours()) for _ in range(rounds)], target)
+
+
+def tell(name, pairs, target):
+    """One line of pairs (slow, fast) of seconds."""
     ratios = [a / b for a, b in pairs]
     slow, fast, ratio = (statistics.median(values) for values in (*zip(*pairs), ratios))
-    line = f"{name:30} {slow:9.3f} s {fast:9.4f} s {ratio:7.1f} x  ({min(ratios):.1f} .. {max(ratios):.1f})"
+    line = f"{name:30} {slow:9.3f} s {fast:9.4f} s {ratio:7.3g} x  ({min(ratios):.3g} .. {max(ratios):.3g})"
     print(line + (f"  target {target} x: {verdict(ratio >= target)}" if target else ""), flush=True)
 
 
@@ -158,6 +181,87 @@ def two_steps(way, arguments):
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
+# ------------------------------------------------------------------------------------------------------------------
+# Against another checkout
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def table_on_disk(folder, users, pairs, d):
+    """Comparisons of embeddings in bfloat16, as prepare.py writes them, of which each is chosen once."""
+    n = users * pairs
+    order = torch.randperm(n).tolist()
+    frame = pd.DataFrame({"user_id": [f"{i // pairs}" for i in range(n)], "chosen": order})
+    frame["rejected"] = (frame["chosen"] + 1) % n
+    save_split(Path(folder) / "made_up", Split(torch.randn(n, d).bfloat16(), frame, None))
+    split = load_split(Path(folder) / "made_up", "")
+    return Comparisons.from_frame(split.table, split.frame)
+
+
+def ridge_passes(problem, ranks, passes):
+    """Passes of the joint problem (R1) of all ranks, three fits of each as for three folds."""
+    repeated = sorted(ranks * 3)
+    generator = torch.Generator().manual_seed(0)
+    thetas = []
+    for rank in repeated:
+        theta = torch.randn(sum(problem.sizes(rank)), generator=generator)
+        thetas.append(theta.double())
+    masks = [problem.everything] * len(thetas)
+    problem.descend(thetas, repeated, 1.0, [1.0] * len(thetas), masks, passes)
+
+
+def seconds_each(function, *arguments):
+    """Of one step or pass: nine of them less one, so that what comes before the first does not count."""
+    function(*arguments, 1)  # warm up
+    times = []
+    for _ in range(3):
+        one = seconds(function, *arguments, 1)
+        times.append((seconds(function, *arguments, 9) - one) / 8)
+    return statistics.median(times)
+
+
+def time_the_fits(arguments):
+    """Prints the seconds of each name of BETTER, in this checkout."""
+    torch.manual_seed(0)
+    size = arguments.users, arguments.pairs, arguments.features
+    data = random_comparisons(*size)
+    problem = JointProblem(data, None, "cpu", "pairs")
+    spent = [
+        seconds_each(our_steps, LoRe, data, [K]),
+        seconds_each(our_steps, LoRe, data, SWEEP),
+        seconds_each(our_steps, LoRe_regularized, data, [K]),
+        seconds_each(ridge_passes, problem, SWEEP[1:]),
+    ]
+    with tempfile.TemporaryDirectory() as folder, patch.object(product, "memory", lambda _: 0):
+        read = table_on_disk(folder, *size)
+        with redirect_stdout(sys.stderr):  # says each time that rows are not held
+            spent.append(seconds_each(our_steps, LoRe, read, [K]))
+            spent.append(seconds_each(our_steps, LoRe, read, SWEEP))
+    print(json.dumps(spent))
+
+
+def compare_checkouts(arguments):
+    """A process of each checkout in turn, round by round."""
+    flags = ["--timed"]
+    flags += [f"--{name}={getattr(arguments, name)}" for name in ("users", "pairs", "features")]
+    found = {checkout: [] for checkout in (arguments.before, HERE)}
+    for _ in range(arguments.rounds):
+        for checkout, rounds in found.items():
+            environment = {**os.environ, "LORE_CHECKOUT": str(Path(checkout).resolve())}
+            command = [sys.executable, __file__, *flags]
+            done = subprocess.run(
+                command,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                check=True,
+            )
+            rounds.append(json.loads(done.stdout))
+    print(f"{'':30} {'before':>11} {'now':>11}")
+    before, now = (zip(*rounds) for rounds in found.values())
+    for (name, target), *times in zip(BETTER.items(), before, now):
+        tell(name, list(zip(*times)), target)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -166,10 +270,16 @@ def main():
     parser.add_argument("--pairs", type=int, default=47)
     parser.add_argument("--features", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--before", metavar="PATH")
+    parser.add_argument("--timed", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
         return two_steps(arguments.only, arguments)
+    if arguments.timed:
+        return time_the_fits(arguments)
+    if arguments.before:
+        return compare_checkouts(arguments)
     # first of all, because a process starts with the peak of the one that started it
     print("peak memory of two steps, GB:")
     for way in WAYS:
@@ -183,7 +293,7 @@ def main():
         f"{users} users x {pairs} pairs, d = {d}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
     floor = min(seconds(torch.mv, X, torch.randn(d)) for _ in range(5))
-    print(f"floor: one X @ v {floor:.4f} s; a step reads X twice")
+    print(f"floor: one X @ v {floor:.4f} s; a regularised step reads X twice, the others once")
 
     def loops(loss, ranks):
         return lambda: sum(seconds(loop_steps, loss, lists, rank, 1) for rank in ranks)

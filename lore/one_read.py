@@ -24,10 +24,10 @@ def joint_likelihoods(X, Vs, Ws, user, weight, choice=None):
     widths = [V.shape[1] for V in Vs]
     weights = weight.expand(len(Vs), -1)
     with torch.no_grad():
-        slopes = slopes_of(Ws, user, weights)
-        Z, Vt_grad = X.times_and_back(side_by_side(Vs), slopes)  # (n, d) @ (d, P) -> (n, P)
-    Zs = apart(Z, widths)
-    gradients = apart(Vt_grad.T, widths)
+        slopes = slopes_of([W.to(Vs[0]) for W in Ws], user, weights.to(Vs[0]))
+        Zt, Vt_grad = X.times_and_back(side_by_side(Vs), slopes)  # ((n, d) @ (d, P)).T -> (P, n)
+    Zs = apart(Zt, widths)
+    gradients = apart(Vt_grad, widths)
     nlls = []
     for V, W, Z, g, q in zip(Vs, Ws, Zs, gradients, weights):
         nll = negative_log_likelihood(Z, W, user, q)
@@ -40,17 +40,17 @@ def slopes_of(Ws, user, weights):
 
     With t = -z . w / LOGIT_SCALE it is weight * sigmoid(t) * -w / LOGIT_SCALE.
     """
-    minus_w = side_by_side(Ws) / -LOGIT_SCALE  # (P, C)
+    minus_w = side_by_side(Ws).T.contiguous() / -LOGIT_SCALE  # (C, P)
     widths = torch.tensor([W.shape[1] for W in Ws])
     fit = torch.arange(len(Ws)).repeat_interleave(widths)  # whose each column is
-    fit = F.pad(fit, (0, len(minus_w) - len(fit))).to(user.device)  # (P,)
+    fit = F.pad(fit, (0, minus_w.shape[1] - len(fit))).to(user.device)  # (P,)
 
     def slopes(z, rows):
-        w = minus_w[:, user[rows]].transpose(0, 1).contiguous()  # (k, P, s)
+        w = minus_w[user[rows]].mT  # (k, P, s)
         # numbers that are no neighbours are rounded one by one, whatever other fits there are
         t = w.new_zeros(len(w), len(Ws), w.shape[2], 2)[..., 0]
         t.index_add_(1, fit, z * w)  # (k, M, s)
         pull = weights[:, rows].transpose(0, 1) * t.sigmoid()
-        return (pull.index_select(1, fit) * w).to(z)
+        return pull.index_select(1, fit) * w
 
     return slopes

@@ -29,13 +29,13 @@ class TallProduct(torch.autograd.Function):
     def forward(ctx, X, *Vs):
         ctx.X = X if isinstance(X, Rows) else Rows(X)
         ctx.widths = [V.shape[1] for V in Vs]
-        Z = ctx.X.times(side_by_side(Vs))  # (n, d) @ (d, P) -> (n, P)
-        return apart(Z, ctx.widths)
+        Zt = ctx.X.times(side_by_side(Vs))  # ((n, d) @ (d, P)).T -> (P, n)
+        return apart(Zt, ctx.widths)
 
     @staticmethod
     def backward(ctx, *Gs):
         Vt_grad = ctx.X.transposed_times(side_by_side(Gs))  # ((d, n) @ (n, P)).T -> (P, d)
-        return None, *apart(Vt_grad.T, ctx.widths)
+        return None, *apart(Vt_grad, ctx.widths)
 
 
 def side_by_side(matrices):
@@ -45,9 +45,9 @@ def side_by_side(matrices):
 
 
 def apart(columns, widths):
-    """(rows, P) -> (rows, K) of each fit, without what was filled up."""
-    parts = columns[:, : sum(widths)].split(widths, dim=1)
-    return tuple(part.contiguous() for part in parts)
+    """(P, rows) -> (rows, K) of each fit, without what was filled up."""
+    parts = columns[: sum(widths)].split(widths)
+    return tuple(part.T.contiguous() for part in parts)
 
 
 class Rows:
@@ -97,7 +97,7 @@ class Rows:
         return rows
 
     def times(self, Vt):
-        """X @ Vt.T of the rows of all processes. (P, d) -> (n, P)"""
+        """Zt = Vt @ X.T of the rows of all processes. (P, d) -> (P, n)"""
         Zt = Vt.new_empty(self.b, len(Vt), self.r)
         for blocks, cut, _, x in self.pieces():
             Zt[blocks, :, cut] = torch.bmm(Vt.expand(len(x), -1, -1), x.mT)
@@ -112,7 +112,7 @@ class Rows:
         return self.every_sum(sums, Gt[:, ROW_BLOCKS * self.r :])
 
     def times_and_back(self, Vt, slopes):
-        """Z = X @ Vt.T, (n, P), and Gt @ X, (P, d), in one read of X, where G follows from Z.
+        """Zt = Vt @ X.T, (P, n), and Gt @ X, (P, d), in one read of X, where Gt follows from Zt.
 
         slopes(z (k, P, s), rows (k, s)) -> Gt (k, P, s), for these rows of k blocks.
         """
@@ -122,15 +122,15 @@ class Rows:
             z = torch.bmm(Vt.expand(len(x), -1, -1), x.mT)  # (k, P, d) @ (k, d, s)
             Zt[blocks, :, cut] = z
             sums[blocks].baddbmm_(slopes(z, rows), x)
-        Z = self.every_row(Zt, Vt)
-        z_rest = Z[ROW_BLOCKS * self.r :].T.unsqueeze(0)
-        return Z, self.every_sum(sums, slopes(z_rest, self.rows_left().unsqueeze(0))[0])
+        Zt = self.every_row(Zt, Vt)
+        z_rest = Zt[:, ROW_BLOCKS * self.r :].unsqueeze(0)
+        return Zt, self.every_sum(sums, slopes(z_rest, self.rows_left().unsqueeze(0))[0])
 
     def every_row(self, Zt, Vt):
-        """Products of this process's blocks -> those of all rows. (b, P, r) -> (n, P)"""
-        Z = gathered(Zt.mT, self.counts).flatten(0, 1)  # (16 * r, P)
-        Z_rest = (self.rest.unsqueeze(1) * Vt).sum(2)  # (rows, 1, d) * (P, d) -> (rows, P)
-        return torch.cat([Z, Z_rest])
+        """Products of this process's blocks -> those of all rows. (b, P, r) -> (P, n)"""
+        blocks = gathered(Zt, self.counts).transpose(0, 1)  # (P, 16, r)
+        Zt_rest = (Vt.unsqueeze(1) * self.rest).sum(2)  # (P, 1, d) * (rows, d) -> (P, rows)
+        return torch.cat([blocks.flatten(1), Zt_rest], dim=1)
 
     def every_sum(self, sums, Gt_rest):
         """Sums over this process's blocks -> that over all rows. (b, P, d) -> (P, d)"""
