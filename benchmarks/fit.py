@@ -138,6 +138,17 @@ def seconds(function, *arguments):
     return time.perf_counter() - begin
 
 
+def processor():
+    """Its name, where the system tells."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().split("\n\n")[0].splitlines() if told.exists() else []
+    facts = dict(line.replace("\t", "").split(":", 1) for line in lines)
+    named = (
+        f"{name}{facts[name]}" for name in ("model name", "cpu family", "model") if name in facts
+    )
+    return ", ".join(named) or "an unnamed processor"
+
+
 def verdict(reached):
     return "reached" if reached else "MISSED"
 
@@ -256,6 +267,7 @@ def compare_checkouts(arguments):
                 check=True,
             )
             rounds.append(json.loads(done.stdout))
+    print(processor())
     print(f"{'':30} {'before':>11} {'now':>11}")
     before, now = (zip(*rounds) for rounds in found.values())
     for (name, target), *times in zip(BETTER.items(), before, now):
@@ -292,6 +304,7 @@ def main():
     print(
         f"{users} users x {pairs} pairs, d = {d}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
+    print(processor())
     floor = min(seconds(torch.mv, X, torch.randn(d)) for _ in range(5))
     print(f"floor: one X @ v {floor:.4f} s; a regularised step reads X twice, the others once")
 

@@ -114,7 +114,8 @@ class Rows:
     def times_and_back(self, Vt, slopes):
         """Zt = Vt @ X.T, (P, n), and Gt @ X, (P, d), in one read of X, where Gt follows from Zt.
 
-        slopes(z (k, P, s), rows (k, s)) -> Gt (k, P, s), for these rows of k blocks.
+        slopes(z (k, P, s), rows (k, s)) -> Gt (k, P, s), for these rows of k blocks. On a GPU, which
+        held rows would leave in small pieces only at the price of many calls, they are read twice.
         """
         Zt = Vt.new_empty(self.b, len(Vt), self.r)
         sums = Vt.new_zeros(self.b, *Vt.shape)
@@ -152,12 +153,17 @@ class Rows:
     def pieces(self, small=False):
         """Yield (blocks, cut, rows, x): x (k, s, d), the same cut of k blocks; rows: their numbers.
 
-        All blocks at once; where rows are formed anew, or `small`: one per core, PIECE_ROWS of it.
+        All blocks at once; where rows are formed anew, or `small`: one per core, PIECE_ROWS of it,
+        or on a GPU, to which each piece is a call, TABLE_ROWS in all.
         """
         numbers = torch.arange(self.b * self.r).view(self.b, self.r) + self.begin
-        k, s = ROW_BLOCKS, max(self.r, 1)
-        if small or self.held is None:
-            k, s = torch.get_num_threads(), PIECE_ROWS
+        k = ROW_BLOCKS
+        s = max(self.r, 1)
+        if (small or self.held is None) and self.rest.is_cuda:
+            s = TABLE_ROWS // ROW_BLOCKS
+        elif small or self.held is None:
+            k = torch.get_num_threads()
+            s = PIECE_ROWS
         for first in range(0, self.b, k):
             blocks = slice(first, first + k)
             for begin in range(0, self.r, s):
