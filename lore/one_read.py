@@ -7,6 +7,7 @@ they are formed anew from a table on disk, reading is nearly all that a step cos
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from lore.likelihood import LOGIT_SCALE, negative_log_likelihood
 from lore.product import TallProduct, apart, side_by_side
@@ -31,23 +32,39 @@ def joint_likelihoods(X, Vs, Ws, user, weight, choice=None):
     nlls = []
     for V, W, Z, g, q in zip(Vs, Ws, Zs, gradients, weights):
         nll = negative_log_likelihood(Z, W, user, q)
-        nlls.append(nll + ((V - V.detach()) * g).sum())  # adds 0, and g to the gradient
+        nlls.append(WithGradient.apply(nll, V, g))
     return nlls
+
+
+class WithGradient(torch.autograd.Function):
+    """A value whose gradient in V is known already."""
+
+    @staticmethod
+    def forward(ctx, value, V, gradient):
+        ctx.gradient = gradient
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, factor):
+        return factor, (factor * ctx.gradient).to(ctx.gradient), None
 
 
 def slopes_of(Ws, user, weights):
     """slopes(z, rows) = d negative_log_likelihood / d z of each fit. (k, P, s), (k, s) -> (k, P, s)
 
-    With t = -z . w / LOGIT_SCALE it is weight * sigmoid(t) * -w / LOGIT_SCALE.
+    s rows of each of k blocks, the P columns of all M fits. With t = -z . w / LOGIT_SCALE it is
+    weight * sigmoid(t) * -w / LOGIT_SCALE.
     """
     minus_w = side_by_side(Ws).T.contiguous() / -LOGIT_SCALE  # (C, P)
     widths = torch.tensor([W.shape[1] for W in Ws])
-    fit = torch.arange(len(Ws)).repeat_interleave(widths)  # whose each column is
+    fit = torch.arange(len(Ws)).repeat_interleave(widths)  # that a column is of
     fit = F.pad(fit, (0, minus_w.shape[1] - len(fit))).to(user.device)  # (P,)
 
     def slopes(z, rows):
         w = minus_w[user[rows]].mT  # (k, P, s)
-        # numbers that are no neighbours are rounded one by one, whatever other fits there are
+        # every second number of a buffer: torch rounds neighbours by vectors, and what is left at
+        # their end in another way, so that the number of fits would count
         t = w.new_zeros(len(w), len(Ws), w.shape[2], 2)[..., 0]
         t.index_add_(1, fit, z * w)  # (k, M, s)
         pull = weights[:, rows].transpose(0, 1) * t.sigmoid()

@@ -56,7 +56,7 @@ class Rows:
     Of several processes each has some of the blocks, and all have the rows left over. They exchange
     the products of their blocks, which are then added in the order in which one process adds them:
     everything outside this class reads as for one process. The rows left over are not filled up to
-    a block with zeros: that would be shorter, but a matrix that is here would have to be copied.
+    a block with zeros: the code would be shorter, but a matrix in memory would have to be copied.
     """
 
     def __init__(self, X):
@@ -114,8 +114,8 @@ class Rows:
     def times_and_back(self, Vt, slopes):
         """Zt = Vt @ X.T, (P, n), and Gt @ X, (P, d), in one read of X, where Gt follows from Zt.
 
-        slopes(z (k, P, s), rows (k, s)) -> Gt (k, P, s), for these rows of k blocks. On a GPU, which
-        held rows would leave in small pieces only at the price of many calls, they are read twice.
+        slopes(z (k, P, s), rows (k, s)) -> Gt (k, P, s), for these rows of k blocks. On a GPU small
+        pieces would be many calls: rows that are held are one piece there, and are read twice.
         """
         Zt = Vt.new_empty(self.b, len(Vt), self.r)
         sums = Vt.new_zeros(self.b, *Vt.shape)
@@ -153,21 +153,23 @@ class Rows:
     def pieces(self, small=False):
         """Yield (blocks, cut, rows, x): x (k, s, d), the same cut of k blocks; rows: their numbers.
 
-        All blocks at once; where rows are formed anew, or `small`: one per core, PIECE_ROWS of it,
-        or on a GPU, to which each piece is a call, TABLE_ROWS in all.
+        All rows at once; `small`, or where they are formed anew: at most PIECE_ROWS of as many blocks
+        as there are threads; on a GPU, where every call costs, TABLE_ROWS of all blocks together.
         """
         numbers = torch.arange(self.b * self.r).view(self.b, self.r) + self.begin
         k = ROW_BLOCKS
-        s = max(self.r, 1)
-        if (small or self.held is None) and self.rest.is_cuda:
-            s = TABLE_ROWS // ROW_BLOCKS
-        elif small or self.held is None:
+        most = self.r
+        if small or self.held is None:
+            most = TABLE_ROWS // ROW_BLOCKS if self.rest.is_cuda else PIECE_ROWS
+        parts = -(-self.r // most) if self.r else 0
+        if parts > 1 and not self.rest.is_cuda:
             k = torch.get_num_threads()
-            s = PIECE_ROWS
+        # of like sizes: products of a few rows left over would be rounded in a way of their own
+        ends = [part * self.r // parts for part in range(1, parts + 1)]
         for first in range(0, self.b, k):
             blocks = slice(first, first + k)
-            for begin in range(0, self.r, s):
-                cut = slice(begin, begin + s)
+            for begin, end in zip([0, *ends], ends):
+                cut = slice(begin, end)
                 rows = numbers[blocks, cut]
                 if self.held is None:
                     x = self.data.differences(self.rest, rows.flatten()).unflatten(0, rows.shape)

@@ -93,18 +93,42 @@ def test_rows_formed_anew_give_the_same_bits_as_rows_held(piece, threads, monkey
             assert torch.equal(found, other)
 
 
-def test_a_fit_is_rounded_as_if_it_were_alone():
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("n", [400, 2064, 2096, 4000, 4115])
+@pytest.mark.parametrize("d", [64, 257])
+def test_a_fit_is_rounded_as_if_it_were_alone_on_any_number_of_threads(n, d, threads):
     torch.manual_seed(0)
-    X = torch.randn(4000, 64)
-    user = torch.randint(0, C, (4000,))
-    Vs, Ls = fits(64, torch.float32)
+    X = torch.randn(n, d)
+    user = torch.randint(0, C, (n,))
+    Vs, Ls = fits(d, torch.float32)
 
     def ours(Vs, Ws):
-        return joint_likelihoods(Rows(X), Vs, Ws, user, torch.ones(4000))
+        return joint_likelihoods(Rows(X), Vs, Ws, user, torch.ones(n))
 
     together = value_and_gradients(ours, Vs, Ls)
-    for i, (V, L) in enumerate(zip(Vs, Ls)):
-        nll, V_grad, L_grad = value_and_gradients(ours, [V], [L])
-        assert torch.equal(nll, together[i])
-        assert torch.equal(2**i * V_grad, together[len(RANKS) + i])
-        assert torch.equal(2**i * L_grad, together[2 * len(RANKS) + i])
+    for count in (1, 2, 3):
+        threads(count)
+        for i, (V, L) in enumerate(zip(Vs, Ls)):
+            nll, V_grad, L_grad = value_and_gradients(ours, [V], [L])
+            assert torch.equal(nll, together[i])
+            assert torch.equal(2**i * V_grad, together[len(RANKS) + i])
+            assert torch.equal(2**i * L_grad, together[2 * len(RANKS) + i])
+
+
+def test_a_fit_that_overflows_is_infinite_and_leaves_the_others_alone():
+    X = torch.ones(64, 3)
+    user = torch.arange(64) % C
+    Vs, Ls = fits(3, torch.float32)
+    expected = value_and_gradients(
+        lambda Vs, Ws: joint_likelihoods(Rows(X), Vs, Ws, user, torch.ones(64)), Vs[:1], Ls[:1]
+    )
+    with torch.no_grad():
+        Vs[2][0] = -torch.inf
+    nlls = joint_likelihoods(Rows(X), Vs, [L.softmax(1) for L in Ls], user, torch.ones(64))
+    assert nlls[2].item() == torch.inf and torch.equal(nlls[0], expected[0])
