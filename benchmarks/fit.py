@@ -4,8 +4,9 @@
     python benchmarks/fit.py --users 100     smaller
     python benchmarks/fit.py --before PATH   only the fits, against another checkout of this repository; 1 GB of disk
 
-Every ratio is the median over rounds in which both ways run one after the other in this process. Peak memory is that of
-a process of its own for each way. Data are random numbers: nothing here says anything about accuracy.
+Every ratio is the median over rounds in which both ways run one after the other, in this process or, of two checkouts,
+each in its own. Peak memory is that of a process of its own for each way. Data are random numbers: nothing here says
+anything about accuracy.
 """
 
 import argparse

@@ -37,7 +37,7 @@ def joint_likelihoods(X, Vs, Ws, user, weight, choice=None):
 
 
 class WithGradient(torch.autograd.Function):
-    """A value whose gradient in V is known already."""
+    """A value (scalar) whose gradient in V, (d, K), is known already. It has no second derivative."""
 
     @staticmethod
     def forward(ctx, value, V, gradient):
@@ -58,16 +58,16 @@ def slopes_of(Ws, user, weights):
     """
     minus_w = side_by_side(Ws).T.contiguous() / -LOGIT_SCALE  # (C, P)
     widths = torch.tensor([W.shape[1] for W in Ws])
-    fit = torch.arange(len(Ws)).repeat_interleave(widths)  # that a column is of
-    fit = F.pad(fit, (0, minus_w.shape[1] - len(fit))).to(user.device)  # (P,)
+    fit = torch.arange(len(Ws)).repeat_interleave(widths)  # number of the fit that has a column
+    fit = F.pad(fit, (0, minus_w.shape[1] - len(fit))).to(user.device)  # (P,); zeros add 0 to fit 0
 
     def slopes(z, rows):
         w = minus_w[user[rows]].mT  # (k, P, s)
-        # every second number of a buffer: torch rounds neighbours by vectors, and what is left at
-        # their end in another way, so that the number of fits would count
+        # Every second number of a buffer. Of numbers side by side torch takes sigmoid by vectors, and
+        # by another routine of those left over at the end: which these are depends on M.
         t = w.new_zeros(len(w), len(Ws), w.shape[2], 2)[..., 0]
         t.index_add_(1, fit, z * w)  # (k, M, s)
-        pull = weights[:, rows].transpose(0, 1) * t.sigmoid()
+        pull = weights[:, rows].transpose(0, 1) * t.sigmoid()  # (k, M, s)
         return pull.index_select(1, fit) * w
 
     return slopes

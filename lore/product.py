@@ -4,6 +4,8 @@ Their columns are P in all. X is multiplied in blocks of rows, held in memory or
 table on disk, by one process or several.
 """
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,9 +22,8 @@ COLUMN_TILE = 8  # P is filled up to a multiple, so that no column is rounded by
 class TallProduct(torch.autograd.Function):
     """Z = X @ V of every fit, for one X (Rows, or a tensor; no gradient) and several V: (n, K), ..
 
-    One product for all columns together, by blocks of rows, one block per core at a time: forward
-    and backward then read X at close to the speed of memory. X.T @ G as one call can be ten times
-    slower.
+    One product for all columns together, by blocks of rows, one block per core at a time: X.T @ G as
+    one call can be ten times slower.
     """
 
     @staticmethod
@@ -100,7 +101,8 @@ class Rows:
         """Zt = Vt @ X.T of the rows of all processes. (P, d) -> (P, n)"""
         Zt = Vt.new_empty(self.b, len(Vt), self.r)
         for blocks, cut, _, x in self.pieces():
-            Zt[blocks, :, cut] = torch.bmm(Vt.expand(len(x), -1, -1), x.mT)
+            z = torch.bmm(Vt.expand(len(x), -1, -1), x.mT)  # (k, P, d) @ (k, d, s)
+            Zt[blocks, :, cut] = z
         return self.every_row(Zt, Vt)
 
     def transposed_times(self, Gt):
@@ -108,7 +110,8 @@ class Rows:
         own = Gt[:, self.begin : self.begin + self.b * self.r].unflatten(1, (self.b, self.r))
         sums = Gt.new_zeros(self.b, len(Gt), self.rest.shape[1])
         for blocks, cut, _, x in self.pieces():
-            sums[blocks].baddbmm_(own[:, blocks, cut].transpose(0, 1), x)  # (k, P, s) @ (k, s, d)
+            g = own[:, blocks, cut].transpose(0, 1)
+            sums[blocks].baddbmm_(g, x)  # (k, P, s) @ (k, s, d)
         return self.every_sum(sums, Gt[:, ROW_BLOCKS * self.r :])
 
     def times_and_back(self, Vt, slopes):
@@ -122,7 +125,7 @@ class Rows:
         for blocks, cut, rows, x in self.pieces(small=not Vt.is_cuda):
             z = torch.bmm(Vt.expand(len(x), -1, -1), x.mT)  # (k, P, d) @ (k, d, s)
             Zt[blocks, :, cut] = z
-            sums[blocks].baddbmm_(slopes(z, rows), x)
+            sums[blocks].baddbmm_(slopes(z, rows), x)  # (k, P, s) @ (k, s, d)
         Zt = self.every_row(Zt, Vt)
         z_rest = Zt[:, ROW_BLOCKS * self.r :].unsqueeze(0)
         return Zt, self.every_sum(sums, slopes(z_rest, self.rows_left().unsqueeze(0))[0])
@@ -157,19 +160,16 @@ class Rows:
         as there are threads; on a GPU, where every call costs, TABLE_ROWS of all blocks together.
         """
         numbers = torch.arange(self.b * self.r).view(self.b, self.r) + self.begin
-        k = ROW_BLOCKS
         most = self.r
         if small or self.held is None:
             most = TABLE_ROWS // ROW_BLOCKS if self.rest.is_cuda else PIECE_ROWS
-        parts = -(-self.r // most) if self.r else 0
-        if parts > 1 and not self.rest.is_cuda:
-            k = torch.get_num_threads()
-        # of like sizes: products of a few rows left over would be rounded in a way of their own
-        ends = [part * self.r // parts for part in range(1, parts + 1)]
+        # parts of like sizes: the products of a few rows left over would be rounded differently
+        parts = math.ceil(self.r / max(most, 1))
+        k = ROW_BLOCKS if parts == 1 or self.rest.is_cuda else torch.get_num_threads()
         for first in range(0, self.b, k):
             blocks = slice(first, first + k)
-            for begin, end in zip([0, *ends], ends):
-                cut = slice(begin, end)
+            for part in range(parts):
+                cut = slice(part * self.r // parts, (part + 1) * self.r // parts)
                 rows = numbers[blocks, cut]
                 if self.held is None:
                     x = self.data.differences(self.rest, rows.flatten()).unflatten(0, rows.shape)

@@ -71,8 +71,8 @@ def test_choices_of_a_softmax_may_lie_in_several_pieces():
 
 
 @pytest.mark.parametrize("piece", [1, 3, 128])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_rows_formed_anew_give_the_same_bits_as_rows_held(piece, threads, monkeypatch):
+@pytest.mark.parametrize("cores", [1, 3])
+def test_rows_formed_anew_give_the_same_bits_as_rows_held(piece, cores, monkeypatch):
     """However many cores take a block each."""
     monkeypatch.setattr(product, "PIECE_ROWS", piece)
     data = embedded_pairs()
@@ -87,7 +87,7 @@ def test_rows_formed_anew_give_the_same_bits_as_rows_held(piece, threads, monkey
         return lambda Vs, Ws: joint_likelihoods(rows, Vs, Ws, data.user, weight)
 
     expected = value_and_gradients(likelihoods(held), Vs, Ls)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     for rows in (held, read):
         for found, other in zip(value_and_gradients(likelihoods(rows), Vs, Ls), expected):
             assert torch.equal(found, other)
