@@ -18,8 +18,8 @@
     few-shot    min over w_i  of  mean_j -log P           V frozen                           Eq. 11
     accuracy    share of pairs with x @ V @ w_i > 0, per user, then the mean over users      Eq. 15
 
-The likelihood is lore/likelihood.py, the product X @ V lore/product.py, both from one read of X
-lore/one_read.py. Two solvers: adam, the published recipe and the default; ridge (lore/ridge.py),
+The likelihood is lore/fit/likelihood.py, the product X @ V lore/fit/product.py, both from one read of X
+lore/fit/one_read.py. Two solvers: adam, the published recipe and the default; ridge (lore/fit/ridge.py),
 which chooses priors on held-out prompts.
 
 Fits of several ranks, alphas and seeds are solved side by side: X is multiplied once for all of
@@ -33,22 +33,26 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lore.baselines import baseline_cells
-from lore.basis import Basis, load_basis, save_fits
-from lore.best_rank import marked
 from lore.common import InputError, progress
-from lore.comparisons import Comparisons, Groups, pack
-from lore.evaluation import ALL_SHOTS, Fitted, score
-from lore.likelihood import LOGIT_SCALE, equal_weights, negative_log_likelihood, user_mean_weights
-from lore.mixtures import EVERYBODY, Fit, Mixtures, solve_mixtures
-from lore.objective import Prior
-from lore.one_read import joint_likelihoods
+from lore.fit.basis import Basis, load_basis, save_fits
+from lore.fit.comparisons import Comparisons, check_rank, pack
+from lore.fit.evaluation import ALL_SHOTS, Fitted, score
+from lore.fit.few_shot import draw_shots, score_draws, terms_drawn
+from lore.fit.groups import Groups
+from lore.fit.likelihood import (
+    LOGIT_SCALE,
+    equal_weights,
+    negative_log_likelihood,
+    user_mean_weights,
+)
+from lore.fit.mixtures import EVERYBODY, Fit, Mixtures, Prior, solve_mixtures
+from lore.fit.one_read import joint_likelihoods
+from lore.fit.product import Rows, TallProduct, project
+from lore.fit.refits import baseline_cells, marked
+from lore.fit.ridge import fit_ridge
+from lore.fit.sweeps import FewShotResult, Recipe, RunResult, fittable, settings_of
 from lore.processes import Adam
-from lore.product import Rows, TallProduct, project
-from lore.ridge import fit_ridge
-from lore.shots import draw_shots, score_draws, terms_drawn
-from lore.sweeps import FewShotResult, Recipe, RunResult, fittable, settings_of
-from lore.tables import check_rank, reference_head
+from lore.splits import reference_head
 
 __all__ = [
     "LoRe", "LoRe_regularized", "PersonalizeBatch", "run", "run_regularized",

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lore.choices import most_said
+from choices import most_said
 from lore.common import InputError
-from lore.partition import people_apart, print_groups, prompts_apart
-from lore.planted import Planted, choose, planted_rewards, temperature
-from lore.tables import Split, load_split
+from lore.fit.groups import people_apart, print_groups, prompts_apart
+from lore.fit.planted import Planted, choose, planted_rewards, temperature
+from lore.splits import Split, load_split
 
 # ------------------------------------------------------------------------------- settings ---
 planted_people = 160  # of --synthetic; the file has more than 3,500, 941 of them English and busy

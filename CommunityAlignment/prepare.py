@@ -23,13 +23,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from lore import encoder_settings
-from lore.common import InputError, progress, require_apart, start
-from lore.conversations import content_hash, find_file, read_csv, read_parquet
-from lore.embeddings import embed_split
-from lore.encoder import encoder_of
+from lore.common import InputError, progress, require, require_apart, start
 from lore.settings import settings
-from lore.values import require
+from lore.text import encoder_settings
+from lore.text.conversations import content_hash, find_file, read_csv, read_parquet
+from lore.text.embeddings import embed_split
+from lore.text.encoder import encoder_of
 
 # ------------------------------------------------------------------------------- settings ---
 source = "facebook/community-alignment-dataset"  # Hub data set, or its file: CSV or parquet
@@ -40,7 +39,7 @@ balanced = False  # only the conversations of the file's balanced subset
 data = HERE / "data"  # where the embedded comparisons go
 limit = 0  # only the first N conversations, for a smoke test; 0 = all
 # -------------------------------------------------------------------------------------------
-# The model and how it is used: lore/encoder_settings.py, flags of this script as well.
+# The model and how it is used: lore/text/encoder_settings.py, flags of this script as well.
 
 FILE = "community_alignment.csv"  # of the Hub data set
 TURNS = ("first", "second", "third", "fourth")

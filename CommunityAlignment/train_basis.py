@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import people
-from lore.choices import (
+from choices import (
     Choices,
     another_of_language,
     by_trait,
@@ -34,8 +34,8 @@ from lore.choices import (
     rows_of,
 )  # fmt: skip
 from lore.common import InputError, pick_device, start
-from lore.evaluation import ANOTHER, LORE
-from lore.report import report
+from lore.fit.evaluation import ANOTHER, LORE
+from lore.report.results import report
 from lore.settings import repeats_of, settings
 from utils import run
 

@@ -12,9 +12,9 @@ the embeddings), `side` (train or test, or nothing) and `row` (its place in the 
 from typing import NamedTuple
 
 from lore.common import InputError
-from lore.partition import people_apart, print_groups, prompts_apart
-from lore.planted import Planted, planted_population
-from lore.tables import Split, load_split
+from lore.fit.groups import people_apart, print_groups, prompts_apart
+from lore.fit.planted import Planted, planted_population
+from lore.splits import Split, load_split
 
 # ------------------------------------------------------------------------------- settings ---
 planted_people = 60  # of --synthetic: about as many as in MT-Bench's human judgments

@@ -6,7 +6,7 @@
 
 Reads:  --source, JSON lines (plain or gzip), CSV or parquet: user_id; prompt, or messages; chosen,
         rejected; and, if you like, prompt_id (equal for comparisons that are held out together; default:
-        the text of the prompt) and split (train or test). lore/inputs.py has examples.
+        the text of the prompt) and split (train or test). lore/text/input_rows.py has examples.
 Writes: data/comparisons.safetensors (embeddings and head), data/comparisons.parquet (who preferred
         what)
 Cost:   one pass of the model over each distinct conversation. Started again, an interrupted run goes
@@ -19,21 +19,20 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from lore import encoder_settings
-from lore.common import InputError, require_apart, start
-from lore.conversations import content_hash
-from lore.embeddings import embed_split
-from lore.encoder import encoder_of
-from lore.inputs import common_start, first_times, read_judgements, text_hash
+from lore.common import InputError, require, require_apart, start
 from lore.settings import settings
-from lore.values import require
+from lore.text import encoder_settings
+from lore.text.conversations import content_hash
+from lore.text.embeddings import embed_split
+from lore.text.encoder import encoder_of
+from lore.text.input_rows import common_start, first_times, read_judgements, text_hash
 
 # ------------------------------------------------------------------------------- settings ---
 source = ""  # the file of comparisons
 data = HERE / "data"  # where the embedded comparisons go
 limit = 0  # only the first N comparisons, for a smoke test; 0 = all
 # -------------------------------------------------------------------------------------------
-# The model and how it is used: lore/encoder_settings.py, flags of this script as well.
+# The model and how it is used: lore/text/encoder_settings.py, flags of this script as well.
 
 
 def records(judgements):

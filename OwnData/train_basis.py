@@ -19,8 +19,8 @@ sys.path.insert(0, str(HERE.parent))
 
 import people
 from lore.common import pick_device, start
-from lore.evaluation import best_cell
-from lore.report import report
+from lore.fit.evaluation import best_cell
+from lore.report.results import report
 from lore.settings import repeats_of, settings
 from utils import run
 

@@ -22,19 +22,16 @@ sys.path.insert(0, str(HERE.parent))
 import numpy as np
 import torch
 
-from lore import encoder_settings
-from lore.basis import MEAN, load_heads
-from lore.bench_score import over_first, score
-from lore.common import start, written_whole
-from lore.conversations import exchange
-from lore.embeddings import embed_split
-from lore.encoder import encoder_of
-from lore.printing import difference_text, print_aligned
-from lore.report import save_results
-from lore.rewardbench import SUBSETS, read_bench
+from lore.common import require, start, written_whole
+from lore.report.results import save_results
+from lore.report.text_tables import difference_text, print_aligned
 from lore.settings import settings
-from lore.tables import TABLE_ROWS, load_split
-from lore.values import require
+from lore.splits import TABLE_ROWS, load_split
+from lore.text import encoder_settings
+from lore.text.conversations import exchange
+from lore.text.embeddings import embed_split
+from lore.text.encoder import encoder_of
+from rewardbench2 import MEAN, SUBSETS, load_heads, over_first, read_bench, score
 
 # ------------------------------------------------------------------------------- settings ---
 rm_head = ""  # a basis of train_basis.py, or .pt or .npy with V (d, K); empty = no other head
@@ -46,7 +43,7 @@ model = encoder_settings.model  # the model whose embeddings the basis was learn
 data = HERE / "data"  # where the embedded replies go
 results = HERE / "results"  # table
 # -------------------------------------------------------------------------------------------
-# How the model is used: lore/encoder_settings.py, flags of this script as well.
+# How the model is used: lore/text/encoder_settings.py, flags of this script as well.
 
 REFERENCE = "reference head"
 SHOWN = 60  # rewards in the printed table

@@ -21,18 +21,18 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from lore import encoder_settings
 from lore.common import InputError, start
-from lore.conversations import read_json_lines
-from lore.embeddings import embed_split
-from lore.encoder import encoder_of
 from lore.settings import settings
+from lore.text import encoder_settings
+from lore.text.conversations import read_json_lines
+from lore.text.embeddings import embed_split
+from lore.text.encoder import encoder_of
 
 # ------------------------------------------------------------------------------- settings ---
 data = HERE / "data"  # the dialogues, and where the embedded comparisons go
 limit = 0  # only the first N dialogues, for a smoke test; 0 = all
 # -------------------------------------------------------------------------------------------
-# The model and how it is used: lore/encoder_settings.py, flags of this script as well.
+# The model and how it is used: lore/text/encoder_settings.py, flags of this script as well.
 
 
 def comparisons(row):

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from lore.common import InputError
-from lore.comparisons import Comparisons, Groups
-from lore.planted import Planted, drawn_from, planted_rewards, planted_turns
-from lore.tables import load_split
+from lore.fit.comparisons import Comparisons
+from lore.fit.groups import Groups
+from lore.fit.planted import Planted, drawn_from, planted_rewards, planted_turns
+from lore.splits import load_split
 
 # ------------------------------------------------------------------------------- settings ---
 planted_users = 200  # of --synthetic: people, 80 % of them seen

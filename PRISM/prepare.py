@@ -18,10 +18,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from lore.common import start, written_whole
-from lore.conversations import SURROGATE, find_file, read_json_lines
+from lore.common import require, start, written_whole
 from lore.settings import settings
-from lore.values import as_list, require, truth, whole_number
+from lore.text.conversations import SURROGATE, find_file, read_json_lines
+from lore.upstream_values import as_list, truth, whole_number
 from people import split_users
 
 # ------------------------------------------------------------------------------- settings ---

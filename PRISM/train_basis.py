@@ -18,11 +18,11 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import people
-from lore.basis import basis_health
 from lore.common import pick_device, start
-from lore.evaluation import LORE, best_cell
-from lore.printing import print_health
-from lore.report import report, run_rows
+from lore.fit.basis import basis_health
+from lore.fit.evaluation import LORE, best_cell
+from lore.report.results import report, run_rows
+from lore.report.text_tables import print_health
 from lore.settings import repeats_of, settings
 from utils import run_regularized
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(HERE.parent))
 
 import people
 from lore.common import pick_device, start
-from lore.report import report_few_shot
+from lore.report.results import report_few_shot
 from lore.settings import settings
 from utils import LoRe_regularized, run_few_shot_vary_shots
 

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from lore.common import InputError
-from lore.comparisons import Groups
-from lore.planted import best_against_worst, blurred, float32
-from lore.tables import load_split
+from lore.fit.groups import Groups
+from lore.fit.planted import blurred, float32
+from lore.splits import load_split
+from responses import PLACE, PREPARE, REWARD_MODELS, Prompts, best_against_worst, prompts_of
 
 # ------------------------------------------------------------------------------- settings ---
 planted_prompts = 2000  # of --synthetic: training prompts, eight responses each
@@ -28,19 +29,7 @@ planted_agreement = 0.25  # of --synthetic: correlation of what is explained of 
 planted_unexplained = 0.15  # of --synthetic: share of a score's variance that no embedding tells
 # -------------------------------------------------------------------------------------------
 
-PREPARE = "python PersonalLLM/prepare.py"
-PLACE = ["prompt", "response", "reply"]  # columns of a prepared file beside the scores
-REWARD_MODELS = (  # whose scores a person mixes, in the order of the published code
-    "gemma_2b", "gemma_7b", "mistral_raft", "llama3_sfairx", "oasst_deberta_v3", "beaver_7b",
-    "oasst_pythia_7b", "oasst_pythia_1b", "mistral_ray", "mistral_weqweasdas",
-)  # fmt: skip
 RESPONSES = 8  # of --synthetic, as upstream
-
-
-class Prompts(NamedTuple):
-    table: torch.Tensor  # (rows, d) embeddings
-    reply: np.ndarray  # (P, R) table row of each response
-    scores: np.ndarray  # (P, R, M) of each response by each reward model
 
 
 class Sides(NamedTuple):
@@ -71,23 +60,6 @@ def load(folder):
         if train != test:
             raise InputError(f"{folder}: train and test differ in {what}: {train} and {test}")
     return Sides(*sides, splits[0].head, splits[0].model)
-
-
-def prompts_of(split, path):
-    """A prepared side, whose rows are every response to every prompt in any order, as arrays."""
-    frame = split.frame.sort_values(["prompt", "response"])
-    prompts = frame["prompt"].unique()  # those that were too long are not among them
-    P, R = len(prompts), frame["response"].nunique()
-    order = np.stack([np.repeat(prompts, R), np.tile(np.arange(R), P)], axis=1)
-    if not P or not np.array_equal(frame[["prompt", "response"]].to_numpy(), order):
-        raise InputError(f"{path}: {len(frame)} rows are not {R} responses to each of {P} prompts")
-    try:
-        scores = frame[list(REWARD_MODELS)].to_numpy(dtype=np.float64).reshape(P, R, -1)
-    except ValueError as error:
-        raise InputError(f"{path}: a score that is no number; make it with: {PREPARE}") from error
-    if not np.isfinite(scores).all():
-        raise InputError(f"{path}: a score is NaN or infinite; make it again with: {PREPARE}")
-    return Prompts(split.table, frame["reply"].to_numpy().reshape(P, R), scores)
 
 
 def plant(

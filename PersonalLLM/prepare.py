@@ -21,21 +21,21 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from lore import encoder_settings
-from lore.common import start
-from lore.conversations import data_files, exchange, fetch_rows, read_rows
-from lore.embeddings import embed_split
-from lore.encoder import encoder_of
+from lore.common import require, start
 from lore.settings import settings
-from lore.values import content_key, finite_number, require
-from people import REWARD_MODELS
+from lore.text import encoder_settings
+from lore.text.conversations import data_files, exchange, fetch_rows, read_rows
+from lore.text.embeddings import embed_split
+from lore.text.encoder import encoder_of
+from lore.upstream_values import content_key, finite_number
+from responses import REWARD_MODELS
 
 # ------------------------------------------------------------------------------- settings ---
 source = "namkoong-lab/PersonalLLM"  # Hub data set, or a folder: train.* and test.*
 data = HERE / "data"  # where the embedded responses go
 limit = 0  # only the first N prompts of each side, for a smoke test; 0 = all
 # -------------------------------------------------------------------------------------------
-# The model and how it is used: lore/encoder_settings.py, flags of this script as well.
+# The model and how it is used: lore/text/encoder_settings.py, flags of this script as well.
 
 RESPONSE = re.compile(r"response_(\d+)(_|$)")
 TEXT = re.compile(r"prompt|response_\d+")  # columns by which a prompt is known again

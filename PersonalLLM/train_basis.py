@@ -17,10 +17,10 @@ sys.path.insert(0, str(HERE.parent))
 
 import people
 from lore.common import pick_device, start
-from lore.evaluation import LORE
-from lore.pictures import plot_mixtures
-from lore.printing import key_text, print_aligned
-from lore.report import report
+from lore.fit.evaluation import LORE
+from lore.report.pictures import plot_mixtures
+from lore.report.results import report
+from lore.report.text_tables import key_text, print_aligned
 from lore.settings import repeats_of, settings
 from utils import run
 

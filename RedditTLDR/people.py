@@ -13,9 +13,9 @@ NAME.parquet, a row per comparison: `user_id` (the worker), `prompt` (key of the
 from typing import NamedTuple
 
 from lore.common import InputError
-from lore.partition import people_apart, print_groups, prompts_apart
-from lore.planted import Planted, planted_population
-from lore.tables import Split, load_split
+from lore.fit.groups import people_apart, print_groups, prompts_apart
+from lore.fit.planted import Planted, planted_population
+from lore.splits import Split, load_split
 
 # ------------------------------------------------------------------------------- settings ---
 planted_workers = 40  # of --synthetic: as many as in the paper

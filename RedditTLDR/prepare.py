@@ -21,20 +21,20 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from lore import encoder_settings
 from lore.common import InputError, start
-from lore.conversations import data_files, exchange, fetch_rows, read_rows
-from lore.embeddings import embed_split
-from lore.encoder import encoder_of
 from lore.settings import settings
-from lore.values import as_list, content_key, whole_number
+from lore.text import encoder_settings
+from lore.text.conversations import data_files, exchange, fetch_rows, read_rows
+from lore.text.embeddings import embed_split
+from lore.text.encoder import encoder_of
+from lore.upstream_values import as_list, content_key, whole_number
 
 # ------------------------------------------------------------------------------- settings ---
 source = "openai/summarize_from_feedback"  # Hub data set, or a folder: its copy, or batch files
 data = HERE / "data"  # where the embedded comparisons go
 limit = 0  # only the first N comparisons of each side, for a smoke test; 0 = all
 # -------------------------------------------------------------------------------------------
-# The model and how it is used: lore/encoder_settings.py, flags of this script as well.
+# The model and how it is used: lore/text/encoder_settings.py, flags of this script as well.
 
 BATCH_FILES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 CONVERTED = "refs/convert/parquet"  # the Hub's own copy: no loading script is run

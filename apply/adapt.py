@@ -19,20 +19,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pandas as pd
 import torch
 
-from lore import applied
-from lore.applied import encoder_of_basis, open_basis
-from lore.basis import deviations, save_basis
-from lore.common import InputError, require_apart, start
-from lore.comparisons import Comparisons
-from lore.conversations import distinct, text_bytes
-from lore.inputs import first_times, read_judgements
-from lore.mixtures import EVERYBODY
-from lore.newcomers import adapt
-from lore.printing import print_aligned
-from lore.report import save_results
+import saved_basis
+from leave_one_out import adapt
+from lore.common import InputError, require, require_apart, start
+from lore.fit.basis import deviations, save_basis
+from lore.fit.comparisons import Comparisons
+from lore.fit.mixtures import EVERYBODY
+from lore.report.results import save_results
+from lore.report.text_tables import print_aligned
 from lore.settings import settings
-from lore.tally import Tally
-from lore.values import require
+from lore.text.conversations import distinct, text_bytes
+from lore.text.input_rows import first_times, read_judgements
+from lore.text.throughput import Tally
+from saved_basis import encoder_of_basis, open_basis
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -115,7 +114,7 @@ def print_people(rows):
 
 
 def main():
-    args = settings(globals(), applied)
+    args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
     right = Path(args.output).suffix == ".safetensors"
     require(right, "--output: name a .safetensors file for the basis with the new people")

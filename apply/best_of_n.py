@@ -20,8 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from lore import applied
-from lore.applied import (
+import saved_basis
+from lore.common import require, require_apart, start
+from lore.report.text_tables import print_aligned
+from lore.settings import settings
+from lore.text.input_rows import candidates_of
+from saved_basis import (
     chosen_users,
     encoder_of_basis,
     extended,
@@ -29,11 +33,6 @@ from lore.applied import (
     scored_rows,
     written_rows,
 )
-from lore.common import require_apart, start
-from lore.inputs import candidates_of
-from lore.printing import print_aligned
-from lore.settings import settings
-from lore.values import require
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -140,7 +139,7 @@ def choose(row, users, summary, vote):
 
 
 def main():
-    args = settings(globals(), applied)
+    args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
     users = chosen_users(basis, args.users, args.everybody)
     require(users or not args.vote, "--vote: whose? name them with --users, or take --everybody")

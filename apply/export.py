@@ -21,19 +21,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from safetensors.torch import save_file
 
-from lore import applied
-from lore.applied import encoder_of_basis, open_basis
-from lore.checkpoint_export import (
+import saved_basis
+from checkpoint_export import (
     base_folder,
     licence_of,
     score_heads,
     whole_folder,
     write_checkpoint,
 )
-from lore.common import InputError, start
-from lore.likelihood import LOGIT_SCALE
+from lore.common import InputError, require, start
+from lore.fit.likelihood import LOGIT_SCALE
 from lore.settings import settings
-from lore.values import require
+from saved_basis import encoder_of_basis, open_basis
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -130,7 +129,7 @@ def write_all(folder, args, basis, encoder):
 
 
 def main():
-    args = settings(globals(), applied)
+    args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
     require(not (args.user and args.all), "--user and --all: one of the two")
     basis.places([args.user] if args.user else [])

@@ -18,16 +18,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from lore.basis import basis_health, basis_path, load_basis
-from lore.common import InputError, require_apart, start, written_whole
-from lore.conversations import content_hash
-from lore.inputs import read_judgements
-from lore.page import mixture_bars, note, page, reply, table, text
-from lore.pictures import rank_figure, shots_figure, svg_of
-from lore.printing import RANK_NAMES
+from lore.common import InputError, require, require_apart, start, written_whole
+from lore.fit.basis import basis_health, basis_path, load_basis
+from lore.report.pictures import rank_figure, shots_figure, svg_of
+from lore.report.text_tables import RANK_NAMES
 from lore.settings import settings
-from lore.tables import identity_of, load_split
-from lore.values import require
+from lore.splits import identity_of, load_split
+from lore.text.conversations import content_hash
+from lore.text.input_rows import read_judgements
+from page import mixture_bars, note, page, reply, table, text
 
 # ------------------------------------------------------------------------------- settings ---
 input = ""  # results: a .json of train_basis.py or vary_fewshot.py

@@ -17,8 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lore import applied
-from lore.applied import (
+import saved_basis
+from lore.common import require, require_apart, start
+from lore.settings import settings
+from lore.text.input_rows import reply_of
+from saved_basis import (
     chosen_users,
     encoder_of_basis,
     extended,
@@ -26,10 +29,6 @@ from lore.applied import (
     scored_rows,
     written_rows,
 )
-from lore.common import require_apart, start
-from lore.inputs import reply_of
-from lore.settings import settings
-from lore.values import require
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -48,7 +47,7 @@ def replies_of(place, fields):
 
 
 def main():
-    args = settings(globals(), applied)
+    args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
     users = chosen_users(basis, args.users, args.everybody)
     require(args.output, "where to? name a file with --output")

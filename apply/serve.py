@@ -26,14 +26,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from lore import applied
-from lore.applied import encoder_of_basis, open_basis
+import saved_basis
 from lore.common import InputError, start
-from lore.conversations import distinct, exchange
-from lore.inputs import finished, identifier, messages_of
 from lore.settings import settings
-from lore.tally import Tally
-from lore.tokens import RENDERED
+from lore.text.conversations import distinct, exchange
+from lore.text.input_rows import finished, identifier, messages_of
+from lore.text.throughput import Tally
+from lore.text.tokens import RENDERED
+from saved_basis import encoder_of_basis, open_basis
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -260,7 +260,7 @@ def bound(host, port):
 
 
 def main():
-    args = settings(globals(), applied)
+    args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
     if not 0 < args.port < 2**16:
         raise InputError(f"--port {args.port}: between 1 and 65535")

@@ -27,19 +27,20 @@ sys.path.insert(0, str(HERE.parent))
 import numpy as np
 import torch
 
-from lore.baselines import each_alone
 from lore.common import InputError, start
-from lore.comparisons import Comparisons, Groups
-from lore.evaluation import Fitted, Setting, score
-from lore.mixtures import solve_mixtures
-from lore.objective import WEIGH, Prior
-from lore.planted import planted_rewards, solve_temperature
-from lore.printing import print_aligned
-from lore.product import project
-from lore.ridge import fit_ridge, fit_shared_and_own
-from lore.statistics import by_user, mean_accuracies, paired_difference
-from lore.sweeps import Recipe
-from lore.tables import load_split
+from lore.fit.comparisons import Comparisons
+from lore.fit.evaluation import Fitted, Setting, score
+from lore.fit.groups import Groups
+from lore.fit.mixtures import Prior, solve_mixtures
+from lore.fit.planted import planted_rewards, solve_temperature
+from lore.fit.product import project
+from lore.fit.refits import each_alone
+from lore.fit.ridge import fit_ridge, fit_shared_and_own
+from lore.fit.ridge_model import WEIGH
+from lore.fit.sweeps import Recipe
+from lore.report.statistics import by_user, mean_accuracies, paired_difference
+from lore.report.text_tables import print_aligned
+from lore.splits import load_split
 from utils import LoRe, fit_all, personalise
 
 K_LIST = [1, 2, 4, 8]
@@ -133,9 +134,9 @@ def embedded(shared, encoder, decoder):
     """{name: (Split, key, least pairs of a worker on each side, few-shot pairs)} of the real comparisons."""
     import pandas as pd
 
-    from lore.conversations import exchange, read_json_lines
-    from lore.embeddings import embed_split
-    from lore.encoder import Encoder
+    from lore.text.conversations import exchange, read_json_lines
+    from lore.text.embeddings import embed_split
+    from lore.text.encoder import Encoder
 
     data = HERE / "data"
     script, source = HERE.parent / "RedditTLDR/prepare.py", shared / "data/tldr_comparisons"

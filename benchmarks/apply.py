@@ -22,14 +22,14 @@ sys.path.insert(0, str(HERE.parent / "apply"))
 import best_of_n
 import torch
 
-from lore.applied import scored_rows, written_rows
-from lore.basis import Basis
+from leave_one_out import adapt
 from lore.common import start
-from lore.comparisons import Comparisons
-from lore.encoder import Encoder
-from lore.inputs import candidates_of
-from lore.likelihood import LOGIT_SCALE
-from lore.newcomers import adapt
+from lore.fit.basis import Basis
+from lore.fit.comparisons import Comparisons
+from lore.fit.likelihood import LOGIT_SCALE
+from lore.text.encoder import Encoder
+from lore.text.input_rows import candidates_of
+from saved_basis import scored_rows, written_rows
 
 K = 5
 PEOPLE = 1000

@@ -30,10 +30,10 @@ import torch
 from embed import WORDS, random_model, tokens_computed
 
 from lore.common import pick_device, start
-from lore.comparisons import Comparisons
-from lore.conversations import distinct, read_csv
-from lore.encoder import Encoder
-from lore.packing import split_into_parts
+from lore.fit.comparisons import Comparisons
+from lore.text.conversations import distinct, read_csv
+from lore.text.encoder import Encoder
+from lore.text.packing import split_into_parts
 from utils import fit_ridge
 
 CONVERSATIONS = 90_256  # of the file, by more than 3,500 people, in five languages

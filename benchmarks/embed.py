@@ -1,4 +1,4 @@
-"""Embedding: the batches of lore/encoder.py against the plain way, one text at a time with a forward pass of its own.
+"""Embedding: the batches of lore/text/encoder.py against the plain way, one text at a time with a forward pass of its own.
 
     python benchmarks/embed.py                                        a random 50 M Llama on the CPU, eight minutes
     python benchmarks/embed.py --device cuda --size 8B --posts 400    a random 8B Llama in bfloat16, and its share of
@@ -32,11 +32,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from prism import QUESTION_TOKENS, REPLY_TOKENS, dialogues, verdict
 
-from lore.conversations import distinct, exchange, read_rows
-from lore.encoder import Encoder
-from lore.packing import split_into_parts
-from lore.tally import count_tokens
-from lore.tokens import ReplyCheck
+from lore.text.conversations import distinct, exchange, read_rows
+from lore.text.encoder import Encoder
+from lore.text.packing import split_into_parts
+from lore.text.throughput import count_tokens
+from lore.text.tokens import ReplyCheck
 
 WORDS = 8000
 SIZES = {  # width, layers, width of the MLP, heads, key heads

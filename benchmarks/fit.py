@@ -29,10 +29,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from lore import product
-from lore.comparisons import Comparisons
-from lore.objective import JointProblem
-from lore.tables import Split, load_split, save_split
+from lore.fit import product
+from lore.fit.comparisons import Comparisons
+from lore.fit.ridge_model import JointProblem
+from lore.splits import Split, load_split, save_split
 from utils import LoRe, LoRe_regularized, PersonalizeBatch, run_few_shot_vary_shots
 
 K = 5

@@ -27,17 +27,16 @@ import numpy as np
 import torch
 from peers import Rival, mrm, pal, pref, rbd, vpl
 
-from lore.baselines import each_alone
 from lore.common import InputError, start, written_whole
-from lore.evaluation import Fitted, Setting, cell_of, score
-from lore.likelihood import LOGIT_SCALE
-from lore.mixtures import EVERYBODY, Fit
-from lore.objective import Prior
-from lore.printing import print_aligned
-from lore.product import project
-from lore.ridge import fit_ridge, fit_shared_and_own
-from lore.statistics import paired_difference, summarise
-from lore.sweeps import Recipe
+from lore.fit.evaluation import Fitted, Setting, cell_of, score
+from lore.fit.likelihood import LOGIT_SCALE
+from lore.fit.mixtures import EVERYBODY, Fit, Prior
+from lore.fit.product import project
+from lore.fit.refits import each_alone
+from lore.fit.ridge import fit_ridge, fit_shared_and_own
+from lore.fit.sweeps import Recipe
+from lore.report.statistics import paired_difference, summarise
+from lore.report.text_tables import print_aligned
 from utils import fit_all, personalise
 
 RANK = 5  # of LoRe, as in the paper

@@ -26,7 +26,7 @@ import torch
 from fit import loop_loss, loop_steps, seconds, verdict
 
 import people
-from lore.tables import Split, save_split
+from lore.splits import Split, save_split
 
 TRAIN_BASIS = TOP / "PersonalLLM/train_basis.py"
 PROMPTS, RESPONSES, REWARD_MODELS = {"train": 9402, "test": 1000}, 8, len(people.REWARD_MODELS)

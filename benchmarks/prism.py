@@ -28,9 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lore.comparisons import Comparisons
-from lore.packing import pack_trees
-from lore.product import TallProduct
+from lore.fit.comparisons import Comparisons
+from lore.fit.product import TallProduct
+from lore.text.packing import pack_trees
 from people import DIALOGUES_OF_REPLIES, replies_per_turn
 from utils import LoRe_regularized
 

@@ -17,7 +17,7 @@ def ask_for_equal_bits():
 
     Without its strict mode it has not, from some width on, and a fit of a sweep leaves the path that
     it takes alone. What the user has set stays. Other processors may get a slow path of MKL's for
-    it, and other libraries have no such mode (`rounded_alike` of lore/product.py tries it out).
+    it, and other libraries have no such mode (`rounded_alike` of lore/fit/product.py tries it out).
     """
     if is_intel():
         os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

@@ -20,6 +20,12 @@ class InputError(ValueError):
     """A mistake in the input, told in one line. Scripts end on it with status 2 and no traceback."""
 
 
+def require(condition, text):
+    """InputError with this text where the condition does not hold."""
+    if not condition:
+        raise InputError(text)
+
+
 def start(main):
     """Run a script's main: a mistake in the input is one line on stderr and status 2, Ctrl-C 130."""
     status = 0

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "apply")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 SHARED = Path(os.environ.get("LORE_SHARED", ROOT.parent / "shared")) / "data"
@@ -46,18 +46,15 @@ def run_script(*arguments, cwd=ROOT):
 def folder_first(folder):
     """Imports find the scripts of this folder, and forget them again: every dataset folder has its own train_basis."""
     path = sys.path[:]
+    before = {*sys.modules}
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         sys.path[:] = path
-        here = [
-            name
-            for name, module in sys.modules.items()
-            if str(getattr(module, "__file__", "")).startswith(f"{folder}/")
-        ]
-        for name in here:
-            del sys.modules[name]
+        for name in {*sys.modules} - before:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(f"{folder}/"):
+                del sys.modules[name]
 
 
 def load_script(script):

@@ -5,10 +5,10 @@ import pandas as pd
 import torch
 from conftest import random_users
 
-from lore import printing
-from lore.evaluation import LORE, Cell
-from lore.statistics import summarise
-from lore.tables import Split
+from lore.fit.evaluation import LORE, Cell
+from lore.report import text_tables
+from lore.report.statistics import summarise
+from lore.splits import Split
 from utils import run_few_shot_vary_shots
 
 D, N, N_UNSEEN = 6, 5, 4
@@ -41,8 +41,8 @@ def cell(accuracies, K=2, variant=LORE, seed=0, users=None):
 
 
 def summarise_for_print(*cells):
-    full = [c._replace(accuracy=dict.fromkeys(printing.GROUP_NAMES, c.accuracy["unseen"]),
-                       users=dict.fromkeys(printing.GROUP_NAMES, c.users["unseen"])) for c in cells]  # fmt: skip
+    full = [c._replace(accuracy=dict.fromkeys(text_tables.GROUP_NAMES, c.accuracy["unseen"]),
+                       users=dict.fromkeys(text_tables.GROUP_NAMES, c.users["unseen"])) for c in cells]  # fmt: skip
     return summarise(full)
 
 

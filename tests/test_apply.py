@@ -18,9 +18,9 @@ import torch
 from conftest import ROOT, SHARED, assert_one_line_error, call_script, run_script
 from safetensors import safe_open
 
-from lore.basis import load_basis, save_basis
-from lore.conversations import exchange
-from lore.likelihood import LOGIT_SCALE
+from lore.fit.basis import load_basis, save_basis
+from lore.fit.likelihood import LOGIT_SCALE
+from lore.text.conversations import exchange
 
 APPLY = ROOT / "apply"
 MTBENCH = SHARED / "mtbench/comparisons.jsonl.gz"
@@ -65,7 +65,7 @@ def test_scores_are_those_of_each_persons_own_head(basis, rows, tmp_path, model)
 
 
 def test_what_is_ones_own_counts_and_blocks_change_nothing(basis, rows, tmp_path, monkeypatch):
-    from lore import applied
+    import saved_basis
 
     held = load_basis(basis)
     E = torch.randn(len(held.user_ids), 32)
@@ -73,7 +73,7 @@ def test_what_is_ones_own_counts_and_blocks_change_nothing(basis, rows, tmp_path
     save_basis(tmp_path / "own.safetensors", with_own)
     user = held.user_ids[1]
     plain = scored(basis, rows, tmp_path / "a.jsonl.gz".replace(".gz", ""), "--users", user)
-    monkeypatch.setattr(applied, "BLOCK", 1)
+    monkeypatch.setattr(saved_basis, "BLOCK", 1)
     one_by_one = scored(basis, rows, tmp_path / "b.jsonl", "--users", user)
     assert [row["rewards"][user] for row in one_by_one] == pytest.approx(
         [row["rewards"][user] for row in plain], abs=1e-4
@@ -81,7 +81,7 @@ def test_what_is_ones_own_counts_and_blocks_change_nothing(basis, rows, tmp_path
     more = scored(tmp_path / "own.safetensors", rows, tmp_path / "c.jsonl", "--users", user)
     from tiny import encoder
 
-    from lore.tables import identity_of
+    from lore.splits import identity_of
 
     table = encoder(identity_of(held.model)["model"]).embed(
         [exchange("the cat?", row["response"]) for row in own.read(rows)]
@@ -191,8 +191,9 @@ def test_questions_are_chosen_from_the_pool_and_tried_out(basis, tmp_path):
 
 
 def test_the_greedy_design_agrees_with_determinants_written_out():
-    from lore.objective import Prior
-    from lore.questions import most_telling
+    from questions import most_telling
+
+    from lore.fit.mixtures import Prior
 
     torch.manual_seed(0)
     z = torch.randn(12, 3, dtype=torch.float64)

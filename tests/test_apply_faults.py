@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from test_apply import apply, good
 
-from lore.basis import load_basis, save_basis
 from lore.common import InputError
-from lore.conversations import read_rows
+from lore.fit.basis import load_basis, save_basis
+from lore.text.conversations import read_rows
 
 R = {"prompt": "the cat?", "response": "sat"}
 PAIR = {"prompt": "the cat?", "candidates": ["sat", "lay on the mat"]}

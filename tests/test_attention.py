@@ -7,7 +7,7 @@ import torch
 from tiny import NO_SYSTEM, TALKS, a_model, alone, by_itself, dialogue, encoder
 
 from lore.common import InputError
-from lore.conversations import exchange
+from lore.text.conversations import exchange
 
 WINDOW_AND_ALL = ["sliding_attention", "full_attention", "sliding_attention"]
 

@@ -8,9 +8,9 @@ from conftest import random_users
 from populations import GROUPS, HEAD, N_UNSEEN, N, sweep
 from scipy.optimize import minimize
 
-from lore import baselines, comparisons, likelihood
-from lore.evaluation import ALONE, ANOTHER, LORE, POPULATION, SHARED_OWN, SHUFFLED
-from lore.objective import JointProblem
+from lore.fit import comparisons, likelihood, refits
+from lore.fit.evaluation import ALONE, ANOTHER, LORE, POPULATION, SHARED_OWN, SHUFFLED
+from lore.fit.ridge_model import JointProblem
 from utils import run
 
 
@@ -67,10 +67,10 @@ def test_each_alone_is_a_ridge_of_their_own_pairs(monkeypatch):
     users = random_users([6, 11, 9], 6, seed=8)
     tests = random_users([200] * 3, 6, seed=9)
     problem = JointProblem(comparisons.pack(users), HEAD, "cpu", "people")
-    monkeypatch.setattr(baselines, "FIRST_PASSES", 300)
+    monkeypatch.setattr(refits, "FIRST_PASSES", 300)
     s, (on_pairs, on_test) = (
         0.8,
-        baselines.alone(
+        refits.alone(
             comparisons.pack(users), comparisons.pack(tests), torch.arange(3), problem, 0.8
         ),
     )

@@ -4,9 +4,9 @@ import pytest
 import torch
 from populations import GROUPS, HEAD, N_UNSEEN, D, N, sweep
 
-from lore import printing
-from lore.basis import Basis, basis_health, basis_path, load_basis, save_basis
 from lore.common import InputError
+from lore.fit.basis import Basis, basis_health, basis_path, load_basis, save_basis
+from lore.report import text_tables
 from utils import LoRe, PersonalizeBatch, run
 
 
@@ -54,7 +54,7 @@ def test_health_of_bases_that_one_can_judge_by_eye(capsys):
         {"K": K, "alpha": 0.0, "seed": 0, **health}
         for K, health in ((2, types), (1, one), (3, mixed))
     ]
-    printing.print_health([{"K": 0, "alpha": 0.0, "seed": 0}, *rows])
+    text_tables.print_health([{"K": 0, "alpha": 0.0, "seed": 0}, *rows])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == [
         "K",

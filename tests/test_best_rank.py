@@ -5,7 +5,8 @@ import torch
 from populations import GROUPS, HEAD, N_UNSEEN, QUICK, N
 from test_ridge import planted
 
-from lore.comparisons import Groups, pack
+from lore.fit.comparisons import pack
+from lore.fit.groups import Groups
 from utils import run
 
 

@@ -22,7 +22,7 @@ def test_a_model_of_the_hub_is_known_by_its_commit(reward_model, tmp_path):
     (folder / "refs/main").write_text(commit)
     shutil.copytree(reward_model, folder / "snapshots" / commit)
     code = (
-        "import torch; from lore.conversations import exchange; from lore.encoder import Encoder;"
+        "import torch; from lore.text.conversations import exchange; from lore.text.encoder import Encoder;"
         "model = Encoder('some/model', 'last', torch.device('cpu'));"
         "model.embed([exchange('a', 'b'), exchange('a', 'c')]); print(model.identity['version'], model.num_features)"
     )

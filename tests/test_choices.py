@@ -5,29 +5,30 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT, load_script
 from populations import cell
 
-from lore.choices import (
-    PLURALITY,
-    Choices,
-    another_of_language,
-    before,
-    by_trait,
-    consistency,
-    most_said,
-    narrowed,
-    rows_of,
-)
 from lore.common import InputError
-from lore.comparisons import Comparisons, Groups
-from lore.evaluation import ANOTHER, Setting, cell_of
-from lore.likelihood import LOGIT_SCALE, margins, negative_log_likelihood, top_choice
-from lore.mixtures import solve_mixtures
-from lore.objective import Prior
-from lore.product import project
-from lore.ridge import fit_ridge
-from lore.shots import draw_shots, terms_drawn
+from lore.fit.comparisons import Comparisons
+from lore.fit.evaluation import ANOTHER, Setting, cell_of
+from lore.fit.few_shot import draw_shots, terms_drawn
+from lore.fit.groups import Groups
+from lore.fit.likelihood import LOGIT_SCALE, margins, negative_log_likelihood, top_choice
+from lore.fit.mixtures import Prior, solve_mixtures
+from lore.fit.product import project
+from lore.fit.ridge import fit_ridge
 from utils import LoRe, PersonalizeBatch, run
+
+CHOICES = load_script(ROOT / "CommunityAlignment/choices.py")
+PLURALITY = CHOICES.PLURALITY
+Choices = CHOICES.Choices
+another_of_language = CHOICES.another_of_language
+before = CHOICES.before
+by_trait = CHOICES.by_trait
+consistency = CHOICES.consistency
+most_said = CHOICES.most_said
+narrowed = CHOICES.narrowed
+rows_of = CHOICES.rows_of
 
 
 def turns(people=8, each=12, replies=4, seed=0, d=12):
@@ -248,7 +249,7 @@ def test_nothing_is_said_of_few_people():
     frame["turn"] = range(50)
     user = np.arange(50).repeat(4)
     outcomes = one.outcomes or {}
-    from lore.evaluation import Outcomes
+    from lore.fit.evaluation import Outcomes
 
     right = (np.arange(200) % 4 < one.accuracy["unseen"].repeat(4) * 4) * 1.0
     outcomes = {"unseen": Outcomes(user, np.arange(200), right, np.ones(200), 0.0)}

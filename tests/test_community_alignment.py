@@ -14,7 +14,7 @@ from conftest import ROOT, assert_one_line_error, call_script, load_script, run_
 from own import WORDS
 
 from lore.common import InputError
-from lore.tables import load_split
+from lore.splits import load_split
 
 FOLDER = ROOT / "CommunityAlignment"
 TURNS = ("first", "second", "third", "fourth")

@@ -8,9 +8,9 @@ import torch
 from conftest import random_users
 from populations import a_split
 
-from lore import comparisons
 from lore.common import InputError
-from lore.comparisons import Comparisons
+from lore.fit import comparisons
+from lore.fit.comparisons import Comparisons
 
 
 def test_from_frame_sorts_by_user_and_keeps_the_pairs_together():

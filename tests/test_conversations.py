@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lore.common import InputError
-from lore.conversations import (
+from lore.text.conversations import (
     data_files,
     distinct,
     exchange,

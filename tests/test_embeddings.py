@@ -6,10 +6,10 @@ import torch
 from tiny import TALKS, encoder
 
 from lore.common import InputError
-from lore.conversations import exchange
-from lore.embeddings import embed_split
-from lore.encoder import Encoder
-from lore.tables import load_split
+from lore.splits import load_split
+from lore.text.conversations import exchange
+from lore.text.embeddings import embed_split
+from lore.text.encoder import Encoder
 
 
 def a_frame():

@@ -21,12 +21,13 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
-from lore import embeddings, packing, processes, tables
+from lore import processes, splits
 from lore.common import InputError, start
-from lore.conversations import exchange
-from lore.embeddings import Run, embed_split, read_part
-from lore.encoder import Encoder
-from lore.tables import load_split
+from lore.splits import load_split
+from lore.text import embeddings, packing
+from lore.text.conversations import exchange
+from lore.text.embeddings import Run, embed_split, read_part
+from lore.text.encoder import Encoder
 
 ANIMALS = ("cat", "dog", "friend", "mat")
 PART_BYTES, PARTS = 250, 8  # bytes of text in a part, and how many parts the text below then has
@@ -87,8 +88,8 @@ def fault(kind, path, victim):
             yield next(blocks)
             die()
 
-        write_blocks = tables.write_blocks
-        tables.write_blocks = lambda file, tensors, blocks, header: write_blocks(
+        write_blocks = splits.write_blocks
+        splits.write_blocks = lambda file, tensors, blocks, header: write_blocks(
             file, tensors, dying(blocks), header
         )
     if kind == "killed in cleaning":

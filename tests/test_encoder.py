@@ -5,10 +5,10 @@ import torch
 from tiny import TALKS, alone, by_itself, dialogue, encoder, prepare
 
 from lore.common import InputError
-from lore.conversations import exchange
-from lore.encoder import Encoder
-from lore.tally import count_tokens
-from lore.vector_checks import out_of_memory
+from lore.text.conversations import exchange
+from lore.text.encoder import Encoder
+from lore.text.throughput import count_tokens
+from lore.text.vector_checks import out_of_memory
 
 
 def totals(found, padded):

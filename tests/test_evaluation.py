@@ -5,9 +5,10 @@ import pytest
 import torch
 from populations import GROUPS, HEAD, D, N, accuracy, sweep
 
-from lore import evaluation
-from lore.comparisons import Comparisons, Groups
-from lore.likelihood import LOGIT_SCALE
+from lore.fit import evaluation
+from lore.fit.comparisons import Comparisons
+from lore.fit.groups import Groups
+from lore.fit.likelihood import LOGIT_SCALE
 from utils import run
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize as scipy_minimize
 
-from lore import lbfgs
+from lore.fit import lbfgs
 
 
 def test_minimise_solves_each_problem_as_if_it_were_alone():

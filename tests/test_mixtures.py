@@ -11,16 +11,13 @@ from populations import (
 from scipy.optimize import LinearConstraint
 from scipy.optimize import minimize as scipy_minimize
 
-from lore import (
-    mixtures,
-)
 from lore.common import InputError
-from lore.comparisons import Comparisons
-from lore.likelihood import LOGIT_SCALE
-from lore.mixtures import CERTIFIED, EVERYBODY, batches, solve_mixtures
-from lore.objective import Prior
-from lore.own import Own
-from lore.ridge import fit_ridge
+from lore.fit import mixtures
+from lore.fit.comparisons import Comparisons
+from lore.fit.likelihood import LOGIT_SCALE
+from lore.fit.mixtures import EVERYBODY, Own, Prior, batches, solve_mixtures
+from lore.fit.ridge import fit_ridge
+from lore.fit.simplex import CERTIFIED
 
 
 def few_shot_loss(Z, w, mean, strength):
@@ -149,7 +146,7 @@ def test_rewards_too_large_for_the_certificate_are_refused():
 
 
 def own_loss(x, V, w, e, prior):
-    """(R2) of lore/objective.py, pair by pair."""
+    """(R2) of lore/fit/ridge_model.py, pair by pair."""
     nll = sum(-F.logsigmoid((pair @ V @ w + pair @ e) / LOGIT_SCALE) for pair in x)
     pull = prior.strength / 2 * (w - prior.mean).square().sum()
     return (nll + pull + e.square().sum() / 2 / prior.own**2) / len(x)

@@ -4,12 +4,11 @@ import pytest
 import torch
 from conftest import random_users
 
-from lore.basis import Basis
-from lore.comparisons import Comparisons
-from lore.likelihood import LOGIT_SCALE
-from lore.mixtures import EVERYBODY, solve_mixtures
-from lore.newcomers import adapt, leave_one_out
-from lore.objective import Prior
+from leave_one_out import adapt, leave_one_out
+from lore.fit.basis import Basis
+from lore.fit.comparisons import Comparisons
+from lore.fit.likelihood import LOGIT_SCALE
+from lore.fit.mixtures import EVERYBODY, Prior, solve_mixtures
 
 
 @pytest.mark.parametrize("own", [0.0, 3.0])

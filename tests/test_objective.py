@@ -8,11 +8,12 @@ from conftest import random_users
 from populations import HEAD
 from sklearn.linear_model import LogisticRegression
 
-from lore import objective
 from lore.common import InputError
-from lore.comparisons import Comparisons
-from lore.likelihood import LOGIT_SCALE
-from lore.objective import JointProblem, PersonProblems
+from lore.fit import ridge_model
+from lore.fit.comparisons import Comparisons
+from lore.fit.likelihood import LOGIT_SCALE
+from lore.fit.ridge_model import JointProblem
+from lore.fit.simplex import PersonProblems
 
 
 @pytest.mark.parametrize("weigh", ["people", "pairs"])
@@ -24,7 +25,7 @@ def test_loss_and_gradient_equal_the_double_loop(monkeypatch, weigh):
         losses.append(loss)
         return theta
 
-    monkeypatch.setattr(objective, "minimise", spy)
+    monkeypatch.setattr(ridge_model, "minimise", spy)
     users, K, s, p, d = random_users([5, 9, 4], 6), 3, 0.7, 1.3, 6
     problem = JointProblem(Comparisons.from_list(users), HEAD, "cpu", weigh)
     masks = [torch.arange(18) % 3 > 0, torch.arange(18) % 4 > 1]

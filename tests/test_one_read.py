@@ -4,10 +4,10 @@ import pytest
 import torch
 from test_product import embedded_pairs
 
-from lore import product
-from lore.likelihood import negative_log_likelihood
-from lore.one_read import joint_likelihoods
-from lore.product import Rows
+from lore.fit import product
+from lore.fit.likelihood import negative_log_likelihood
+from lore.fit.one_read import joint_likelihoods
+from lore.fit.product import Rows
 
 RANKS = (1, 3, 7)
 C = 4

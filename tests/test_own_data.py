@@ -6,9 +6,9 @@ import own
 import pytest
 from conftest import ROOT, SHARED, assert_one_line_error, call_script, run_script
 
-from lore.basis import load_basis
-from lore.inputs import judgement, reply_of
-from lore.tables import identity_of, load_split
+from lore.fit.basis import load_basis
+from lore.splits import identity_of, load_split
+from lore.text.input_rows import judgement, reply_of
 
 FOLDER = ROOT / "OwnData"
 FEW = ("--min_comparisons", 3, "--max_few_shot", 4, "--num_iterations", 30)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny import TALKS, dialogue
 
-from lore.packing import batch_trees, pack_trees, split_batch, split_into_parts
+from lore.text.packing import batch_trees, pack_trees, split_batch, split_into_parts
 
 
 def test_a_tree_unpacks_to_its_token_lists():
@@ -23,7 +23,7 @@ def test_a_tree_unpacks_to_its_token_lists():
 
 
 def test_parts_hold_everything_once_families_together_longest_first(monkeypatch):
-    monkeypatch.setattr("lore.packing.PART_BYTES", 120)
+    monkeypatch.setattr("lore.text.packing.PART_BYTES", 120)
     talks = [*dialogue(2), *TALKS, *dialogue(3, name="another")]
     for together in (True, False):
         parts = split_into_parts(talks, together)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from conftest import ROOT, random_users
 
 from lore.common import InputError
-from lore.comparisons import Comparisons, Groups
+from lore.fit.comparisons import Comparisons
+from lore.fit.groups import Groups
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

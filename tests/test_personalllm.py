@@ -10,18 +10,18 @@ import pytest
 import torch
 from conftest import ROOT, assert_one_line_error, call_script, load_script, run_script
 
-from lore.basis import basis_path, load_basis
 from lore.common import InputError
-from lore.conversations import exchange
-from lore.encoder import Encoder
-from lore.planted import best_against_worst
+from lore.fit.basis import basis_path, load_basis
 from lore.settings import SETTING
-from lore.tables import load_split, save_split
+from lore.splits import load_split, save_split
+from lore.text.conversations import exchange
+from lore.text.encoder import Encoder
 
 FOLDER = ROOT / "PersonalLLM"
 PREPARE = load_script(FOLDER / "prepare.py")
 PEOPLE = load_script(FOLDER / "people.py")
 NAMES = PREPARE.REWARD_MODELS
+best_against_worst = PEOPLE.best_against_worst
 
 
 def drawn(sides, a, num_seen, num_unseen, train_prompts, few_shot_prompts, seed):

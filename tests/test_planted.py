@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lore import evaluation, likelihood, planted
-from lore.comparisons import Comparisons
-from lore.planted import (
+from lore.fit import evaluation, likelihood, planted
+from lore.fit.comparisons import Comparisons
+from lore.fit.planted import (
     choice_probability,
     choose,
     drawn_from,
@@ -14,7 +14,7 @@ from lore.planted import (
     planted_turns,
     temperature,
 )
-from lore.product import project
+from lore.fit.product import project
 
 
 def test_replies_are_chosen_by_the_softmax_of_their_rewards():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lore.positions import count_positions, rotary_switch
+from lore.text.checkpoint import count_positions, rotary_switch
 
 LONGROPE = {
     "rope_type": "longrope",

@@ -13,18 +13,18 @@ import torch
 from conftest import ROOT, SHARED, assert_one_line_error, call_script, load_script, run_script
 
 import utils
-from lore import bench_score
-from lore.basis import Basis, basis_path, load_basis, save_basis
 from lore.common import InputError
-from lore.encoder import Encoder
+from lore.fit.basis import Basis, basis_path, load_basis, save_basis
 from lore.settings import SETTING
-from lore.tables import load_split
+from lore.splits import load_split
+from lore.text.encoder import Encoder
 
 FOLDER = ROOT / "PRISM"
 PREPARE = load_script(FOLDER / "prepare.py")
 GENERATE = load_script(FOLDER / "generate-prism-embeddings.py")
 PEOPLE = load_script(FOLDER / "people.py")
 RB2 = load_script(FOLDER / "eval_rb2.py")
+REWARDBENCH2 = load_script(FOLDER / "rewardbench2.py")
 PUBLISHED = "6da3b5aee8d7250ff82974c2b50928c31434793b4f96f03fa887ac3d546dcc12"
 WORDS = [
     "the",
@@ -683,7 +683,7 @@ def bench():
     replies = lambda n: [text(rng) + f" {rng.random():.5f}" for _ in range(n)]
     rows = [
         bench_row(str(i), name, text(rng), replies(1), replies(3))
-        for name in bench_score.SUBSETS[:5]
+        for name in REWARDBENCH2.SUBSETS[:5]
         for i in range(4)
     ]
     for n in range(3):
@@ -706,7 +706,7 @@ def columns(*scores):
 
 def test_a_row_is_one_over_the_number_of_replies_at_the_top():
     scores = columns([3, 1, 2, 0], [1, 3, 2, 0], [3, 3, 0, 0], [3, 3, 3, 3], [2, 2, 3, 3])
-    assert bench_score.best_of_row(scores).tolist() == [1, 0, 0.5, 0.25, 0]
+    assert REWARDBENCH2.best_of_row(scores).tolist() == [1, 0, 0.5, 0.25, 0]
 
 
 def test_ties_by_hand():
@@ -736,36 +736,36 @@ def test_ties_by_hand():
         np.tanh(3 / 1 - 1) + np.tanh(1 / 4 - 1) + -1 + 1
     ) / 4  # min(tied, ref) / D - 1; -1 / 0 and 1 / 0
     expected = 0.30 * 3 / 4 + 0.30 * 3 / 4 + 0.20 * 2 / 4 + 0.20 * 2 / 4 + 0.01 * closeness
-    value, pairs = bench_score.ties(rows)
+    value, pairs = REWARDBENCH2.ties(rows)
     assert pairs == 4 and value[0] == pytest.approx(expected, abs=1e-12)
     same = [(f"tied:{n}", 2, columns([1, 1, 1])) for n in range(2)] + [
         ("ref:0", 1, columns([1, 1]))
     ]
-    assert bench_score.ties(same)[0][0] == pytest.approx(0.01 * 0)  # 0 / 0 counts as zero
+    assert REWARDBENCH2.ties(same)[0][0] == pytest.approx(0.01 * 0)  # 0 / 0 counts as zero
     both = [
         (row_id, correct, np.concatenate([scores, -scores], axis=1))
         for row_id, correct, scores in rows
     ]
     alone = [(row_id, correct, -scores) for row_id, correct, scores in rows]
-    assert bench_score.ties(both)[0].tolist() == [
+    assert REWARDBENCH2.ties(both)[0].tolist() == [
         value[0],
-        bench_score.ties(alone)[0][0],
+        REWARDBENCH2.ties(alone)[0][0],
     ]  # a head's score is its own
 
 
 def test_a_ties_row_without_its_partner_counts_for_accuracy_alone(capsys):
     good, bad = columns([5, 4, 1]), columns([1, 2, 3])
     rows = [("tied:0", 2, good), ("ref:0", 1, columns([5, 4])), ("tied:1", 2, bad)]
-    value, pairs = bench_score.ties(rows)  # D = 1, tied margin 3, ref margin 1
+    value, pairs = REWARDBENCH2.ties(rows)  # D = 1, tied margin 3, ref margin 1
     assert pairs == 1 and value[0] == pytest.approx(
         0.30 / 2 + 0.30 + 0.20 * 1 + 0.20 * 0 + 0.01 * np.tanh(1 / 1 - 1)
     )
     named = [
         {"id": row_id, "num_correct": correct, "subset": "Ties"} for row_id, correct, _ in rows
     ]
-    bench_score.score(named, [scores for *_, scores in rows])
+    REWARDBENCH2.score(named, [scores for *_, scores in rows])
     assert "1 of 3 Ties rows lack their ref or tied partner" in capsys.readouterr().out
-    result = bench_score.score(named[2:], [bad])
+    result = REWARDBENCH2.score(named[2:], [bad])
     assert (
         np.isnan(result["Ties"]).all()
         and "without any pair there is no score" in capsys.readouterr().out
@@ -808,7 +808,7 @@ def test_every_head_gets_the_official_score_of_its_own_rewards(tmp_path, reward_
     table = pd.read_csv(tmp_path / "results/eval_rb2.csv", index_col="reward")
     names = ["reference head", "column 0", "column 1", "column 2", "mean mixture", "user2", "user9"]
     assert table.index.tolist() == names and table.columns.tolist() == [
-        *bench_score.SUBSETS,
+        *REWARDBENCH2.SUBSETS,
         "Overall",
     ]
     model = Encoder(str(reward_model), "last", torch.device("cpu"))
@@ -832,7 +832,7 @@ def test_every_head_gets_the_official_score_of_its_own_rewards(tmp_path, reward_
         for subset, values in credit.items():
             assert table.loc[name, subset] == pytest.approx(np.mean(values)), (name, subset)
         assert table.loc[name, "Overall"] == pytest.approx(
-            table.loc[name, list(bench_score.SUBSETS)].mean()
+            table.loc[name, list(REWARDBENCH2.SUBSETS)].mean()
         )
     rewards = json.loads((tmp_path / "results/eval_rb2.json").read_text())["rows"]
     assert [row["reward"] for row in rewards] == names and rewards[0]["Ties"] == pytest.approx(

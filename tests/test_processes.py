@@ -19,10 +19,11 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lore import likelihood, processes, product, ridge
+from lore import processes
 from lore.common import start
-from lore.comparisons import Comparisons
-from lore.tables import Split, load_split, save_split
+from lore.fit import likelihood, product, ridge
+from lore.fit.comparisons import Comparisons
+from lore.splits import Split, load_split, save_split
 from utils import LoRe, run, run_regularized
 
 K_LIST = [0, 1, 3]

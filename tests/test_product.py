@@ -5,9 +5,9 @@ import torch
 from conftest import random_users
 from populations import a_split
 
-from lore import comparisons, product
-from lore.comparisons import Comparisons
-from lore.product import Rows, TallProduct, project
+from lore.fit import comparisons, product
+from lore.fit.comparisons import Comparisons
+from lore.fit.product import Rows, TallProduct, project
 
 
 def test_both_replies_are_cast_before_they_are_subtracted():

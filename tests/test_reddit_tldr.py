@@ -10,11 +10,11 @@ import pytest
 import torch
 from conftest import ROOT, SHARED, assert_one_line_error, call_script, load_script, run_script
 
-from lore.basis import load_basis
-from lore.conversations import exchange
-from lore.encoder import Encoder
+from lore.fit.basis import load_basis
 from lore.settings import SETTING
-from lore.tables import load_split
+from lore.splits import load_split
+from lore.text.conversations import exchange
+from lore.text.encoder import Encoder
 
 FOLDER = ROOT / "RedditTLDR"
 PEOPLE = load_script(FOLDER / "people.py")
@@ -528,7 +528,7 @@ def test_settings_that_cannot_be_end_with_one_line(prepared):
 
 
 def test_nan_and_another_heads_width_on_disk_end_with_one_line(prepared, tmp_path):
-    from lore.tables import save_split
+    from lore.splits import save_split
 
     for broken, words in (
         (

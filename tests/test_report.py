@@ -8,7 +8,7 @@ import torch
 from matplotlib import rc_context
 from populations import shots, sweep
 
-from lore import pictures, printing, report
+from lore.report import pictures, results, text_tables
 from utils import run
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -17,11 +17,11 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def test_run_report_holds_every_row_and_where_it_came_from_and_is_drawn(tmp_path, capsys):
     for seeds in ([0], [0, 1]):
         cells = sweep(run, [0, 1, 2], [0.0, 0.5], seeds=seeds, baselines=True).cells
-        summary = report.report(
+        summary = results.report(
             tmp_path / "report", cells, Namespace(seed=0, data=tmp_path, resplit=False)
         )
         saved = json.loads((tmp_path / "report.json").read_text())
-        rows = report.run_rows(cells)
+        rows = results.run_rows(cells)
         assert saved["rows"] == rows and sum(row["model"] == "" for row in rows) == 6 * len(seeds)
         assert (
             saved["summary"] == summary and len(summary) == 6 + 2 * 2 + 4 + 1 + 1
@@ -41,11 +41,11 @@ def test_run_report_holds_every_row_and_where_it_came_from_and_is_drawn(tmp_path
 
 
 def test_few_shot_report_is_printed_and_drawn(tmp_path, capsys):
-    rows = report.few_shot_rows(shots(K_list=(0, 2)))
+    rows = results.few_shot_rows(shots(K_list=(0, 2)))
     assert [(row["K"], row["shots"]) for row in rows] == [(0, 2), (0, 5), (2, 2), (2, 5)]
-    printing.print_few_shot_table(rows)
+    text_tables.print_few_shot_table(rows)
     assert "± std over trials [95 % interval over users" in capsys.readouterr().out
-    report.save_results(tmp_path / "curve", rows, Namespace())
+    results.save_results(tmp_path / "curve", rows, Namespace())
     pictures.plot_accuracy_vs_shots(tmp_path / "curve")
     drawn = (tmp_path / "curve.png").read_bytes()
     assert drawn.startswith(PNG)
@@ -59,11 +59,11 @@ def test_results_are_saved_before_anything_is_printed(tmp_path, monkeypatch):
         raise OSError("the terminal is gone")
 
     for name in ("print_choices", "print_run_table", "print_few_shot_table"):
-        monkeypatch.setattr(report, name, fail)
+        monkeypatch.setattr(results, name, fail)
     with pytest.raises(OSError, match="terminal"):
         cells = sweep(run, [1, 2], [0.0]).cells
-        report.report(tmp_path / "table", cells, Namespace(resplit=False))
+        results.report(tmp_path / "table", cells, Namespace(resplit=False))
     with pytest.raises(OSError, match="terminal"):
-        report.report_few_shot(tmp_path / "curve", shots(), Namespace())
+        results.report_few_shot(tmp_path / "curve", shots(), Namespace())
     for name, rows in (("table", 2), ("curve", 2)):
         assert len(json.loads((tmp_path / f"{name}.json").read_text())["rows"]) == rows

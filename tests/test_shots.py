@@ -16,12 +16,9 @@ from populations import (
     shots,
 )
 
-from lore import (
-    comparisons,
-    evaluation,
-    report,
-)
 from lore.common import InputError
+from lore.fit import comparisons, evaluation
+from lore.report import results
 from utils import (
     LoRe,
     LoRe_regularized,
@@ -79,7 +76,7 @@ def test_pairs_of_one_dialogue_are_drawn_together():
         few[t, s], unseen[t, s] = np.mean(accuracy(V, W, drawn)), np.mean(accuracy(V, W, GROUPS[3]))
     for array, expected in zip(result, (few.mean(0), few.std(0), unseen.mean(0), unseen.std(0))):
         assert np.allclose(array[0, 0], expected, atol=1e-6)
-    rows = report.few_shot_rows(result)
+    rows = results.few_shot_rows(result)
     assert [row["shots"] for row in rows] == [1, 3, "all"]
     with pytest.raises(InputError, match="shots = 5: user 0 has 4 to draw from"):
         shots(num_shots=[5], groups=grouped)

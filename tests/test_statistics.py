@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from populations import cell
 
-from lore import statistics
-from lore.evaluation import Outcomes
-from lore.statistics import summarise
+from lore.fit.evaluation import Outcomes
+from lore.report import statistics
+from lore.report.statistics import summarise
 
 
 def test_interval_of_a_mean_over_users_is_that_of_the_normal_distribution():

@@ -5,9 +5,10 @@ import pytest
 from conftest import random_users
 from populations import GROUPS, HEAD, N_UNSEEN, D, shots, sweep
 
-from lore import comparisons, report
 from lore.common import InputError
-from lore.comparisons import Comparisons
+from lore.fit import comparisons
+from lore.fit.comparisons import Comparisons
+from lore.report import results
 from utils import (
     run,
 )
@@ -20,9 +21,9 @@ def test_without_a_head_rank_zero_is_left_out_and_said(capsys):
         capsys.readouterr().out
         == "K = 0 is left out: these embeddings come without a reference head\n"
     )
-    assert [row["K"] for row in report.run_rows(result.cells)] == [2]
+    assert [row["K"] for row in results.run_rows(result.cells)] == [2]
     few = shots(K_list=[0, 2], V=None)
-    assert [row["K"] for row in report.few_shot_rows(few)] == [2, 2]
+    assert [row["K"] for row in results.few_shot_rows(few)] == [2, 2]
 
 
 def test_what_a_sweep_refuses():

@@ -6,10 +6,10 @@ import torch
 from populations import HEAD, a_split
 from safetensors.torch import load_file
 
-from lore import tables
+from lore import splits
 from lore.common import InputError
-from lore.comparisons import Comparisons
-from lore.tables import Split, load_split, save_split
+from lore.fit.comparisons import Comparisons
+from lore.splits import Split, load_split, save_split
 
 
 def test_a_saved_split_comes_back_whole(tmp_path):
@@ -57,7 +57,7 @@ def test_what_is_wrong_with_a_split_is_said(tmp_path):
 def test_a_split_written_in_blocks_reads_like_one_written_whole(tmp_path):
     frame = pd.DataFrame({"user_id": ["u"], "chosen": [0], "rejected": [4]})
     head = torch.randn(3, 1)
-    for dtype in tables.DTYPES:
+    for dtype in splits.DTYPES:
         table = torch.randn(5, 3).to(dtype)
         save_split(tmp_path / "whole", Split(table, frame, head, "m"), fingerprint="f")
         blocks = [([3, 0], table[[3, 0]]), ([1, 2, 4], table[[1, 2, 4]])]
@@ -78,7 +78,7 @@ def test_a_split_written_in_blocks_reads_like_one_written_whole(tmp_path):
 
 def test_head_is_a_column_whatever_its_shape():
     for shape in ((6,), (1, 6), (6, 1)):
-        assert torch.equal(tables.reference_head(HEAD.reshape(shape), 6), HEAD)
+        assert torch.equal(splits.reference_head(HEAD.reshape(shape), 6), HEAD)
 
 
 REWRITTEN = {

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from lore.conversations import exchange, text_bytes
-from lore.packing import pack_trees
-from lore.tally import Tally, count_tokens
+from lore.text.conversations import exchange, text_bytes
+from lore.text.packing import pack_trees
+from lore.text.throughput import Tally, count_tokens
 
 
 def test_tokens_are_counted_alone_in_trees_and_with_padding():

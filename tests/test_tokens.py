@@ -9,7 +9,7 @@ from tiny import NO_SYSTEM, TALKS, by_itself, encoder, prepare
 from tokenizers import Regex
 
 from lore.common import InputError
-from lore.conversations import exchange
+from lore.text.conversations import exchange
 
 
 def test_rendered_chat_is_golden_with_one_beginning_token(reward_model):
@@ -216,7 +216,7 @@ def test_replies_that_differ_in_case_or_spaces_alone_are_counted(reward_model, c
 @pytest.mark.parametrize("share", [True, False])
 def test_replies_are_compared_across_parts(reward_model, monkeypatch, share):
     """A plain run spreads the replies to a prompt over parts by their length."""
-    monkeypatch.setattr("lore.packing.PART_BYTES", 40)
+    monkeypatch.setattr("lore.text.packing.PART_BYTES", 40)
     model = only_latin(encoder(reward_model, share=share))
     pairs = [exchange("which?", "\u4e00"), exchange("which?", "\u4e01")]
     other = [exchange(f"{number} what about it?", "good") for number in range(6)]

@@ -11,9 +11,9 @@ from conftest import ROOT, random_users
 from populations import GROUPS, HEAD, N_UNSEEN, D, N, accuracy, sweep
 from sklearn.linear_model import LogisticRegression
 
-from lore import likelihood, product
 from lore.common import InputError
-from lore.comparisons import Comparisons
+from lore.fit import likelihood, product
+from lore.fit.comparisons import Comparisons
 from utils import (
     LoRe,
     LoRe_regularized,

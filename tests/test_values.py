@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lore.common import InputError
-from lore.values import as_list, content_key, finite_number, require, truth, whole_number
+from lore.common import InputError, require
+from lore.upstream_values import as_list, content_key, finite_number, truth, whole_number
 
 
 def test_a_whole_number_is_what_equals_one():

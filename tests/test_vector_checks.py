@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import TALKS, a_model, alone, by_itself, dialogue, encoder
 
-from lore.attention import Stretch
 from lore.common import InputError
-from lore.conversations import exchange
+from lore.text.attention import Stretch
+from lore.text.conversations import exchange
 
 LONGROPE = {
     "rope_type": "longrope",
@@ -60,7 +60,7 @@ def test_a_window_that_the_model_keeps_to_itself_is_noticed_at_the_first_longer_
 ):
     """It is right for texts within the window, which come first here as they have more letters."""
     a_model("MistralForSequenceClassification", tmp_path, tokenizer, sliding_window=100)
-    monkeypatch.setattr("lore.packing.PART_BYTES", 10)
+    monkeypatch.setattr("lore.text.packing.PART_BYTES", 10)
     mask = Stretch.mask
     monkeypatch.setattr(Stretch, "mask", lambda self, _, additive: mask(self, None, additive))
     model = encoder(tmp_path)

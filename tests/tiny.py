@@ -3,9 +3,9 @@
 import torch
 from conftest import CHAT_TEMPLATE
 
-from lore.conversations import exchange
-from lore.encoder import Encoder
-from lore.tokens import ReplyCheck
+from lore.text.conversations import exchange
+from lore.text.encoder import Encoder
+from lore.text.tokens import ReplyCheck
 
 CPU = torch.device("cpu")
 TALKS = [

@@ -1,6 +1,6 @@
 """Rivals of LoRe over fixed embeddings, one module each, written from the equations of their papers.
 
-    fit(groups, head, seed) -> Rival        groups: lore.comparisons.Groups; head: (d, 1) or None
+    fit(groups, head, seed) -> Rival        groups: lore.fit.comparisons.Groups; head: (d, 1) or None
 
 All use what the published code does by default; where one departs from it, its first lines say how and why.
 InputError: a rival that cannot take the data, or whose fit diverges.

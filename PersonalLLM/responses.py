@@ -1,0 +1,72 @@
+"""The responses of PersonalLLM: their scores by ten reward models, and who prefers which of them."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from lore.common import InputError
+from lore.fit.comparisons import Comparisons, content
+
+PREPARE = "python PersonalLLM/prepare.py"
+PLACE = ["prompt", "response", "reply"]  # columns of a prepared file beside the scores
+REWARD_MODELS = (  # whose scores a person mixes, in the order of the published code
+    "gemma_2b", "gemma_7b", "mistral_raft", "llama3_sfairx", "oasst_deberta_v3", "beaver_7b",
+    "oasst_pythia_7b", "oasst_pythia_1b", "mistral_ray", "mistral_weqweasdas",
+)  # fmt: skip
+
+
+class Prompts(NamedTuple):
+    table: torch.Tensor  # (rows, d) embeddings
+    reply: np.ndarray  # (P, R) table row of each response
+    scores: np.ndarray  # (P, R, M) of each response by each reward model
+
+
+def prompts_of(split, path):
+    """A prepared side, whose rows are every response to every prompt in any order, as arrays."""
+    frame = split.frame.sort_values(["prompt", "response"])
+    prompts = frame["prompt"].unique()  # those that were too long are not among them
+    P, R = len(prompts), frame["response"].nunique()
+    order = np.stack([np.repeat(prompts, R), np.tile(np.arange(R), P)], axis=1)
+    if not P or not np.array_equal(frame[["prompt", "response"]].to_numpy(), order):
+        raise InputError(f"{path}: {len(frame)} rows are not {R} responses to each of {P} prompts")
+    try:
+        scores = frame[list(REWARD_MODELS)].to_numpy(dtype=np.float64).reshape(P, R, -1)
+    except ValueError as error:
+        raise InputError(f"{path}: a score that is no number; make it with: {PREPARE}") from error
+    if not np.isfinite(scores).all():
+        raise InputError(f"{path}: a score is NaN or infinite; make it again with: {PREPARE}")
+    return Prompts(split.table, frame["reply"].to_numpy().reshape(P, R), scores)
+
+
+def best_against_worst(table, replies, scores, W, orders, count, names):
+    """Each person's best against worst response to the first `count` prompts that tell two apart.
+
+    replies: (P, R) rows of the table; scores: (P, R, M) of theirs by M reward models, which people
+    weigh by W (C, M); orders: C orders of prompt numbers; count 0 = all that do.
+    -> (Comparisons, how many prompts were passed over: scores all equal, or best and worst one text)
+    """
+    users, chosen, rejected, asked, passed = [], [], [], [], 0
+    for user, (w, order) in enumerate(zip(W, orders)):
+        score = scores @ w  # (P, R, M) @ (M,) -> (P, R)
+        every = np.arange(len(score))
+        best, worst = score.argmax(axis=1), score.argmin(axis=1)  # (P,) each
+        reply, other = replies[every, best], replies[every, worst]
+        told = (score[every, best] > score[every, worst]) & (reply != other)
+        usable = np.flatnonzero(told[order])[: count or None]  # places in the order
+        if len(usable) < count:
+            there = f"{len(usable)} prompts tell responses apart"
+            raise InputError(f"{names[user]}: {there}, {count} were asked for")
+        looked_at = usable[-1] + 1 if count else len(order)
+        passed += int((~told[order[:looked_at]]).sum())
+        users.append(np.full(len(usable), user))
+        chosen.append(reply[order[usable]])
+        rejected.append(other[order[usable]])
+        asked.append(order[usable])
+    parts = (users, chosen, rejected, asked)
+    user, chosen, rejected, prompt = (torch.from_numpy(np.concatenate(part)) for part in parts)
+    item = content(table[torch.from_numpy(replies[:, 0])])[
+        prompt
+    ]  # prompt 3 of a side is one of it
+    data = Comparisons(table, user, names, chosen, rejected, prompt=item)
+    return data, passed

@@ -1,0 +1,232 @@
+"""V and W on disk, and what tells whether they are healthy."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lore.common import InputError, written_whole
+from lore.fit.likelihood import LOGIT_SCALE
+from lore.fit.mixtures import Prior
+from lore.processes import by_first_process
+
+NEEDED = ("V", "W", "W_unseen")  # tensors of a file
+MORE = ("E", "E_unseen", "mean")  # where e is not 0; where the solver has a prior
+OFF = 1e-3  # by how much a mixture may miss the simplex
+STRENGTH = 1.0  # pairs that the mean mixture counts as, where the solver (adam) has no prior
+
+
+def basis_path(prefix, K, alpha, seed):
+    return f"{prefix}_K{K}_alpha{alpha:g}_seed{seed}.safetensors"
+
+
+class Basis(NamedTuple):
+    """What a fit has learned. Mixtures are probabilities."""
+
+    V: torch.Tensor  # (d, K)
+    W: torch.Tensor  # (C, K) seen users
+    user_ids: tuple  # C strings
+    W_unseen: torch.Tensor  # (C', K) unseen users, from their few-shot pairs
+    unseen_ids: tuple  # C' strings
+    model: str = ""  # what made the embeddings
+    E: torch.Tensor | None = None  # (C, d) e_i of the seen users; None: nothing of one's own
+    E_unseen: torch.Tensor | None = None  # (C', d)
+    mean: torch.Tensor | None = None  # (K,) the population's mixture; None: the mean of W
+    strength: float = STRENGTH  # and how many pairs it counts as, for new people
+    own: float = 0.0  # std of e_i in each direction
+
+    @property
+    def everybody(self):
+        """Ids of all people, seen ones first."""
+        return (*self.user_ids, *self.unseen_ids)
+
+    @property
+    def prior(self):
+        """What is known of a person before the first pair."""
+        mean = self.W.mean(0) if self.mean is None else self.mean
+        return Prior(mean, self.strength, self.own)
+
+    def places(self, users):
+        """Their numbers among everybody; an id of two (lists have numbers for ids) is the seen one's.
+
+        InputError: somebody unknown.
+        """
+        number = {}
+        for i, user in enumerate(self.everybody):
+            number.setdefault(user, i)
+        for user in users:
+            if user not in number:
+                known = f"it has {len(number)}, such as {next(iter(number), 'nobody')}"
+                raise InputError(f"the basis has no user {user}; {known}")
+        return [number[user] for user in users]
+
+    def rewards(self, users):
+        """V w_i + e_i of some of them, one per column. (d, P)"""
+        places = self.places(users)
+        W = torch.cat([self.W, self.W_unseen])[places]  # (P, K)
+        rewards = self.V @ W.T  # (d, K) @ (K, P)
+        if self.E is not None:
+            rewards = rewards + torch.cat([self.E, self.E_unseen])[places].T
+        return rewards
+
+    def log_odds(self, table, users):
+        """What embeddings are worth to some of them: (rows, d) -> (rows, P), float32.
+
+        The difference of two replies to one prompt is the log-odds of a choice between them.
+        """
+        table = table.float()
+        places = self.places(users)
+        W = torch.cat([self.W, self.W_unseen])[places]
+        scores = (table @ self.V) @ W.T  # (rows, d) @ (d, K) @ (K, P)
+        if self.E is not None:
+            scores += table @ torch.cat([self.E, self.E_unseen])[places].T  # (rows, d) @ (d, P)
+        return scores / LOGIT_SCALE
+
+    def of_columns(self):
+        """The same basis with each column of V as a person, to see replies as it does."""
+        K = self.V.shape[1]
+        names = tuple(f"basis reward {k}" for k in range(K))
+        return Basis(self.V, torch.eye(K), names, self.W_unseen[:0], (), self.model)
+
+    def population(self, table):
+        """The same to everybody alike: the population's mixture. (rows,)"""
+        reward = self.V @ self.prior.mean.float()  # (d, K) @ (K,)
+        return table.float() @ reward / LOGIT_SCALE
+
+
+@by_first_process
+def save_basis(path, basis, **metadata):
+    """A Basis as one safetensors file: its tensors; the ids and the model in the header."""
+    header = {"model": basis.model}
+    for name in ("user_ids", "unseen_ids"):
+        header[name] = json.dumps(getattr(basis, name))
+    header |= {"prior_strength": str(basis.strength), "prior_own": str(basis.own)}
+    tensors = {}
+    for name in (*NEEDED, *MORE):
+        if getattr(basis, name) is not None:
+            tensors[name] = getattr(basis, name).detach().cpu().contiguous()
+    for name, value in metadata.items():
+        header[name] = str(value)
+    with written_whole(path) as file:
+        save_file(tensors, file, header)
+
+
+def save_fits(prefix, fitted, groups, model):
+    """One basis file for each fit of a rank above 0."""
+    seen = groups.train.user_ids
+    unseen = groups.unseen.user_ids
+    for one in fitted:
+        seed, alpha, K = one.setting
+        if K > 0:
+            E = deviations(one.fit.own, seen)
+            E_unseen = deviations(one.own_unseen, unseen)
+            basis = Basis(one.fit.V, one.fit.W, seen, one.W_unseen, unseen, model, E, E_unseen)
+            if one.fit.prior is not None:
+                basis = basis._replace(**one.fit.prior._asdict())
+            save_basis(basis_path(prefix, K, alpha, seed), basis, alpha=alpha, seed=seed)
+
+
+def deviations(own, user_ids):
+    """e_i of everybody, (C, d); on disk they are less than the pairs that make them."""
+    if own is None:
+        return None
+    return torch.stack([own.rewards(person) for person in range(len(user_ids))])
+
+
+def load_basis(path, num_features=None):
+    """The Basis of save_basis. InputError: missing, not such a file, NaN, of another width than asked."""
+    if not Path(path).exists():
+        folder = "a train_basis.py writes such files to its results folder"
+        raise InputError(f"{path} is missing; {folder}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = {*file.keys()} & {*MORE} | {*NEEDED}
+            held = {name: file.get_tensor(name) for name in names}
+            header = file.metadata()
+        user_ids = ids_of(header["user_ids"])
+        unseen_ids = ids_of(header["unseen_ids"])
+        strength = float(header.get("prior_strength", STRENGTH))
+        more = {"strength": strength, "own": float(header.get("prior_own", 0))}
+        more |= {"user_ids": user_ids, "unseen_ids": unseen_ids, "model": header["model"]}
+        basis = Basis(**held, **more)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not a basis saved by train_basis.py ({error})") from error
+    for name, numbers in held.items():
+        if not numbers.is_floating_point():
+            raise InputError(f"{path}: {name} is of {numbers.dtype}, no floating-point numbers")
+        held[name] = numbers.float()
+        if not numbers.isfinite().all():
+            raise InputError(f"{path}: {name} holds NaN or infinity")
+    basis = basis._replace(**held)
+    require_shapes(path, basis)
+    if num_features not in (None, len(basis.V)):
+        widths = f"basis of width {len(basis.V)}, but the embeddings have {num_features}"
+        raise InputError(f"{path}: {widths}: not the same model")
+    return basis
+
+
+def ids_of(text):
+    """People's ids in a header. ValueError: no list of texts."""
+    ids = json.loads(text)
+    if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
+        raise ValueError(f"ids are {text[:40]}, not a list of texts")
+    return tuple(ids)
+
+
+def is_mixture(shares):
+    return (shares >= -OFF).all() and ((shares.sum(-1) - 1).abs() <= OFF).all()
+
+
+def require_shapes(path, basis):
+    """InputError unless all tensors fit one another, mixtures are such, and each person stands once."""
+    if basis.V.ndim != 2 or not basis.V.numel() or not basis.user_ids:
+        raise InputError(f"{path}: V has shape {tuple(basis.V.shape)}, for nobody or nothing")
+    d, K = basis.V.shape
+    expected = {"W": (len(basis.user_ids), K), "W_unseen": (len(basis.unseen_ids), K), "mean": (K,)}
+    expected |= {"E": (len(basis.user_ids), d), "E_unseen": (len(basis.unseen_ids), d)}
+    for name, shape in expected.items():
+        tensor = getattr(basis, name)
+        if tensor is not None and tensor.shape != shape:
+            shapes = f"{name} has shape {tuple(tensor.shape)}, not {shape}"
+            raise InputError(f"{path}: {shapes}: written by something else?")
+    for name in ("W", "W_unseen", "mean"):
+        shares = getattr(basis, name)
+        if shares is not None and not is_mixture(shares):
+            raise InputError(
+                f"{path}: {name} holds no mixtures: weights below 0, or of another sum than 1"
+            )
+    for ids in (basis.user_ids, basis.unseen_ids):
+        if len({*ids}) < len(ids):
+            raise InputError(f"{path}: the id {max(ids, key=ids.count)} stands for two people")
+    if not (basis.strength >= 0 and basis.own >= 0):
+        raise InputError(f"{path}: a prior of strength {basis.strength} and spread {basis.own}")
+    if (basis.E is None) != (basis.E_unseen is None):
+        raise InputError(f"{path}: only one of E and E_unseen is there")
+
+
+def basis_health(V, W, V_ref):
+    """What tells a healthy basis V (d, K) with mixtures W (C, K) from a collapsed one, as a dict.
+
+    columns: of V, after pruning; alike: largest |cos| of two of them, 1 = the same reward twice;
+    to_head: smallest and largest cosine to V_ref (d, 1) or None; used: exp of the entropy of the
+    mean mixture, 1 = all people use one column, K = all columns alike; used_by_one: mean of exp of
+    the entropy of w_i, 1 = everybody is a pure type.
+    """
+    cosines = F.normalize(V, dim=0).T @ F.normalize(V, dim=0)  # (K, d) @ (d, K) -> (K, K)
+    alike = cosines.fill_diagonal_(0).abs().max().item() if V.shape[1] > 1 else None
+    to_head = None
+    if V_ref is not None:
+        smallest, largest = F.cosine_similarity(V, V_ref.to(V), dim=0).aminmax()
+        to_head = [smallest.item(), largest.item()]
+    used = entropy(W.mean(0)).exp().item()
+    by_one = entropy(W).exp().mean().item()
+    health = {"columns": V.shape[1], "alike": alike, "to_head": to_head}
+    return health | {"used": used, "used_by_one": by_one}
+
+
+def entropy(w):
+    return torch.special.entr(w).sum(-1)

@@ -1,0 +1,194 @@
+"""How well rewards predict people's choices: each pair, then each user (Eq. 15 before its mean)."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lore.fit.likelihood import LOGIT_SCALE, margins
+from lore.fit.mixtures import Fit, Own
+from lore.fit.product import project
+
+ALL_SHOTS = 0  # as a number of shots: everything known of a user
+BINS = 10  # of equal width, between .5 and 1, of the probability given to the likelier reply
+
+LORE = ""  # the fit itself; the other variants are baselines, in the order of the table
+POPULATION = "population mixture"
+ANOTHER = "another user's"
+SHUFFLED = "shuffled labels"
+SHARED_OWN = "shared + own"
+ALONE = "each user alone"
+VARIANTS = (LORE, POPULATION, ANOTHER, SHUFFLED, SHARED_OWN, ALONE)
+TESTED = ("seen", "unseen")  # the groups whose pairs no fit has seen
+
+
+class Setting(NamedTuple):
+    """What the fits of a sweep differ in."""
+
+    seed: int
+    alpha: float | None
+    K: int | str
+
+
+class Fitted(NamedTuple):
+    """One fit with everybody's mixtures, to be scored."""
+
+    setting: Setting
+    fit: Fit  # V, and the W and own of the seen users
+    W_unseen: torch.Tensor  # (C', K)
+    variant: str = LORE
+    own_unseen: Own | None = None
+
+    @classmethod
+    def of(cls, setting, fit, people):
+        """people: Mixtures of the unseen users."""
+        return cls(setting, fit, people.W.float(), own_unseen=people.own)
+
+
+class Outcomes(NamedTuple):
+    """How a fit did on the pairs of one group."""
+
+    user: np.ndarray  # (n,) ascending
+    item: np.ndarray  # (n,) Comparisons.item
+    right: np.ndarray  # (n,) 1 where x . r > 0; a mean where there are several trials
+    log_loss: np.ndarray  # (n,) -log P; likewise
+    calibration_error: float
+    choice: np.ndarray | None = None  # (n,) which choice each pair is of; None = each by itself
+
+
+class Cell(NamedTuple):
+    """One fit, or a baseline, and how it did with each user."""
+
+    seed: int
+    alpha: float | None
+    K: int | str
+    accuracy: dict  # group -> (C,) array: Eq. 15 before the mean over users
+    users: dict  # group -> C user ids
+    variant: str = LORE
+    shots: int | None = None
+    std_trials: dict | None = None  # group -> std over trials of the mean over users
+    fit: Fit | None = None
+    W_unseen: torch.Tensor | None = None  # (C', K)
+    own_unseen: Own | None = None
+    outcomes: dict | None = None  # group -> Outcomes
+    both_sides: dict | None = None  # tested group -> items_on_both_sides
+    best: bool | None = None  # whether held-out prompts speak for this rank; None = not asked
+
+    @property
+    def setting(self):
+        return Setting(self.seed, self.alpha, self.K)
+
+
+# ------------------------------------------------------------------------------------------------
+# Pairs and users
+# ------------------------------------------------------------------------------------------------
+
+
+def share_right(margin, user, num_users):
+    """Share of each user's pairs with x @ V @ w > 0, strictly; Eq. 15. (n,), (n,) -> (C,)"""
+    right = (margin > 0).double()
+    sums = right.new_zeros(num_users).index_add_(0, user, right)
+    return sums / torch.bincount(user, minlength=num_users)
+
+
+def log_losses(margin):
+    """-log P of each pair. (n,)"""
+    return -F.logsigmoid(margin.double() / LOGIT_SCALE)
+
+
+def calibration_error(margin):
+    """Expected calibration error over BINS: of all pairs, how far confidence is from being right.
+
+    sum over bins of |share right - mean confidence| * share of the pairs, with confidence
+    sigmoid(|margin| / LOGIT_SCALE) (Guo et al. 2017, eq. 3).
+    """
+    margin = margin.flatten().double()
+    confidence = torch.sigmoid(margin.abs() / LOGIT_SCALE)
+    off = (margin > 0).double() - confidence
+    number = ((confidence - 0.5) * 2 * BINS).long().clamp(0, BINS - 1)
+    sums = off.new_zeros(BINS).index_add_(0, number, off)
+    return (sums.abs().sum() / len(margin)).item()
+
+
+def outcomes_of(margin, group):
+    """Outcomes of the margins of all pairs of a group: (n,), or (n, trials)."""
+    by_trial = margin.view(len(margin), -1)
+    right = (by_trial > 0).double().mean(1)
+    log_loss = log_losses(by_trial).mean(1)
+    arrays = (group.user, group.item, right, log_loss)
+    choice = None if group.choice is None else group.choice.cpu().numpy()
+    return Outcomes(*[array.cpu().numpy() for array in arrays], calibration_error(margin), choice)
+
+
+def cell_of(setting, margins, groups, variant=LORE, **found):
+    """A Cell from the margins of all pairs of each group: {name: (n,)}."""
+    accuracy = {}
+    outcomes = {}
+    for name, margin in margins.items():
+        group = getattr(groups, name)
+        user = group.user.to(margin.device)
+        accuracy[name] = share_right(margin, user, len(group.user_ids)).cpu().numpy()
+        outcomes[name] = outcomes_of(margin, group)
+    users = {name: getattr(groups, name).user_ids for name in margins}
+    return Cell(*setting, accuracy, users, variant, outcomes=outcomes, **found)
+
+
+# ------------------------------------------------------------------------------------------------
+# Fits
+# ------------------------------------------------------------------------------------------------
+
+
+def score(fitted, groups):
+    """A Cell for each Fitted."""
+    found = [{} for _ in fitted]
+    for name, group in groups._asdict().items():
+        Zs = project(group, [one.fit.V for one in fitted])  # (n, d) @ (d, K) -> (n, K)
+        for one, Z, of_one in zip(fitted, Zs, found):
+            seen = name in ("train", "seen")
+            W = one.fit.W if seen else one.W_unseen
+            own = one.fit.own if seen else one.own_unseen
+            of_one[name] = person_margins(Z, W, own, group)
+    both_sides = items_on_both_sides(groups)
+    cells = []
+    for one, of_one in zip(fitted, found):
+        more = {"fit": one.fit, "W_unseen": one.W_unseen, "own_unseen": one.own_unseen}
+        cells.append(
+            cell_of(one.setting, of_one, groups, one.variant, both_sides=both_sides, **more)
+        )
+    return cells
+
+
+def person_margins(Z, W, own, group):
+    """x . r_i of each pair of a group, r_i = V w_i + e_i; own: e_i, or None for 0. (n,)"""
+    margin = margins(Z, W, group.user.to(Z.device))
+    return margin if own is None else margin + own.margins(group)
+
+
+def items_on_both_sides(groups):
+    """{tested group: [items of it that V was fitted to through other users, all its items]}."""
+    return {
+        "seen": through_others(groups.train, groups.seen, same_users=True),
+        "unseen": through_others(groups.train, groups.unseen, same_users=False),
+    }
+
+
+def through_others(train, test, same_users):
+    """[items of `test` that users of `train` other than the tested one have, all items of `test`]."""
+    known, place = train.item.unique(return_inverse=True)
+    C = len(train.user_ids)
+    whose = (place * C + train.user.cpu()).unique()  # (item, user) as one number
+    people = torch.bincount(whose // C, minlength=len(known))  # who were asked about each item
+    at = torch.searchsorted(known, test.item).clamp_max(len(known) - 1)
+    others = torch.where(known[at] == test.item, people[at], 0)
+    if same_users:
+        others = others - torch.isin(at * C + test.user.cpu(), whose).long()
+    return [len(test.item[others > 0].unique()), len(test.item.unique())]
+
+
+def best_cell(population, groups, seed):
+    """The planted rewards and mixtures themselves (Planted): nobody can know better."""
+    W = torch.stack([population.W[user] for user in groups.train.user_ids])  # (N, K)
+    W_unseen = torch.stack([population.W[user] for user in groups.unseen.user_ids])
+    best = Fitted(Setting(seed, None, "best"), Fit(population.V, W), W_unseen)
+    return score([best], groups)[0]

@@ -1,0 +1,116 @@
+"""Who is seen and who is not, and which prompts are trained on: drawn by a seed, for everybody at once."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from lore.common import InputError
+from lore.fit.comparisons import Comparisons, pack
+
+
+class Groups(NamedTuple):
+    """The four sets of comparisons of an experiment: two of seen users, two of unseen users."""
+
+    train: Comparisons
+    seen: Comparisons
+    few_shot_train: Comparisons
+    unseen: Comparisons
+
+    def checked(self, N, N_unseen):
+        """Packed. InputError: other than N or N_unseen users, or in training others than in test;
+        different widths."""
+        groups = Groups(*map(pack, self))
+        d = groups.train.num_features
+        for name, group in groups._asdict().items():
+            if name in ("train", "seen"):
+                users, expected = groups.train.user_ids, N
+            else:
+                users, expected = groups.few_shot_train.user_ids, N_unseen
+            found = len(group.user_ids)
+            if found != expected or group.user_ids != users:
+                raise InputError(
+                    f"{name}: {found} users; expected the same {expected} in training and test"
+                )
+            if group.num_features != d:
+                width = group.num_features
+                raise InputError(f"{name}: embeddings of width {width}, train: {d}")
+        return groups
+
+
+def prompts_apart(frame, share, seed, column="prompt"):
+    """(train, test) rows of a frame: a share of its prompts, with all their comparisons, on one side."""
+    prompts = np.random.default_rng(seed).permutation(sorted(frame[column].unique()))
+    to_train = frame[column].isin(prompts[: round(share * len(prompts))])
+    return frame[to_train], frame[~to_train]
+
+
+def people_apart(
+    train,
+    test,
+    least,
+    most,
+    few,
+    seed,
+    people="people",
+    prompt="prompt",
+    choice=None,
+    softmax=False,
+):
+    """Half of the people seen, half unseen -> Groups, each tested on all of their test pairs.
+
+    train, test: Splits with a column `prompt`; at most `most` pairs of a seen person train, and `few`
+    of an unseen one are known, drawn by `seed` as the people are. choice: the column whose equal
+    values are one choice among several replies; then choices are counted, and drawn, not pairs.
+    InputError: fewer than two people have `least` on each side.
+    """
+    enough = busy(train, least, choice) & busy(test, least, choice)
+    if len(enough) < 2:
+        counted = "comparisons" if choice is None else "choices"
+        flag = f"lower --min_{counted}"
+        raise InputError(f"{len(enough)} {people} have {least} {counted} on each side; {flag}")
+    everybody = np.random.default_rng(seed).permutation(sorted(enough)).tolist()
+    half = len(everybody) // 2
+    seen, unseen = sorted(everybody[:half]), sorted(everybody[half:])
+    shuffled = train.frame.sample(frac=1, random_state=seed)
+    place = places(shuffled, choice)
+    how = {"shot": choice, "prompt": prompt, "choice": choice, "softmax": softmax}
+    return Groups(
+        Comparisons.from_frame(train.table, shuffled[place < most], seen, **how),
+        Comparisons.from_frame(test.table, test.frame, seen, **how),
+        Comparisons.from_frame(train.table, shuffled[place < few], unseen, **how),
+        Comparisons.from_frame(test.table, test.frame, unseen, **how),
+    )
+
+
+def places(frame, choice):
+    """Which of its person's rows each is, 0, 1, ..; which of the choices, where that is a column."""
+    if choice is None:
+        return frame.groupby("user_id").cumcount()
+    first = frame[["user_id", choice]].drop_duplicates()
+    first["place"] = first.groupby("user_id").cumcount()
+    return frame[["user_id", choice]].merge(first, how="left").set_axis(frame.index)["place"]
+
+
+def busy(side, least, choice=None):
+    """The people with at least so many comparisons on a side, or so many choices."""
+    frame = side.frame if choice is None else side.frame.drop_duplicates(["user_id", choice])
+    counts = frame["user_id"].value_counts()
+    return set(counts.index[counts >= least])
+
+
+def print_groups(groups, people):
+    for name, group in groups._asdict().items():
+        sizes = f"{len(group.user_ids):5} {people} {len(group):7} comparisons"
+        print(f"{name:15} {sizes}, d = {group.num_features}")
+
+
+def shuffled_places(user, trials, generator):
+    """Place of each shot in a random order of its user's, 0 .. m_i - 1, in every trial.
+
+    user (shots,) ascending -> (trials, shots)
+    """
+    keys = torch.rand(trials, len(user), generator=generator, dtype=torch.float64)
+    order = (keys + user).argsort(dim=1)  # users stay in their stretches, their shots are shuffled
+    place = torch.arange(len(user)) - torch.searchsorted(user, user)  # (shots,) within the user's
+    return torch.empty_like(order).scatter_(1, order, place.expand(trials, -1))

@@ -1,0 +1,245 @@
+"""A person's mixture and deviation once V is known: (R2) of lore/fit/ridge_model.py, solved to a certificate."""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from lore.common import InputError
+from lore.fit.comparisons import Comparisons, pack
+from lore.fit.likelihood import LOGIT_SCALE
+from lore.fit.product import project
+from lore.fit.simplex import PersonProblems, laplace_std, newton_on_simplex
+
+EVERYBODY = math.inf  # as the strength of a prior: all have the population's mixture
+LARGEST_LOG_ODDS = 100.0  # of a pair under one basis reward, up to which the certificate is kept
+ROWS_AT_ONCE = 2**22  # numbers of X that are formed at a time
+BATCH = 2**22  # numbers that a batch of few-shot problems holds
+
+
+class Prior(NamedTuple):
+    """What is known of a person before the first pair."""
+
+    mean: torch.Tensor  # (K,) the population's mixture
+    strength: float  # pairs that it counts as
+    own: float = 0.0  # unit * o: std of e_i in each direction, 0 = nothing of one's own
+
+
+class Own(NamedTuple):
+    """e_i = sum_j a_j x_j over the pairs j of person i, for people 0, 1, ..
+
+    The pairs are kept as row numbers into their table, so that all e_i together, (people, d), are
+    never formed.
+    """
+
+    pairs: Comparisons
+    user: torch.Tensor  # (n,) ascending: whose each pair is; some people may have none
+    a: torch.Tensor  # (n,), or (n, draws) of several fits to some of the pairs each
+
+    def rewards(self, person):
+        """e_i of one person, float32. (d,), or (d, draws)"""
+        first, last = stretch(self.user, person)
+        like = torch.zeros((), device=self.a.device)
+        X = self.pairs.differences(like, slice(first, last))
+        return X.T @ self.a[first:last].float()  # (d, m) @ (m,)
+
+    def margins(self, test):
+        """x . e_i of each pair of `test`, Comparisons of the same people. (n,), or (n, draws)"""
+        like = torch.zeros((), device=self.a.device)
+        user = test.user.to(like.device)
+        parts = []
+        for person in range(len(test.user_ids)):
+            first, last = stretch(user, person)
+            X = test.differences(like, slice(first, last))
+            parts.append(X @ self.rewards(person))
+        return torch.cat(parts)
+
+
+def stretch(user, person):
+    """First row of a person, and the one after the last; user (n,) is ascending."""
+    ends = torch.tensor([person, person + 1], device=user.device)
+    return torch.searchsorted(user, ends).tolist()
+
+
+def grams(pairs, rows, real, like):
+    """x . x' of all pairs of each of several people: rows (people, m) of `pairs` -> (people, m, m).
+
+    real (people, m): which rows are not there to fill up; G is 0 where one of two is not.
+    """
+    m = rows.shape[1]
+    size = max(1, ROWS_AT_ONCE // (m * pairs.num_features))
+    parts = []
+    for some, there in zip(rows.split(size), real.split(size)):
+        X = pairs.differences(like, some.flatten().to(pairs.user.device))
+        X = X.view(len(some), m, -1) * there.unsqueeze(2)  # (people, m, d)
+        parts.append((X @ X.mT).double())
+    return torch.cat(parts)
+
+
+class Mixtures(NamedTuple):
+    """What is found of C people with n pairs in all."""
+
+    W: torch.Tensor  # (C, K)
+    # what the ridge solver's people have beside it:
+    gap: torch.Tensor | None = None  # (C,) certificate: the loss is within it of the smallest
+    logits: torch.Tensor | None = None  # (n,) log-odds of each pair, those not counted as well
+    a: torch.Tensor | None = None  # (n,) e_i = sum_j a_j x_j over the pairs of a person
+    spread: torch.Tensor | None = None  # (C, K) Laplace posterior std of w, edges not minded
+    own: Own | None = None  # e_i, where the prior has it
+
+
+class Fit(NamedTuple):
+    """What a joint fit has found."""
+
+    V: torch.Tensor  # (d, K); (d, 1) where the ridge solver found no second reward
+    W: torch.Tensor  # (C, K) probabilities of the seen users
+    generator: torch.Generator | None = None  # adam: goes on to draw the starts of the unseen users
+    prior: Prior | None = None  # of the unseen users: of the ridge solver, and of K = 0
+    choice: dict | None = None  # ridge: what was chosen, and the held-out curves it was chosen by
+    own: Own | None = None  # e_i of the seen users; None = nothing of one's own
+
+    def new_people(self, features, spread=False):
+        """Few-shot fit of a ridge solution -> Mixtures.
+
+        features: Comparisons, or a list of per-user (m_i, d), (0, d) for who is unknown.
+        InputError: a fit without a prior.
+        """
+        if self.prior is None:
+            raise InputError("new_people is of the ridge solver; after adam use PersonalizeBatch")
+        if isinstance(features, Comparisons):
+            (Z,) = project(features, [self.V])
+            user = features.user.to(Z.device)
+            return solve_mixtures(
+                Z, user, len(features.user_ids), self.prior, features, spread=spread
+            )
+        counts = torch.tensor([len(x) for x in features], dtype=torch.long)
+        user = torch.arange(len(features)).repeat_interleave(counts)
+        known = [x for x in features if len(x)]
+        if not known:
+            Z = self.V.new_zeros(0, self.V.shape[1])
+            return solve_mixtures(Z, user.to(Z.device), len(features), self.prior, spread=spread)
+        pairs = pack(known)
+        (Z,) = project(pairs, [self.V])
+        return solve_mixtures(Z, user.to(Z.device), len(features), self.prior, pairs, spread=spread)
+
+
+# ------------------------------------------------------------------------------------------------
+# People in batches
+# ------------------------------------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """People with about as many pairs side by side, filled up to m rows."""
+
+    who: torch.Tensor  # (people,)
+    rows: torch.Tensor  # (people, m)
+    real: torch.Tensor  # (people, m) whether a row is not there to fill up
+    G: torch.Tensor | None  # (people, m, m) x . x' / LOGIT_SCALE^2; None where nothing is one's own
+
+    def only(self, counted):
+        """rows, real and G of the pairs of a mask (n,) alone."""
+        counts = self.real & counted[self.rows]  # (people, m)
+        most = int(counts.sum(1).max())
+        place = counts.int().argsort(dim=1, descending=True, stable=True)[:, : max(1, most)]
+        rows = self.rows.gather(1, place)
+        G = self.G
+        if G is not None:
+            G = G.gather(1, place.unsqueeze(2).expand(-1, -1, G.shape[2]))
+            G = G.gather(2, place.unsqueeze(1).expand(-1, place.shape[1], -1))
+        return rows, counts.gather(1, place), G
+
+    def logits(self, Z, W, a):
+        """Log-odds of all pairs, of mixtures W (people, K) and coefficients a (n,). (people, m)"""
+        logits = (Z[self.rows].double() @ W.unsqueeze(2)).squeeze(2) / LOGIT_SCALE
+        if self.G is None:
+            return logits
+        a = a[self.rows] * self.real
+        return logits + LOGIT_SCALE * (self.G @ a.unsqueeze(2)).squeeze(2)  # x . e / LOGIT_SCALE
+
+
+def batches(user, num_users, K, pairs=None, row=None):
+    """Yield Batches of all people who have a pair, those with most pairs first.
+
+    user (n,) ascending. pairs: Comparisons whose rows `row` (n,; None = all in order) these are, for
+    G.
+    """
+    counts = torch.bincount(user, minlength=num_users)
+    first = counts.cumsum(0) - counts  # row of each person's first pair
+    todo = counts.argsort(descending=True)
+    todo = todo[counts[todo] > 0]
+    while len(todo):
+        m = int(counts[todo[0]])
+        size = m * max(m, K) if pairs is not None else max(m, K) * K
+        some, todo = todo.tensor_split([max(1, BATCH // size)])
+        place = torch.arange(m, device=user.device)
+        real = place < counts[some, None]
+        rows = (first[some, None] + place).clamp_max(len(user) - 1)
+        G = None
+        if pairs is not None:
+            like = torch.zeros((), device=user.device)
+            there = rows if row is None else row[rows]
+            G = grams(pairs, there, real, like) / LOGIT_SCALE**2
+        yield Batch(some, rows, real, G)
+
+
+def solve_mixtures(Z, user, num_users, prior, pairs=None, row=None, spread=False):
+    """(R2) for each person -> Mixtures; without pairs w is the prior's mean and e is 0.
+
+    Z (n, K), user (n,) ascending. pairs: the Comparisons whose rows `row` (n,; None = all in order)
+    Z is of; needed where the prior has something of one's own, or several pairs are one vote.
+    InputError: log-odds so large that the certificate would not hold.
+    """
+    votes = None if pairs is None or pairs.choice is None else pairs.votes.to(Z.device)
+    if votes is not None and row is not None:
+        votes = votes[row]
+    pairs = pairs if prior.own else None
+    found = solve_batches(
+        batches(user, num_users, Z.shape[1], pairs, row), Z, num_users, prior, spread, votes=votes
+    )
+    if pairs is None:
+        return found
+    return found._replace(own=Own(pairs, user, found.a))
+
+
+def solve_batches(people, Z, num_users, prior, spread=False, counted=None, votes=None):
+    """solve_mixtures of Batches; counted (n,): the pairs that count, votes (n,): how much each does.
+
+    None = all, and one each.
+    """
+    K = Z.shape[1]
+    mean = prior.mean.to(Z.device, torch.float64)
+    fixed = prior.strength == EVERYBODY
+    W = mean.repeat(num_users, 1)
+    gap = mean.new_zeros(num_users)
+    std = ((1 - 1 / K) / mean.new_full((num_users, K), prior.strength)).sqrt()  # without pairs
+    logits = Z.double() @ mean / LOGIT_SCALE  # (n, K) @ (K,)
+    a = logits.new_zeros(len(Z))
+    if fixed and not prior.own:
+        return Mixtures(W, gap, logits, a, std if spread else None)
+    if len(Z) and not Z.abs().max() <= LARGEST_LOG_ODDS * LOGIT_SCALE:
+        raise InputError(
+            f"a pair's rewards differ by log-odds above {LARGEST_LOG_ODDS:g}:"
+            " an outlier in the embeddings?"
+        )
+    for batch in people:
+        who = batch.who
+        rows, real, G = batch.rows, batch.real, batch.G
+        if counted is not None:
+            rows, real, G = batch.only(counted)
+        vote = real.double() if votes is None else votes[rows] * real  # (people, m)
+        m = vote.sum(1, keepdim=True).clamp_min(1)  # (people, 1)
+        z = Z[rows].double() / LOGIT_SCALE * real.unsqueeze(2)  # (people, m, K)
+        own = None if not prior.own else m.unsqueeze(2) * prior.own**2 * G
+        if fixed:
+            one = mean.new_ones(1)
+            problems = PersonProblems((z @ mean).unsqueeze(2), vote / m, one, 0 * m, own)
+        else:
+            problems = PersonProblems(z, vote / m, mean, prior.strength / m, own)
+        w, coefficients, gap[who], H = newton_on_simplex(problems)
+        a[rows[real]] = (coefficients * m * prior.own**2 / LOGIT_SCALE)[real]
+        if not fixed:
+            W[who] = w
+        logits[batch.rows[batch.real]] = batch.logits(Z, W[who], a)[batch.real]
+        if spread and not fixed:
+            std[who] = laplace_std(H * m.unsqueeze(2))
+    return Mixtures(W, gap, logits, a, std if spread else None)

@@ -1,0 +1,167 @@
+"""The ridge model: everybody's rewards as Gaussian priors see them, and the two problems in it.
+
+    r_i = V w_i + e_i,    P(i prefers the chosen reply) = sigmoid(x . r_i / LOGIT_SCALE)
+
+    V_k = unit * (c * head + s * u + p * D_k),    w_i on the simplex,    e_i ~ N(0, (unit * o)^2 I)
+
+u is common to all people, D_k a column's own, e_i a person's own; u and D_k are N(0, I) before any
+pair is seen. head is V_ref at length sqrt(d), as long as a typical u; c is next to free, so that
+the ridge pulls towards a multiple of the head, or towards zero where there is none. unit =
+LOGIT_SCALE / (root mean square of |x|): the spreads s, p and o are log-odds of a typical pair,
+whatever the scale of the embeddings.
+
+The joint problem, from which V comes (n pairs, q_ij how much each of them counts, n in all):
+
+    min over V, w of  [sum_ij q_ij * -log P_ij  +  (c^2 / HEAD_SPREAD^2 + |u|^2 + sum_k |D_k|^2) / 2
+                       + SEEN_STRENGTH / 2 * sum_i q_i |w_i - mean of w|^2] / n              (R1)
+
+q_ij = q_i = 1: the likelihood, minus the log posterior over n; or q_i = m / m_i with m = n / C, for
+Eq. 10, in which all people count alike. V is what people share: e is no part of it.
+
+The person's problem, V frozen, convex (m pairs, z_j = x_j @ V / LOGIT_SCALE):
+
+    min over w, e of  [sum_j -log sigmoid(z_j . w + x_j . e / LOGIT_SCALE)
+                       + strength / 2 |w - mean|^2  +  |e|^2 / 2 (unit * o)^2] / m           (R2)
+
+At its minimum e = unit * o * sum_j a_j X_j with X_j = unit * o * x_j / LOGIT_SCALE and coefficients
+a_j = sigmoid(-logit_j): m numbers tell all of e, and no product but G = X X' (m, m) is needed.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from lore.common import InputError
+from lore.fit.lbfgs import TOLERANCE, minimise
+from lore.fit.likelihood import LOGIT_SCALE
+from lore.fit.one_read import joint_likelihoods
+from lore.fit.product import Rows
+
+WEIGH = ("pairs", "people")  # whose votes are equal
+HEAD_SPREAD = 5.0  # of c: hardly held, but finite where the head separates all pairs
+SEEN_STRENGTH = 1.0  # pairs that the mean mixture counts as, for people seen
+
+
+# ------------------------------------------------------------------------------------------------
+# The joint problem
+# ------------------------------------------------------------------------------------------------
+
+
+class Parameters(NamedTuple):
+    """The parts of one fit's vector theta; of K = 1, which has nothing personal, D and L are empty."""
+
+    c: torch.Tensor  # (1,)
+    u: torch.Tensor  # (d,)
+    D: torch.Tensor  # (K, d)
+    L: torch.Tensor  # (C, K) logits of W
+
+
+class JointProblem:
+    """(R1), for fits of several ranks, ridges and sets of pairs side by side.
+
+    InputError: a weigh that is not in WEIGH; choices of a softmax, which are no pairs.
+    """
+
+    def __init__(self, train, V_ref, device, weigh):
+        if weigh not in WEIGH:
+            raise InputError(f"weigh = {weigh!r}: {' or '.join(WEIGH)}")
+        if train.softmax:
+            raise InputError("the ridge solver knows pairs only; choices of a softmax need adam")
+        self.weigh = weigh
+        self.X = Rows.of(train, torch.zeros((), device=device))  # (n, d)
+        self.d = train.num_features
+        self.C = len(train.user_ids)
+        self.user = train.user.to(device)
+        self.votes = train.votes.to(device)  # (n,)
+        self.everything = torch.ones_like(self.user, dtype=torch.bool)  # (n,) all pairs count
+
+        def add_squares(total, _, x):
+            total.add_(x.square().sum(dtype=torch.float64))
+
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        square = self.X.accumulate(zero, add_squares).item() / len(train)  # mean of |x|^2
+        self.unit = LOGIT_SCALE / math.sqrt(square) if square else LOGIT_SCALE
+        like = self.X.rest
+        head = like.new_zeros(self.d, 1) if V_ref is None else F.normalize(V_ref.to(like), dim=0)
+        self.head = math.sqrt(self.d) * head.double()  # (d, 1)
+
+    def sizes(self, K):
+        """Numbers in c, u, D and L."""
+        return [1, self.d, K * self.d, self.C * K] if K > 1 else [1, self.d, 0, 0]
+
+    def parts(self, theta, K):
+        c, u, D, L = theta.split(self.sizes(K))
+        return Parameters(c, u, D.view(-1, self.d), L.view(-1, K))
+
+    def solution(self, theta, K, s, p):
+        """One fit's vector -> V (d, K) float32, W (C, K)."""
+        c, u, D, L = self.parts(theta, K)
+        V = c * self.head + s * u.unsqueeze(1)  # (d, 1)
+        if K == 1:
+            return (self.unit * V).float(), theta.new_ones(self.C, 1)
+        return (self.unit * (V + p * D.T)).float(), L.softmax(1)
+
+    def weights(self, counted):
+        """q_ij of the pairs of a mask (n,), and q_i: (n,), (C,)"""
+        counted = counted * self.votes
+        if self.weigh == "pairs":
+            return counted, counted.new_ones(self.C)
+        counts = counted.new_zeros(self.C).index_add_(0, self.user, counted)
+        of_person = counted.sum() / self.C / counts.clamp_min(1)  # who has no pair has no say
+        return counted * of_person[self.user], of_person
+
+    def loss(self, theta, K, nll, W, weight, of_person):
+        """(R1) of one fit, from its negative log likelihood."""
+        c, u, D, _ = self.parts(theta, K)
+        ridge = (c / HEAD_SPREAD).square().sum() + u.square().sum() + D.square().sum()
+        apart = SEEN_STRENGTH * (of_person @ (W - W.mean(0)).square().sum(1))  # (C,) @ (C,)
+        return (nll + (ridge + apart) / 2) / weight.sum()
+
+    def descend(self, thetas, ranks, s, ps, masks, passes, tolerance=TOLERANCE):
+        """Fits of ranks[f] with spreads s, ps[f] to the pairs of masks[f], from thetas on.
+
+        All share each pass over X.
+        """
+        sizes = [len(theta) for theta in thetas]
+        owner = torch.arange(len(ranks)).repeat_interleave(torch.tensor(sizes))
+        weights = [self.weights(mask) for mask in masks]
+        of_pairs = torch.stack([weight for weight, _ in weights])
+
+        def losses(theta):
+            thetas = theta.split(sizes)
+            Vs, Ws = zip(*map(self.solution, thetas, ranks, [s] * len(ps), ps))
+            nlls = joint_likelihoods(self.X, Vs, Ws, self.user, of_pairs)
+            values = []
+            for theta, K, nll, W, q in zip(thetas, ranks, nlls, Ws, weights):
+                values.append(self.loss(theta, K, nll, W, *q))
+            return torch.stack(values)
+
+        owner = owner.to(self.user.device)
+        theta = minimise(losses, torch.cat(list(thetas)), owner, passes, tolerance)
+        return list(theta.split(sizes))
+
+    def corners(self, ranks, fitted, Z, p):
+        """Starts of D and L for each rank, from Bradley-Terry's rewards Z (n, 1) of the pairs.
+
+        The columns lie at the corners of a simplex in the K - 1 directions in which people differ
+        most, each person near the corners that their own pairs pull Bradley-Terry towards.
+        """
+        weight, _ = self.weights(fitted)
+        pull = (weight * torch.sigmoid(-Z.flatten() / LOGIT_SCALE)).float()
+
+        def add_pull(total, rows, x):
+            total.index_add_(0, self.user[rows], x * pull[rows].unsqueeze(1))
+
+        # (C, d) minus the gradient of each user's part of (R1)
+        G = self.X.accumulate(self.X.rest.new_zeros(self.C, self.d), add_pull).double()
+        left, singular, right = torch.linalg.svd(G, full_matrices=False)
+        scores = left * singular  # (C, directions)
+        scores = scores / scores[:, 0].std(correction=0).clamp_min(1e-30)
+        for K in ranks:
+            corner = torch.linalg.qr(torch.eye(K, K - 1, dtype=torch.float64) - 1 / K)[0]
+            corner = corner.to(right)[:, : len(right)]  # (K, r), rows of equal length
+            r = corner.shape[1]
+            D = F.normalize(corner @ right[:r], dim=1) * math.sqrt(self.d) / p  # (K, r) @ (r, d)
+            yield D, scores[:, :r] @ corner.T  # (C, r) @ (r, K)

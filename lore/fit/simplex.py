@@ -1,0 +1,219 @@
+"""Convex problems of many people on the simplex, solved to a certificate: (R2) of lore/fit/ridge_model.py."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from lore.common import InputError
+
+CERTIFIED = 1e-6  # largest gap of a few-shot fit, in the unit of Eq. 11
+
+# of the interior-point method
+NEWTON_STEPS = 100  # tried before a problem is given up; about 15 are usual
+CENTRING = 0.1  # share of the present w * s that a step aims at
+SMALLEST_MU = 1e-13  # and never at less, for the sake of rounding
+SMALLEST_START = 1e-6  # of the multipliers
+TO_THE_BOUNDARY = 0.995  # of the way to w = 0 or s = 0 that a step may go
+HALVINGS = 30  # of a step that does not lower the barrier function enough
+SUFFICIENT = 1e-4  # share of the decrease that the slope promises (Armijo)
+ROUNDING = 1e-10  # of 1 + |value|: what is no increase but rounding
+JITTER = 1e-14  # of the largest curvature, added so that Cholesky's method survives rounding
+
+
+# ------------------------------------------------------------------------------------------------
+# The person's problem
+# ------------------------------------------------------------------------------------------------
+
+
+class Slopes(NamedTuple):
+    """What a Newton step of PersonProblems needs, e eliminated."""
+
+    g: torch.Tensor  # (users, K) gradient in w
+    gap: torch.Tensor  # (users,) the loss is within it of the smallest there is
+    reduced: torch.Tensor  # (users, K) gradient in w once e has followed
+    H: torch.Tensor  # (users, K, K) and its Hessian
+    pull: torch.Tensor  # (users, m) minus the gradient in e, seen through X: G (q - a)
+    follow: torch.Tensor  # (users, m) the step of a if w stays
+    Bz: torch.Tensor  # (users, m, K) minus how a follows w
+
+
+class PersonProblems(NamedTuple):
+    """(R2) of several people at once, each padded to m pairs, those that do not count of weight 0.
+
+    With c_j = weight_j * sigmoid'(logit_j), q_j = weight_j * sigmoid(-logit_j), G times m and a over
+    m, so that they fit a mean, Newton's equations for steps dw and da are
+
+        da = q - a - c (z dw + G da),    strength / m * dw - z' da = z' a - strength / m * (w - mean)
+
+    The first gives da = r - B z dw with B = sqrt(c) (1 + sqrt(c) G sqrt(c))^-1 sqrt(c) and
+    r = q - a - B G (q - a); in the second B then stands where c stands without e.
+
+    Certificate: f is convex, so no w of the simplex is better by more than the Frank-Wolfe gap; in e
+    it bends by at least 1 (in the unit of its prior), so no e by more than half its squared
+    gradient, (q - a)' G (q - a) / 2.
+    """
+
+    z: torch.Tensor  # (users, m, K) in log-odds
+    weight: torch.Tensor  # (users, m) 1 / m_i of each pair that counts
+    mean: torch.Tensor  # (K,)
+    shrink: torch.Tensor  # (users, 1) strength / m_i
+    G: torch.Tensor | None  # (users, m, m) times m_i; None: e = 0
+
+    def logits(self, w, a):
+        """(users, m)"""
+        logits = (self.z @ w.unsqueeze(2)).squeeze(2)  # (users, m, K) @ (users, K, 1)
+        return logits if self.G is None else logits + self.times_G(a)
+
+    def times_G(self, a):
+        return (self.G @ a.unsqueeze(2)).squeeze(2)  # (users, m, m) @ (users, m, 1)
+
+    def loss(self, w, a):
+        """(users,)"""
+        nll = -(self.weight * F.logsigmoid(self.logits(w, a))).sum(1)
+        loss = nll + (self.shrink / 2 * (w - self.mean).square()).sum(1)
+        return loss if self.G is None else loss + (a * self.times_G(a)).sum(1) / 2
+
+    def slopes(self, w, a):
+        p = torch.sigmoid(-self.logits(w, a))
+        q = self.weight * p
+        c = q * (1 - p)
+        ridge = self.shrink * (w - self.mean)
+        g = ridge - self.transposed_z(q)
+        gap = frank_wolfe_gap(w, g)
+        if self.G is None:
+            pull = torch.zeros_like(a)
+            follow = q - a
+            Bz = c.unsqueeze(2) * self.z
+        else:
+            pull = self.times_G(q - a)
+            gap = gap + ((q - a) * pull).sum(1) / 2
+            solved = self.times_B(c, torch.cat([self.z, pull.unsqueeze(2)], 2))
+            follow = q - a - solved[:, :, -1]
+            Bz = solved[:, :, :-1]
+        reduced = ridge - self.transposed_z(a + follow)
+        H = self.z.mT @ Bz  # (users, K, m) @ (users, m, K)
+        H = H + torch.diag_embed(self.shrink.expand(-1, H.shape[1]))
+        return Slopes(g, gap, reduced, H, pull, follow, Bz)
+
+    def transposed_z(self, a):
+        return (a.unsqueeze(1) @ self.z).squeeze(1)  # (users, 1, m) @ (users, m, K)
+
+    def times_B(self, c, right):
+        """B of right (users, m, columns)."""
+        root = c.sqrt().unsqueeze(2)  # (users, m, 1)
+        M = root * self.G * root.mT
+        M.diagonal(dim1=1, dim2=2).add_(1)
+        return root * torch.cholesky_solve(root * right, torch.linalg.cholesky(M))
+
+
+def frank_wolfe_gap(w, g):
+    """Bound on f(w) - min f: f is convex, and the simplex's corners are where its slope is least."""
+    return (g * w).sum(1) - g.amin(1)
+
+
+# ------------------------------------------------------------------------------------------------
+# Newton's method on the simplex
+# ------------------------------------------------------------------------------------------------
+
+
+def newton_on_simplex(problems):
+    """The best w (people, K) and a (people, m) found, their gap (people,) and H (people, K, K).
+
+    Primal-dual interior point (Boyd and Vandenberghe, Convex Optimization, section 11.7). With
+    multipliers s of w >= 0 and y of sum w = 1, the optimum has
+
+        f'(w) - s + y 1 = 0,    w_k s_k = 0,    sum w = 1,    w, s >= 0
+
+    Newton's step for w_k s_k = mu in place of 0, mu on its way to 0, is, eliminating ds,
+
+        (H + diag(s / w)) dw + y 1 = mu / w - f'(w),    sum dw = 0,    ds = mu / w - s - s / w * dw
+
+    where H and f' are those of w once e has followed; then a takes the step that follows from dw.
+
+    InputError: not certified after NEWTON_STEPS.
+    """
+    people, m, K = problems.z.shape
+    w = problems.z.new_full((people, K), 1 / K)
+    a = problems.z.new_zeros(people, m)
+    at = problems.slopes(w, a)
+    s = at.g.abs().amax(1, keepdim=True).clamp_min(SMALLEST_START).expand(-1, K)
+    best = w, a, at.gap, at.H
+    for _ in range(NEWTON_STEPS - 1):
+        if best[2].max() <= CERTIFIED:
+            return best
+        mu = CENTRING * (w * s).mean(1, keepdim=True).clamp_min(SMALLEST_MU)
+        dw = newton_step(w, s, at.reduced, at.H, mu)
+        ds = mu / w - s - s / w * dw
+        da = at.follow - (at.Bz @ dw.unsqueeze(2)).squeeze(2)  # (people, m, K) @ (people, K, 1)
+        size = step_size(problems, (w, a), (dw, da), at, mu)
+        w = w + size * dw
+        a = a + size * da
+        s = s + inside(s, ds) * ds
+        w = w / w.sum(1, keepdim=True)
+        at = problems.slopes(w, a)
+        better = at.gap < best[2]
+        best = [better_of(better, *both) for both in zip((w, a, at.gap, at.H), best)]
+    if best[2].max() <= CERTIFIED:
+        return best
+    raise InputError(
+        f"a few-shot fit is not certified: its gap {best[2].max():.1e} is above {CERTIFIED:g}"
+    )
+
+
+def better_of(better, new, old):
+    """The new one where `better` (people,) says so; both (people, ..)"""
+    return torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
+
+
+def newton_step(w, s, g, H, mu):
+    """dw of the system above, its y eliminated: M dw = mu / w - g - y 1 with sum dw = 0."""
+    r = (w / s).sqrt()  # scaled by it, the smallest eigenvalue of M = H + diag(s / w) is at least 1
+    scaled = r[:, :, None] * H * r[:, None, :]
+    K = w.shape[1]
+    largest = scaled.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]
+    identity = torch.eye(K).to(H)
+    L = torch.linalg.cholesky(scaled + (1 + JITTER * K * largest) * identity)
+    right = torch.stack([mu / w - g, torch.ones_like(w)], 2)  # (users, K, 2)
+    solved = r[:, :, None] * torch.cholesky_solve(r[:, :, None] * right, L)
+    a, b = solved.unbind(2)
+    return a - b * (a.sum(1) / b.sum(1))[:, None]
+
+
+def step_size(problems, point, step, at, mu):
+    """Largest of the halved steps that stays inside and lowers the barrier. (people, 1)"""
+    w, a = point
+    dw, da = step
+
+    def barrier(w, a):
+        """f - mu * sum_k log w_k. (people,)"""
+        return problems.loss(w, a) - (mu * w.log()).sum(1)
+
+    size = inside(w, dw)
+    value = barrier(w, a)
+    slope = ((at.g - mu / w) * dw).sum(1) - (at.pull * da).sum(1)
+    for _ in range(HALVINGS):
+        allowed = value + SUFFICIENT * size[:, 0] * slope + ROUNDING * (1 + value.abs())
+        high = barrier(w + size * dw, a + size * da) > allowed
+        if not high.any():
+            break
+        size = torch.where(high[:, None], size / 2, size)
+    return size
+
+
+def inside(x, step):
+    """Largest part of a step, up to all of it, that keeps x > 0. (users, K) -> (users, 1)"""
+    part = torch.where(step < 0, -TO_THE_BOUNDARY * x / step, 1.0)
+    return part.amin(1, keepdim=True).clamp_max(1.0)
+
+
+def laplace_std(H):
+    """Std of w from the Hessian of its log posterior, along the simplex.
+
+    (users, K, K) -> (users, K)
+    """
+    K = H.shape[1]
+    B = torch.linalg.qr(torch.eye(K, K - 1).to(H) - 1 / K)[0]  # (K, K-1), columns sum to zero
+    inner = torch.linalg.pinv(B.T @ H @ B, hermitian=True)  # (users, K-1, K-1)
+    covariance = B @ inner @ B.T  # (K, K-1) @ (users, K-1, K-1) @ (K-1, K) -> (users, K, K)
+    return covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()

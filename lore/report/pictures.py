@@ -1,0 +1,182 @@
+"""Pictures, each drawn from the JSON that stands beside it."""
+
+import io
+import itertools
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from lore.common import written_whole
+from lore.fit.evaluation import ALONE, ANOTHER, LORE, POPULATION, SHARED_OWN, SHUFFLED
+from lore.processes import by_first_process
+from lore.report.text_tables import GROUP_NAMES, RANK_NAMES
+
+
+@by_first_process
+def plot_accuracy_vs_rank(path):
+    """PATH.json -> PATH.png: see rank_figure."""
+    save_png(rank_figure(path), path)
+
+
+def rank_figure(path):
+    """PATH.json: the accuracies against K >= 1, with their intervals over users.
+
+    In grey, on unseen users: the baselines, the reference head and the best possible.
+    """
+    rows = json.loads(Path(f"{path}.json").read_text())["summary"]
+    figure, axes = new_figure("rank K", "accuracy (%), bars: 95 % interval")
+    alphas = sorted({row["alpha"] for row in rows} - {None})
+    for style, alpha in zip(itertools.cycle(("-", "--", "-.", ":")), alphas):
+        ranked = [row for row in rows if row["alpha"] == alpha and row["K"] != 0]
+        ranked.sort(key=lambda row: row["K"])
+        of_alpha = f", alpha {alpha:g}" if len(alphas) > 1 else ""
+        plot_ranks(axes, ranked, style, of_alpha)
+    lines = [
+        (0, LORE, ":"),
+        ("best", LORE, "--"),
+        ("alone", ALONE, "-."),
+        (1, SHARED_OWN, (0, (1, 4))),
+    ]
+    for K, variant, style in lines:
+        for row in [row for row in rows if (row["K"], row["model"]) == (K, variant)][:1]:
+            name = variant if variant == SHARED_OWN else RANK_NAMES[K].lstrip("0 ")
+            label = f"{name}, unseen"
+            grey = {"color": "0.4", "linestyle": style, "linewidth": 1}
+            axes.axhline(100 * row["unseen"], label=label, **grey)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    return finished(figure, axes, path)
+
+
+def plot_ranks(axes, ranked, style, of_alpha):
+    """The curves of one alpha."""
+    fits = [row for row in ranked if row["model"] == LORE]
+    ranks = [row["K"] for row in fits]
+    for colour, (name, label) in enumerate(GROUP_NAMES.items()):
+        y = 100 * np.array([row[name] for row in fits])
+        bars = None
+        if fits and name in ("seen", "unseen"):
+            interval = 100 * np.array([row[f"{name}_interval"] for row in fits])  # (ranks, 2)
+            bars = abs(interval.T - y)
+        looks = {"fmt": f"o{style}", "color": f"C{colour}", "markersize": 4, "capsize": 2}
+        axes.errorbar(ranks, y, yerr=bars, label=label + of_alpha, **looks)
+    for marker, variant in zip("xv+", (POPULATION, ANOTHER, SHUFFLED)):
+        curve = [(row["K"], 100 * row["unseen"]) for row in ranked if row["model"] == variant]
+        if curve:
+            looks = {"color": "0.6", "linewidth": 1, "label": f"{variant}, unseen{of_alpha}"}
+            axes.plot(*zip(*curve), f"{marker}{style}", **looks)
+
+
+@by_first_process
+def plot_accuracy_vs_shots(path, shot="pairs"):
+    """PATH.json -> PATH.png: see shots_figure."""
+    save_png(shots_figure(path, shot), path)
+
+
+def shots_figure(path, shot="pairs"):
+    """PATH.json: accuracy of unseen users against shots, one colour per (alpha, K).
+
+    The band is the std over trials.
+    """
+    rows = json.loads(Path(f"{path}.json").read_text())["rows"]
+    figure, axes = new_figure(
+        f"{shot} known of each unseen user (shots)", "accuracy on unseen users, new prompts (%)"
+    )
+    numbers = sorted({row["shots"] for row in rows} - {"all"})
+    place = {shots: shots for shots in numbers}
+    if any(row["shots"] == "all" for row in rows):
+        place["all"] = max(numbers, default=0) + 1
+        axes.set_xticks(list(place.values()), list(map(str, place)))
+    for colour, (alpha, K) in enumerate(dict.fromkeys((row["alpha"], row["K"]) for row in rows)):
+        curve = [row for row in rows if (row["alpha"], row["K"]) == (alpha, K)]
+        curve.sort(key=lambda row: place[row["shots"]])
+        x = [place[row["shots"]] for row in curve]
+        y = 100 * np.array([row["unseen"] for row in curve])
+        spread = 100 * np.array([row["unseen_std_trials"] for row in curve])
+        label = f"K = {RANK_NAMES.get(K, K)}" + (f", alpha {alpha:g}" if alpha else "")
+        axes.plot(x, y, "o-", color=f"C{colour}", markersize=4, label=label)
+        axes.fill_between(x, y - spread, y + spread, color=f"C{colour}", alpha=0.2, linewidth=0)
+    return finished(figure, axes, path)
+
+
+@by_first_process
+def plot_mixtures(path, true, learned, title):
+    """PATH.png: each seen person's true weights over the reward models beside the learned ones.
+
+    true (C, M), learned (C, K); a line of the picture is a person.
+    """
+    order = np.lexsort((-true.max(axis=1), true.argmax(axis=1)))
+    figure = empty_figure((7, 4))
+    panels = figure.subplots(1, 2, sharey=True)
+    shown = (("true mixtures", "reward model", true), (title, "basis reward", learned))
+    for axes, (heading, label, weights) in zip(panels, shown):
+        extent = (-0.5, weights.shape[1] - 0.5, len(weights), 0)
+        looks = {"aspect": "auto", "interpolation": "nearest", "extent": extent}
+        image = axes.imshow(weights[order], vmin=0, vmax=1, **looks)
+        axes.set_title(heading, fontsize=9)
+        axes.set_xlabel(label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylabel("seen people, by their strongest reward model")
+    figure.colorbar(image, ax=panels, label="weight")
+    save_png(figure, path)
+
+
+def plot_questions(path):
+    """PATH.json -> PATH.png: accuracy against questions, chosen and random; band: standard error."""
+    rows = json.loads(Path(f"{path}.json").read_text())["rows"]
+    figure, axes = new_figure("questions asked", "accuracy on other pairs, planted people (%)")
+    x = [row["questions"] for row in rows]
+    for colour, way in enumerate(("chosen", "random")):
+        y = 100 * np.array([row[way] for row in rows])
+        error = 100 * np.array([row[f"{way}_error"] for row in rows])
+        axes.plot(x, y, "o-", color=f"C{colour}", markersize=4, label=f"{way} questions")
+        axes.fill_between(x, y - error, y + error, color=f"C{colour}", alpha=0.2, linewidth=0)
+    grey = {"color": "0.4", "linestyle": "--", "linewidth": 1}
+    axes.axhline(100 * rows[0]["best"], label="best possible", **grey)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    save_png(finished(figure, axes, path), path)
+
+
+def empty_figure(size):
+    """A figure that is drawn into a file, whatever MPLBACKEND a notebook has left behind."""
+    os.environ["MPLBACKEND"] = "Agg"  # matplotlib looks at it when it is imported
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcdefaults()  # whatever a matplotlibrc says, LaTeX that is not there for one
+    return Figure(figsize=size, layout="constrained")
+
+
+def new_figure(x_label, y_label):
+    figure = empty_figure((6, 4))
+    axes = figure.subplots()
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def finished(figure, axes, path):
+    """The figure with its title and legend."""
+    axes.set_title(Path(path).name, fontsize=9)
+    if len(axes.get_legend_handles_labels()[0]) > 7:  # it would hide the curves
+        figure.set_size_inches(8, 4)
+        figure.legend(fontsize=8, loc="outside right upper")
+    else:
+        axes.legend(fontsize=8)
+    return figure
+
+
+def save_png(figure, path):
+    with written_whole(f"{path}.png") as file:
+        figure.savefig(file, dpi=150, format="png")
+
+
+def svg_of(figure):
+    """A figure as SVG, to stand in a page: sharp at any size, the same bytes for the same numbers."""
+    import matplotlib
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "lore", "svg.fonttype": "none"}):
+        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]

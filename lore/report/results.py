@@ -1,0 +1,129 @@
+"""What a run leaves behind: JSON first, then what is printed, then the picture."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from lore.common import written_whole
+from lore.fit.evaluation import ALL_SHOTS, LORE
+from lore.processes import by_first_process
+from lore.report.pictures import plot_accuracy_vs_rank, plot_accuracy_vs_shots
+from lore.report.statistics import by_user, summarise
+from lore.report.text_tables import (
+    print_both_sides,
+    print_choices,
+    print_few_shot_table,
+    print_run_table,
+)
+
+
+def report(path, cells, args, rows=None, **more):
+    """PATH.json with the rows of all cells, their summary and more; the choices and the table; PATH.png.
+
+    -> summary
+    """
+    over = "splits" if args.resplit else "seeds"
+    summary = summarise(cells, over)
+    save_results(path, run_rows(cells) if rows is None else rows, args, summary=summary, **more)
+    print_choices(cells)
+    print_run_table(summary, over)
+    print_both_sides(cells)
+    plot_accuracy_vs_rank(path)
+    return summary
+
+
+def report_few_shot(path, result, args, shot="pairs"):
+    """PATH.json with a row per (alpha, K, shots); the choices and the curve; PATH.png."""
+    rows = few_shot_rows(result)
+    save_results(path, rows, args)
+    print_choices(result.cells)
+    print_few_shot_table(rows)
+    print_both_sides(result.cells)
+    plot_accuracy_vs_shots(path, shot)
+
+
+def run_rows(cells):
+    """One dict per cell: mean and std over users of each accuracy, every user's own numbers, and what
+    the ridge solver chose."""
+    rows = []
+    for cell in cells:
+        row = {"seed": cell.seed, "alpha": cell.alpha, "K": cell.K, "model": cell.variant}
+        if cell.best is not None:
+            row["best"] = cell.best
+        for name, accuracy in cell.accuracy.items():
+            row[name] = float(accuracy.mean())
+            row[f"{name}_std_users"] = float(accuracy.std())
+        if cell.variant == LORE and cell.fit is not None and cell.fit.choice:
+            row["choice"] = cell.fit.choice
+        rows.append(row | of_each_user(cell))
+    return rows
+
+
+def of_each_user(cell):
+    """What a reader needs to compute anything else: per group the ids, pairs, accuracies, log-losses."""
+    by_group = {}
+    for name, outcomes in (cell.outcomes or {}).items():
+        by_group[name] = {
+            "user": [*cell.users[name]],
+            "pairs": np.bincount(outcomes.user).tolist(),
+            "accuracy": cell.accuracy[name].tolist(),
+            "log_loss": by_user(outcomes.user, outcomes.log_loss).tolist(),
+        }
+    return {"of_each_user": by_group, "both_sides": cell.both_sides}
+
+
+def few_shot_rows(result):
+    """FewShotResult -> one dict per (alpha, K, shots): std over trials, interval over users."""
+    rows = []
+    for cell, row in zip(result.cells, summarise(result.cells)):
+        for name, std in cell.std_trials.items():
+            row[f"{name}_std_trials"] = float(std)
+        row["shots"] = "all" if cell.shots == ALL_SHOTS else cell.shots
+        rows.append(row | of_each_user(cell))
+    return rows
+
+
+@by_first_process
+def save_results(path, rows, args, **more):
+    """PATH.json: settings, versions, git commit, rows, and what else is given."""
+    settings = {}
+    for name, value in vars(args).items():
+        settings[name] = str(value) if isinstance(value, Path) else value
+    environment = {"python": sys.version.split()[0]}
+    for name in ("torch", "numpy"):
+        environment[name] = version(name)
+    made_by = {"settings": settings, "environment": environment, "git_commit": git_commit()}
+    with written_whole(f"{path}.json") as file:
+        file.write_text(as_json({**made_by, "rows": rows, **more}) + "\n")
+
+
+def as_json(results):
+    """Indented, but a row is one line: it holds numbers of every user."""
+    parts = []
+    for name, value in results.items():
+        text = json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n  ")
+        if isinstance(value, list):
+            lines = [json.dumps(row, allow_nan=False) for row in value]
+            text = "[\n    " + ",\n    ".join(lines) + "\n  ]"
+        parts.append(f"  {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}"
+
+
+def git_commit():
+    """Commit of this code, with "+" where the files differ from it; None outside a git checkout."""
+    try:
+        commit = git("rev-parse", "HEAD")
+        changes = git("status", "--porcelain")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.strip() + ("+" if changes else "")
+
+
+def git(*arguments):
+    here = Path(__file__).resolve().parent
+    done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
+    return done.stdout

@@ -1,0 +1,237 @@
+"""Embeddings and the comparisons beside them, on disk: NAME.safetensors and NAME.parquet."""
+
+import ast
+import json
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lore.common import InputError, written_whole
+
+TABLE_ROWS = 8192  # embeddings handled at a time, so that a table is never copied whole
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
+
+
+class Split(NamedTuple):
+    """Embeddings and the comparisons on them, as one pair of files holds them."""
+
+    table: torch.Tensor  # (rows, d)
+    frame: object  # pandas DataFrame, a row per comparison: user_id, chosen, rejected, its place
+    head: torch.Tensor | None  # V_ref, (d, 1) float32; None for a text encoder, which has none
+    model: str = ""  # Encoder.identity of what made the embeddings, see identity_of
+    made_from: str = ""  # hash of the file that the texts come from, where it may change unnoticed
+
+
+def identity_of(text):
+    """What a file says of the model that made its embeddings: JSON, in older files Python's own form.
+
+    None where it says something else, as of planted people, who have none.
+    """
+    for read in (json.loads, ast.literal_eval):
+        try:
+            identity = read(text)
+        except (ValueError, SyntaxError):
+            continue
+        if isinstance(identity, dict):
+            return identity
+    return None
+
+
+# ------------------------------------------------------------------------------------------------
+# Writing
+# ------------------------------------------------------------------------------------------------
+
+
+def save_split(path, split, blocks=None, **metadata):
+    """PATH.safetensors (`embeddings`, `head`; model and metadata in its header), PATH.parquet.
+
+    blocks: (row numbers, (rows, d)) of a table that comes piece by piece; split.table then has
+    only its shape (device meta).
+    """
+    tensors = {"embeddings": split.table.contiguous()}
+    if split.head is not None:
+        tensors["head"] = split.head.contiguous()
+    with written_whole(f"{path}.parquet") as file:  # first: a fingerprint vouches for both files
+        split.frame.to_parquet(file)
+    header = {"model": split.model, "made_from": split.made_from, **metadata}
+    header = {key: str(value) for key, value in header.items()}
+    with written_whole(f"{path}.safetensors") as file:
+        if blocks is None:
+            save_file(tensors, file, header)
+        else:
+            write_blocks(file, tensors, blocks, header)
+
+
+def write_blocks(path, tensors, blocks, metadata):
+    """A safetensors file as save_file makes it, `embeddings` row by row from `blocks`.
+
+    It takes the memory of one block. The format: eight bytes with the length of a JSON text, that
+    text, which says where each tensor lies, and the numbers.
+    """
+    header = {"__metadata__": metadata}
+    end = 0
+    for name, tensor in tensors.items():
+        begin = end
+        end += tensor.numel() * tensor.element_size()
+        place = {"shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[name] = {"dtype": DTYPES[tensor.dtype], **place}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    table = tensors["embeddings"]
+    width = table.shape[1] * table.element_size()  # bytes of a row
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        start = file.tell()
+        if "head" in tensors:
+            file.seek(start + header["head"]["data_offsets"][0])
+            file.write(as_bytes(tensors["head"].flatten()))
+        for rows, vectors in blocks:
+            for row, vector in zip(rows, as_bytes(vectors)):
+                file.seek(start + row * width)
+                file.write(vector)
+
+
+def as_bytes(tensor):
+    """The bytes of its last dimension's numbers, as a NumPy array."""
+    return tensor.view(torch.uint8).numpy()
+
+
+# ------------------------------------------------------------------------------------------------
+# Reading
+# ------------------------------------------------------------------------------------------------
+
+
+def load_split(path, made_by, columns=("chosen", "rejected"), needed=()):
+    """The Split saved at PATH, its table left on disk; `columns` of its frame hold table rows.
+
+    made_by: the command that makes it; needed: further columns. InputError: missing, damaged, NaN,
+    a missing column, rows outside the table, a head of another width.
+    """
+    for file in (f"{path}.safetensors", f"{path}.parquet"):
+        if not Path(file).exists():
+            raise InputError(f"{file} is missing; make it with: {made_by}")
+    table, head, header = read_table(path, made_by)
+    frame = read_frame(path, made_by, columns, needed, len(table))
+    if head is not None:
+        reference_head(head, table.shape[1])
+    return Split(table, frame, head, header.get("model", ""), header.get("made_from", ""))
+
+
+def read_table(path, made_by):
+    """(embeddings, head or None, header) of PATH.safetensors."""
+    file = f"{path}.safetensors"
+    try:
+        with safe_open(file, framework="np") as opened:  # "pt" claims memory for the whole file
+            names = set(opened.keys())
+            header = opened.metadata() or {}
+            head = torch.from_numpy(opened.get_tensor("head")) if "head" in names else None
+    except SafetensorError as error:
+        raise InputError(
+            f"{file} is damaged ({error}); delete it and run again: {made_by}"
+        ) from error
+    if "embeddings" not in names:
+        found = ", ".join(sorted(names)) or "nothing"
+        raise InputError(f"{file} holds no embeddings but {found}; make it with: {made_by}")
+    table = mapped(file, "embeddings")
+    if table.ndim != 2:
+        raise InputError(f"{file}: embeddings of shape {tuple(table.shape)}, not (rows, d)")
+    bad = unfinite_rows(table)
+    if len(bad):
+        raise InputError(f"{file}: row {bad[0].item()} of the embeddings holds NaN or infinity")
+    return table, head, header
+
+
+def read_frame(path, made_by, columns, needed, rows):
+    """PATH.parquet, its rows numbered anew; `columns` must hold row numbers of the table."""
+    import pandas as pd
+
+    file = f"{path}.parquet"
+    try:
+        frame = pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file} is damaged ({error}); delete it and run again: {made_by}"
+        ) from error
+    frame = numbered_anew(frame)
+    for name in (*needed, *columns):
+        if name not in frame:
+            raise InputError(
+                f"{file} has no column {name}: of another data set? make it with: {made_by}"
+            )
+    if "user_id" in frame:
+        if frame["user_id"].isna().any():
+            row = frame["user_id"].isna().argmax()
+            raise InputError(f"{file}: row {row} has no user_id; make it with: {made_by}")
+        frame["user_id"] = as_text(frame["user_id"])
+    for name in columns:
+        frame[name] = whole_numbers(frame[name], f"{file}, column {name}")
+        if len(frame) and not 0 <= frame[name].min() <= frame[name].max() < rows:
+            raise InputError(f"{file} points outside the {rows} rows of {path}.safetensors")
+    return frame
+
+
+def numbered_anew(frame):
+    """Its rows numbered 0, 1, ..; an index that has a name, as others make of ids, is a column again."""
+    named = [name for name in frame.index.names if name is not None and name not in frame]
+    return frame.reset_index(named).reset_index(drop=True)
+
+
+def as_text(ids):
+    """People's ids as text: 7, 7.0 and "7" are one, whatever type others have written them in."""
+    if ids.dtype.kind == "f" and (ids == ids.round()).all():
+        ids = ids.astype(np.int64)
+    return ids.astype(str)
+
+
+def whole_numbers(values, where):
+    """A column as int64, whatever type others have written it in. InputError: not whole numbers."""
+    if values.dtype == bool:
+        raise InputError(f"{where} holds no row numbers but true and false")
+    try:
+        numbers = values.to_numpy(dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where} holds no row numbers ({error})") from error
+    if not (np.isfinite(numbers).all() and (numbers == numbers.round()).all()):
+        raise InputError(f"{where} holds numbers that are no row numbers")
+    return numbers.astype(np.int64)
+
+
+def mapped(path, name):
+    """A tensor of a safetensors file, read from disk where it is looked at; not to be written to."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[name]
+    dtypes = {text: dtype for dtype, text in DTYPES.items()}
+    if entry["dtype"] not in dtypes:
+        raise InputError(f"{path}: {name} of type {entry['dtype']}, not one of {', '.join(dtypes)}")
+    begin, end = entry["data_offsets"]
+    raw = np.memmap(path, np.uint8, mode="r", offset=8 + length + begin, shape=(end - begin,))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        numbers = torch.from_numpy(raw)
+    return numbers.view(dtypes[entry["dtype"]]).view(entry["shape"])
+
+
+def unfinite_rows(table):
+    """Row numbers of a (rows, d) table that hold NaN or infinity."""
+    finite = [rows.isfinite().all(dim=1) for rows in table.split(TABLE_ROWS)]
+    return (~torch.cat(finite)).nonzero().flatten()
+
+
+def reference_head(V_ref, num_features):
+    """V_ref as a (d, 1) column, or None. InputError: another width than the embeddings', NaN."""
+    if V_ref is None:
+        return None
+    if V_ref.numel() != num_features:
+        raise InputError(
+            f"the head has width {V_ref.numel()}, the embeddings have {num_features}:"
+            " not the same model"
+        )
+    if not V_ref.isfinite().all():
+        raise InputError("the head holds NaN or infinity")
+    return V_ref.reshape(-1, 1)

@@ -1,0 +1,261 @@
+"""Conversations: texts, and the files and Hub data sets that they come from."""
+
+import codecs
+import csv
+import gzip
+import hashlib
+import io
+import json
+import re
+import zlib
+from pathlib import Path
+
+from lore.common import InputError
+from lore.splits import numbered_anew
+
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, no tokenizer takes it
+LARGEST_CELL = 2**31 - 1  # characters of a CSV file
+ROWS_AT_ONCE = 1000  # of a parquet file
+GZIP_MARK = b"\x1f\x8b"  # the first bytes of a packed file, whatever its name
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError)
+
+
+def open_unpacked(path):
+    """The bytes of a file, unpacked where it is gzip by its content: names are often wrong."""
+    with open(path, "rb") as file:
+        packed = file.read(len(GZIP_MARK)) == GZIP_MARK
+    return gzip.open(path) if packed else open(path, "rb")
+
+
+def open_text(path):
+    """Its text in UTF-8, or in UTF-16 where it begins as that; a byte-order mark is no part of it."""
+    with open_unpacked(path) as file:
+        mark = file.read(2)
+    wide = mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return io.TextIOWrapper(open_unpacked(path), encoding="utf-16" if wide else "utf-8-sig")
+
+
+def read_json_lines(path):
+    """Yield (line number, object) of a JSON-lines file, packed or not; blank lines hold nothing.
+
+    InputError, with file and line: what is no JSON object, a file that is something else.
+    """
+    number = 0
+    try:
+        with open_text(path) as file:
+            for number, line in enumerate(file, start=1):
+                if number == 1:
+                    refuse_stand_in(path, line)
+                line = line.removeprefix("\ufeff")  # of files that were joined
+                if line.strip():
+                    yield number, parse_object(path, number, line)
+    except DAMAGE as error:
+        raise InputError(f"{path}, after line {number}: damaged file ({error})") from error
+
+
+def refuse_stand_in(path, line):
+    """InputError where the first line is of what a failed download leaves in place of the data."""
+    if line.lstrip().startswith("<"):
+        raise InputError(f"{path} is a web page under the name of a data file; download it again")
+    if line.startswith("version https://git-lfs"):
+        raise InputError(f"{path} is a Git LFS pointer, not the data; fetch it with: git lfs pull")
+
+
+def parse_object(path, number, line):
+    """The object of one line. InputError: broken JSON, or something else than an object."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", str(error))
+        cut = "" if line.endswith("\n") else ", and no line end: cut off here? download it again"
+        raise InputError(f"{path}, line {number}: broken JSON ({reason}){cut}") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{path}, line {number}: not a JSON object; one on every line is needed")
+    return row
+
+
+def read_rows(path):
+    """Yield (place, row as a dictionary) of a file: parquet or CSV by its name, else JSON lines.
+
+    Rows are counted here, whatever numbers a table brings along. Every cell of a CSV file is text.
+    """
+    import pandas as pd
+
+    kind = Path(path).suffix.lower()
+    if kind == ".csv":
+        yield from read_csv(path)
+        return
+    if kind != ".parquet":
+        for number, row in read_json_lines(path):
+            yield f"{path}, line {number}", row
+        return
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError, *DAMAGE) as error:
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
+    for number, row in enumerate(numbered_anew(frame).to_dict("records")):
+        yield f"{path}, row {number}", row
+
+
+def read_csv(path, columns=None):
+    """Yield (place, {column: text}) of a CSV file, packed or not, one row in memory at a time.
+
+    columns: those that are wanted, None = all. InputError, with file and line: a column missing or
+    twice, a row of more or fewer cells than the first, a file cut off, or that is something else.
+    """
+    csv.field_size_limit(LARGEST_CELL)
+    try:
+        with open_text(path) as file:
+            lines = watched(path, file)
+            rows = csv.reader(lines, strict=True)
+            header = next(rows, [])
+            refuse_stand_in(path, header[0] if header else "")
+            places = columns_of(path, header, columns)
+            for cells in rows:
+                if not cells:  # a blank line
+                    continue
+                where = f"{path}, line {rows.line_num}"
+                if len(cells) != len(header):
+                    counts = f"{len(cells)} cells for {len(header)} columns"
+                    raise InputError(f"{where}: {counts}; cut off here? download it again")
+                yield where, {name: cells[place] for name, place in places.items()}
+    except csv.Error as error:
+        reason = f"broken CSV ({error}); cut off here? download it again"
+        raise InputError(f"{path}, line {rows.line_num}: {reason}") from error
+    except DAMAGE as error:
+        raise InputError(f"{path}: damaged file ({error})") from error
+
+
+def watched(path, file):
+    """The lines of a file; says so where the last one has no end, which a CSV file may have or have lost."""
+    line = "\n"
+    for line in file:
+        yield line
+    if not line.endswith("\n"):
+        print(f"{path}: its last line has no end; if the file was cut off there, download it again")
+
+
+def columns_of(path, header, columns):
+    """{column: place} of those wanted, None = all. InputError: one is missing or there twice."""
+    for name in header if columns is None else columns:
+        if header.count(name) != 1:
+            times = "twice" if name in header else "missing"
+            raise InputError(f"{path}: the column {name} is {times}")
+    return {name: header.index(name) for name in (header if columns is None else columns)}
+
+
+def read_parquet(path, columns):
+    """Yield (place, row) with some columns of a parquet file, a few rows in memory at a time.
+
+    InputError: a column is missing, or the file is no parquet.
+    """
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            columns_of(path, file.schema_arrow.names, columns)
+            number = 0
+            for some in file.iter_batches(ROWS_AT_ONCE, columns=columns):
+                for row in some.to_pylist():
+                    yield f"{path}, row {number}", row
+                    number += 1
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
+
+
+def fetch_rows(name, **options):
+    """Yield (place, row) of a Hub data set; options are those of `load_dataset`. InputError: not to be had."""
+    from datasets import Dataset, load_dataset
+
+    try:
+        loaded = load_dataset(name, **options)
+    except (OSError, ValueError) as error:
+        reason = f"no file or folder here, and cannot be fetched: {first_line(error)}"
+        raise InputError(f"{name} is {reason}") from error
+    splits = {options["split"]: loaded} if isinstance(loaded, Dataset) else loaded
+    for split, rows in splits.items():
+        for number, row in enumerate(rows):
+            yield f"{name}, {split} row {number}", row
+
+
+def find_file(source, name):
+    """Path of one file of a data set: in a local folder, or fetched from the Hub. InputError: neither.
+
+    For JSON lines as they are: a data set's own loader hides line numbers.
+    """
+    if Path(source).is_dir():
+        if not (Path(source) / name).is_file():
+            raise InputError(f"{Path(source) / name} is missing")
+        return Path(source) / name
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(source, name, repo_type="dataset"))
+    except (OSError, ValueError) as error:
+        reason = f"its {name} cannot be fetched: {first_line(error)}"
+        raise InputError(f"{source} is no folder here, and {reason}") from error
+
+
+def first_line(error):
+    return str(error).strip().split("\n", 1)[0]
+
+
+def data_files(paths):
+    """The files to read, by name: no hidden ones (macOS lays "._NAME" beside each), none of the same content twice."""
+    found = {}
+    for path in sorted(map(Path, paths)):
+        if path.name.startswith("."):
+            continue
+        digest = content_hash(path)
+        if digest in found:
+            print(f"{path} holds the same as {found[digest]}: left out")
+        else:
+            found[digest] = path
+    return list(found.values())
+
+
+def content_hash(path):
+    """SHA-256 of the bytes of a file, unpacked. InputError: a damaged file."""
+    try:
+        with open_unpacked(path) as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except DAMAGE as error:
+        raise InputError(f"{path}: damaged file ({error})") from error
+
+
+def exchange(prompt, reply):
+    """One prompt and its reply as a conversation."""
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
+
+
+def text_bytes(conversation):
+    """How long its text is, whatever a tokenizer makes of it."""
+    return sum(len(message["content"].encode()) for message in conversation)
+
+
+def require_text(conversation):
+    """InputError: a content that is not text, or that no tokenizer takes."""
+    for message in conversation:
+        content = message["content"]
+        if not isinstance(content, str):
+            kind = type(content).__name__
+            start = repr(str(content)[:60])
+            raise InputError(f"the content of a message is a {kind}, not text: {start}")
+        if SURROGATE.search(content):
+            start = repr(content[:60])
+            raise InputError(f"half a character (a lone surrogate) in the text {start}")
+
+
+def distinct(conversations):
+    """(conversations without repeats, row of each one given among them). InputError: see require_text."""
+    unique = []
+    numbers = []
+    row_of = {}
+    for conversation in conversations:
+        require_text(conversation)
+        key = hashlib.sha256(json.dumps(conversation).encode()).digest()
+        if key not in row_of:
+            row_of[key] = len(unique)
+            unique.append(conversation)
+        numbers.append(row_of[key])
+    return unique, numbers

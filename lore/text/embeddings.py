@@ -1,0 +1,331 @@
+"""Text to vectors on disk: each distinct conversation once, in parts that outlast a crash."""
+
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import socket
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pyarrow import ArrowException, parquet
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lore.common import InputError, written_whole
+from lore.processes import by_first_process, from_first, rank, world
+from lore.splits import Split, identity_of, save_split
+from lore.text.conversations import distinct, text_bytes
+from lore.text.encoder import Encoder, Vectors
+from lore.text.packing import split_into_parts
+from lore.text.throughput import Tally
+
+
+@contextmanager
+def lock_folder(folder):
+    """The right to write here, which ends with the process, however that ends.
+
+    InputError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            hint = "wait, or choose another --data"
+            raise InputError(f"{folder} is being written by {file.read()}; {hint}") from error
+        except OSError as error:
+            hint = "start no second process on it"
+            print(f"{folder} cannot be locked on this file system ({error}): {hint}")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+# ------------------------------------------------------------------------------------- one part ---
+
+
+def part_file(folder, number):
+    return folder / f"{number:05d}.safetensors"
+
+
+def part_key(fingerprint, rows):
+    """What a part is of, so that no other is taken for it."""
+    return hashlib.sha256(json.dumps([fingerprint, rows]).encode()).hexdigest()
+
+
+def save_part(file, key, found, head):
+    """Write the Vectors of a part, whole, with the reward head and a hash of all."""
+    tensors = {"vectors": found.table, "left_out": torch.tensor(found.left_out, dtype=torch.int64)}
+    if head is not None:
+        tensors["head"] = head
+    with written_whole(file) as temporary:
+        save_file(tensors, temporary, {"key": key, "sha256": hash_tensors(tensors)})
+
+
+def read_part(file, key):
+    """(Vectors, head) of a finished part; None where it is missing, damaged, or of something else."""
+    tensors = {}
+    try:
+        with safe_open(file, framework="pt") as opened:
+            header = opened.metadata() or {}
+            names = opened.keys()
+            for name in names:
+                tensors[name] = opened.get_tensor(name)
+    except (SafetensorError, OSError):
+        return None
+    if (header.get("key"), header.get("sha256")) != (key, hash_tensors(tensors)):
+        return None
+    return Vectors(tensors["vectors"], tensors["left_out"].tolist()), tensors.get("head")
+
+
+def read_left_out(file):
+    """What a part says it has left out, quickly: the vectors are read, and vouched for, later."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return opened.get_tensor("left_out").tolist()
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is missing or damaged; start again") from error
+
+
+def hash_tensors(tensors):
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+# -------------------------------------------------------------------------------------- one run ---
+
+
+@dataclass
+class Run:
+    """What is to be embedded, and where it goes.
+
+    path: of the Split; folder: of its parts; frame: with row numbers of the conversations in
+    `columns`; whole, made_from: see embed_split; conversations: the distinct ones; parts: lists of
+    their numbers; fingerprint: of all that the result depends on; keys: one for each part.
+    """
+
+    path: Path
+    folder: Path
+    frame: object
+    columns: list
+    whole: str
+    conversations: list
+    encoder: Encoder
+    made_from: str
+
+    def __post_init__(self):
+        content = [self.encoder.identity, self.frame.to_csv(), self.made_from]
+        digest = hashlib.sha256(json.dumps(content).encode())
+        for conversation in self.conversations:
+            digest.update(json.dumps(conversation).encode())
+        self.fingerprint = digest.hexdigest()
+        self.parts = split_into_parts(self.conversations, self.encoder.packs)
+        self.keys = [part_key(self.fingerprint, rows) for rows in self.parts]
+
+    def is_finished(self):
+        """Whether the Split is there already. InputError: one of another model, settings or text is."""
+        table = f"{self.path}.safetensors"
+        if not (Path(table).exists() and Path(f"{self.path}.parquet").exists()):
+            return False
+        try:
+            with safe_open(table, framework="pt") as file:
+                found = file.metadata() or {}
+            parquet.read_metadata(f"{self.path}.parquet")
+        except (SafetensorError, ArrowException, OSError) as error:
+            hint = "delete both and start again"
+            raise InputError(f"{table} or its .parquet is damaged ({error}); {hint}") from error
+        identity = self.encoder.identity
+        if identity_of(found.get("model", "")) != identity:
+            raise InputError(
+                f"{table} was made with {found.get('model')}, this run has {json.dumps(identity)};"
+                " use the same settings or another --data"
+            )
+        if "fingerprint" not in found:
+            raise InputError(
+                f"{table} is not of this script, or of an older version; delete it and start again"
+            )
+        if found["fingerprint"] != self.fingerprint:
+            raise InputError(
+                f"{table} was made of other text, perhaps with another --limit;"
+                " delete it and its .parquet, or choose another --data"
+            )
+        return True
+
+    def manifest(self):
+        """What parts in one folder must have in common."""
+        found = {name: str(value) for name, value in self.encoder.identity.items()}
+        found["share"] = self.encoder.packs
+        found["fingerprint of the text"] = self.fingerprint
+        found["parts"] = len(self.parts)
+        return found
+
+    def require_same_run(self):
+        """Write the manifest. InputError: the folder holds parts of a run with another."""
+        file = self.folder / "manifest.json"
+        if not file.exists():
+            with written_whole(file) as temporary:
+                temporary.write_text(json.dumps(self.manifest(), indent=1))
+            return
+        try:
+            before = dict(json.loads(file.read_text()))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{file} is damaged; delete {self.folder} and start again") from error
+        for name, value in self.manifest().items():
+            if before.get(name) != value:
+                raise InputError(
+                    f"{self.folder} holds an interrupted run whose {name} is"
+                    f" {before.get(name)!r}, not {value!r}; go on with the same, or delete that folder"
+                )
+
+    def delete_leftovers(self):
+        """Files that a run has not finished writing."""
+        for file in (*self.folder.glob("*.tmp"), *self.path.parent.glob(f"{self.path.name}.*.tmp")):
+            file.unlink()
+
+    def unfinished_parts(self):
+        """Numbers of the parts that are still to be computed."""
+        pending = []
+        for number, key in enumerate(self.keys):
+            file = part_file(self.folder, number)
+            if read_part(file, key) is None:
+                pending.append(number)
+                if file.exists():
+                    print(f"{file} is damaged, or of another version: computed again")
+        if len(pending) < len(self.keys):
+            print(f"{len(self.keys) - len(pending)} of {len(self.keys)} parts are there already")
+        return pending
+
+    def require_disk(self, pending):
+        """InputError: no room for the parts that are pending, and for the table beside all parts."""
+        vectors = len(self.conversations)
+        vectors += sum(len(self.parts[number]) for number in pending)
+        needed = vectors * self.encoder.num_features * self.encoder.dtype.itemsize
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            sizes = f"needs {needed / 1e6:,.2f} MB of disk, {free / 1e6:,.2f} MB are free"
+            raise InputError(f"{self.folder}: {sizes}")
+
+    def start(self, held):
+        """Numbers of the parts to compute, the folder locked until `held` ends; None: all is done."""
+        if not self.is_finished():
+            held.enter_context(lock_folder(self.folder))
+            if not self.is_finished():  # by a process that has ended just now
+                self.require_same_run()
+                self.delete_leftovers()
+                pending = self.unfinished_parts()
+                self.require_disk(pending)
+                return pending
+        print(f"{self.path}: done already")
+        return None
+
+    def compute(self, numbers):
+        """Embed parts and save each of them."""
+        texts = []
+        for number in numbers:
+            texts.append([self.conversations[row] for row in self.parts[number]])
+        with Tally(sum(map(text_bytes, itertools.chain(*texts)))) as tally:
+            for number, found in zip(numbers, self.encoder.embed_parts(texts, tally)):
+                file = part_file(self.folder, number)
+                save_part(file, self.keys[number], found, self.encoder.head)
+        tally.report()
+
+    def read(self, number):
+        """(Vectors, head) of a part. InputError: it is not there any more."""
+        file = part_file(self.folder, number)
+        found = read_part(file, self.keys[number])
+        if found is None:
+            raise InputError(f"{file} is missing or damaged; start again")
+        return found
+
+    def merge(self):
+        """Put the parts together to the Split, without the conversations that are left out."""
+        rows_of_part = []  # of the table
+        too_long = np.zeros(len(self.conversations), dtype=bool)
+        for number, rows in enumerate(self.parts):
+            left_out = read_left_out(part_file(self.folder, number))
+            rows = np.array(rows)
+            too_long[rows[left_out]] = True
+            rows_of_part.append(np.delete(rows, left_out))
+        frame = self.leave_out(too_long)
+        new_row = np.cumsum(~too_long) - 1  # of a conversation, where the others are gone
+        for column in self.columns:
+            frame[column] = new_row[frame[column].to_numpy()]
+
+        def blocks():
+            for number, rows in enumerate(rows_of_part):
+                yield new_row[rows], self.read(number)[0].table
+
+        head = self.read(0)[1]
+        shape = (int((~too_long).sum()), self.encoder.num_features)
+        table = torch.empty(shape, dtype=self.encoder.dtype, device="meta")
+        split = Split(table, frame, head, json.dumps(self.encoder.identity), self.made_from)
+        save_split(self.path, split, blocks(), fingerprint=self.fingerprint)
+
+    def leave_out(self, too_long):
+        """The frame without the rows of conversations that are too long, and says how many go."""
+        lost = too_long[self.frame[list(self.columns)].to_numpy()].any(axis=1)
+        if lost.any() and len(self.columns) == 1 and not self.whole:
+            reply = self.conversations[int(too_long.argmax())][-1]["content"]
+            raise InputError(
+                f"{self.path}: longer than the model takes is the reply {reply[:60]!r} alone;"
+                " a larger --max_length, or another model"
+            )
+        if self.whole:
+            lost = self.frame[self.whole].isin(self.frame[self.whole][lost]).to_numpy()
+        if lost.any():
+            kind = f" (every row of the same {self.whole})" if self.whole else ""
+            print(
+                f"{self.path}: {int(lost.sum())} of {len(lost)} rows left out{kind}: the replies of"
+                f" {int(too_long.sum())} conversations alone are longer than the model takes"
+            )
+        if lost.all():
+            raise InputError(
+                f"{self.path}: no row is left; a larger --max_length, or another model"
+            )
+        return self.frame[~lost].reset_index(drop=True)
+
+
+@by_first_process
+def delete_parts(folder):
+    """After the table is there and the lock is given back: a new owner finds the table."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def embed_split(path, frame, encoder, columns=("chosen", "rejected"), made_from="", whole=""):
+    """Embed the conversations of a frame and save the Split at PATH; goes on where a run was stopped.
+
+    frame: conversations in `columns`, which become their row numbers, plus ids; made_from: what the
+    reader of the Split compares with its source; whole: a column whose equal values stay or go together
+    where a reply is too long for the model (pairs go one by one; of a single column, none may go without
+    it). Several processes share the parts; what they make does not depend on how many there are.
+    InputError where PATH, or what is there of it, was made of other text or in another way.
+    """
+    path = Path(path)
+    talks = []
+    for column in columns:
+        talks.extend(frame[column])
+    conversations, rows = distinct(talks)
+    frame = frame.reset_index(drop=True)
+    for column, numbers in zip(columns, np.array(rows).reshape(len(columns), len(frame))):
+        frame[column] = numbers
+    folder = Path(f"{path}.parts")
+    run = Run(path, folder, frame, list(columns), whole, conversations, encoder, made_from)
+
+    with ExitStack() as held:
+        pending = from_first(lambda: run.start(held))
+        if pending is not None:
+            print(f"{path}: {len(frame)} rows, {len(conversations)} distinct conversations")
+            run.compute(pending[rank() :: world()])
+            from_first(run.merge)
+    delete_parts(folder)

@@ -1,0 +1,413 @@
+"""A frozen model that turns conversations into vectors."""
+
+import itertools
+import math
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from lore.common import InputError, pick_device
+from lore.text.attention import Packing, group_paths, own_kernel, use_attention_along_paths
+from lore.text.checkpoint import Checkpoint, count_positions, rotary_switch
+from lore.text.conversations import first_line, text_bytes
+from lore.text.packing import (
+    batch_trees,
+    count_computed,
+    group_by_opening,
+    members_of,
+    pack_trees,
+    paths_of,
+    split_batch,
+    split_into_parts,
+)
+from lore.text.throughput import Tally, count_tokens
+from lore.text.tokens import ReplyCheck, Tokeniser
+from lore.text.vector_checks import VectorChecks, out_of_memory
+
+GPU_BATCH = 2**14  # tokens at a time that keep a GPU busy
+CPU_BATCH = 2**11  # tokens at a time whose states a CPU's cache and allocator handle best
+FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)  # of a foreign model
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "mixed": torch.float32,  # weights and states; matrix products alone in bfloat16
+}
+
+
+class Prepared(NamedTuple):
+    """A list of conversations, ready to be computed."""
+
+    batches: list  # of trees, whose members are numbers of the list
+    left_out: list  # numbers of those whose reply alone is too long
+    counts: dict  # how many were cut, and the like
+
+
+class Vectors(NamedTuple):
+    """A list of conversations, embedded."""
+
+    table: torch.Tensor  # (c, d) of those that are not left out, in their order, model's dtype, CPU
+    left_out: list  # numbers of those whose reply alone is too long
+
+
+@dataclass
+class Encoder:
+    """A frozen model that turns conversations into vectors; loaded when first used.
+
+    name: Hub name or local folder; pooling: "last" or "mean"; max_length: tokens, 0 = what the model
+    takes; batch_tokens: at a time, 0 = automatic; share: compute a beginning that conversations have in
+    common once and pack without padding; else the plain way, with the attention kernel named by
+    `attention`; head_name: module of the checkpoint with the reward head.
+    dtype: "auto" (bfloat16 on a GPU, float32 on a CPU) or its name; "mixed" does matrix products alone
+    in bfloat16 (docs/speed.md has what that costs on a CPU). revision: commit of the Hub, None = newest.
+    """
+
+    name: str
+    pooling: str
+    device: torch.device
+    dtype: str = "auto"
+    attention: str = "sdpa"
+    max_length: int = 0
+    batch_tokens: int = 0
+    share: bool = True
+    head_name: str = "score"
+    revision: str | None = None
+
+    def __post_init__(self):
+        on_gpu = self.device.type == "cuda"
+        if self.pooling not in ("last", "mean"):
+            known = "use last (reward model) or mean (text encoder)"
+            raise InputError(f"pooling = {self.pooling}: {known}")
+        self.precision = self.dtype
+        if self.dtype == "auto":
+            self.precision = "bfloat16" if on_gpu else "float32"
+        if self.precision not in DTYPES:
+            raise InputError(f"dtype: use auto, {', '.join(DTYPES)}")
+        self.dtype = DTYPES[self.precision]
+        self.tree_tokens = self.batch_tokens or GPU_BATCH
+        if not self.batch_tokens:
+            self.batch_tokens = GPU_BATCH if on_gpu else CPU_BATCH
+        # a text encoder sees what follows: nothing to share
+        self.packs = self.share and self.pooling == "last"
+        if self.packs and self.attention not in ("sdpa", "eager"):
+            hint = "only with --no-share; packed conversations need sdpa or eager"
+            raise InputError(f"attention = {self.attention}: {hint}")
+        self.fits = math.inf  # tokens of a batch since the memory did not suffice for more
+        self.checkpoint = Checkpoint(self.name, self.revision)
+        self.checks = VectorChecks(self)
+
+    @cached_property
+    def identity(self):
+        """What a vector depends on, beside the text."""
+        found = {
+            "model": str(Path(self.name).resolve()) if Path(self.name).is_dir() else self.name,
+            "version": self.checkpoint.version,
+            "pooling": self.pooling,
+            "dtype": "mixed" if self.precision == "mixed" else str(self.dtype),
+            "max_length": self.max_length,
+            "head": self.head_name if self.pooling == "last" else None,
+        }
+        if self.config.is_encoder_decoder:
+            found["states"] = "encoder"  # tables of an older version hold the decoder's
+        return found
+
+    @cached_property
+    def tokenizer(self):
+        return self.checkpoint.load_tokenizer(with_template=self.pooling == "last")
+
+    @cached_property
+    def model(self):
+        """On its device. InputError: not to be loaded, no head, no room for it."""
+        if self.attention == "sdpa" and getattr(self.config, "attn_logit_softcapping", None):
+            print("attention = eager: this model caps its attention, which sdpa does not")
+            self.attention = "eager"
+        options = {"dtype": self.dtype, "attn_implementation": self.attention}
+        if self.pooling == "mean":
+            model = self.checkpoint.load_text_encoder(**options)
+        else:
+            model = self.checkpoint.load_reward_model(self.head_name, **options)
+            # it may be the end token's: which token is read must not depend on it
+            model.config.pad_token_id = None
+            model.config.use_cache = False
+        if self.packs:
+            use_attention_along_paths(model)
+        try:
+            return model.to(self.device).eval()
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise InputError(f"{self.name} does not fit the memory of {self.device}") from error
+
+    @property
+    def config(self):
+        return self.checkpoint.config
+
+    @property
+    def num_features(self):
+        """d, from the configuration alone."""
+        return self.config.get_text_config().hidden_size
+
+    @property
+    def head(self):
+        """V_ref: the head's weight as a (d, 1) float32 column; None for a text encoder."""
+        if self.pooling == "mean":
+            return None
+        return self.model.score.weight.detach().float().cpu().T.contiguous()
+
+    @cached_property
+    def tokeniser(self):
+        stated = self.tokenizer.model_max_length
+        if not isinstance(stated, int | float) or not stated > 0:
+            wanted = "not a number of tokens; mend its tokenizer_config.json"
+            raise InputError(f"{self.name}: model_max_length is {stated!r}, {wanted}")
+        longest = min(stated, count_positions(self.model, self.config))
+        if self.max_length:
+            longest = min(longest, self.max_length)
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        return Tokeniser(self.name, self.tokenizer, self.pooling, longest, rows)
+
+    @cached_property
+    def kernel(self):
+        return own_kernel(self.model, eager=self.attention == "eager")
+
+    def tokens(self, conversations):
+        """Their TokenLists."""
+        return self.tokeniser.tokens(conversations)
+
+    # --------------------------------------------------------------------------------- batches ---
+
+    def prepare(self, conversations, replies):
+        """The Prepared of a list of conversations; replies: a ReplyCheck that has been told of them."""
+        lists = self.tokens(conversations)
+        left_out = []
+        repeated = 0
+        for number, tokens in enumerate(lists.ids):
+            repeated += replies.add(conversations[number], tokens)
+            if tokens is None:
+                left_out.append(number)
+        counts = {"cut": lists.cut, "cut_replies": lists.cut_replies, "repeated": repeated}
+        batches = self.arrange(group_by_opening(conversations, self.packs), lists.ids)
+        return Prepared(batches, left_out, counts)
+
+    def arrange(self, groups, ids):
+        """Batches of trees of the token lists ids[i], each tree of numbers i in one group.
+
+        Lists on the two sides of a rotary switch share no pass; the long side comes first.
+        """
+        switch = rotary_switch(self.model.config)
+        batches = []
+        for beyond in (True, False):
+            trees = []
+            for group in groups:
+                side = []
+                for i in group:
+                    if ids[i] is not None and (len(ids[i]) > switch) == beyond:
+                        side.append(i)
+                trees.extend(pack_trees(side, ids, self.tree_tokens))
+            batches.extend(batch_trees(trees, self.batch_tokens, padded=not self.packs))
+        return batches
+
+    # --------------------------------------------------------------------------------- vectors ---
+
+    @torch.inference_mode()
+    def forward(self, batch):
+        """Vectors of the conversations of a batch, tree by tree, in the model's dtype, on the CPU."""
+        run = self.run_packed if self.packs else self.run_padded
+        return run(batch).to(self.dtype).cpu()
+
+    def call(self, module, **inputs):
+        """What the model, or its body, makes of the inputs. InputError: it fails, but for memory."""
+        mixed = torch.autocast(self.device.type, torch.bfloat16, self.precision == "mixed")
+        try:
+            with mixed:
+                return module(**inputs)
+        except InputError:
+            raise
+        except FAILURES as error:
+            if out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            if "packing" in inputs:
+                told = f"takes no packed conversations ({reason}): use --no-share"
+            else:
+                told = (
+                    f"fails on {inputs['input_ids'].shape[1]} tokens in {self.precision} ({reason})"
+                )
+            raise InputError(f"{self.name} {told}") from error
+
+    def run_packed(self, batch):
+        """All trees in one row of tokens, each conversation attending along its own path. (c, d)"""
+        tokens = []
+        depth = []
+        paths = []
+        new = []
+        for tree in batch:
+            for path in tree.paths:
+                paths.append(len(tokens) + path)
+            tokens.extend(tree.tokens)
+            depth.extend(tree.depth)
+            new.extend(tree.new)
+        stretches = group_paths(paths, new, self.device)
+        states = self.call(
+            self.model.base_model,
+            input_ids=torch.tensor([tokens], device=self.device),  # (1, t)
+            position_ids=torch.tensor([depth], device=self.device),  # (1, t)
+            packing=Packing(stretches, self.kernel, additive=self.attention == "eager"),
+        ).last_hidden_state
+        last = torch.tensor([path[-1] for path in paths], device=self.device)
+        return states[0, last]  # (1, t, d) -> (c, d)
+
+    def run_padded(self, batch):
+        """The plain way: each conversation a row of its own, padded on the right. (c, d)"""
+        rows = [torch.tensor(tree.tokens) for tree in batch]
+        own = [torch.ones(len(row)) for row in rows]
+        tokens = pad_sequence(rows, batch_first=True).to(self.device)  # (b, t)
+        own = pad_sequence(own, batch_first=True).to(self.device)  # (b, t)
+        outputs = self.call(self.model.base_model, input_ids=tokens, attention_mask=own.long())
+        states = outputs.last_hidden_state  # (b, t, d)
+        if states.shape[:2] != tokens.shape:
+            raise InputError(f"{self.name} has no state for every token, so no vector can be read")
+        if self.pooling == "last":
+            return states[torch.arange(len(batch)), own.sum(1).long() - 1]  # (b, t, d) -> (b, d)
+        weights = (own / own.sum(1, keepdim=True)).unsqueeze(1)
+        means = weights @ states.float()  # (b, 1, t) @ (b, t, d) -> (b, 1, d)
+        return means.squeeze(1).to(states.dtype)
+
+    def vectors(self, batch):
+        """forward(batch), in two where the memory does not suffice; then so from there on."""
+        size = count_computed(batch, not self.packs)
+        single = len(batch) == len(batch[0].members) == 1
+        if size <= self.fits or single:
+            try:
+                return self.forward(batch)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+        parts = split_batch(batch)
+        if size <= self.fits:
+            self.fits = max(count_computed(part, not self.packs) for part in parts)
+            tqdm.write(
+                f"not enough memory for {size} tokens at a time: {self.fits} from here on"
+                " (--batch_tokens)",
+                file=sys.stderr,
+            )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return torch.cat([self.vectors(part) for part in parts])
+
+    # ----------------------------------------------------------------------------------- whole ---
+
+    def load(self):
+        """Tokenizer and model: here, and not by two threads at once."""
+        return self.tokeniser
+
+    def embed_parts(self, parts, tally):
+        """Yield the Vectors of lists of conversations, list by list.
+
+        The next list is tokenised while the device works on this one.
+        """
+        if not parts:
+            return
+        self.load()
+        replies = ReplyCheck(self.name, [*itertools.chain(*parts)], self.tokeniser.longest)
+        with ThreadPoolExecutor(1) as background:
+            coming = background.submit(self.prepare, parts[0], replies)
+            for conversations, following in zip(parts, [*parts[1:], None]):
+                prepared = coming.result()
+                if following:
+                    coming = background.submit(self.prepare, following, replies)
+                tally.start_clock()
+                tally.count(prepared.counts)
+                yield self.embed_part(conversations, prepared, tally)
+
+    def embed_part(self, conversations, prepared, tally):
+        """The Vectors of one list. InputError: one that is not finite, or depends on another text."""
+        table = torch.empty(len(conversations), self.num_features, dtype=self.dtype)
+        for batch in prepared.batches:
+            vectors = self.vectors(batch)
+            members = members_of(batch)
+            texts = [conversations[number] for number in members]
+            self.require_numbers(texts, vectors)
+            self.checks.check(batch, vectors)
+            table[members] = vectors
+            tally.advance(count_tokens(batch, not self.packs), texts)
+        self.require_differences(prepared.batches, table)
+        kept = torch.ones(len(conversations), dtype=torch.bool)
+        kept[prepared.left_out] = False
+        return Vectors(table[kept], prepared.left_out)
+
+    def require_differences(self, batches, table):
+        """InputError where all vectors (c, d) of a list are one, though their tokens are not."""
+        tokens = set()
+        rows = []
+        for batch in batches:
+            rows += members_of(batch)
+            for tree, path in paths_of(batch):
+                tokens.add(tuple(tree.tokens_along(path)))
+        if len(tokens) > 1 and (table[rows] == table[rows[0]]).all():
+            raise InputError(
+                f"{self.name} gives one vector for {len(tokens)} different texts:"
+                " are its weights damaged?"
+            )
+
+    def require_numbers(self, texts, vectors):
+        """InputError unless all vectors (c, d) of some conversations are finite and of one width."""
+        if vectors.shape[1] != self.num_features:
+            widths = f"{vectors.shape[1]}, its configuration says {self.num_features}"
+            raise InputError(f"{self.name}: vectors have width {widths}")
+        bad = (~vectors.isfinite().all(dim=1)).nonzero().flatten().tolist()
+        if bad:
+            start = repr(texts[bad[0]][-1]["content"][:60])
+            hint = "bfloat16 or float32 have room for larger numbers than float16"
+            if self.precision != "float16":
+                hint = "are the weights damaged?"
+            raise InputError(
+                f"{self.name} gives NaN or infinity for the text {start} with --dtype"
+                f" {self.precision}: {hint}"
+            )
+
+    def embed(self, conversations):
+        """One vector per conversation, in the order given. (len(conversations), d), model's dtype.
+
+        InputError: a reply alone is too long.
+        """
+        with Tally(sum(map(text_bytes, conversations))) as tally:
+            table = self.embed_counted(conversations, tally)
+        tally.report()
+        return table
+
+    def embed_counted(self, conversations, tally, places=None):
+        """The same as a piece of more, which a Tally counts; places: what each is called in an error."""
+        parts = split_into_parts(conversations, self.packs)
+        texts = [[conversations[i] for i in rows] for rows in parts]
+        table = torch.empty(len(conversations), self.num_features, dtype=self.dtype)
+        for rows, part, found in zip(parts, texts, self.embed_parts(texts, tally)):
+            for number in found.left_out[:1]:
+                reply = part[number][-1]["content"]
+                where = f"{places[rows[number]]}: " if places else ""
+                limit = f"more than {self.tokeniser.longest} tokens (--max_length)"
+                raise InputError(f"{where}{limit} for the reply alone: {reply[:60]!r}")
+            table[rows] = found.table
+        return table
+
+
+def encoder_of(args):
+    """The Encoder that the settings of a script describe."""
+    return Encoder(
+        args.model,
+        args.pooling,
+        pick_device(args.device),
+        args.dtype,
+        args.attention,
+        args.max_length,
+        args.batch_tokens,
+        args.share,
+        args.head,
+    )

@@ -1,0 +1,209 @@
+"""Conversations to token ids: rendered, shortened to what the model takes, and looked at before they are used."""
+
+import hashlib
+import json
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from lore.common import InputError
+from lore.text.checkpoint import TEMPLATE_DATE
+from lore.text.conversations import first_line
+
+TEMPLATE_FAULTS = (  # what running one raises; RuntimeError: a macro that calls itself without end
+    TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError,
+)  # fmt: skip
+RENDERED = "rendered"  # role of the only message where a chat template has been applied already
+OTHER_WORDS = "Something else was said here, in 17 other words."
+
+
+class TokenLists(NamedTuple):
+    """What the texts have become."""
+
+    ids: list  # an array of token ids for each conversation, None where its reply alone is too long
+    cut: int  # how many lost the oldest part of their prompt
+    cut_replies: int  # how many lost the beginning of their reply as well
+
+
+@dataclass
+class Tokeniser:
+    """Token ids as one model wants them.
+
+    pooling: last = rendered by the chat template; mean = the messages' texts alone; longest: tokens
+    that a conversation may have; rows: of the embedding matrix, one for each token.
+    """
+
+    name: str
+    tokenizer: object
+    pooling: str
+    longest: int
+    rows: int
+
+    def __post_init__(self):
+        self.tried = set()  # roles of conversations whose template was looked at
+
+    def tokenise(self, conversations):
+        """Token ids of whole conversations, as lists."""
+        if self.pooling == "mean":
+            texts = []
+            for conversation in conversations:
+                texts.append("\n\n".join(message["content"] for message in conversation))
+            return self.tokenizer(texts, verbose=False)["input_ids"]
+        texts = [self.render(conversation) for conversation in conversations]
+        # the template writes its own special tokens; twice would be wrong
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def render(self, conversation):
+        """The text that the chat template makes of it. InputError: it refuses, or fails."""
+        from jinja2 import TemplateError
+
+        if conversation[0]["role"] == RENDERED:
+            return conversation[0]["content"]
+        try:
+            return self.tokenizer.apply_chat_template(
+                conversation, tokenize=False, date_string=TEMPLATE_DATE
+            )
+        except TemplateError as error:
+            reason = f"refuses a conversation: {error}"
+        except TEMPLATE_FAULTS as error:
+            reason = f"fails on a conversation: {type(error).__name__}: {first_line(error)}"
+        raise InputError(f"the chat template of {self.name} {reason}")
+
+    def tokens(self, conversations):
+        """The TokenLists of conversations. InputError: a text that this model cannot read."""
+        ids = []
+        cut = 0
+        cut_replies = 0
+        for conversation, tokens in zip(conversations, self.tokenise(conversations)):
+            self.require_readable(conversation, tokens)
+            if len(tokens) > self.longest:
+                shortened = self.shorten(conversation)
+                if shortened is not None:
+                    tokens = shortened
+                    cut += 1
+                elif self.pooling == "mean":  # no choice; the first token is special
+                    tokens = tokens[:1] + tokens[len(tokens) - self.longest + 1 :]
+                    cut_replies += 1
+                else:
+                    tokens = None
+            ids.append(None if tokens is None else np.array(tokens, dtype=np.int32))
+        return TokenLists(ids, cut, cut_replies)
+
+    def require_readable(self, conversation, tokens):
+        """InputError: no tokens, tokens of another model, a template that does not write the text."""
+        start = repr(conversation[-1]["content"][:60])
+        if not tokens:
+            raise InputError(f"{self.name} makes no tokens of the text {start}")
+        if max(tokens) >= self.rows:
+            raise InputError(
+                f"the tokenizer of {self.name} has token {max(tokens)}, in the text {start}, but the"
+                f" model has {self.rows}: they do not belong together"
+            )
+        roles = tuple(message["role"] for message in conversation)
+        if self.pooling == "last" and roles not in self.tried:
+            self.tried.add(roles)
+            self.require_words_matter(conversation, tokens)
+
+    def require_words_matter(self, conversation, tokens):
+        """InputError unless other words in any message give other tokens."""
+        for number in reversed(range(len(conversation))):
+            other = [dict(message) for message in conversation]
+            other[number]["content"] = OTHER_WORDS
+            if self.tokenise([other])[0] == tokens:
+                kind = "reply" if number == len(conversation) - 1 else "prompt"
+                if number < len(conversation) - 2:
+                    kind = "turn before them"
+                raise InputError(
+                    f"the chat template of {self.name} does not write the text of a {kind}"
+                    " (one that wants a list of parts?), so all would be the same to the model"
+                )
+
+    def shorten(self, conversation):
+        """Tokens of a conversation whose messages but the last lose no more of their beginnings than
+        they must, the oldest first; a message that is lost stays as an empty turn. None where the
+        last message alone is too long."""
+        talk = [dict(message) for message in conversation]
+        for message, whole in zip(talk[:-1], conversation):
+            message["content"] = ""
+            tokens = self.tokenise([talk])[0]
+            if len(tokens) <= self.longest:
+                return self.restore_end(talk, message, whole["content"], tokens)
+        return None
+
+    def restore_end(self, talk, message, text, tokens):
+        """Tokens of a talk after as much of the end of a text as it takes is back in its message.
+
+        tokens: without any of it.
+        """
+        too_little = 0  # characters to leave out
+        enough = len(text)
+        while enough - too_little > 1:
+            middle = (too_little + enough) // 2
+            message["content"] = text[middle:]
+            longer = self.tokenise([talk])[0]
+            if len(longer) > self.longest:
+                too_little = middle
+            else:
+                enough = middle
+                tokens = longer
+        return tokens
+
+
+class ReplyCheck:
+    """Whether replies that differ in words also differ in tokens, prompt by prompt.
+
+    conversations: all that will come, so that a prompt is judged when its last reply is there;
+    longest: a list of so many tokens may have been cut, and says nothing against the model.
+    """
+
+    def __init__(self, name, conversations, longest):
+        self.name = name
+        self.longest = longest
+        self.waiting = Counter(map(prompt_key, conversations))
+        self.seen = {}  # prompt: [(reply, digest of its tokens)] so far
+
+    def add(self, conversation, tokens):
+        """Whether its tokens are those of another reply; tokens None: it is too long to have any.
+
+        InputError: all replies to this prompt have the same.
+        """
+        key = prompt_key(conversation)
+        replies = self.seen.setdefault(key, [])
+        repeated = False
+        if tokens is not None:
+            digest = hashlib.sha256(tokens.tobytes()).digest()
+            repeated = any(digest == other for _, other in replies)
+            replies.append((conversation[-1]["content"], digest))
+        self.waiting[key] -= 1
+        if self.waiting[key] == 0:
+            replies = self.seen.pop(key)
+            if tokens is None or len(tokens) < self.longest:
+                self.judge(replies)
+        return repeated
+
+    def judge(self, replies):
+        """InputError where all replies to a prompt have the same tokens, though not the same words."""
+        digests = {digest for _, digest in replies}
+        words = {plain_words(reply) for reply, _ in replies} if len(digests) == 1 else set()
+        if len(words) > 1:
+            start = repr(replies[0][0][:60])
+            raise InputError(
+                f"{self.name} makes the same tokens of all {len(replies)} replies to a prompt, such as"
+                f" {start}: it cannot tell them apart"
+            )
+
+
+def prompt_key(conversation):
+    return hashlib.sha256(json.dumps(conversation[:-1]).encode()).digest()
+
+
+def plain_words(text):
+    """A text without case, accents, spaces and invisible characters, which a tokenizer may drop."""
+    kept = []
+    for character in unicodedata.normalize("NFKD", text.casefold()):
+        if unicodedata.category(character)[0] in "LNPS":
+            kept.append(character)
+    return "".join(kept)
