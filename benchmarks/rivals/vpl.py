@@ -13,7 +13,7 @@ import math
 import torch
 from torch import nn
 
-from peers import Clock, Rival, bradley_terry, replies, require_finite, rows_by_user
+from rivals import Clock, Rival, bradley_terry, replies, require_finite, rows_by_user
 
 WIDTH = 512
 CONTEXT = 8

@@ -14,7 +14,7 @@ import math
 
 import torch
 
-from peers import Clock, Rival, bradley_terry, differences, require_finite, rows_by_user
+from rivals import Clock, Rival, bradley_terry, differences, require_finite, rows_by_user
 
 K = 2
 RATE = 1e-3

@@ -12,7 +12,7 @@ import copy
 import torch
 import torch.nn.functional as F
 
-from peers import Clock, Rival, bradley_terry, differences, require_finite
+from rivals import Clock, Rival, bradley_terry, differences, require_finite
 
 K = 8
 POPULATION = 0.01

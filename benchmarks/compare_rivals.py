@@ -1,10 +1,10 @@
 """Every rival on the same embeddings, people, splits and statistics as LoRe: tables, ranks and a picture.
 
-    python benchmarks/peers.py                           planted people only
-    python benchmarks/peers.py --shared FOLDER           also real people; --decoder MODEL for MT-Bench (accuracy.py)
-    python benchmarks/peers.py --only "arguments" --seeds 1      data sets whose name holds that
+    python benchmarks/compare_rivals.py                           planted people only
+    python benchmarks/compare_rivals.py --shared FOLDER           also real people; --decoder MODEL for MT-Bench (accuracy.py)
+    python benchmarks/compare_rivals.py --only "arguments" --seeds 1      data sets whose name holds that
 
-Writes: results/peers.json and .png (accuracy of unseen people against seconds, one panel a data set)
+Writes: results/rivals.json and .png (accuracy of unseen people against seconds, one panel a data set)
 
 Accuracies of planted people are planted. Each row is over --seeds populations or splits, each with fits of its own;
 differences are to the ridge solver's Bradley-Terry. A rival that cannot take a data set says so in its row.
@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE.parent))
 import accuracy
 import numpy as np
 import torch
-from peers import Rival, mrm, pal, pref, rbd, vpl
+from rivals import Rival, mrm, pal, pref, rbd, vpl
 
 from lore.common import InputError, start, written_whole
 from lore.fit.evaluation import Fitted, Setting, cell_of, score
@@ -369,9 +369,9 @@ def main():
         lines.append([name, f"{mean:.1f} [{low:.1f}, {high:.1f}]"])
     print_aligned(lines)
     args.results.mkdir(parents=True, exist_ok=True)
-    with written_whole(args.results / "peers.json") as file:
+    with written_whole(args.results / "rivals.json") as file:
         file.write_text(json.dumps({"tables": tables, "ranks": ranks}, indent=1))
-    plot(args.results / "peers.png", tables)
+    plot(args.results / "rivals.png", tables)
     below = significantly_below(entries)
     for name, rows in tables.items():
         if "PersonalLLM" in name:

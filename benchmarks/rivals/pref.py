@@ -13,7 +13,7 @@ that their 50 iterations towards U sqrt(S) aim at. Needs pairs that several peop
 import torch
 
 from lore.common import InputError
-from peers import Clock, Rival, bradley_terry, differences, require_finite
+from rivals import Clock, Rival, bradley_terry, differences, require_finite
 
 J = 6
 RANK = 100

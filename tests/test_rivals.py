@@ -1,4 +1,4 @@
-"""benchmarks/peers/: each rival against a loop, a closed form or an invariance; the harness on a tiny population."""
+"""benchmarks/rivals/: each rival against a loop, a closed form or an invariance; the harness on a tiny population."""
 
 import sys
 
@@ -15,7 +15,7 @@ from lore.fit.groups import Groups
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import accuracy
-from peers import bradley_terry, mrm, pal, pref, rbd, vpl
+from rivals import bradley_terry, mrm, pal, pref, rbd, vpl
 
 
 @pytest.fixture(autouse=True)
@@ -24,10 +24,10 @@ def same_numbers():
 
 
 def load_harness():
-    """benchmarks/peers.py, whose name its folder has."""
+    """benchmarks/compare_rivals.py, whose name its folder has."""
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("peers_harness", ROOT / "benchmarks/peers.py")
+    spec = importlib.util.spec_from_file_location("compare_rivals", ROOT / "benchmarks/compare_rivals.py")
     harness = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(harness)
     return harness

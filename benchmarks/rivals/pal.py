@@ -7,7 +7,7 @@ New people: w alone, AdamW. Departure: batches of 4 pairs where there are few, l
 import torch
 from torch import nn
 
-from peers import Clock, Rival, bradley_terry, replies, require_finite
+from rivals import Clock, Rival, bradley_terry, replies, require_finite
 
 B = 2
 WIDTH = 512
