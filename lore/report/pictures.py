@@ -13,6 +13,8 @@ from lore.fit.evaluation import ALONE, ANOTHER, LORE, POPULATION, SHARED_OWN, SH
 from lore.processes import by_first_process
 from lore.report.text_tables import GROUP_NAMES, RANK_NAMES
 
+BESIDE = 0.05  # of a rank: how far the bars of unseen users stand beside those of seen ones
+
 
 @by_first_process
 def plot_accuracy_vs_rank(path):
@@ -55,12 +57,13 @@ def plot_ranks(axes, ranked, style, of_alpha):
     ranks = [row["K"] for row in fits]
     for colour, (name, label) in enumerate(GROUP_NAMES.items()):
         y = 100 * np.array([row[name] for row in fits])
+        x = np.array(ranks) + BESIDE * (name == "unseen")
         bars = None
         if fits and name in ("seen", "unseen"):
             interval = 100 * np.array([row[f"{name}_interval"] for row in fits])  # (ranks, 2)
             bars = abs(interval.T - y)
         looks = {"fmt": f"o{style}", "color": f"C{colour}", "markersize": 4, "capsize": 2}
-        axes.errorbar(ranks, y, yerr=bars, label=label + of_alpha, **looks)
+        axes.errorbar(x, y, yerr=bars, label=label + of_alpha, **looks)
     for marker, variant in zip("xv+", (POPULATION, ANOTHER, SHUFFLED)):
         curve = [(row["K"], 100 * row["unseen"]) for row in ranked if row["model"] == variant]
         if curve:
