@@ -158,7 +158,7 @@ def another_of_language(cells, groups, language):
         if cell.variant == LORE and cell.fit is not None and cell.fit.W.shape[1] > 1:
             W = cell.fit.W[before(groups.train.user_ids, language)]
             W_unseen = cell.W_unseen[before(groups.unseen.user_ids, language)]
-            fit = cell.fit._replace(W=W, own=None)
+            fit = cell.fit._replace(W=W, deviations=None)
             fitted.append(Fitted(cell.setting, fit, W_unseen, ANOTHER))
     return score(fitted, groups) if fitted else []
 

@@ -22,7 +22,7 @@ import torch
 import saved_basis
 from leave_one_out import adapt
 from lore.common import InputError, require, require_apart, start
-from lore.fit.basis import deviations, save_basis
+from lore.fit.basis import save_basis, stacked_deviations
 from lore.fit.comparisons import Comparisons
 from lore.fit.mixtures import EVERYBODY
 from lore.report.results import save_results
@@ -70,8 +70,8 @@ def extend(basis, pairs, found):
     """The basis with these people among its unseen ones."""
     more = {"unseen_ids": (*basis.unseen_ids, *pairs.user_ids)}
     more["W_unseen"] = torch.cat([basis.W_unseen, found.mixtures.W.float()])
-    if found.mixtures.own is not None:
-        E = deviations(found.mixtures.own, pairs.user_ids)
+    if found.mixtures.deviations is not None:
+        E = stacked_deviations(found.mixtures.deviations, pairs.user_ids)
         more["E_unseen"] = torch.cat([basis.E_unseen, E])
     return basis._replace(**more)
 
@@ -130,7 +130,7 @@ def main():
     rows = rows_of(pairs, found)
     save_results(Path(args.output).with_suffix(""), rows, args)
     print_people(rows)
-    if basis.strength == EVERYBODY and not basis.own:
+    if basis.strength == EVERYBODY and not basis.deviation_spread:
         print("this basis found one reward for everybody: nothing was there to adapt")
     print(f"a basis with {len(rows)} more people is in {args.output}, the table in its .json")
 

@@ -180,7 +180,7 @@ def describe(trial, count):
 def main():
     args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
-    prior = basis.prior._replace(own=0.0)  # questions are about the mixture
+    prior = basis.prior._replace(deviation_spread=0.0)  # questions are about the mixture
     if prior.strength == EVERYBODY or len(prior.mean) == 1:
         raise InputError(
             f"{args.basis} has one reward for everybody: no question tells people apart"

@@ -76,7 +76,7 @@ def leave_one_out(Z, prior, pairs):
     row = first[user[left]][problem] + torch.arange(len(problem)) - begin[problem]
     here = row == left[problem]
     problems = batches(problem, len(left), Z.shape[1])
-    if prior.own:
+    if prior.deviation_spread:
         people = batches(user, len(counts), Z.shape[1], pairs)
         problems = repeated(people, user[left], begin, len(row))
     found = solve_batches(problems, Z[row], len(left), prior, counted=~here)

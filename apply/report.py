@@ -61,11 +61,11 @@ def is_of_a_sweep(results):
     """Whether results have what the tables here are made of."""
     rows = results["rows"]
     summary = results.get("summary", rows)
-    needed = {"K", "alpha"} | ({"seed", "model"} if "summary" in results else OF_SHOTS)
+    needed = {"K", "alpha"} | ({"seed", "variant"} if "summary" in results else OF_SHOTS)
     if not (rows and summary and all(needed <= row.keys() for row in rows)):
         return False
     if not all(
-        {"K", "alpha", "model", "interval"} <= row.keys() for row in results.get("summary", [])
+        {"K", "alpha", "variant", "interval"} <= row.keys() for row in results.get("summary", [])
     ):
         return False
     return isinstance(results["settings"], dict) and isinstance(results["environment"], dict)
@@ -86,9 +86,11 @@ def rank_table(summary):
     starred = []
     for number, row in enumerate(summary):
         name = (
-            row["model"] if row["model"] and row["K"] != 1 else RANK_NAMES.get(row["K"], row["K"])
+            row["variant"]
+            if row["variant"] and row["K"] != 1
+            else RANK_NAMES.get(row["K"], row["K"])
         )
-        name = f"{row['K']} {row['model']}" if row["model"] else name
+        name = f"{row['K']} {row['variant']}" if row["variant"] else name
         if several_alphas and row["alpha"] is not None:
             name = f"{name}, alpha {row['alpha']:g}"
         cells = [percent(row.get(group), row.get(f"{group}_interval")) for group in GROUPS]
@@ -124,7 +126,7 @@ def bases_of(path, rows):
     found = {}
     for row in rows:
         key = (row["K"], row["alpha"], row["seed"])
-        if row["model"] or row["K"] in (0, "best") or row["alpha"] is None or key in found:
+        if row["variant"] or row["K"] in (0, "best") or row["alpha"] is None or key in found:
             continue
         file = basis_path(prefix, *key)
         if Path(file).exists():

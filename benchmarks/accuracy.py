@@ -209,7 +209,9 @@ def study(populations, weigh):
             for setting, fit, found in zip(settings, fits, people):
                 fitted.append((solver, Fitted.of(setting, fit, found)))
                 if solver == "ridge":
-                    alone = fit._replace(own=None, prior=fit.prior._replace(own=0.0))
+                    alone = fit._replace(
+                        deviations=None, prior=fit.prior._replace(deviation_spread=0.0)
+                    )
                     fitted.append(("no own", Fitted.of(setting, alone, alone.new_people(few))))
         shared_own = fit_shared_and_own(groups.train, head, seed, weigh=weigh)
         new = shared_own.new_people(few)

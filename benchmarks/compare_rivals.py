@@ -100,15 +100,19 @@ def ours(groups, head, seed):
     for K, name in ((1, COMMON), (RANK, OURS)):
         people, seconds_new = timed(lambda fit=fits[K]: fit.new_people(few))
         numbers = fits[K].V.shape[1] if K > 1 else 0
-        numbers += groups.train.num_features if fits[K].own is not None else 0
+        numbers += groups.train.num_features if fits[K].deviations is not None else 0
         yield entry(name, fits[K], people, seconds, seconds_new, numbers)
-    plain = fits[RANK]._replace(own=None, prior=fits[RANK].prior._replace(own=0.0))
+    plain = fits[RANK]._replace(
+        deviations=None, prior=fits[RANK].prior._replace(deviation_spread=0.0)
+    )
     people, seconds_new = timed(lambda: plain.new_people(few))
     yield entry("LoRe, ridge, without own", plain, people, seconds, seconds_new, plain.V.shape[1])
     fit, seconds = timed(lambda: fit_shared_and_own(groups.train, head, seed))
     people, seconds_new = timed(lambda: fit.new_people(few))
     d = groups.train.num_features
-    yield entry("shared + own", fit, people, seconds, seconds_new, d if fit.own is not None else 0)
+    yield entry(
+        "shared + own", fit, people, seconds, seconds_new, d if fit.deviations is not None else 0
+    )
     s = fit.choice["common_spread"]
     cell, seconds = timed(lambda: each_alone(groups, head, seed, "cpu", s))
     yield "each alone", Entry(named(cell, "each alone"), seconds, seconds / 2 / C, d)

@@ -65,7 +65,9 @@ def test_what_is_ones_own_counts_and_blocks_change_nothing(basis, rows, tmp_path
 
     held = load_basis(basis)
     E = torch.randn(len(held.user_ids), 32)
-    with_own = held._replace(E=E, E_unseen=torch.zeros(len(held.unseen_ids), 32), own=0.1)
+    with_own = held._replace(
+        E=E, E_unseen=torch.zeros(len(held.unseen_ids), 32), deviation_spread=0.1
+    )
     save_basis(tmp_path / "own.safetensors", with_own)
     user = held.user_ids[1]
     plain = scored(basis, rows, tmp_path / "a.jsonl.gz".replace(".gz", ""), "--users", user)
@@ -259,7 +261,9 @@ def test_heads_and_mixtures_give_everybodys_rewards(basis, rows, tmp_path, with_
     held = load_basis(basis)
     if with_own:
         C, C_unseen = len(held.user_ids), len(held.unseen_ids)
-        held = held._replace(E=torch.randn(C, 32), E_unseen=torch.randn(C_unseen, 32), own=0.1)
+        held = held._replace(
+            E=torch.randn(C, 32), E_unseen=torch.randn(C_unseen, 32), deviation_spread=0.1
+        )
     save_basis(tmp_path / "b.safetensors", held)
     basis = tmp_path / "b.safetensors"
     found = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")

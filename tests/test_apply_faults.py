@@ -122,7 +122,9 @@ def test_users_named_behind_two_flags(basis, rows, tmp_path):
 def test_questions_for_people_with_something_of_their_own(basis, tmp_path):
     held = load_basis(basis)
     E, E_unseen = torch.randn(len(held.user_ids), 32), torch.randn(len(held.unseen_ids), 32)
-    save_basis(tmp_path / "b.safetensors", held._replace(E=E, E_unseen=E_unseen, own=1.0))
+    save_basis(
+        tmp_path / "b.safetensors", held._replace(E=E, E_unseen=E_unseen, deviation_spread=1.0)
+    )
     pool = own.write(
         tmp_path / "pool.jsonl", [PAIR | {"prompt": f"the cat {i}?"} for i in range(8)]
     )

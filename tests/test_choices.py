@@ -115,7 +115,9 @@ def test_a_pair_twice_in_one_choice_tells_a_mixture_nothing_new(own):
     assert torch.allclose(found[0].W, found[1].W, atol=1e-4)
     assert torch.allclose(found[0].spread, found[1].spread, atol=1e-4)
     if own:
-        assert torch.allclose(found[0].own.rewards(3), found[1].own.rewards(3), atol=1e-2)
+        assert torch.allclose(
+            found[0].deviations.rewards(3), found[1].deviations.rewards(3), atol=1e-2
+        )
 
 
 def test_a_pair_twice_in_one_choice_tells_the_ridge_solver_nothing_new():

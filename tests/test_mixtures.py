@@ -15,7 +15,7 @@ from lore.common import InputError
 from lore.fit import mixtures
 from lore.fit.comparisons import Comparisons
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.mixtures import EVERYBODY, Own, Prior, batches, solve_mixtures
+from lore.fit.mixtures import EVERYBODY, Deviations, Prior, batches, solve_mixtures
 from lore.fit.ridge import fit_ridge
 from lore.fit.simplex import CERTIFIED
 
@@ -149,7 +149,7 @@ def own_loss(x, V, w, e, prior):
     """(R2) of lore/fit/ridge_model.py, pair by pair."""
     nll = sum(-F.logsigmoid((pair @ V @ w + pair @ e) / LOGIT_SCALE) for pair in x)
     pull = prior.strength / 2 * (w - prior.mean).square().sum()
-    return (nll + pull + e.square().sum() / 2 / prior.own**2) / len(x)
+    return (nll + pull + e.square().sum() / 2 / prior.deviation_spread**2) / len(x)
 
 
 def test_what_is_a_persons_own_is_found_together_with_the_mixture():
@@ -157,17 +157,17 @@ def test_what_is_a_persons_own_is_found_together_with_the_mixture():
     users = [torch.randn(count, 6) for count in (1, 5, 40)]
     data = Comparisons.from_list(users)
     V = 60 * torch.randn(6, 3)
-    prior = Prior(torch.tensor([0.5, 0.3, 0.2]).double(), 2.0, own=40.0)
+    prior = Prior(torch.tensor([0.5, 0.3, 0.2]).double(), 2.0, deviation_spread=40.0)
     found = solve_mixtures(data.table @ V, data.user, 3, prior, data)
     assert found.gap.max() <= CERTIFIED
     for i, x in enumerate(users):
         x = x.double()
         w = found.W[i].clone().requires_grad_()
-        e = found.own.rewards(i).double().requires_grad_()
+        e = found.deviations.rewards(i).double().requires_grad_()
         value = own_loss(x, V.double(), w, e, prior)
         g_w, g_e = torch.autograd.grad(value, (w, e))
         # both parts of the certificate, in the unit of Eq. 11
-        by_hand = g_w @ w - g_w.min() + len(x) * prior.own**2 * g_e.square().sum() / 2
+        by_hand = g_w @ w - g_w.min() + len(x) * prior.deviation_spread**2 * g_e.square().sum() / 2
         assert found.gap[i].item() == pytest.approx(by_hand.item(), abs=2e-7)  # e is float32
         for _ in range(20):  # convex: no other point is lower by more than the gap
             other_w = torch.distributions.Dirichlet(torch.ones(3)).sample().double()
@@ -176,7 +176,7 @@ def test_what_is_a_persons_own_is_found_together_with_the_mixture():
             w_there = (1 - t) * w.detach() + t * other_w
             assert own_loss(x, V.double(), w_there, e_there, prior) >= value - found.gap[i] - 1e-9
     logits = [
-        (x @ V @ w.float() + x @ found.own.rewards(i)) / 100
+        (x @ V @ w.float() + x @ found.deviations.rewards(i)) / 100
         for i, (x, w) in enumerate(zip(users, found.W))
     ]
     assert torch.allclose(found.logits.float(), torch.cat(logits), atol=1e-5)
@@ -190,21 +190,21 @@ def test_every_own_deviation_is_certified(own):
     users = [torch.rand(30, 8), one.expand(20, 8), torch.cat([one, -one]), torch.zeros(3, 8), one]
     data = Comparisons.from_list(users)
     for strength in (0.5, EVERYBODY):
-        prior = Prior(torch.full((4,), 0.25), strength, own=own)
+        prior = Prior(torch.full((4,), 0.25), strength, deviation_spread=own)
         found = solve_mixtures(100 * data.table @ torch.randn(8, 4), data.user, 5, prior, data)
         assert found.gap.max() <= CERTIFIED and found.W.isfinite().all()
         assert (strength < EVERYBODY) or torch.equal(found.W, torch.full((5, 4), 0.25).double())
-        assert found.own.rewards(3).abs().max() == 0  # nothing was told apart
+        assert found.deviations.rewards(3).abs().max() == 0  # nothing was told apart
 
 
 def test_with_nothing_of_ones_own_the_deviation_vanishes_and_pairs_that_do_not_count_are_foretold():
     torch.manual_seed(6)
     data = Comparisons.from_list([torch.randn(12, 6), torch.randn(7, 6)])
     Z = 80 * data.table @ torch.randn(6, 2)
-    prior = Prior(torch.tensor([0.6, 0.4]), 1.0, own=50.0)
-    tiny = solve_mixtures(Z, data.user, 2, prior._replace(own=1e-4), data)
-    none = solve_mixtures(Z, data.user, 2, prior._replace(own=0.0), data)
-    assert none.own is None and torch.allclose(tiny.W, none.W, atol=1e-4)
+    prior = Prior(torch.tensor([0.6, 0.4]), 1.0, deviation_spread=50.0)
+    tiny = solve_mixtures(Z, data.user, 2, prior._replace(deviation_spread=1e-4), data)
+    none = solve_mixtures(Z, data.user, 2, prior._replace(deviation_spread=0.0), data)
+    assert none.deviations is None and torch.allclose(tiny.W, none.W, atol=1e-4)
     counted = torch.arange(19) % 3 > 0
     people = batches(data.user, 2, 2, data)
     partly = mixtures.solve_batches(people, Z, 2, prior, counted=counted)
@@ -212,7 +212,7 @@ def test_with_nothing_of_ones_own_the_deviation_vanishes_and_pairs_that_do_not_c
     alone = solve_mixtures(Z[counted], kept.user, 2, prior, kept)
     assert torch.allclose(partly.W, alone.W, atol=1e-6)
     left_out = [data.table[(data.user == i) & ~counted] for i in range(2)]
-    margins = alone.own.margins(Comparisons.from_list(left_out))
+    margins = alone.deviations.margins(Comparisons.from_list(left_out))
     mixed = (Z.double() * partly.W[data.user]).sum(1)[~counted] + margins
     assert torch.allclose(partly.logits[~counted], mixed / LOGIT_SCALE, atol=1e-4)
 
@@ -222,9 +222,9 @@ def test_own_margins_of_several_draws_are_those_of_each():
     few = Comparisons.from_list([torch.randn(4, 5), torch.randn(3, 5)])
     test = Comparisons.from_list([torch.randn(2, 5), torch.randn(6, 5)])
     a = torch.randn(7, 3).double()
-    together = Own(few, few.user, a).margins(test)
+    together = Deviations(few, few.user, a).margins(test)
     for draw in range(3):
-        alone = Own(few, few.user, a[:, draw]).margins(test)
+        alone = Deviations(few, few.user, a[:, draw]).margins(test)
         assert torch.allclose(together[:, draw], alone, atol=1e-5)
     e = few.table[few.user == 1].T @ a[4:, 0].float()
     assert torch.allclose(together[2:, 0], test.table[2:] @ e, atol=1e-5)

@@ -592,7 +592,7 @@ def test_ridge_and_fresh_populations_from_the_shell(tmp_path):
     assert status == 0 and "± std over splits" in out and "population mixture" in out, err
     assert (tmp_path / "train_basis_synthetic_a0.01_mixtures.png").exists()
     rows = json.loads((tmp_path / "train_basis_synthetic_a0.01.json").read_text())["summary"]
-    fitted = {row["K"]: row for row in rows if row["model"] == ""}
+    fitted = {row["K"]: row for row in rows if row["variant"] == ""}
     assert fitted[5]["unseen"] >= fitted[1]["unseen"]
 
 

@@ -467,7 +467,7 @@ def test_ridge_baselines_and_fresh_splits_from_the_shell(tmp_path):
     ):
         assert words in out
     report = json.loads((tmp_path / "train_basis_synthetic.json").read_text())
-    summary = {(row["K"], row["model"]): row for row in report["summary"]}
+    summary = {(row["K"], row["variant"]): row for row in report["summary"]}
     assert {*summary} >= {
         (3, "population mixture"),
         (3, "another user's"),
@@ -478,7 +478,7 @@ def test_ridge_baselines_and_fresh_splits_from_the_shell(tmp_path):
         summary[3, ""]["unseen_gain"][1] > 0
         and summary["alone", "each user alone"]["alpha"] is None
     )
-    chosen = [row["choice"] for row in report["rows"] if row["K"] == 3 and row["model"] == ""]
+    chosen = [row["choice"] for row in report["rows"] if row["K"] == 3 and row["variant"] == ""]
     assert len(chosen) == 2 and all(
         choice["personal_spread"] and len(choice["gain"]) == 4 for choice in chosen
     )

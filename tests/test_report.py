@@ -22,7 +22,7 @@ def test_run_report_holds_every_row_and_where_it_came_from_and_is_drawn(tmp_path
         )
         saved = json.loads((tmp_path / "report.json").read_text())
         rows = results.run_rows(cells)
-        assert saved["rows"] == rows and sum(row["model"] == "" for row in rows) == 6 * len(seeds)
+        assert saved["rows"] == rows and sum(row["variant"] == "" for row in rows) == 6 * len(seeds)
         assert (
             saved["summary"] == summary and len(summary) == 6 + 2 * 2 + 4 + 1 + 1
         )  # fits, mixtures, labels, shared + own, alone
@@ -31,7 +31,7 @@ def test_run_report_holds_every_row_and_where_it_came_from_and_is_drawn(tmp_path
                 assert row[name] == pytest.approx(sum(people["accuracy"]) / len(people["user"]))
                 log_loss = sum(people["log_loss"]) / len(people["user"])
                 of_row = [
-                    s for s in summary if all(s[k] == row[k] for k in ("alpha", "K", "model"))
+                    s for s in summary if all(s[k] == row[k] for k in ("alpha", "K", "variant"))
                 ]
                 if len(seeds) == 1:
                     assert of_row[0][f"{name}_log_loss"] == pytest.approx(log_loss)

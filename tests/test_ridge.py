@@ -208,12 +208,12 @@ def test_what_is_a_persons_own_is_found_where_it_is_and_nowhere_else():
     groups = people_with_their_own()
     result = run([1, 3], [0.0], None, *groups, 60, 60, "cpu", solver="ridge", baselines=True)
     fit = result.cells[1].fit
-    assert fit.choice["own_spread"] > 0 and fit.prior.own > 0
+    assert fit.choice["deviation_spread"] > 0 and fit.prior.deviation_spread > 0
     assert result.unseen[1] > result.unseen[0] + 0.05  # new people have their own as well
     assert result.seen[1] > result.seen[0] + 0.05
     shared_own = next(cell for cell in result.cells if cell.variant == SHARED_OWN)
     assert abs(shared_own.accuracy["unseen"].mean() - result.unseen[1]) < 0.02
-    assert result.cells[0].fit.own is None  # K = 1 stays Bradley-Terry
+    assert result.cells[0].fit.deviations is None  # K = 1 stays Bradley-Terry
     curve = run_few_shot_vary_shots(
         2, [0.0], [3], [5, ALL_SHOTS], groups[0], groups[2], groups[3], None, 60, 60, "cpu",
         solver="ridge",
@@ -222,7 +222,7 @@ def test_what_is_a_persons_own_is_found_where_it_is_and_nowhere_else():
     assert curve.few_shot_train[0, 0, 1] == pytest.approx(result.few_shot_train[1], abs=1e-6)
     assert curve.unseen[0, 0, 0] < curve.unseen[0, 0, 1]
     alike = people_with_their_own(own=0.0)
-    assert fit_ridge(alike[0], [3])[3].own is None
+    assert fit_ridge(alike[0], [3])[3].deviations is None
 
 
 def test_a_saved_basis_holds_the_deviations(tmp_path):
@@ -231,8 +231,8 @@ def test_a_saved_basis_holds_the_deviations(tmp_path):
     cell = result.cells[0]
     path = tmp_path / "b_K2_alpha0_seed0.safetensors"
     basis = load_basis(path, 24)
-    expected = cell.fit.V @ cell.fit.W[3] + cell.fit.own.rewards(3)
-    assert cell.fit.own is not None
+    expected = cell.fit.V @ cell.fit.W[3] + cell.fit.deviations.rewards(3)
+    assert cell.fit.deviations is not None
     assert torch.allclose(basis.rewards(["3"])[:, 0], expected, atol=1e-4)
     assert basis.E.shape == (12, 24) and basis.E_unseen.shape == (12, 24)
 

@@ -37,7 +37,7 @@ class Basis(NamedTuple):
     E_unseen: torch.Tensor | None = None  # (C', d)
     mean: torch.Tensor | None = None  # (K,) the population's mixture; None: the mean of W
     strength: float = STRENGTH  # and how many pairs it counts as, for new people
-    own: float = 0.0  # std of e_i in each direction
+    deviation_spread: float = 0.0  # std of e_i in each direction
 
     @property
     def everybody(self):
@@ -48,7 +48,7 @@ class Basis(NamedTuple):
     def prior(self):
         """What is known of a person before the first pair."""
         mean = self.W.mean(0) if self.mean is None else self.mean
-        return Prior(mean, self.strength, self.own)
+        return Prior(mean, self.strength, self.deviation_spread)
 
     def places(self, users):
         """Their numbers among everybody; an id of two (lists have numbers for ids) is the seen one's.
@@ -104,7 +104,10 @@ def save_basis(path, basis, **metadata):
     header = {"model": basis.model}
     for name in ("user_ids", "unseen_ids"):
         header[name] = json.dumps(getattr(basis, name))
-    header |= {"prior_strength": str(basis.strength), "prior_own": str(basis.own)}
+    header |= {
+        "prior_strength": str(basis.strength),
+        "deviation_spread": str(basis.deviation_spread),
+    }
     tensors = {}
     for name in (*NEEDED, *MORE):
         if getattr(basis, name) is not None:
@@ -122,19 +125,19 @@ def save_fits(prefix, fitted, groups, model):
     for one in fitted:
         seed, alpha, K = one.setting
         if K > 0:
-            E = deviations(one.fit.own, seen)
-            E_unseen = deviations(one.own_unseen, unseen)
+            E = stacked_deviations(one.fit.deviations, seen)
+            E_unseen = stacked_deviations(one.deviations_unseen, unseen)
             basis = Basis(one.fit.V, one.fit.W, seen, one.W_unseen, unseen, model, E, E_unseen)
             if one.fit.prior is not None:
                 basis = basis._replace(**one.fit.prior._asdict())
             save_basis(basis_path(prefix, K, alpha, seed), basis, alpha=alpha, seed=seed)
 
 
-def deviations(own, user_ids):
+def stacked_deviations(deviations, user_ids):
     """e_i of everybody, (C, d); on disk they are less than the pairs that make them."""
-    if own is None:
+    if deviations is None:
         return None
-    return torch.stack([own.rewards(person) for person in range(len(user_ids))])
+    return torch.stack([deviations.rewards(person) for person in range(len(user_ids))])
 
 
 def load_basis(path, num_features=None):
@@ -150,7 +153,7 @@ def load_basis(path, num_features=None):
         user_ids = ids_of(header["user_ids"])
         unseen_ids = ids_of(header["unseen_ids"])
         strength = float(header.get("prior_strength", STRENGTH))
-        more = {"strength": strength, "own": float(header.get("prior_own", 0))}
+        more = {"strength": strength, "deviation_spread": float(header.get("deviation_spread", 0))}
         more |= {"user_ids": user_ids, "unseen_ids": unseen_ids, "model": header["model"]}
         basis = Basis(**held, **more)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -202,8 +205,10 @@ def require_shapes(path, basis):
     for ids in (basis.user_ids, basis.unseen_ids):
         if len({*ids}) < len(ids):
             raise InputError(f"{path}: the id {max(ids, key=ids.count)} stands for two people")
-    if not (basis.strength >= 0 and basis.own >= 0):
-        raise InputError(f"{path}: a prior of strength {basis.strength} and spread {basis.own}")
+    if not (basis.strength >= 0 and basis.deviation_spread >= 0):
+        raise InputError(
+            f"{path}: a prior of strength {basis.strength} and spread {basis.deviation_spread}"
+        )
     if (basis.E is None) != (basis.E_unseen is None):
         raise InputError(f"{path}: only one of E and E_unseen is there")
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lore.fit.likelihood import LOGIT_SCALE, margins
-from lore.fit.mixtures import Fit, Own
+from lore.fit.mixtures import Deviations, Fit
 from lore.fit.product import project
 
 ALL_SHOTS = 0  # as a number of shots: everything known of a user
@@ -38,12 +38,12 @@ class Fitted(NamedTuple):
     fit: Fit  # V, and the W and own of the seen users
     W_unseen: torch.Tensor  # (C', K)
     variant: str = LORE
-    own_unseen: Own | None = None
+    deviations_unseen: Deviations | None = None
 
     @classmethod
     def of(cls, setting, fit, people):
         """people: Mixtures of the unseen users."""
-        return cls(setting, fit, people.W.float(), own_unseen=people.own)
+        return cls(setting, fit, people.W.float(), deviations_unseen=people.deviations)
 
 
 class Outcomes(NamedTuple):
@@ -70,7 +70,7 @@ class Cell(NamedTuple):
     std_trials: dict | None = None  # group -> std over trials of the mean over users
     fit: Fit | None = None
     W_unseen: torch.Tensor | None = None  # (C', K)
-    own_unseen: Own | None = None
+    deviations_unseen: Deviations | None = None
     outcomes: dict | None = None  # group -> Outcomes
     both_sides: dict | None = None  # tested group -> items_on_both_sides
     best: bool | None = None  # whether held-out prompts speak for this rank; None = not asked
@@ -147,12 +147,16 @@ def score(fitted, groups):
         for one, Z, of_one in zip(fitted, Zs, found):
             seen = name in ("train", "seen")
             W = one.fit.W if seen else one.W_unseen
-            own = one.fit.own if seen else one.own_unseen
+            own = one.fit.deviations if seen else one.deviations_unseen
             of_one[name] = person_margins(Z, W, own, group)
     both_sides = items_on_both_sides(groups)
     cells = []
     for one, of_one in zip(fitted, found):
-        more = {"fit": one.fit, "W_unseen": one.W_unseen, "own_unseen": one.own_unseen}
+        more = {
+            "fit": one.fit,
+            "W_unseen": one.W_unseen,
+            "deviations_unseen": one.deviations_unseen,
+        }
         cells.append(
             cell_of(one.setting, of_one, groups, one.variant, both_sides=both_sides, **more)
         )

@@ -6,7 +6,7 @@ from lore.common import InputError
 from lore.fit.evaluation import ALL_SHOTS, Cell, outcomes_of, share_right, through_others
 from lore.fit.groups import shuffled_places
 from lore.fit.likelihood import LOGIT_SCALE, margins, user_mean_weights
-from lore.fit.mixtures import Own
+from lore.fit.mixtures import Deviations
 
 
 def draw_shots(few, num_shots, trials, seed):
@@ -70,17 +70,17 @@ def score_draws(setting, fit, num_shots, found, drawn, test, groups):
     Z, row, problem = drawn
     problem = problem.to(Z.device)
     W = found.W.to(Z)
-    known = margins(Z, W, problem) if found.own is None else LOGIT_SCALE * found.logits
+    known = margins(Z, W, problem) if found.deviations is None else LOGIT_SCALE * found.logits
     user = unseen.user.to(Z.device)
     tested = []
     for w in W.view(-1, C, W.shape[1]):  # of one trial and number of shots
         tested.append(margins(test, w, user))
     tested = torch.stack(tested, dim=1)  # (n, trials * S)
-    if found.own is not None:
+    if found.deviations is not None:
         draws = problem // C
         a = found.a.new_zeros(len(few), tested.shape[1])
         a[row.to(a.device), draws] = found.a
-        tested = tested + Own(few, few.user.to(a.device), a).margins(unseen)
+        tested = tested + Deviations(few, few.user.to(a.device), a).margins(unseen)
 
     share = share_right(known, problem, len(W)).view(-1, S, C)  # (trials, S, C)
     by_draw = [share_right(margin, user, C) for margin in tested.T]

@@ -22,10 +22,10 @@ class Prior(NamedTuple):
 
     mean: torch.Tensor  # (K,) the population's mixture
     strength: float  # pairs that it counts as
-    own: float = 0.0  # unit * o: std of e_i in each direction, 0 = nothing of one's own
+    deviation_spread: float = 0.0  # unit * o: std of e_i in each direction; 0: e_i = 0
 
 
-class Own(NamedTuple):
+class Deviations(NamedTuple):
     """e_i = sum_j a_j x_j over the pairs j of person i, for people 0, 1, ..
 
     The pairs are kept as row numbers into their table, so that all e_i together, (people, d), are
@@ -85,7 +85,7 @@ class Mixtures(NamedTuple):
     logits: torch.Tensor | None = None  # (n,) log-odds of each pair, those not counted as well
     a: torch.Tensor | None = None  # (n,) e_i = sum_j a_j x_j over the pairs of a person
     spread: torch.Tensor | None = None  # (C, K) Laplace posterior std of w, edges not minded
-    own: Own | None = None  # e_i, where the prior has it
+    deviations: Deviations | None = None  # e_i, where the prior has it
 
 
 class Fit(NamedTuple):
@@ -96,7 +96,7 @@ class Fit(NamedTuple):
     generator: torch.Generator | None = None  # adam: goes on to draw the starts of the unseen users
     prior: Prior | None = None  # of the unseen users: of the ridge solver, and of K = 0
     choice: dict | None = None  # ridge: what was chosen, and the held-out curves it was chosen by
-    own: Own | None = None  # e_i of the seen users; None = nothing of one's own
+    deviations: Deviations | None = None  # e_i of the seen users; None = nothing of one's own
 
     def new_people(self, features, spread=False):
         """Few-shot fit of a ridge solution -> Mixtures.
@@ -192,13 +192,13 @@ def solve_mixtures(Z, user, num_users, prior, pairs=None, row=None, spread=False
     votes = None if pairs is None or pairs.choice is None else pairs.votes.to(Z.device)
     if votes is not None and row is not None:
         votes = votes[row]
-    pairs = pairs if prior.own else None
+    pairs = pairs if prior.deviation_spread else None
     found = solve_batches(
         batches(user, num_users, Z.shape[1], pairs, row), Z, num_users, prior, spread, votes=votes
     )
     if pairs is None:
         return found
-    return found._replace(own=Own(pairs, user, found.a))
+    return found._replace(deviations=Deviations(pairs, user, found.a))
 
 
 def solve_batches(people, Z, num_users, prior, spread=False, counted=None, votes=None):
@@ -214,7 +214,7 @@ def solve_batches(people, Z, num_users, prior, spread=False, counted=None, votes
     std = ((1 - 1 / K) / mean.new_full((num_users, K), prior.strength)).sqrt()  # without pairs
     logits = Z.double() @ mean / LOGIT_SCALE  # (n, K) @ (K,)
     a = logits.new_zeros(len(Z))
-    if fixed and not prior.own:
+    if fixed and not prior.deviation_spread:
         return Mixtures(W, gap, logits, a, std if spread else None)
     if len(Z) and not Z.abs().max() <= LARGEST_LOG_ODDS * LOGIT_SCALE:
         raise InputError(
@@ -229,14 +229,14 @@ def solve_batches(people, Z, num_users, prior, spread=False, counted=None, votes
         vote = real.double() if votes is None else votes[rows] * real  # (people, m)
         m = vote.sum(1, keepdim=True).clamp_min(1)  # (people, 1)
         z = Z[rows].double() / LOGIT_SCALE * real.unsqueeze(2)  # (people, m, K)
-        own = None if not prior.own else m.unsqueeze(2) * prior.own**2 * G
+        own = None if not prior.deviation_spread else m.unsqueeze(2) * prior.deviation_spread**2 * G
         if fixed:
             one = mean.new_ones(1)
             problems = PersonProblems((z @ mean).unsqueeze(2), vote / m, one, 0 * m, own)
         else:
             problems = PersonProblems(z, vote / m, mean, prior.strength / m, own)
         w, coefficients, gap[who], H = newton_on_simplex(problems)
-        a[rows[real]] = (coefficients * m * prior.own**2 / LOGIT_SCALE)[real]
+        a[rows[real]] = (coefficients * m * prior.deviation_spread**2 / LOGIT_SCALE)[real]
         if not fixed:
             W[who] = w
         logits[batch.rows[batch.real]] = batch.logits(Z, W[who], a)[batch.real]

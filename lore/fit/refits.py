@@ -101,7 +101,9 @@ def baseline_cells(fitted, groups, V_ref, device, weigh, refit):
             others += [one._replace(variant=SHUFFLED) for one in refit(settings, *labels)]
         fit = fit_shared_and_own(groups.train, V_ref, seed, device, weigh)
         new = fit.new_people(groups.few_shot_train)
-        others.append(Fitted(Setting(seed, None, 1), fit, new.W.float(), SHARED_OWN, new.own))
+        others.append(
+            Fitted(Setting(seed, None, 1), fit, new.W.float(), SHARED_OWN, new.deviations)
+        )
         alone.append(each_alone(groups, V_ref, seed, device, fit.choice["common_spread"]))
     return score(others, groups) + alone
 
@@ -111,7 +113,7 @@ def other_mixtures(one):
 
     Nobody has anything of their own.
     """
-    fit = one.fit._replace(own=None)
+    fit = one.fit._replace(deviations=None)
     mean = fit.W.mean(0)  # of the people seen, for the unseen as well
     everybody = fit._replace(W=mean.expand_as(fit.W))
     yield Fitted(one.setting, everybody, mean.expand_as(one.W_unseen), POPULATION)

@@ -32,7 +32,7 @@ from lore.splits import reference_head
 FOLDS = 3  # of the prompts
 COMMON_SPREADS = [10 ** (i / 2) for i in range(-3, 3)]  # s; from strong ridge to weak
 PERSONAL_SPREADS = [5.0, 2.0, 0.8, 0.3]  # p; from weak ridge to strong
-OWN_SPREADS = [0.4, 0.8, 1.5, 3.0]  # o
+DEVIATION_SPREADS = [0.4, 0.8, 1.5, 3.0]  # o
 STRENGTHS = [0.3, 1.0, 3.0, 10.0, EVERYBODY]  # pairs that the mean mixture counts as, for new users
 FEW_PAIRS = 10  # known of a seen user who stands for a new one
 ASKED = 300  # people, at most, by whom o and the strength are chosen
@@ -151,8 +151,10 @@ class Search:
         self.s, self.start, self.log_p, self.choice = self.common_path()
         self.Zs = self.of_folds(self.start, 1, self.s, None)[1]
         self.one = [self.votes.new_ones(1)] * FOLDS  # mean mixtures of rank 1
-        self.own, self.known, gains = self.own_path(self.Zs, self.one, EVERYBODY)
-        self.choice |= {"own_spreads": OWN_SPREADS, "own_gain": gains, "own_spread": self.own}
+        o, self.known, gains = self.deviation_path(self.Zs, self.one, EVERYBODY)
+        self.deviation_spread = o
+        self.choice |= {"deviation_spreads": DEVIATION_SPREADS, "deviation_gain": gains}
+        self.choice["deviation_spread"] = o
 
     # -------------------------------------------------------------------- one reward for all ---
 
@@ -197,11 +199,13 @@ class Search:
 
     def shared_and_own(self, bradley_terry):
         """Bradley-Terry with what it leaves to each person, where that is worth it."""
-        prior = bradley_terry.prior._replace(own=self.problem.unit * self.own)
+        prior = bradley_terry.prior._replace(
+            deviation_spread=self.problem.unit * self.deviation_spread
+        )
         gained, _ = self.gain(self.known, self.log_p, self.folds.asked)
         choice = bradley_terry.choice | {"held_out_gain": gained}
-        own = self.people_of(bradley_terry.V, prior).own
-        return bradley_terry._replace(prior=prior, choice=choice, own=own)
+        own = self.people_of(bradley_terry.V, prior).deviations
+        return bradley_terry._replace(prior=prior, choice=choice, deviations=own)
 
     # -------------------------------------------------------------------------- higher ranks ---
 
@@ -248,14 +252,14 @@ class Search:
         p = PERSONAL_SPREADS[best]
         Ws, Zs = self.of_folds(along[best], K, self.s, p)
         means = [W.mean(0) for W in Ws]
-        own, log_p, own_gains = self.own_path(Zs, means, SEEN_STRENGTH)
+        own, log_p, deviation_gains = self.deviation_path(Zs, means, SEEN_STRENGTH)
         over_known = self.gain(log_p, self.known, self.folds.asked)
-        choice |= {"gain_over_own": over_known}
+        choice |= {"gain_over_deviations": over_known}
         if surest([over_known]) is None:
             return Candidate(along[best], choice, clear=False)
         gained, _ = self.gain(log_p, self.log_p, self.folds.asked)
         choice |= {"personal_spread": p, "held_out_gain": gained}
-        choice |= {"own_gain": own_gains, "own_spread": own}
+        choice |= {"deviation_gain": deviation_gains, "deviation_spread": own}
         choice |= self.strength_for_new(Zs, means, own)
         return Candidate(along[best], choice, clear=True)
 
@@ -265,7 +269,7 @@ class Search:
         V was fitted to their pairs as well, so the prior is rather weak than strong.
         """
         few = self.folds.few
-        known = self.log_p_of_people(self.Zs, self.one, EVERYBODY, self.own, few)
+        known = self.log_p_of_people(self.Zs, self.one, EVERYBODY, self.deviation_spread, few)
         gains = []
         for strength in STRENGTHS:
             log_p = self.log_p_of_people(Zs, means, strength, own, few)
@@ -300,10 +304,10 @@ class Search:
         for theta, (K, candidate) in zip(thetas, candidates.items()):
             choice = bradley_terry.choice | candidate.choice
             V, W = problem.solution(theta, K, self.s, choice["personal_spread"])
-            prior = Prior(W.mean(0), SEEN_STRENGTH, problem.unit * choice["own_spread"])
+            prior = Prior(W.mean(0), SEEN_STRENGTH, problem.unit * choice["deviation_spread"])
             seen = self.people_of(V, prior)
             prior = prior._replace(strength=float(choice["strength"]))
-            fits[K] = Fit(V, seen.W.float(), prior=prior, choice=choice, own=seen.own)
+            fits[K] = Fit(V, seen.W.float(), prior=prior, choice=choice, deviations=seen.deviations)
         return fits
 
     def lowest(self, thetas, K, p):
@@ -340,18 +344,18 @@ class Search:
             logits.append(self.votes.new_zeros(len(self.votes)).index_copy(0, rows, found.logits))
         return F.logsigmoid(self.folds.held_out(logits))
 
-    def own_path(self, Zs, means, strength):
-        """o, log P (n,) with it, and what each of OWN_SPREADS gains over nothing of one's own."""
+    def deviation_path(self, Zs, means, strength):
+        """o, log P (n,) with it, and what each of DEVIATION_SPREADS gains over nothing of one's own."""
         fitted = self.folds.fitted
         nothing = self.log_p_of_people(Zs, means, strength, 0.0, fitted)
         log_ps = []
-        for own in OWN_SPREADS:
+        for own in DEVIATION_SPREADS:
             log_ps.append(self.log_p_of_people(Zs, means, strength, own, fitted))
         gains = [self.gain(log_p, nothing, self.folds.asked) for log_p in log_ps]
         best = surest(gains)
         if best is None:
             return 0.0, nothing, gains
-        return OWN_SPREADS[best], log_ps[best], gains
+        return DEVIATION_SPREADS[best], log_ps[best], gains
 
     def gain(self, log_p, reference, rows):
         """By how much log P of held-out pairs is larger, and its standard error; rows: mask (n,).

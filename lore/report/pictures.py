@@ -42,7 +42,7 @@ def rank_figure(path):
         (1, SHARED_OWN, (0, (1, 4))),
     ]
     for K, variant, style in lines:
-        for row in [row for row in rows if (row["K"], row["model"]) == (K, variant)][:1]:
+        for row in [row for row in rows if (row["K"], row["variant"]) == (K, variant)][:1]:
             name = variant if variant == SHARED_OWN else RANK_NAMES[K].lstrip("0 ")
             label = f"{name}, unseen"
             grey = {"color": "0.4", "linestyle": style, "linewidth": 1}
@@ -53,7 +53,7 @@ def rank_figure(path):
 
 def plot_ranks(axes, ranked, style, of_alpha):
     """The curves of one alpha."""
-    fits = [row for row in ranked if row["model"] == LORE]
+    fits = [row for row in ranked if row["variant"] == LORE]
     ranks = [row["K"] for row in fits]
     for colour, (name, label) in enumerate(GROUP_NAMES.items()):
         y = 100 * np.array([row[name] for row in fits])
@@ -65,7 +65,7 @@ def plot_ranks(axes, ranked, style, of_alpha):
         looks = {"fmt": f"o{style}", "color": f"C{colour}", "markersize": 4, "capsize": 2}
         axes.errorbar(x, y, yerr=bars, label=label + of_alpha, **looks)
     for marker, variant in zip("xv+", (POPULATION, ANOTHER, SHUFFLED)):
-        curve = [(row["K"], 100 * row["unseen"]) for row in ranked if row["model"] == variant]
+        curve = [(row["K"], 100 * row["unseen"]) for row in ranked if row["variant"] == variant]
         if curve:
             looks = {"color": "0.6", "linewidth": 1, "label": f"{variant}, unseen{of_alpha}"}
             axes.plot(*zip(*curve), f"{marker}{style}", **looks)

@@ -51,7 +51,7 @@ def run_rows(cells):
     the ridge solver chose."""
     rows = []
     for cell in cells:
-        row = {"seed": cell.seed, "alpha": cell.alpha, "K": cell.K, "model": cell.variant}
+        row = {"seed": cell.seed, "alpha": cell.alpha, "K": cell.K, "variant": cell.variant}
         if cell.best is not None:
             row["best"] = cell.best
         for name, accuracy in cell.accuracy.items():

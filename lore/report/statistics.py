@@ -30,7 +30,7 @@ def summarise(cells, over="seeds"):
     Of tested groups also NAME_log_loss, mean over users of -log P; NAME_calibration_error, over
     pairs; NAME_worst_tenth: [mean accuracy of the worst tenth of the users, the same if all users
     were equally well predicted]; NAME_gain, the difference to Bradley-Terry of the same alpha on the
-    same users, NAME_over_own, to "shared + own", and NAME_over_shuffled, to the same fit on shuffled
+    same users, NAME_over_shared_own, to "shared + own", and NAME_over_shuffled, to the same fit on shuffled
     labels or to its opposite, whichever is right more often, as coins could have made either: [mean,
     low, high] of paired draws; NAME_detectable, the smallest gain that would be found in 80 % of
     studies like this one.
@@ -42,7 +42,7 @@ def summarise(cells, over="seeds"):
     summary = []
     for key in sorted(rows, key=lambda key: VARIANTS.index(key[2])):
         alpha, K, variant, shots = key
-        row = {"alpha": alpha, "K": K, "model": variant}
+        row = {"alpha": alpha, "K": K, "variant": variant}
         if rows[key][0].best is not None:
             row["best"] = sum(cell.best for cell in rows[key])  # in how many of the repeats
         if shots is not None:
@@ -56,7 +56,7 @@ def summarise(cells, over="seeds"):
             row |= differences(rows[key], bradley_terry, "gain")
         shared_own = row_of(rows, key, 1, SHARED_OWN)
         if shared_own and variant == LORE and K not in (0, 1):
-            row |= differences(rows[key], shared_own, "over_own")
+            row |= differences(rows[key], shared_own, "over_shared_own")
         shuffled = (alpha, K, SHUFFLED, shots)
         if variant == LORE and shuffled in rows:
             row |= differences(rows[key], rows[shuffled], "over_shuffled", better_side)

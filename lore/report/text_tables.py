@@ -2,7 +2,7 @@
 
 from lore.fit.evaluation import ALONE, LORE, SHARED_OWN, TESTED
 from lore.fit.mixtures import EVERYBODY
-from lore.fit.ridge import OWN_SPREADS, PERSONAL_SPREADS
+from lore.fit.ridge import DEVIATION_SPREADS, PERSONAL_SPREADS
 
 GROUP_NAMES = {
     "train": "train",
@@ -10,7 +10,13 @@ GROUP_NAMES = {
     "few_shot_train": "few-shot train",
     "unseen": "unseen",
 }
-OF_A_RANK = ("K", "best", "_gain", "_detectable", "_over_own")  # not among a row's own numbers
+OF_A_RANK = (
+    "K",
+    "best",
+    "_gain",
+    "_detectable",
+    "_over_shared_own",
+)  # not among a row's own numbers
 RANK_NAMES = {0: "0 reference", 1: "1 Bradley-Terry", "best": "best possible", "alone": ALONE}
 
 
@@ -26,7 +32,7 @@ def print_run_table(summary, over="seeds"):
     print_legend(rows, f" ± std over {over}" if several else "")
     print_likelihoods(rows)
     print_not_beaten(rows, "over_shuffled", "no better than shuffled labels")
-    print_not_beaten(rows, "over_own", f'no better than "{SHARED_OWN}"')
+    print_not_beaten(rows, "over_shared_own", f'no better than "{SHARED_OWN}"')
 
 
 def print_few_shot_table(rows):
@@ -43,7 +49,7 @@ def print_legend(rows, spread):
     if any(row.get("marked") for row in rows):
         print("*: the rank that held-out training prompts speak for; test pairs had no say")
     least = []
-    fits = [row for row in rows if row.get("model") == LORE and row["K"] not in (0, "best")]
+    fits = [row for row in rows if row.get("variant") == LORE and row["K"] not in (0, "best")]
     for name in TESTED:
         found = [row[f"{name}_detectable"] for row in fits if f"{name}_detectable" in row]
         if found:
@@ -121,7 +127,7 @@ def merged(summary):
     result = []
     for same in rows.values():
         of_any = {"marked": any(row["marked"] for row in same)}
-        if same[0]["K"] == 1 and same[0]["model"] == LORE and len(same) > 1:
+        if same[0]["K"] == 1 and same[0]["variant"] == LORE and len(same) > 1:
             result.append(same[0])  # it stands for itself, and the others are as it
             as_it = f"{ranks_text(same[1:])} as 1"
             result.append(same[1] | {"K": as_it, "marked": False})
@@ -194,7 +200,7 @@ def key_text(row, key):
 
 def rank_text(row):
     name = str(RANK_NAMES.get(row["K"], row["K"]))
-    return f"{name}, {row['model']}" if row.get("model") not in (None, LORE, ALONE) else name
+    return f"{name}, {row['variant']}" if row.get("variant") not in (None, LORE, ALONE) else name
 
 
 def print_choices(cells):
@@ -211,13 +217,13 @@ def print_choices(cells):
         print(f"ridge, seed {seed}: held-out loss of Bradley-Terry {', '.join(path)}")
         print(f"chosen s = {common['common_spread']:.2g}")
         lines = [["K", *(f"p = {p:g}" for p in PERSONAL_SPREADS), "chosen", "as new", "prior"]]
-        own = [["K", *(f"o = {o:g}" for o in OWN_SPREADS), "chosen"]]
+        own = [["K", *(f"o = {o:g}" for o in DEVIATION_SPREADS), "chosen"]]
         for K, choice in choices.items():
             if "gain" in choice:
                 lines.append([str(K), *map(gain_text, choice["gain"]), *chosen_texts(choice)])
             if K == 1 or choice.get("personal_spread"):
-                chosen = f"o = {choice['own_spread']:g}"
-                own.append([str(K), *map(gain_text, choice["own_gain"]), chosen])
+                chosen = f"o = {choice['deviation_spread']:g}"
+                own.append([str(K), *map(gain_text, choice["deviation_gain"]), chosen])
         if len(lines) > 1:
             print("what more rewards than that one gain in log P of a held-out pair, ± std. error:")
             print_aligned(lines)
@@ -228,7 +234,7 @@ def print_choices(cells):
 def chosen_texts(choice):
     """Spread, gain on seen people posing as new, strength of the prior."""
     if not choice["personal_spread"]:
-        return ["1 and own" if choice["own_spread"] else "1 Bradley-Terry", "", ""]
+        return ["1 and own" if choice["deviation_spread"] else "1 Bradley-Terry", "", ""]
     strength = choice["strength"]
     prior = "everybody's" if float(strength) == EVERYBODY else f"{strength} pairs"
     as_new = gain_text(choice["gain_as_new"][strength])
