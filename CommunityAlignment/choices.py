@@ -4,7 +4,7 @@ import numpy as np
 
 from lore.fit.evaluation import ANOTHER, LORE, TESTED, Fitted, Outcomes, score
 from lore.report.statistics import by_user, summarise
-from lore.report.text_tables import print_aligned, print_table
+from lore.report.text_tables import accuracy_table, print_aligned, print_table
 
 LEAST_PEOPLE = 30  # of one kind, below which nothing is said of it
 PLURALITY = "plurality of others"
@@ -226,11 +226,11 @@ def most_said(frame, trait):
 def print_choices(report, chance):
     """report: by_choice, of_shared_items (rows of cells of Choices), consistency."""
     print("\nchoices: the preferred reply before all others (top 1)")
-    print_table(report["by_choice"], ["K", "alpha"], TESTED, None)
+    print_table(accuracy_table(report["by_choice"], ["K", "alpha"], TESTED))
     print(f"chance: {100 * chance:.1f} % (unseen)")
     if report["of_shared_items"]:
         print("\nthe same on choices that other people made as well:")
-        print_table(report["of_shared_items"], ["K", "alpha"], TESTED, None)
+        print_table(accuracy_table(report["of_shared_items"], ["K", "alpha"], TESTED))
     again = report["consistency"]
     met = (
         f"{again['choices']} choices by {again['people']} people who had been asked the same before"

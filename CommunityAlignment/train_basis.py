@@ -35,7 +35,7 @@ from choices import (
 )  # fmt: skip
 from lore.common import InputError, pick_device, start
 from lore.fit.evaluation import ANOTHER, LORE
-from lore.report.results import report
+from lore.report.results import report_run
 from lore.settings import repeats_of, settings
 from utils import run
 
@@ -108,7 +108,7 @@ def main():
     more["consistency"] = consistency(frame)
     if args.who:
         more["who"] = by_trait(best_of(found), frame, people.TRAITS)
-    report(output, cells, args, **more)
+    report_run(output, cells, args, **more)
     print_choices(more, choices.chance())
     if args.who:
         print_traits(more["who"])

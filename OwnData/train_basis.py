@@ -20,7 +20,7 @@ sys.path.insert(0, str(HERE.parent))
 import people
 from lore.common import pick_device, start
 from lore.fit.evaluation import best_cell
-from lore.report.results import report
+from lore.report.results import report_run
 from lore.settings import repeats_of, settings
 from utils import run
 
@@ -75,7 +75,7 @@ def main():
     if prepared.planted:
         best = f"{args.planted_accuracy:.0%} by construction"
         print(f"planted people: the best possible accuracy is {best}")
-    report(output, cells, args)
+    report_run(output, cells, args)
     print(f"results are in {output}.json and .png, V and W beside them")
 
 

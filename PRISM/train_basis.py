@@ -21,8 +21,8 @@ import people
 from lore.common import pick_device, start
 from lore.fit.basis import basis_health
 from lore.fit.evaluation import LORE, best_cell
-from lore.report.results import report, run_rows
-from lore.report.text_tables import print_health
+from lore.report.results import report_run, run_rows
+from lore.report.text_tables import health_table, print_table
 from lore.settings import repeats_of, settings
 from utils import run_regularized
 
@@ -84,8 +84,8 @@ def main():
     if dialogues.planted:
         best = f"{args.planted_accuracy:.0%} by construction"
         print(f"planted people: the best possible accuracy is {best}")
-    report(output, cells, args, rows)
-    print_health(rows)
+    report_run(output, cells, args, rows)
+    print_table(health_table(rows))
     several = [row for row in rows if row.get("columns", 0) > 1 and row["to_head"]]
     if any(row["to_head"][0] > COLLAPSED for row in several):
         print("some bases are the reference head several times over:", end=" ")

@@ -19,7 +19,7 @@ import people
 from lore.common import pick_device, start
 from lore.fit.evaluation import LORE
 from lore.report.pictures import plot_mixtures
-from lore.report.results import report
+from lore.report.results import report_run
 from lore.report.text_tables import key_text, print_aligned
 from lore.settings import repeats_of, settings
 from utils import run
@@ -95,7 +95,7 @@ def main():
                 save=output, model=sides.model,
             )  # fmt: skip
             cells += result.cells
-        populations[a] = report(output, cells, args)
+        populations[a] = report_run(output, cells, args)
         for cell in cells:
             if (cell.K, cell.seed, cell.variant) == (max(args.K_list), args.seed, LORE) and cell.K:
                 true, _ = people.true_mixtures(sides, a, "seen", N, args.seed)

@@ -1,9 +1,12 @@
 """Results as one page of HTML that needs nothing from anywhere: no script, no font, no picture file."""
 
 import html
+from collections import Counter
 from string import Template
 
 import numpy as np
+
+from lore.report.text_tables import STAR
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 0 auto; padding: 1rem; }
@@ -29,6 +32,10 @@ $body
 """)
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222222")
 SHOWN = 600  # characters of a reply
+LABEL = 26  # characters of a person's name beside their bar
+MARGIN = 200  # left of the bars, for the names
+WIDTH = 560  # of a bar
+HEIGHT = 14  # of a line
 
 
 def page(title, sections):
@@ -42,13 +49,15 @@ def text(value):
     return html.escape(str(value))
 
 
-def table(head, rows, marked=()):
-    """Rows of text; marked: numbers of those that stand out."""
-    lines = ["<tr>" + "".join(f"<th>{text(cell)}</th>" for cell in head) + "</tr>"]
-    for number, row in enumerate(rows):
+def shown_table(table):
+    """A Table of lore/report/text_tables.py as HTML, its starred rows shaded, its notes below it."""
+    lines = ["<tr>" + "".join(f"<th>{text(cell)}</th>" for cell in table.head) + "</tr>"]
+    for row in table.rows:
+        kind = ' class="star"' if row[0].endswith(STAR) else ""
         cells = "".join(f"<td>{text(cell)}</td>" for cell in row)
-        lines.append(f'<tr class="star">{cells}</tr>' if number in marked else f"<tr>{cells}</tr>")
-    return '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"
+        lines.append(f"<tr{kind}>{cells}</tr>")
+    rows = '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"
+    return rows + "".join(map(note, table.notes))
 
 
 def note(words):
@@ -67,42 +76,50 @@ def shortened(words):
     return words if len(words) <= SHOWN else words[:SHOWN] + " .."
 
 
+def labels(names):
+    """Names cut in their middle where they are long, and numbered where two would then look alike."""
+    end = LABEL // 2 - 1
+    short = [name if len(name) <= LABEL else f"{name[:end]}..{name[-end:]}" for name in names]
+    times = Counter(short)
+    numbered = enumerate(short, 1)
+    return [label if times[label] == 1 else f"{label} ({n})" for n, label in numbered]
+
+
 def mixture_bars(names, W):
     """People's mixtures W (P, K) as stacked bars, one line a person, ordered by likeness."""
-    height = 14
-    left = 130
-    width = 560
     lines = []
     for k in range(W.shape[1]):  # the first line says which colour is which
-        x = left + k * width / W.shape[1]
+        x = MARGIN + k * WIDTH / W.shape[1]
         colour = COLOURS[k % len(COLOURS)]
         lines.append(f'<rect x="{x:.1f}" y="0" width="12" height="12" fill="{colour}"/>')
         lines.append(f'<text x="{x + 16:.1f}" y="11">reward {k}</text>')
+    short = labels(names)
     for line, person in enumerate(by_likeness(W), start=2):
-        y = line * height
-        name = shortened(names[person])[:16]
-        lines.append(f'<text x="{left - 8}" y="{y + 11}" text-anchor="end">{text(name)}</text>')
-        x = left
+        y = line * HEIGHT
+        label = f"{text(short[person])}<title>{text(names[person])}</title>"
+        lines.append(f'<text x="{MARGIN - 8}" y="{y + 11}" text-anchor="end">{label}</text>')
+        x = MARGIN
         for k, weight in enumerate(W[person]):
-            long = width * float(weight)
+            long = WIDTH * float(weight)
             colour = COLOURS[k % len(COLOURS)]
-            place = f'x="{x:.1f}" y="{y}" width="{long:.1f}" height="{height - 2}"'
-            lines.append(f'<rect {place} fill="{colour}"><title>{weight:.2f}</title></rect>')
+            box = f'x="{x:.1f}" y="{y}" width="{long:.1f}" height="{HEIGHT - 2}"'
+            lines.append(f'<rect {box} fill="{colour}"><title>{weight:.2f}</title></rect>')
             x += long
-    total = left + width
-    size = f'viewBox="0 0 {total} {height * (len(W) + 2)}" width="{total}" font-size="11"'
+    width = MARGIN + WIDTH
+    height = HEIGHT * (len(W) + 2)
+    size = f'viewBox="0 0 {width} {height}" width="{width}" font-size="11"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>' + "\n".join(lines) + "</svg>"
 
 
 def by_likeness(W):
-    """Numbers of people in a chain in which each is followed by the nearest who is left. W (P, K)"""
+    """Numbers of people in a chain in which each is followed by the nearest who is not in it. W (P, K)"""
     W = np.asarray(W, dtype=float)
-    left = np.ones(len(W), dtype=bool)
-    here = int(W[:, 0].argmax())
+    waiting = np.ones(len(W), dtype=bool)
+    person = int(W[:, 0].argmax())
     chain = []
-    while left.any():
-        chain.append(here)
-        left[here] = False
-        away = np.where(left, ((W - W[here]) ** 2).sum(1), np.inf)
-        here = int(away.argmin())
+    while waiting.any():
+        chain.append(person)
+        waiting[person] = False
+        away = np.where(waiting, ((W - W[person]) ** 2).sum(1), np.inf)
+        person = int(away.argmin())
     return chain

@@ -12,21 +12,24 @@ Cost:   seconds.
 
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
 import torch
 
 from lore.common import InputError, require, require_apart, start, written_whole
 from lore.fit.basis import basis_health, basis_path, load_basis
+from lore.fit.evaluation import LORE
 from lore.report.pictures import rank_figure, shots_figure, svg_of
-from lore.report.text_tables import RANK_NAMES
+from lore.report.text_tables import Table, few_shot_tables, health_table, run_tables
 from lore.settings import settings
 from lore.splits import identity_of, load_split
 from lore.text.conversations import content_hash
 from lore.text.input_rows import read_judgements
-from page import mixture_bars, note, page, reply, table, text
+from page import mixture_bars, note, page, reply, shown_table, text
 
 # ------------------------------------------------------------------------------- settings ---
 input = ""  # results: a .json of train_basis.py or vary_fewshot.py
@@ -38,118 +41,102 @@ pairs = 2  # shown of each person, of those that were predicted worst
 people = 20  # at most, whose pairs are shown
 # -------------------------------------------------------------------------------------------
 
-GROUPS = ("train", "seen", "few_shot_train", "unseen")
-OF_SHOTS = {"shots", "few_shot_train", "unseen", "unseen_interval", "unseen_std_trials"}
-HEADS = ("train", "seen", "few-shot train", "unseen")
+CURVE = "Accuracy against what is known"
+OF_A_FIT = {"K", "alpha", "seed", "variant"}
 
 
 def read_results(path):
-    """InputError: missing, or not of these scripts."""
+    """(results, their Tables) of a .json. InputError: missing, or not of these scripts."""
     require(path, "which results? name a .json with --input")
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
-        if is_of_a_sweep(results):
-            return results
+        return results, tables_of(results)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
         pass  # told below
     raise InputError(f"{path} is no .json of train_basis.py or vary_fewshot.py")
 
 
-def is_of_a_sweep(results):
-    """Whether results have what the tables here are made of."""
-    rows = results["rows"]
-    summary = results.get("summary", rows)
-    needed = {"K", "alpha"} | ({"seed", "variant"} if "summary" in results else OF_SHOTS)
-    if not (rows and summary and all(needed <= row.keys() for row in rows)):
-        return False
-    if not all(
-        {"K", "alpha", "variant", "interval"} <= row.keys() for row in results.get("summary", [])
-    ):
-        return False
-    return isinstance(results["settings"], dict) and isinstance(results["environment"], dict)
+def tables_of(results):
+    """What was printed. KeyError and its like: these results are of something else."""
+    made_by = results["settings"] | results["environment"]
+    if "summary" not in results:
+        return few_shot_tables(results["rows"])
+    if not all(row.keys() >= OF_A_FIT for row in results["rows"]):
+        raise KeyError("a row without what tells its fit")
+    return run_tables(results["summary"], "splits" if made_by.get("resplit") else "seeds")
 
 
-def percent(value, interval=None):
-    if value is None:
+def in_html(tables):
+    return "".join(map(shown_table, tables))
+
+
+def drawn(figure):
+    return f'<div class="wide">{svg_of(figure)}</div>'
+
+
+def curve_beside(path, results):
+    """The few-shot curve beside the results of a run, named and dated; none where it is of other people."""
+    path = path.with_name(path.name.replace("train_basis", "vary_fewshot"))
+    file = Path(f"{path}.json")
+    if not file.exists():
         return ""
-    if interval is None:
-        return f"{100 * value:.1f}"
-    return f"{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+    curve, tables = read_results(file)
+    if "summary" in curve:  # these results themselves, under another name
+        return ""
+    written = datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+    origin = f"{file}, written {written}, of {data_of(curve)}"
+    if data_of(curve) != data_of(results) or not people_of(curve) <= people_of(results):
+        return note(f"{origin}, is of other people than these results, and is not shown.")
+    return drawn(shots_figure(path)) + in_html(tables) + note(f"From {origin}.")
 
 
-def rank_table(summary):
-    """The table of train_basis.py."""
-    several_alphas = len({row["alpha"] for row in summary} - {None}) > 1
-    rows = []
-    starred = []
-    for number, row in enumerate(summary):
-        name = (
-            row["variant"]
-            if row["variant"] and row["K"] != 1
-            else RANK_NAMES.get(row["K"], row["K"])
-        )
-        name = f"{row['K']} {row['variant']}" if row["variant"] else name
-        if several_alphas and row["alpha"] is not None:
-            name = f"{name}, alpha {row['alpha']:g}"
-        cells = [percent(row.get(group), row.get(f"{group}_interval")) for group in GROUPS]
-        gain = row.get("unseen_gain")
-        cells.append(
-            "" if gain is None else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*[100 * g for g in gain])
-        )
-        log_loss = row.get("unseen_log_loss")
-        cells.append("" if log_loss is None else f"{log_loss:.3f}")
-        rows.append([name, *cells])
-        if row.get("best"):
-            starred.append(number)
-    head = ["K", *HEADS, "over Bradley-Terry, unseen", "log-loss, unseen"]
-    words = f"Accuracy in percent, mean over users [95 % interval over {summary[0]['interval']}]."
-    words += " Shaded: the rank that held-out training prompts speak for." if starred else ""
-    return table(head, rows, starred) + note(words)
+def data_of(results):
+    made_by = results["settings"]
+    return "planted people" if made_by.get("synthetic") else made_by.get("data", "unknown data")
 
 
-def shots_table(rows):
-    cells = []
-    for row in rows:
-        known = percent(row["few_shot_train"])
-        unseen = percent(row["unseen"], row["unseen_interval"])
-        spread = f"{100 * row['unseen_std_trials']:.1f}"
-        cells.append([RANK_NAMES.get(row["K"], row["K"]), row["shots"], known, unseen, spread])
-    head = ["K", "shots", "few-shot train", "unseen", "std over trials"]
-    return table(head, cells) + note("Accuracy in percent, mean over users [95 % interval].")
+def people_of(results):
+    """Ids of all people in a run's rows."""
+    people = set()
+    for row in results["rows"]:
+        for group in row.get("of_each_user", {}).values():
+            people |= {*group["user"]}
+    return people
 
 
 def bases_of(path, rows):
-    """{(K, alpha, seed): Basis} of those that lie beside the results."""
+    """{(K, alpha, seed): Basis} of the run that wrote these rows, and files of another one."""
     prefix = Path(path).with_suffix("")
-    found = {}
+    bases = {}
+    strangers = []
     for row in rows:
         key = (row["K"], row["alpha"], row["seed"])
-        if row["variant"] or row["K"] in (0, "best") or row["alpha"] is None or key in found:
+        file = Path(basis_path(prefix, *key)) if isinstance(row["alpha"], float) else None
+        if row["variant"] != LORE or row["K"] in (0, "best") or not file.exists():
             continue
-        file = basis_path(prefix, *key)
-        if Path(file).exists():
-            found[key] = load_basis(file)
-    return found
+        basis = load_basis(file)
+        of_each = row.get("of_each_user", {})
+        ids = [tuple(of_each.get(name, {}).get("user", ())) for name in ("train", "unseen")]
+        if ids == [basis.user_ids, basis.unseen_ids]:
+            bases[key] = basis
+        else:
+            strangers.append(file)
+    return bases, strangers
 
 
-def health_table(bases, V_ref):
+def health_of(bases, V_ref):
     rows = []
     for (K, alpha, seed), basis in bases.items():
         health = basis_health(basis.V, basis.W, V_ref)
-        alike = "-" if health["alike"] is None else f"{health['alike']:.2f}"
-        head = "-" if health["to_head"] is None else "{:.2f} .. {:.2f}".format(*health["to_head"])
-        used = [f"{health[name]:.1f}" for name in ("used", "used_by_one")]
-        rows.append([K, f"{alpha:g}", seed, health["columns"], alike, head, *used])
-    head = ["K", "alpha", "seed", "columns", "alike", "cosine to head", "used", "used by one"]
-    words = "alike: largest |cosine| of two columns; used: columns in use, by all and by one person"
-    return table(head, rows) + note(words)
+        rows.append({"K": K, "alpha": alpha, "seed": seed, **health})
+    return health_table(rows)
 
 
-def shown_basis(results, bases):
+def shown_basis(summary, bases):
     """The basis whose people are shown: of the starred rank, else of the highest."""
-    starred = [row["K"] for row in results.get("summary", []) if row.get("best")]
+    starred = [row["K"] for row in summary if row.get("best")]
     several = [key for key, basis in bases.items() if basis.V.shape[1] > 1]
     for key in several:
         if key[0] in starred:
@@ -171,98 +158,106 @@ class Replies:
             self.conversation[chosen] = self.judgements[row].chosen
             self.conversation[rejected] = self.judgements[row].rejected
 
+    def require_model(self, basis, K):
+        """InputError: the basis was learned on another model than made these embeddings."""
+        if identity_of(basis.model) != identity_of(self.split.model):
+            words = f"the basis of K = {K} was learned on {basis.model}, not on {self.split.model}"
+            raise InputError(f"{words}, of which the prepared texts are")
+
     def extremes(self, basis, count):
         """For each basis reward the highest and lowest replies, over the mean of their prompt's."""
         columns = basis.of_columns()
-        scores = columns.log_odds(self.split.table, columns.user_ids)  # (rows, K)
-        prompt_of = {}
+        prompts = {}
         for side in ("chosen", "rejected"):
-            prompt_of |= dict(zip(self.split.frame[side], self.split.frame["prompt"]))
-        rows = sorted(prompt_of)
-        names = {name: i for i, name in enumerate(sorted({*prompt_of.values()}))}
-        prompt = torch.tensor([names[prompt_of[row]] for row in rows])
-        scores = scores[rows]
-        sums = torch.zeros(len(names), scores.shape[1]).index_add_(0, prompt, scores)
+            prompts |= dict(zip(self.split.frame[side], self.split.frame["prompt"]))
+        rows = sorted(prompts)
+        names, prompt = np.unique([prompts[row] for row in rows], return_inverse=True)
+        scores = columns.log_odds(self.split.table, columns.user_ids)[rows]  # (rows, K)
+        prompt = torch.from_numpy(prompt)
+        sums = scores.new_zeros(len(names), scores.shape[1]).index_add_(0, prompt, scores)
         scores = scores - (sums / torch.bincount(prompt)[:, None])[prompt]
-        parts = []
+        parts = [note("Log-odds over the mean of all replies to the same prompt.")]
         for k, name in enumerate(columns.user_ids):
-            order = scores[:, k].argsort(descending=True).tolist()
             parts.append(f"<h3>{name}</h3>")
-            for place in order[:count]:
-                parts.append(
-                    reply(self.conversation[rows[place]], f"{scores[place, k]:+.2f}", "high")
-                )
-            for place in order[max(0, len(order) - count) :]:
-                parts.append(
-                    reply(self.conversation[rows[place]], f"{scores[place, k]:+.2f}", "low")
-                )
-        words = "Log-odds over the mean of all replies to the same prompt."
-        return note(words) + "".join(parts)
+            order = scores[:, k].argsort(descending=True).tolist()
+            ends = {"high": order[:count], "low": order[max(0, len(order) - count) :]}
+            for kind, numbers in ends.items():
+                for number in numbers:
+                    talk = self.conversation[rows[number]]
+                    parts.append(reply(talk, f"{scores[number, k]:+.2f}", kind))
+        return "".join(parts)
 
     def worst_pairs(self, basis, people, count):
         """Of each person the pairs that their reward got most wrong, of all that are known of them."""
-        parts = [
-            note(
-                "Log-odds of the choice that was made; of all pairs of a person, those known included."
-            )
-        ]
+        words = (
+            "Log-odds of the choice that was made; of all pairs of a person, those known included."
+        )
+        parts = [note(words)]
         frame = self.split.frame
-        for user in [user for user in basis.everybody if (frame["user_id"] == user).any()][:people]:
-            own = frame[frame["user_id"] == user]
-            chosen = self.split.table[own["chosen"].to_numpy()].float()
-            rejected = self.split.table[own["rejected"].to_numpy()].float()
+        compared = {*frame["user_id"]}
+        for user in [user for user in basis.everybody if user in compared][:people]:
+            pairs = frame[frame["user_id"] == user]
+            chosen = self.split.table[pairs["chosen"].to_numpy()].float()
+            rejected = self.split.table[pairs["rejected"].to_numpy()].float()
             margin = basis.log_odds(chosen - rejected, [user])[:, 0]
             wrong = int((margin <= 0).sum())
-            heading = text(f"{user}: {wrong} of {len(own)} wrong")
-            parts.append(f"<h3>{heading}</h3>")
-            for place in margin.argsort()[:count].tolist():
-                if margin[place] <= 0:
-                    one = self.judgements[int(own["row"].iloc[place])]
-                    parts.append(reply(one.chosen, f"chosen, {margin[place]:+.2f}", "high"))
-                    parts.append(reply(one.rejected, "rejected", "low"))
+            parts.append(f"<h3>{text(f'{user}: {wrong} of {len(pairs)} wrong')}</h3>")
+            for number in margin.argsort()[: min(count, wrong)].tolist():
+                judgement = self.judgements[int(pairs["row"].iloc[number])]
+                parts.append(reply(judgement.chosen, f"chosen, {margin[number]:+.2f}", "high"))
+                parts.append(reply(judgement.rejected, "rejected", "low"))
         return "".join(parts)
 
 
-def sections_of(args, results):
+def sections_of(args, results, tables):
     """Yield (heading, HTML)."""
     path = Path(args.input).with_suffix("")
     if "summary" in results:
-        yield "Accuracy", rank_table(results["summary"])
-        yield "Accuracy against rank", f'<div class="wide">{svg_of(rank_figure(path))}</div>'
-        path = path.with_name(path.name.replace("train_basis", "vary_fewshot"))
-    if Path(f"{path}.json").exists() and "summary" not in (few := read_results(f"{path}.json")):
-        figure = f'<div class="wide">{svg_of(shots_figure(path))}</div>'
-        yield "Accuracy against what is known", figure + shots_table(few["rows"])
-    bases = bases_of(args.input, results["rows"]) if "summary" in results else {}
-    found = Replies(args, results) if args.texts else None
+        yield "Accuracy", in_html(tables)
+        yield "Accuracy against rank", drawn(rank_figure(path))
+        curve = curve_beside(path, results)
+        if curve:
+            yield CURVE, curve
+        yield from sections_of_bases(args, results)
+    else:
+        yield CURVE, drawn(shots_figure(path)) + in_html(tables)
+    made_by = results["settings"] | results["environment"]
+    made_by |= {"git commit": results.get("git_commit")}
+    rows = [[name, str(value)] for name, value in made_by.items()]
+    yield "Settings and versions", shown_table(Table(["setting", "value"], rows))
+
+
+def sections_of_bases(args, results):
+    """Yield (heading, HTML) of the bases that the run has left beside its results."""
+    bases, strangers = bases_of(args.input, results["rows"])
+    replies = Replies(args, results) if args.texts else None
     for (K, _, _), basis in bases.items():
-        if found and identity_of(basis.model) != identity_of(found.split.model):
-            words = f"the basis of K = {K} was learned on {basis.model}, not on {found.split.model}"
-            raise InputError(f"{words}, of which the prepared texts are")
-    if bases:
-        V_ref = found.split.head if found else None
-        yield "Health of the bases", health_table(bases, V_ref)
-    key = shown_basis(results, bases)
+        if replies:
+            replies.require_model(basis, K)
+    left_out = [note(f"{file} is of another run, and is not shown.") for file in strangers]
+    if bases or left_out:
+        V_ref = replies.split.head if replies else None
+        health = shown_table(health_of(bases, V_ref)) if bases else ""
+        yield "Health of the bases", health + "".join(left_out)
+    key = shown_basis(results["summary"], bases)
     if key is not None:
         basis = bases[key]
         W = torch.cat([basis.W, basis.W_unseen]).numpy()
         bars = f'<div class="wide">{mixture_bars(basis.everybody, W)}</div>'
         yield f"People's mixtures, K = {key[0]}, ordered by likeness", bars
-    if found and bases:
+    if replies and bases:
         key = key or max(bases)
-        yield f"Replies, K = {key[0]}", found.extremes(bases[key], args.replies)
-        worst = found.worst_pairs(bases[key], args.people, args.pairs)
+        yield f"Replies, K = {key[0]}", replies.extremes(bases[key], args.replies)
+        worst = replies.worst_pairs(bases[key], args.people, args.pairs)
         yield "What each person's reward got most wrong", worst
-    made = results["settings"] | results["environment"] | {"git commit": results.get("git_commit")}
-    yield "Settings and versions", table(["setting", "value"], made.items())
 
 
 def main():
     args = settings(globals())
-    results = read_results(args.input)
+    results, tables = read_results(args.input)
     require(args.output, "where to? name an .html file with --output")
     require_apart([args.output], [args.input, args.texts])
-    sections = [*sections_of(args, results)]
+    sections = [*sections_of(args, results, tables)]
     title = f"LoRe: {Path(args.input).with_suffix('').name}"
     with written_whole(args.output) as file:
         file.write_text(page(title, sections), encoding="utf-8")

@@ -54,7 +54,7 @@ def test_health_of_bases_that_one_can_judge_by_eye(capsys):
         {"K": K, "alpha": 0.0, "seed": 0, **health}
         for K, health in ((2, types), (1, one), (3, mixed))
     ]
-    text_tables.print_health([{"K": 0, "alpha": 0.0, "seed": 0}, *rows])
+    text_tables.print_table(text_tables.health_table([{"K": 0, "alpha": 0.0, "seed": 0}, *rows]))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == [
         "K",

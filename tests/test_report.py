@@ -17,7 +17,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def test_run_report_holds_every_row_and_where_it_came_from_and_is_drawn(tmp_path, capsys):
     for seeds in ([0], [0, 1]):
         cells = sweep(run, [0, 1, 2], [0.0, 0.5], seeds=seeds, baselines=True).cells
-        summary = results.report(
+        summary = results.report_run(
             tmp_path / "report", cells, Namespace(seed=0, data=tmp_path, resplit=False)
         )
         saved = json.loads((tmp_path / "report.json").read_text())
@@ -43,7 +43,8 @@ def test_run_report_holds_every_row_and_where_it_came_from_and_is_drawn(tmp_path
 def test_few_shot_report_is_printed_and_drawn(tmp_path, capsys):
     rows = results.few_shot_rows(shots(K_list=(0, 2)))
     assert [(row["K"], row["shots"]) for row in rows] == [(0, 2), (0, 5), (2, 2), (2, 5)]
-    text_tables.print_few_shot_table(rows)
+    for table in text_tables.few_shot_tables(rows):
+        text_tables.print_table(table)
     assert "± std over trials [95 % interval over users" in capsys.readouterr().out
     results.save_results(tmp_path / "curve", rows, Namespace())
     pictures.plot_accuracy_vs_shots(tmp_path / "curve")
@@ -58,11 +59,11 @@ def test_results_are_saved_before_anything_is_printed(tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("the terminal is gone")
 
-    for name in ("print_choices", "print_run_table", "print_few_shot_table"):
+    for name in ("print_ridge_choices", "print_table"):
         monkeypatch.setattr(results, name, fail)
     with pytest.raises(OSError, match="terminal"):
         cells = sweep(run, [1, 2], [0.0]).cells
-        results.report(tmp_path / "table", cells, Namespace(resplit=False))
+        results.report_run(tmp_path / "table", cells, Namespace(resplit=False))
     with pytest.raises(OSError, match="terminal"):
         results.report_few_shot(tmp_path / "curve", shots(), Namespace())
     for name, rows in (("table", 2), ("curve", 2)):

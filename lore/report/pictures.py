@@ -87,14 +87,14 @@ def shots_figure(path, shot="pairs"):
         f"{shot} known of each unseen user (shots)", "accuracy on unseen users, new prompts (%)"
     )
     numbers = sorted({row["shots"] for row in rows} - {"all"})
-    place = {shots: shots for shots in numbers}
+    x_of = {shots: shots for shots in numbers}
     if any(row["shots"] == "all" for row in rows):
-        place["all"] = max(numbers, default=0) + 1
-        axes.set_xticks(list(place.values()), list(map(str, place)))
+        x_of["all"] = max(numbers, default=0) + 1
+        axes.set_xticks(list(x_of.values()), list(map(str, x_of)))
     for colour, (alpha, K) in enumerate(dict.fromkeys((row["alpha"], row["K"]) for row in rows)):
         curve = [row for row in rows if (row["alpha"], row["K"]) == (alpha, K)]
-        curve.sort(key=lambda row: place[row["shots"]])
-        x = [place[row["shots"]] for row in curve]
+        curve.sort(key=lambda row: x_of[row["shots"]])
+        x = [x_of[row["shots"]] for row in curve]
         y = 100 * np.array([row["unseen"] for row in curve])
         spread = 100 * np.array([row["unseen_std_trials"] for row in curve])
         label = f"K = {RANK_NAMES.get(K, K)}" + (f", alpha {alpha:g}" if alpha else "")

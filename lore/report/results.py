@@ -14,14 +14,15 @@ from lore.processes import by_first_process
 from lore.report.pictures import plot_accuracy_vs_rank, plot_accuracy_vs_shots
 from lore.report.statistics import by_user, summarise
 from lore.report.text_tables import (
+    few_shot_tables,
     print_both_sides,
-    print_choices,
-    print_few_shot_table,
-    print_run_table,
+    print_ridge_choices,
+    print_table,
+    run_tables,
 )
 
 
-def report(path, cells, args, rows=None, **more):
+def report_run(path, cells, args, rows=None, **more):
     """PATH.json with the rows of all cells, their summary and more; the choices and the table; PATH.png.
 
     -> summary
@@ -29,8 +30,9 @@ def report(path, cells, args, rows=None, **more):
     over = "splits" if args.resplit else "seeds"
     summary = summarise(cells, over)
     save_results(path, run_rows(cells) if rows is None else rows, args, summary=summary, **more)
-    print_choices(cells)
-    print_run_table(summary, over)
+    print_ridge_choices(cells)
+    for table in run_tables(summary, over):
+        print_table(table)
     print_both_sides(cells)
     plot_accuracy_vs_rank(path)
     return summary
@@ -40,8 +42,9 @@ def report_few_shot(path, result, args, shot="pairs"):
     """PATH.json with a row per (alpha, K, shots); the choices and the curve; PATH.png."""
     rows = few_shot_rows(result)
     save_results(path, rows, args)
-    print_choices(result.cells)
-    print_few_shot_table(rows)
+    print_ridge_choices(result.cells)
+    for table in few_shot_tables(rows):
+        print_table(table)
     print_both_sides(result.cells)
     plot_accuracy_vs_shots(path, shot)
 

@@ -51,25 +51,25 @@ def summarise(cells, over="seeds"):
         for name in rows[key][0].accuracy:
             row |= mean_and_interval(rows[key], name, over)
             row |= likelihoods(rows[key], name)
-        bradley_terry = row_of(rows, key, 1, LORE)
+        bradley_terry = baseline_of(rows, key, 1, LORE)
         if bradley_terry:
-            row |= differences(rows[key], bradley_terry, "gain")
-        shared_own = row_of(rows, key, 1, SHARED_OWN)
+            row |= compared_rows(rows[key], bradley_terry, "gain")
+        shared_own = baseline_of(rows, key, 1, SHARED_OWN)
         if shared_own and variant == LORE and K not in (0, 1):
-            row |= differences(rows[key], shared_own, "over_shared_own")
+            row |= compared_rows(rows[key], shared_own, "over_shared_own")
         shuffled = (alpha, K, SHUFFLED, shots)
         if variant == LORE and shuffled in rows:
-            row |= differences(rows[key], rows[shuffled], "over_shuffled", better_side)
+            row |= compared_rows(rows[key], rows[shuffled], "over_shuffled", better_side)
         summary.append(row)
     return summary
 
 
-def row_of(rows, key, K, variant):
+def baseline_of(rows, key, K, variant):
     """The cells that a row is compared with: of its alpha, or, where one has none, of the first."""
     alpha, _, _, shots = key
-    for other, cells in rows.items():
-        same_alpha = other[0] == alpha or None in (other[0], alpha)
-        if other[1:] == (K, variant, shots) and same_alpha and other != key:
+    for rival, cells in rows.items():
+        same_alpha = rival[0] == alpha or None in (rival[0], alpha)
+        if rival[1:] == (K, variant, shots) and same_alpha and rival != key:
             return cells
     return None
 
@@ -111,7 +111,7 @@ def drawn_anew(repeats):
     names = [name for name in TESTED if name in repeats[0].accuracy]
     outcomes = []
     for cell in repeats:
-        outcomes += [found for name, found in (cell.outcomes or {}).items() if name in names]
+        outcomes += [cell.outcomes[name] for name in names if name in (cell.outcomes or {})]
     over = "users and prompts" if any(map(shares_prompts, outcomes)) else "users"
     few = any(1 < count_users(repeats, name) < FEW_USERS for name in names)
     return f"{over}, Student's t" if few else over
@@ -132,8 +132,8 @@ def likelihoods(repeats, name):
     }
     if name in TESTED:
         tenths = []
-        for cell, one in zip(repeats, outcomes):
-            tenths.append(worst_tenth(cell.accuracy[name], one))
+        for cell, of_cell in zip(repeats, outcomes):
+            tenths.append(worst_tenth(cell.accuracy[name], of_cell))
         row[f"{name}_worst_tenth"] = np.mean(tenths, axis=0).tolist()
     return row
 
@@ -154,10 +154,10 @@ def worst_tenth(accuracy, outcomes):
         p = np.clip(np.average(accuracy, weights=pairs), 0, 1)
         equal = rng.binomial(pairs, p, (NOISE_DRAWS, len(pairs))) / pairs
     else:
-        right = by_user(outcomes.choice, outcomes.right)  # (choices,), user by user
+        choices = by_user(outcomes.choice, outcomes.right)  # (choices,), user by user
         first = np.unique(outcomes.choice, return_index=True)[1]
         begin = np.unique(outcomes.user[first], return_index=True)[1]  # each user's first choice
-        drawn = rng.choice(right, (NOISE_DRAWS, len(right)))
+        drawn = rng.choice(choices, (NOISE_DRAWS, len(choices)))
         equal = np.add.reduceat(drawn, begin, axis=1) / np.bincount(outcomes.user[first])
     lowest = np.sort(equal, axis=1)[:, :worst].mean()
     return [float(np.sort(accuracy)[:worst].mean()), float(lowest)]
@@ -168,14 +168,14 @@ def worst_tenth(accuracy, outcomes):
 # ------------------------------------------------------------------------------------------------
 
 
-def differences(repeats, others, what, turned=None):
+def compared_rows(repeats, baseline, what, turned=None):
     """NAME_WHAT for `seen` and `unseen`, of a gain NAME_detectable too; turned: what to do with the
-    other cells first."""
+    baseline's cells first."""
     row = {}
     for name in TESTED:
         if name in repeats[0].accuracy:
-            theirs = [turned(cell, name) for cell in others] if turned else others
-            row[f"{name}_{what}"], error = compared(repeats, theirs, name)
+            cells = [turned(cell, name) for cell in baseline] if turned else baseline
+            row[f"{name}_{what}"], error = compared(repeats, cells, name)
             if what == "gain":
                 row[f"{name}_detectable"] = POWER * error
     return row
@@ -193,26 +193,22 @@ def better_side(cell, name):
     return cell._replace(accuracy={name: 1 - accuracy}, outcomes=outcomes)
 
 
-def paired_difference(repeats, others, name):
+def paired_difference(repeats, baseline, name):
     """[mean, low, high] of how much better the cells of one row are than those of another, over
     the seeds that both have."""
-    return compared(repeats, others, name)[0]
+    return compared(repeats, baseline, name)[0]
 
 
-def compared(repeats, others, name):
+def compared(repeats, baseline, name):
     """paired_difference, and its standard error."""
-    ours, theirs = of_same_seeds(repeats, others)
-    mean = np.mean(mean_accuracies(ours, name)) - np.mean(mean_accuracies(theirs, name))
-    drawn = resampled(ours, name) - resampled(theirs, name)
-    users = count_users(ours, name)
+    seeds = {cell.seed for cell in repeats} & {cell.seed for cell in baseline}
+    repeats = [cell for cell in repeats if cell.seed in seeds]
+    baseline = [cell for cell in baseline if cell.seed in seeds]
+    mean = np.mean(mean_accuracies(repeats, name)) - np.mean(mean_accuracies(baseline, name))
+    drawn = resampled(repeats, name) - resampled(baseline, name)
+    users = count_users(repeats, name)
     error = np.nanstd(drawn) * math.sqrt(users / max(1, users - 1))
     return [mean.item(), *interval(mean.item(), drawn, users)], float(error)
-
-
-def of_same_seeds(repeats, others):
-    seeds = {cell.seed for cell in repeats} & {cell.seed for cell in others}
-    ours = [cell for cell in repeats if cell.seed in seeds]
-    return ours, [cell for cell in others if cell.seed in seeds]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -228,17 +224,16 @@ def resampled(repeats, name):
     (RESAMPLES,)
     """
     everyone = sorted(set().union(*(cell.users[name] for cell in repeats)))
-    place = {user: i for i, user in enumerate(everyone)}
+    number = {user: i for i, user in enumerate(everyone)}
     drawn = drawn_users(len(everyone))
     total = np.zeros(RESAMPLES)
     counted = np.zeros(RESAMPLES)
     for cell in repeats:
-        own = [place[user] for user in cell.users[name]]
-        share = accuracies_drawn(cell, name)  # (C, 1) or (C, RESAMPLES)
-        known = np.isfinite(share)
-        weight = drawn[:, own].T * known  # (C, RESAMPLES)
-        people = weight.sum(0)
-        mean = (weight * np.where(known, share, 0)).sum(0) / np.maximum(people, 1)
+        accuracy = accuracies_drawn(cell, name)  # (C, 1) or (C, RESAMPLES)
+        has_pairs = np.isfinite(accuracy)
+        weight = drawn[:, [number[user] for user in cell.users[name]]].T * has_pairs
+        people = weight.sum(0)  # (C, RESAMPLES) -> (RESAMPLES,)
+        mean = (weight * np.where(has_pairs, accuracy, 0)).sum(0) / np.maximum(people, 1)
         total += np.where(people > 0, mean, 0)
         counted += people > 0
     return np.where(counted > 0, total / np.maximum(counted, 1), np.nan)
@@ -256,22 +251,22 @@ def accuracies_drawn(cell, name):
     size = max(1, NUMBERS // len(items))  # users at a time
     parts = []
     for first in range(0, len(cell.users[name]), size):
-        mine = (outcomes.user >= first) & (outcomes.user < first + size)
-        place = outcomes.user[mine] - first, item[mine]
-        there = np.zeros((place[0].max() + 1, len(items)), dtype=np.float32)  # (users, items)
-        right = np.zeros_like(there)
-        np.add.at(there, place, 1)
-        np.add.at(right, place, outcomes.right[mine])
+        some = (outcomes.user >= first) & (outcomes.user < first + size)
+        pair = outcomes.user[some] - first, item[some]
+        pairs = np.zeros((pair[0].max() + 1, len(items)), dtype=np.float32)  # (users, items)
+        correct = np.zeros_like(pairs)
+        np.add.at(pairs, pair, 1)
+        np.add.at(correct, pair, outcomes.right[some])
         with np.errstate(invalid="ignore"):
-            shares = [(right @ drawn) / (there @ drawn) for drawn in drawn_items(len(items))]
+            shares = [correct @ drawn / (pairs @ drawn) for drawn in drawn_items(len(items))]
         parts.append(np.concatenate(shares, axis=1))
     return np.concatenate(parts)
 
 
 def shares_prompts(outcomes):
     """Whether a prompt was judged by two users."""
-    both = np.unique(np.stack([outcomes.item, outcomes.user]), axis=1)
-    return len(np.unique(both[0])) < both.shape[1]
+    judged = np.unique(np.stack([outcomes.item, outcomes.user]), axis=1)
+    return len(np.unique(judged[0])) < judged.shape[1]
 
 
 @lru_cache(maxsize=4)

@@ -1,8 +1,9 @@
-"""Tables of text: what was found, in aligned columns."""
+"""Tables of what was found, all their cells text: a script prints them, apply/page.py shows them as HTML."""
+
+import math
+from typing import NamedTuple
 
 from lore.fit.evaluation import ALONE, LORE, SHARED_OWN, TESTED
-from lore.fit.mixtures import EVERYBODY
-from lore.fit.ridge import DEVIATION_SPREADS, PERSONAL_SPREADS
 
 GROUP_NAMES = {
     "train": "train",
@@ -10,107 +11,175 @@ GROUP_NAMES = {
     "few_shot_train": "few-shot train",
     "unseen": "unseen",
 }
-OF_A_RANK = (
-    "K",
-    "best",
-    "_gain",
-    "_detectable",
-    "_over_shared_own",
-)  # not among a row's own numbers
+# of a rank, not among a row's own numbers
+OF_A_RANK = ("K", "best", "_gain", "_detectable", "_over_shared_own")
 RANK_NAMES = {0: "0 reference", 1: "1 Bradley-Terry", "best": "best possible", "alone": ALONE}
+WHERE_THEY_DIFFER = ("alpha", "seed")  # keys that are shown only where rows differ in them
+STAR = " *"
 
 
-def print_run_table(summary, over="seeds"):
-    """One line per (alpha, K) and baseline, in percent; what a fit does not beat is called out.
+class Table(NamedTuple):
+    """Rows of text under a head, and the sentences that say how to read them."""
+
+    head: list
+    rows: list
+    notes: list = ()
+
+
+def print_table(table):
+    print_aligned([table.head, *table.rows])
+    for note in table.notes:
+        print(note)
+
+
+def print_aligned(lines):
+    """Lists of texts as columns, the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for first, *rest in lines:
+        cells = [first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]
+        print("  ".join(cells))
+
+
+# ------------------------------------------------------------------------------------------------
+# Accuracies, of a sweep and of a few-shot curve
+# ------------------------------------------------------------------------------------------------
+
+
+def run_tables(summary, over="seeds"):
+    """Tables with one row per (alpha, K) and baseline, in percent; what a fit does not beat is called out.
 
     Ranks of the same numbers, such as those at which the ridge solver found nothing personal, are
-    one line.
+    one row.
     """
-    several = any(f"unseen_std_{over}" in row for row in summary)
     rows = merged(summary)
-    print_table(rows, ["K", "alpha"], GROUP_NAMES, over if several else None)
-    print_legend(rows, f" ± std over {over}" if several else "")
-    print_likelihoods(rows)
-    print_not_beaten(rows, "over_shuffled", "no better than shuffled labels")
-    print_not_beaten(rows, "over_shared_own", f'no better than "{SHARED_OWN}"')
+    if not any(f"unseen_std_{over}" in row for row in rows):
+        over = None
+    table = accuracy_table(rows, ["K", "alpha"], GROUP_NAMES, over)
+    notes = [
+        *reading(rows, over),
+        *not_beaten(rows, "over_shuffled", "no better than shuffled labels"),
+        *not_beaten(rows, "over_shared_own", f'no better than "{SHARED_OWN}"'),
+    ]
+    return [table._replace(notes=notes), *likelihood_tables(rows, ["K", "alpha"])]
 
 
-def print_few_shot_table(rows):
-    """One line per (alpha, K, shots)."""
-    print_table(rows, ["K", "alpha", "shots"], ("few_shot_train", "unseen"), "trials")
-    print_legend(rows, " ± std over trials")
-    print_likelihoods(rows, ("K", "alpha", "shots"))
+def few_shot_tables(rows):
+    """Tables with one row per (alpha, K, shots)."""
+    keys = ["K", "alpha", "shots"]
+    table = accuracy_table(rows, keys, ("few_shot_train", "unseen"), "trials")
+    return [table._replace(notes=reading(rows, "trials")), *likelihood_tables(rows, keys)]
 
 
-def print_legend(rows, spread):
+def accuracy_table(rows, keys, names, over=None):
+    """The keys, the accuracy of each named group, and what personal adds; over: of the ±."""
+    keys = shown(keys, rows)
+    has_gain = any("unseen_gain" in row for row in rows)
+    head = [*keys, *(GROUP_NAMES[name] for name in names)]
+    if has_gain:
+        head.append("over Bradley-Terry, unseen")
+    lines = []
+    for row in rows:
+        line = [key_text(row, key) for key in keys]
+        line += [accuracy_text(row, name, over) for name in names]
+        if has_gain:
+            line.append(difference_text(row["unseen_gain"]) if "unseen_gain" in row else "")
+        lines.append(line)
+    return Table(head, lines)
+
+
+def reading(rows, over):
+    """How an accuracy table is read, and what it could have shown."""
+    spread = f" ± std over {over}" if over else ""
     gain = "; last column: paired difference" if any("unseen_gain" in row for row in rows) else ""
-    over = rows[0]["interval"]
-    print(f"accuracy in percent, mean over users{spread} [95 % interval over {over}]{gain}")
-    if any(row.get("marked") for row in rows):
-        print("*: the rank that held-out training prompts speak for; test pairs had no say")
+    interval = rows[0]["interval"]
+    notes = [f"accuracy in percent, mean over users{spread} [95 % interval over {interval}]{gain}"]
+    if any(row.get("starred") for row in rows):
+        notes.append("*: the rank that held-out training prompts speak for; test pairs had no say")
+    return notes + smallest_difference(rows)
+
+
+def smallest_difference(rows):
+    """What gain over Bradley-Terry a fit could have shown; one that is Bradley-Terry could show none."""
     least = []
-    fits = [row for row in rows if row.get("variant") == LORE and row["K"] not in (0, "best")]
+    compared = 0
     for name in TESTED:
-        found = [row[f"{name}_detectable"] for row in fits if f"{name}_detectable" in row]
-        if found:
-            least.append(f"{name} {100 * max(found):.1f}")
+        of_fits = []
+        for row in rows:
+            if row.get("variant") == LORE and row["K"] not in (0, "best"):
+                of_fits.append(row.get(f"{name}_detectable"))
+        smallest = [value for value in of_fits if value is not None]
+        compared += len(smallest)
+        if any(smallest):
+            least.append(f"{name} {100 * max(smallest):.1f}")
     if least:
         text = "smallest difference to Bradley-Terry that any rank could have shown (80 % power)"
-        print(f"{text}: {', '.join(least)} points")
+        return [f"{text}: {', '.join(least)} points"]
+    if compared:
+        return [
+            "every rank chooses as Bradley-Terry does: no difference to it was there to be tested"
+        ]
+    return []
 
 
-def print_likelihoods(rows, keys=("K", "alpha")):
-    """What lies behind the accuracies of the tested groups."""
+def likelihood_tables(rows, keys):
+    """What lies behind the accuracies of the tested groups; none where no pairs were kept."""
     rows = [row for row in rows if "unseen_log_loss" in row]
     if not rows:
-        return
-    if not has_alphas(rows):
-        keys = [key for key in keys if key != "alpha"]
+        return []
+    keys = shown(keys, rows)
     names = [name for name in TESTED if f"{name}_log_loss" in rows[0]]
-    lines = [[*keys]]
+    head = [*keys]
     for name in names:
-        lines[0] += [f"{name}: log-loss", "off", "worst tenth (chance)"]
+        head += [f"{name}: log-loss", "off", "worst tenth (chance)"]
+    lines = []
     for row in rows:
         line = [key_text(row, key) for key in keys]
         for name in names:
-            worst, chance = row[f"{name}_worst_tenth"]
-            if row["K"] in (0, "best"):  # rewards on a scale of their own
-                line += ["-", "-"]
-            else:
-                off = 100 * row[f"{name}_calibration_error"]
-                line += [f"{row[f'{name}_log_loss']:.3f}", f"{off:.1f}"]
-            line.append(f"{100 * worst:.1f} ({100 * chance:.1f})")
+            line += likelihood_texts(row, name)
         lines.append(line)
-    print_aligned(lines)
-    print(
-        "log-loss: mean over users of -log P, 0.693 = a coin; off: expected calibration error, points"
-    )
-    print("worst tenth: their accuracy (and what it would be if all users were alike)")
+    notes = [
+        "log-loss: mean over users of -log P, 0.693 = a coin; off: expected calibration error, points",
+        "worst tenth: their accuracy (and what it would be if all users were alike)",
+    ]
+    return [Table(head, lines, notes)]
 
 
-def print_not_beaten(rows, what, text):
+def likelihood_texts(row, name):
+    """Log-loss, calibration error and worst tenth of a group."""
+    worst, chance = row[f"{name}_worst_tenth"]
+    tenth = f"{100 * worst:.1f} ({100 * chance:.1f})"
+    if row["K"] in (0, "best"):  # rewards on a scale of their own
+        return ["-", "-", tenth]
+    off = 100 * row[f"{name}_calibration_error"]
+    return [f"{row[f'{name}_log_loss']:.3f}", f"{off:.1f}", tenth]
+
+
+def not_beaten(rows, what, text):
     """One line that names the rows whose paired difference is not told from none, or is below it."""
     no_better = []
     for row in rows:
         for name in TESTED:
             difference = row.get(f"{name}_{what}")
             if difference and difference[1] <= 0:
-                of_alpha = f", alpha {row['alpha']:g}" if has_alphas(rows) else ""
-                where = f"K = {rank_text(row)}{of_alpha}, {name}"
-                no_better.append(f"{where}: {difference_text(difference)}")
-    if no_better:
-        print(f"{text}: {'; '.join(no_better)}")
+                of_alpha = f", alpha {row['alpha']:g}" if "alpha" in shown(["alpha"], rows) else ""
+                fit = f"K = {rank_text(row)}{of_alpha}, {name}"
+                no_better.append(f"{fit}: {difference_text(difference)}")
+    return [f"{text}: {'; '.join(no_better)}"] if no_better else []
 
 
 def print_both_sides(cells):
     """How many of the tested items the basis was fitted to through other people."""
-    found = [cell.both_sides for cell in cells if cell.both_sides]
     parts = []
     for name in TESTED:
-        counts = sorted({tuple(both_sides[name]) for both_sides in found if name in both_sides})
-        parts += [f"{both} of {items} ({name})" for both, items in counts[-1:]]
+        counts = {tuple(cell.both_sides[name]) for cell in cells if name in (cell.both_sides or {})}
+        parts += [f"{shared} of {items} ({name})" for shared, items in sorted(counts)[-1:]]
     if parts:
         print(f"tested items on which others were trained: {', '.join(parts)}")
+
+
+# ------------------------------------------------------------------------------------------------
+# Rows and cells
+# ------------------------------------------------------------------------------------------------
 
 
 def merged(summary):
@@ -123,27 +192,36 @@ def merged(summary):
         numbers = [str(row[name]) for name in sorted(row) if not name.endswith(OF_A_RANK)]
         ranked = isinstance(row["K"], int) and row["K"] > 0
         key = " ".join(numbers) if ranked else id(row)
-        rows.setdefault(key, []).append(marked(row, summary))
+        rows.setdefault(key, []).append(row | {"starred": is_starred(row, summary)})
     result = []
     for same in rows.values():
-        of_any = {"marked": any(row["marked"] for row in same)}
+        starred = {"starred": any(row["starred"] for row in same)}
         if same[0]["K"] == 1 and same[0]["variant"] == LORE and len(same) > 1:
             result.append(same[0])  # it stands for itself, and the others are as it
-            as_it = f"{ranks_text(same[1:])} as 1"
-            result.append(same[1] | {"K": as_it, "marked": False})
+            as_first = f"{ranks_text(same[1:])} as 1"
+            result.append(same[1] | {"K": as_first, "starred": False})
         elif len(same) > 1:
-            result.append(same[-1] | {"K": ranks_text(same)} | of_any)
+            result.append(same[-1] | {"K": ranks_text(same)} | starred)
         else:
             result += same
     return result
 
 
-def marked(row, summary):
-    """The row with what it says of held-out prompts: whether most repeats had this rank as the best."""
-    counts = [
-        other["best"] for other in summary if other["alpha"] == row["alpha"] and "best" in other
-    ]
-    return row | {"marked": bool(row.get("best")) and row["best"] == max(counts)}
+def is_starred(row, summary):
+    """Whether most repeats had this rank as the best on held-out training prompts."""
+    if not row.get("best"):
+        return False
+    of_alpha = [rival for rival in summary if rival["alpha"] == row["alpha"]]
+    return row["best"] == max(rival.get("best", 0) for rival in of_alpha)
+
+
+def shown(keys, rows):
+    """The keys without those in which no two rows differ."""
+    telling = []
+    for key in keys:
+        if key not in WHERE_THEY_DIFFER or len({row[key] for row in rows} - {None}) > 1:
+            telling.append(key)
+    return telling
 
 
 def ranks_text(rows):
@@ -153,34 +231,13 @@ def ranks_text(rows):
     return ", ".join(map(str, ranks))
 
 
-def print_table(rows, keys, names, over):
-    """The keys (alpha only where there are several), each accuracy, and what personal adds."""
-    if not has_alphas(rows):
-        keys = [key for key in keys if key != "alpha"]
-    has_gain = any("unseen_gain" in row for row in rows)
-    head = [*keys, *(GROUP_NAMES[name] for name in names)]
-    lines = [[*head, "over Bradley-Terry, unseen"] if has_gain else head]
-    for row in rows:
-        line = [key_text(row, key) for key in keys]
-        for name in names:
-            line.append(accuracy_text(row, name, over))
-        if has_gain:
-            line.append(difference_text(row["unseen_gain"]) if "unseen_gain" in row else "")
-        lines.append(line)
-    print_aligned(lines)
-
-
-def has_alphas(rows):
-    return len({row["alpha"] for row in rows} - {None}) > 1
-
-
 def accuracy_text(row, name, over):
     """Mean, its spread over seeds, splits or trials, and, for what was held out, its interval."""
     text = f"{100 * row[name]:5.1f}"
     if over:
         std = row.get(f"{name}_std_{over}")
         text += " " * 6 if std is None else f" ±{100 * std:4.1f}"
-    if name in ("seen", "unseen"):
+    if name in TESTED:
         low, high = row[f"{name}_interval"]
         text += f" [{100 * low:4.1f}, {100 * high:4.1f}]"
     return text
@@ -195,7 +252,7 @@ def difference_text(difference):
 def key_text(row, key):
     if key != "K":
         return "" if row[key] is None else str(row[key])
-    return rank_text(row) + (" *" if row.get("marked") else "")
+    return rank_text(row) + (STAR if row.get("starred") else "")
 
 
 def rank_text(row):
@@ -203,7 +260,12 @@ def rank_text(row):
     return f"{name}, {row['variant']}" if row.get("variant") not in (None, LORE, ALONE) else name
 
 
-def print_choices(cells):
+# ------------------------------------------------------------------------------------------------
+# What the ridge solver chose; health of a basis
+# ------------------------------------------------------------------------------------------------
+
+
+def print_ridge_choices(cells):
     """What the ridge solver chose, and the held-out gains that it chose by; nothing for others."""
     by_seed = {}
     for cell in cells:
@@ -216,19 +278,33 @@ def print_choices(cells):
             path.append(f"{s:.2g}: {loss:.4f}")
         print(f"ridge, seed {seed}: held-out loss of Bradley-Terry {', '.join(path)}")
         print(f"chosen s = {common['common_spread']:.2g}")
-        lines = [["K", *(f"p = {p:g}" for p in PERSONAL_SPREADS), "chosen", "as new", "prior"]]
-        own = [["K", *(f"o = {o:g}" for o in DEVIATION_SPREADS), "chosen"]]
-        for K, choice in choices.items():
-            if "gain" in choice:
-                lines.append([str(K), *map(gain_text, choice["gain"]), *chosen_texts(choice)])
-            if K == 1 or choice.get("personal_spread"):
-                chosen = f"o = {choice['deviation_spread']:g}"
-                own.append([str(K), *map(gain_text, choice["deviation_gain"]), chosen])
-        if len(lines) > 1:
+        ranked = {K: choice for K, choice in choices.items() if "gain" in choice}
+        if ranked:
             print("what more rewards than that one gain in log P of a held-out pair, ± std. error:")
-            print_aligned(lines)
+            print_table(rank_choices(ranked))
             print("and what something of one's own beside them adds to that:")
-            print_aligned(own)
+            print_table(deviation_choices(choices))
+
+
+def rank_choices(choices):
+    """The gain of each rank along its path of personal spreads, and the prior chosen for new people."""
+    spreads = next(iter(choices.values()))["personal_spreads"]
+    head = ["K", *(f"p = {p:g}" for p in spreads), "chosen", "as new", "prior"]
+    rows = []
+    for K, choice in choices.items():
+        rows.append([str(K), *map(gain_text, choice["gain"]), *chosen_texts(choice)])
+    return Table(head, rows)
+
+
+def deviation_choices(choices):
+    """The gain of deviations beside Bradley-Terry and beside each rank that was found clear."""
+    spreads = next(iter(choices.values()))["deviation_spreads"]
+    rows = []
+    for K, choice in choices.items():
+        if K == 1 or choice.get("personal_spread"):
+            chosen = f"o = {choice['deviation_spread']:g}"
+            rows.append([str(K), *map(gain_text, choice["deviation_gain"]), chosen])
+    return Table(["K", *(f"o = {o:g}" for o in spreads), "chosen"], rows)
 
 
 def chosen_texts(choice):
@@ -236,7 +312,7 @@ def chosen_texts(choice):
     if not choice["personal_spread"]:
         return ["1 and own" if choice["deviation_spread"] else "1 Bradley-Terry", "", ""]
     strength = choice["strength"]
-    prior = "everybody's" if float(strength) == EVERYBODY else f"{strength} pairs"
+    prior = "everybody's" if math.isinf(float(strength)) else f"{strength} pairs"
     as_new = gain_text(choice["gain_as_new"][strength])
     return [f"p = {choice['personal_spread']:g}", as_new, prior]
 
@@ -246,33 +322,21 @@ def gain_text(gain):
     return f"{mean:+.4f} ±{error:.4f}"
 
 
-def print_health(rows):
-    """One line per fitted basis whose row holds its basis_health."""
-    keys = ["K"]
-    for key in ("alpha", "seed"):
-        if len({row[key] for row in rows} - {None}) > 1:
-            keys.append(key)
-    lines = [[*keys, "columns", "alike", "cosine to head", "used", "used by one"]]
+def health_table(rows):
+    """One row per fitted basis whose row holds its basis_health."""
+    keys = shown(["K", "alpha", "seed"], rows)
+    lines = []
     for row in rows:
         if "columns" in row:
             alike = "-" if row["alike"] is None else f"{row['alike']:.2f}"
             head = "-" if row["to_head"] is None else "{:.2f} .. {:.2f}".format(*row["to_head"])
             used = [f"{row['used']:.1f}", f"{row['used_by_one']:.1f}"]
-            key = [key_text(row, name) for name in keys]
-            lines.append([*key, str(row["columns"]), alike, head, *used])
-    print_aligned(lines)
-    print(
+            of_keys = [key_text(row, key) for key in keys]
+            lines.append([*of_keys, str(row["columns"]), alike, head, *used])
+    notes = [
         "alike: largest |cos| of two columns; used: columns the population uses, in effect,"
-        " and one person on average"
-    )
-    print(
-        "alike or cosine to head near 1, or used near 1 at a higher rank: a basis that has collapsed"
-    )
-
-
-def print_aligned(lines):
-    """Lists of texts as columns, the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    for first, *others in lines:
-        cells = [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]
-        print("  ".join(cells))
+        " and one person on average",
+        "alike or cosine to head near 1, or used near 1 at a higher rank: a basis that has collapsed",
+    ]
+    head = [*keys, "columns", "alike", "cosine to head", "used", "used by one"]
+    return Table(head, lines, notes)
