@@ -171,10 +171,10 @@ def model(tmp_path_factory, reward_model, tokenizer):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, model):
     """Folder with own.jsonl.gz, data/ and results/ of a rank-3 basis."""
-    import own
+    import texts
 
     folder = tmp_path_factory.mktemp("trained")
-    assert own.prepare(folder, own.comparisons(), model)[0] == 0
+    assert texts.prepare(folder, texts.comparisons(), model)[0] == 0
     common = ("--data", folder / "data", "--results", folder / "results", "--min_comparisons", 3)
     fit = ("--solver", "adam", "--num_iterations", 40, "--K_list")
     done = call_script(ROOT / "OwnData/train_basis.py", *common, *fit, 0, 1, 3)
@@ -194,10 +194,10 @@ def basis(trained):
 @pytest.fixture
 def rows(tmp_path):
     """Four replies to one prompt, in a file."""
-    import own
+    import texts
 
     replies = ["the cat sat", "nothing", "she said hello", "the dog lay beside it"]
-    return own.write(
+    return texts.write(
         tmp_path / "rows.jsonl",
         [{"id": i, "prompt": "the cat?", "response": reply} for i, reply in enumerate(replies)],
     )

@@ -8,8 +8,8 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 
-import own
 import pytest
+import texts
 import torch
 from conftest import ROOT, SHARED, assert_one_line_error, call_script, run_script
 from safetensors import safe_open
@@ -35,7 +35,7 @@ def good(done):
 
 def scored(basis, rows, output, *flags):
     good(apply("score", "--basis", basis, "--input", rows, "--output", output, *flags))
-    return own.read(output)
+    return texts.read(output)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -48,7 +48,9 @@ def test_scores_are_those_of_each_persons_own_head(basis, rows, tmp_path, model)
     held = load_basis(basis)
     from tiny import encoder
 
-    table = encoder(model).embed([exchange("the cat?", row["response"]) for row in own.read(rows)])
+    table = encoder(model).embed(
+        [exchange("the cat?", row["response"]) for row in texts.read(rows)]
+    )
     for row, e in zip(found, table):
         for user in held.everybody:
             w = torch.cat([held.W, held.W_unseen])[held.everybody.index(user)]
@@ -82,7 +84,7 @@ def test_what_is_ones_own_counts_and_blocks_change_nothing(basis, rows, tmp_path
     from lore.splits import identity_of
 
     table = encoder(identity_of(held.model)["model"]).embed(
-        [exchange("the cat?", row["response"]) for row in own.read(rows)]
+        [exchange("the cat?", row["response"]) for row in texts.read(rows)]
     )
     for before, after, e in zip(plain, more, table):
         gained = after["rewards"][user] - before["rewards"][user]
@@ -106,10 +108,10 @@ def test_an_encoder_that_has_changed_is_refused(trained, basis, rows, tmp_path, 
 
 
 def test_new_people_are_taken_in_and_everything_else_takes_them(basis, rows, tmp_path):
-    everybody = own.comparisons(users=2, prompts=10, seed=5)
+    everybody = texts.comparisons(users=2, prompts=10, seed=5)
     for row in everybody:
         row["user_id"] = ("ann", "bob")[row["user_id"]]
-    source = own.write(tmp_path / "new.jsonl", everybody[:-9])
+    source = texts.write(tmp_path / "new.jsonl", everybody[:-9])
     output = tmp_path / "adapted.safetensors"
     out = good(apply("adapt", "--basis", basis, "--input", source, "--output", output))
     assert "ann" in out and "certificate" in out
@@ -122,7 +124,7 @@ def test_new_people_are_taken_in_and_everything_else_takes_them(basis, rows, tmp
     assert "ann" in scored(output, rows, tmp_path / "o.jsonl", "--users", "ann")[0]["rewards"]
     again = ("--basis", output, "--input", source, "--output", tmp_path / "twice.safetensors")
     assert_one_line_error(apply("adapt", *again), "new.jsonl, line 1", "already")
-    one = own.write(tmp_path / "one.jsonl", [{**everybody[0], "user_id": "cem"}])
+    one = texts.write(tmp_path / "one.jsonl", [{**everybody[0], "user_id": "cem"}])
     out = good(apply("adapt", "--basis", basis, "--input", one, "--output", output))
     assert "too few pairs to say" in out
 
@@ -133,13 +135,13 @@ def test_new_people_are_taken_in_and_everything_else_takes_them(basis, rows, tmp
 
 
 def test_the_best_of_n_is_the_best_scored(basis, rows, tmp_path):
-    replies = [row["response"] for row in own.read(rows)]
+    replies = [row["response"] for row in texts.read(rows)]
     row = {"prompt": "the cat?", "candidates": [*replies, replies[0]]}
-    source = own.write(tmp_path / "candidates.jsonl", [row])
+    source = texts.write(tmp_path / "candidates.jsonl", [row])
     output = tmp_path / "chosen.jsonl"
     flags = ("--basis", basis, "--input", source, "--output", output, "--everybody", "--vote")
     good(apply("best_of_n", *flags))
-    (found,) = own.read(output)
+    (found,) = texts.read(output)
     by_score = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
     for user, best in found["best"].items():
         rewards = [one["rewards"][user] for one in by_score]
@@ -172,12 +174,12 @@ def test_votes_and_ties_that_one_can_count_by_hand():
 
 
 def test_questions_are_chosen_from_the_pool_and_tried_out(basis, tmp_path):
-    pool = {(row["prompt"], row["chosen"], row["rejected"]) for row in own.comparisons(2, 40)}
+    pool = {(row["prompt"], row["chosen"], row["rejected"]) for row in texts.comparisons(2, 40)}
     pool = [{"prompt": p, "candidates": [a, b]} for p, a, b in sorted(pool)]
-    source = own.write(tmp_path / "pool.jsonl", pool)
+    source = texts.write(tmp_path / "pool.jsonl", pool)
     flags = ("--basis", basis, "--input", source, "--output", tmp_path / "asked.jsonl")
     out = good(apply("ask", *flags, "--questions", 4, "--trials", 20))
-    asked = own.read(tmp_path / "asked.jsonl")
+    asked = texts.read(tmp_path / "asked.jsonl")
     told = [row["told"] for row in asked]
     assert len(asked) == 4 and told == sorted(told, reverse=True)  # log det is submodular
     rows = json.loads((tmp_path / "asked.json").read_text())["rows"]
@@ -226,7 +228,7 @@ def logits_of(folder, rows):
     assert not report["missing_keys"] and not report["mismatched_keys"]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = []
-    for row in own.read(rows):
+    for row in texts.read(rows):
         talk = exchange(row["prompt"], row["response"])
         texts.append(tokenizer.apply_chat_template(talk, tokenize=False))
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
@@ -320,7 +322,7 @@ def test_the_page_says_what_the_table_says_and_fetches_nothing(trained, page):
     for part in ("basis reward 2", "wrong", "Bradley-Terry", "git commit", "std over trials"):
         assert part in text
     assert text.count("<svg") == 3
-    other = own.write(trained / "other.jsonl", own.comparisons(seed=9))
+    other = texts.write(trained / "other.jsonl", texts.comparisons(seed=9))
     flags = ("--input", trained / "results/train_basis.json", "--output", trained / "p.html")
     assert_one_line_error(apply("report", *flags, "--texts", other), "is not the file")
     assert_one_line_error(apply("report", "--input", other, "--output", "x"), "is no .json of")
@@ -371,7 +373,7 @@ def test_bad_rows_are_named_and_nothing_is_written(basis, tmp_path):
         ("score", {"prompt": "a?", "response": "b", "population": 1}, "would be lost"),
     ]
     for name, row, words in cases:
-        source = own.write(tmp_path / "bad.jsonl", [row])
+        source = texts.write(tmp_path / "bad.jsonl", [row])
         output = tmp_path / "out.safetensors"
         done = apply(name, "--basis", basis, "--input", source, "--output", output)
         assert done[0] == 2 and words in done[2] and "bad.jsonl, line 1" in done[2], (
@@ -421,7 +423,7 @@ def test_a_real_decoder_from_comparisons_to_a_choice_and_a_checkpoint(tmp_path):
         judgements = [json.loads(line) for line in lines]
     short = [row for row in judgements if len(row["chosen"] + row["rejected"]) < 250]
     five = [row | {"user_id": i % 5} for i, row in enumerate(short)]  # each of them is several
-    done = own.prepare(tmp_path, five, DECODER, "--max_length", 400)
+    done = texts.prepare(tmp_path, five, DECODER, "--max_length", 400)
     assert done[0] == 0, done[2]
     common = ("--data", tmp_path / "data", "--results", tmp_path, "--min_comparisons", 3)
     fit = ("--solver", "adam", "--num_iterations", 40, "--K_list", 0, 1, 2)
@@ -429,21 +431,21 @@ def test_a_real_decoder_from_comparisons_to_a_choice_and_a_checkpoint(tmp_path):
     basis = tmp_path / "train_basis_K2_alpha0_seed0.safetensors"
     user = load_basis(basis).user_ids[0]
 
-    known = own.write(tmp_path / "me.jsonl", [row | {"user_id": "me"} for row in short[:5]])
+    known = texts.write(tmp_path / "me.jsonl", [row | {"user_id": "me"} for row in short[:5]])
     good(
         apply("adapt", "--basis", basis, "--input", known, "--output", tmp_path / "me.safetensors")
     )
     candidates = [
         {"prompt": "Name a fruit.", "candidates": ["Quince.", "As an AI, I eat no fruit."]}
     ]
-    asked = own.write(tmp_path / "asked.jsonl", candidates)
+    asked = texts.write(tmp_path / "asked.jsonl", candidates)
     chosen = tmp_path / "chosen.jsonl"
     flags = ("--basis", tmp_path / "me.safetensors", "--input", asked, "--output", chosen)
     good(apply("best_of_n", *flags, "--users", "me"))
-    assert own.read(chosen)[0]["prompt"] == "Name a fruit."
+    assert texts.read(chosen)[0]["prompt"] == "Name a fruit."
 
-    texts = [{"prompt": row["prompt"], "response": row["chosen"]} for row in short[:6]]
-    rows = own.write(tmp_path / "rows.jsonl", texts)
+    replies = [{"prompt": row["prompt"], "response": row["chosen"]} for row in short[:6]]
+    rows = texts.write(tmp_path / "rows.jsonl", replies)
     found = scored(basis, rows, tmp_path / "scored.jsonl", "--users", user)
     good(apply("export", "--basis", basis, "--output", tmp_path / "one", "--user", user))
     logits = logits_of(tmp_path / "one", rows)[:, 0].tolist()

@@ -2,9 +2,9 @@
 
 import json
 
-import own
 import pandas as pd
 import pytest
+import texts
 import torch
 from conftest import ROOT, assert_one_line_error, call_script
 from safetensors import safe_open
@@ -27,7 +27,7 @@ def test_a_table_of_parquet_passes_through_and_nothing_is_null(basis, tmp_path):
     table = [PAIR | {"n": 1.0, "day": pd.Timestamp("2026-01-02")}, PAIR | {"n": None}]
     pd.DataFrame(table).to_parquet(tmp_path / "p.parquet")
     good(apply("best_of_n", *flags(basis, tmp_path / "p.parquet", tmp_path / "o.jsonl")))
-    first, second = own.read(tmp_path / "o.jsonl")
+    first, second = texts.read(tmp_path / "o.jsonl")
     assert first["candidates"] == PAIR["candidates"] and first["day"].startswith("2026-01-02")
     assert (first["n"], second["n"], second["day"]) == (1.0, None, None)
 
@@ -38,7 +38,7 @@ def test_a_csv_holds_lists_as_json_and_every_row_has_its_cells(basis, tmp_path):
         tmp_path / "c.csv", index=False
     )
     good(apply("best_of_n", *flags(basis, tmp_path / "c.csv", tmp_path / "o.jsonl")))
-    assert own.read(tmp_path / "o.jsonl")[0]["candidates"] == PAIR["candidates"]
+    assert texts.read(tmp_path / "o.jsonl")[0]["candidates"] == PAIR["candidates"]
     head = "user_id,prompt,chosen,rejected\n"
     for content, words in (
         (head + "ann,the cat?,sat,on mat,note\n", "line 2: 5 cells for 4 columns"),
@@ -62,9 +62,9 @@ def test_what_json_cannot_say_is_told_before_the_model_runs(basis, tmp_path, val
 
 
 def test_nothing_is_written_over_what_is_read(basis, rows, tmp_path):
-    known = own.write(tmp_path / "me.json", [{"user_id": "u", **row} for row in judged(4)])
-    pool = own.write(tmp_path / "pool.json", [PAIR] * 30)
-    source = own.write(tmp_path / "comparisons.parquet", own.comparisons())
+    known = texts.write(tmp_path / "me.json", [{"user_id": "u", **row} for row in judged(4)])
+    pool = texts.write(tmp_path / "pool.json", [PAIR] * 30)
+    source = texts.write(tmp_path / "comparisons.parquet", texts.comparisons())
     before = {path: path.read_bytes() for path in (known, pool, source, rows)}
     common = ("--model", "x", "--data", tmp_path)
     cases = [
@@ -90,7 +90,7 @@ def judged(count):
 def test_a_judgement_again_tells_nothing_new(basis, tmp_path):
     found = []
     for times in (1, 3):
-        source = own.write(
+        source = texts.write(
             tmp_path / "k.jsonl", [{"user_id": "u", **row} for row in judged(4) * times]
         )
         out = good(apply("adapt", *flags(basis, source, tmp_path / f"{times}.safetensors")))
@@ -100,7 +100,7 @@ def test_a_judgement_again_tells_nothing_new(basis, tmp_path):
 
 def test_ids_of_any_size_and_of_tables(basis, tmp_path):
     row = judged(1)[0]
-    source = own.write(
+    source = texts.write(
         tmp_path / "k.jsonl", [{"user_id": 10**400, **row}, {"user_id": "7.0", **row}]
     )
     good(apply("adapt", *flags(basis, source, tmp_path / "k.safetensors")))
@@ -109,7 +109,7 @@ def test_ids_of_any_size_and_of_tables(basis, tmp_path):
         ({"user_id": [1]}, "neither a text"),
         ({"user_id": "u", "split": ["train"]}, "split"),
     ):
-        source = own.write(tmp_path / "k.jsonl", [row | bad])
+        source = texts.write(tmp_path / "k.jsonl", [row | bad])
         done = apply("adapt", *flags(basis, source, tmp_path / "o.safetensors"))
         assert_one_line_error(done, "line 1", words)
 
@@ -125,7 +125,7 @@ def test_questions_for_people_with_something_of_their_own(basis, tmp_path):
     save_basis(
         tmp_path / "b.safetensors", held._replace(E=E, E_unseen=E_unseen, deviation_spread=1.0)
     )
-    pool = own.write(
+    pool = texts.write(
         tmp_path / "pool.jsonl", [PAIR | {"prompt": f"the cat {i}?"} for i in range(8)]
     )
     output = tmp_path / "o.jsonl"
@@ -134,7 +134,7 @@ def test_questions_for_people_with_something_of_their_own(basis, tmp_path):
             "ask", *flags(tmp_path / "b.safetensors", pool, output), "--questions", 2, "--trials", 3
         )
     )
-    assert len(own.read(output)) == 2
+    assert len(texts.read(output)) == 2
 
 
 def test_a_page_of_the_few_shot_curve_alone_and_of_no_results(trained, tmp_path):
@@ -152,10 +152,10 @@ def test_a_page_of_the_few_shot_curve_alone_and_of_no_results(trained, tmp_path)
 def test_a_page_shows_no_replies_of_another_model_and_escapes_ids(
     trained, model, tmp_path, text_encoder
 ):
-    rows = own.comparisons()
+    rows = texts.comparisons()
     for row in rows:
         row["user_id"] = f"<img src=x{row['user_id']}>"
-    assert own.prepare(tmp_path, rows, model)[0] == 0
+    assert texts.prepare(tmp_path, rows, model)[0] == 0
     common = ("--data", tmp_path / "data", "--results", tmp_path, "--min_comparisons", 3)
     fit = ("--solver", "adam", "--num_iterations", 20, "--K_list", 1, 2)
     good(call_script(ROOT / "OwnData/train_basis.py", *common, *fit))
@@ -164,7 +164,7 @@ def test_a_page_shows_no_replies_of_another_model_and_escapes_ids(
     assert "<img" not in (tmp_path / "p.html").read_text()
     other = tmp_path / "other"
     other.mkdir()
-    assert own.prepare(other, rows, text_encoder, "--pooling", "mean")[0] == 0
+    assert texts.prepare(other, rows, text_encoder, "--pooling", "mean")[0] == 0
     done = apply("report", *page, other / "own.jsonl.gz", "--prepared", other / "data")
     assert_one_line_error(done, "was learned on", "of which the prepared texts are")
 
@@ -193,11 +193,13 @@ def test_a_damaged_basis_is_one_line(basis, rows, tmp_path, name):
 
 
 def test_a_damaged_table_or_manifest_is_one_line(tmp_path, model):
-    assert own.prepare(tmp_path, own.comparisons(), model)[0] == 0
+    assert texts.prepare(tmp_path, texts.comparisons(), model)[0] == 0
     (tmp_path / "data/comparisons.parquet").write_bytes(b"")
-    assert_one_line_error(own.prepare(tmp_path, own.comparisons(), model), "damaged")
+    assert_one_line_error(texts.prepare(tmp_path, texts.comparisons(), model), "damaged")
     parts = tmp_path / "new/data/comparisons.parts"
     parts.mkdir(parents=True)
     for content in ("", "[1]"):
         (parts / "manifest.json").write_text(content)
-        assert_one_line_error(own.prepare(tmp_path / "new", own.comparisons(), model), "damaged")
+        assert_one_line_error(
+            texts.prepare(tmp_path / "new", texts.comparisons(), model), "damaged"
+        )

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT, assert_one_line_error, call_script, load_script, run_script
-from own import WORDS
+from texts import WORDS
 
 from lore.common import InputError
 from lore.splits import load_split

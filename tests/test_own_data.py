@@ -2,8 +2,8 @@
 
 import json
 
-import own
 import pytest
+import texts
 from conftest import ROOT, SHARED, assert_one_line_error, call_script, run_script
 
 from lore.fit.basis import load_basis
@@ -17,7 +17,7 @@ FEW = ("--min_comparisons", 3, "--max_few_shot", 4, "--num_iterations", 30)
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, reward_model):
     folder = tmp_path_factory.mktemp("own")
-    done = own.prepare(folder, own.comparisons(), reward_model)
+    done = texts.prepare(folder, texts.comparisons(), reward_model)
     assert done[0] == 0, done[2]
     return folder / "data", done[1]
 
@@ -51,22 +51,22 @@ def test_synthetic_finds_the_planted_people_from_any_folder(tmp_path):
 
 
 def test_a_split_of_the_file_holds(tmp_path, reward_model):
-    rows = own.comparisons()
+    rows = texts.comparisons()
     prompts = sorted({row["prompt"] for row in rows})
     for row in rows:
         row["split"] = "train" if row["prompt"] in prompts[:8] else "validation"
-    assert own.prepare(tmp_path, rows, reward_model)[0] == 0
+    assert texts.prepare(tmp_path, rows, reward_model)[0] == 0
     flags = ("--data", tmp_path / "data", "--results", tmp_path, *FEW, "--K_list", 1)
     done = call_script(FOLDER / "train_basis.py", *flags)
     assert "prompts trained on: 8, tested on: 4, both: 0" in done[1], done[2]
 
 
 def test_message_lists_and_texts_are_the_same_comparisons(tmp_path, reward_model):
-    rows = own.comparisons(users=2, prompts=3)
+    rows = texts.comparisons(users=2, prompts=3)
     tables = []
-    for name, kind in (("texts", dict), ("lists", own.messages)):
+    for name, kind in (("texts", dict), ("lists", texts.messages)):
         (tmp_path / name).mkdir()
-        done = own.prepare(tmp_path / name, [kind(row) for row in rows], reward_model)
+        done = texts.prepare(tmp_path / name, [kind(row) for row in rows], reward_model)
         assert done[0] == 0, done[2]
         tables.append(load_split(tmp_path / name / "data/comparisons", ""))
     assert tables[0].table.equal(tables[1].table) and tables[0].frame.equals(tables[1].frame)
@@ -95,7 +95,7 @@ BAD = {
     "a surrogate": ({"chosen": "\ud800"}, "half a character"),
     "unknown side": ({"split": "dev"}, "split is 'dev'"),
     "two prompts": (
-        {"prompt": None, **{k: v for k, v in own.messages({**GOOD}).items() if k == "chosen"},
+        {"prompt": None, **{k: v for k, v in texts.messages({**GOOD}).items() if k == "chosen"},
          "rejected": [{"role": "user", "content": "z?"}, {"role": "assistant", "content": "c"}]},
         "no prompt in common",
     ),
@@ -105,7 +105,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_row_is_named_with_its_line(name, tmp_path, reward_model):
     change, words = BAD[name]
-    done = own.prepare(tmp_path, [GOOD, {**GOOD, "user_id": "bob", **change}], reward_model)
+    done = texts.prepare(tmp_path, [GOOD, {**GOOD, "user_id": "bob", **change}], reward_model)
     assert_one_line_error(done, "own.jsonl.gz, line 2", words)
     assert not (tmp_path / "data/comparisons.parquet").exists()
 
@@ -113,11 +113,13 @@ def test_a_bad_row_is_named_with_its_line(name, tmp_path, reward_model):
 def test_prompts_that_would_be_on_both_sides_are_refused(tmp_path, reward_model):
     other = {**GOOD, "user_id": "bob"}
     rows = [{**GOOD, "split": "train"}, {**other, "split": "test"}]
-    assert_one_line_error(own.prepare(tmp_path, rows, reward_model), "line 2", "one split for each")
+    assert_one_line_error(
+        texts.prepare(tmp_path, rows, reward_model), "line 2", "one split for each"
+    )
     rows = [{**GOOD, "split": "train"}, other]
-    assert_one_line_error(own.prepare(tmp_path, rows, reward_model), "line 2", "some rows have")
+    assert_one_line_error(texts.prepare(tmp_path, rows, reward_model), "line 2", "some rows have")
     rows = [{**GOOD, "prompt_id": 1}, {**other, "prompt_id": 2}]
-    assert_one_line_error(own.prepare(tmp_path, rows, reward_model), "line 2", "give both one id")
+    assert_one_line_error(texts.prepare(tmp_path, rows, reward_model), "line 2", "give both one id")
 
 
 def test_what_is_missing_is_said(tmp_path):

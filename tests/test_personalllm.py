@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, assert_one_line_error, call_script, load_script, run_script
+from texts import text
 
 from lore.common import InputError
 from lore.fit.basis import basis_path, load_basis
@@ -30,34 +31,14 @@ def drawn(sides, a, num_seen, num_unseen, train_prompts, few_shot_prompts, seed)
     return groups, PEOPLE.true_mixtures(sides, a, "seen", num_seen, seed)[0]
 
 
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "mat",
-    "and",
-    "dog",
-    "lay",
-    "beside",
-    "it",
-    "I",
-    "met",
-    "a",
-    "friend",
-    "nothing",
-]
-
-
 def upstream(prompts, responses=8, seed=0):
     """Data frame in the upstream columns; scores are random numbers, of another scale for each reward model."""
     rng = random.Random(seed)
-    text = lambda: " ".join(rng.choices(WORDS, k=rng.randint(2, 8)))
     rows = []
     for number in range(prompts):
-        row = {"prompt": text(), "subset": "s", "prompt_id": number}
+        row = {"prompt": text(rng, 2, 8), "subset": "s", "prompt_id": number}
         for i in range(1, responses + 1):
-            row |= {f"response_{i}": f"{text()} {i}", f"response_{i}_model": "m"}
+            row |= {f"response_{i}": f"{text(rng, 2, 8)} {i}", f"response_{i}_model": "m"}
             row |= {f"response_{i}_{name}": rng.gauss(0, 1 + 9 * n) for n, name in enumerate(NAMES)}
         rows.append(row)
     return pd.DataFrame(rows)

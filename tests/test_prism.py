@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, SHARED, assert_one_line_error, call_script, load_script, run_script
+from texts import text
 
 import utils
 from lore.common import InputError
@@ -26,23 +27,6 @@ PEOPLE = load_script(FOLDER / "people.py")
 RB2 = load_script(FOLDER / "eval_rb2.py")
 REWARDBENCH2 = load_script(FOLDER / "rewardbench2.py")
 PUBLISHED = "6da3b5aee8d7250ff82974c2b50928c31434793b4f96f03fa887ac3d546dcc12"
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "mat",
-    "and",
-    "dog",
-    "lay",
-    "beside",
-    "it",
-    "I",
-    "met",
-    "a",
-    "friend",
-    "nothing",
-]
 
 
 def user(name, completed=6):
@@ -85,10 +69,6 @@ def write(folder, users, conversations):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def text(rng, least=2, most=6):
-    return " ".join(rng.choices(WORDS, k=rng.randint(least, most)))
-
-
 def upstream(folder, people=10, dialogues=6, seed=0):
     """Made-up dialogues whose choices are drawn at random."""
     rng = random.Random(seed)
@@ -98,8 +78,10 @@ def upstream(folder, people=10, dialogues=6, seed=0):
         for _ in range(dialogues):
             turns = []
             for turn in range(rng.randint(2, 3)):
-                replies = list({f"{text(rng)} {rng.random():.6f}" for _ in range(2 if turn else 4)})
-                turns.append((text(rng), replies[:1], replies[1:]))
+                replies = list(
+                    {f"{text(rng, 2, 6)} {rng.random():.6f}" for _ in range(2 if turn else 4)}
+                )
+                turns.append((text(rng, 2, 6), replies[:1], replies[1:]))
             rows.append(conversation(f"c{len(rows)}", f"user{i}", turns))
     write(folder, users, rows)
 
@@ -680,15 +662,15 @@ def bench_row(
 
 def bench():
     rng = random.Random(1)
-    replies = lambda n: [text(rng) + f" {rng.random():.5f}" for _ in range(n)]
+    replies = lambda n: [text(rng, 2, 6) + f" {rng.random():.5f}" for _ in range(n)]
     rows = [
-        bench_row(str(i), name, text(rng), replies(1), replies(3))
+        bench_row(str(i), name, text(rng, 2, 6), replies(1), replies(3))
         for name in REWARDBENCH2.SUBSETS[:5]
         for i in range(4)
     ]
     for n in range(3):
         rows += [
-            bench_row(f"{kind}:{n}", "Ties", text(rng), replies(m), replies(2))
+            bench_row(f"{kind}:{n}", "Ties", text(rng, 2, 6), replies(m), replies(2))
             for kind, m in (("ref", 1), ("tied", 3))
         ]
     return rows

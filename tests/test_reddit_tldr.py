@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, SHARED, assert_one_line_error, call_script, load_script, run_script
+from texts import text
 
 from lore.fit.basis import load_basis
 from lore.settings import SETTING
@@ -18,23 +19,6 @@ from lore.text.encoder import Encoder
 
 FOLDER = ROOT / "RedditTLDR"
 PEOPLE = load_script(FOLDER / "people.py")
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "mat",
-    "and",
-    "dog",
-    "lay",
-    "beside",
-    "it",
-    "I",
-    "met",
-    "a",
-    "friend",
-    "nothing",
-]
 
 
 def row(
@@ -72,15 +56,12 @@ def news(**fields):
 def many_rows(workers=6, per_side=8):
     rng = random.Random(0)
 
-    def text(n):
-        return " " + " ".join(rng.choices(WORDS, k=n))
-
     rows = []
     for split in ("train", "valid1", "valid2"):
-        posts = [text(20) for _ in range(30)]
+        posts = [text(rng, 20) for _ in range(30)]
         for w in range(workers):
             for _ in range(per_side if split == "train" else per_side // 2):
-                texts = (text(4), text(9))
+                texts = (f" {text(rng, 4)}", f" {text(rng, 9)}")
                 rows.append(
                     row(
                         f"w{w}",

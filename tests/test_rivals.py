@@ -27,7 +27,9 @@ def load_harness():
     """benchmarks/compare_rivals.py, whose name its folder has."""
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("compare_rivals", ROOT / "benchmarks/compare_rivals.py")
+    spec = importlib.util.spec_from_file_location(
+        "compare_rivals", ROOT / "benchmarks/compare_rivals.py"
+    )
     harness = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(harness)
     return harness

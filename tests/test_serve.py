@@ -8,8 +8,8 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-import own
 import pytest
+import texts
 from test_apply import APPLY, scored
 
 from lore.fit.basis import load_basis
@@ -56,7 +56,7 @@ def test_the_server_gives_the_rewards_of_score(server, basis, rows, tmp_path, mo
 
     user = load_basis(basis).user_ids[0]
     found = scored(basis, rows, tmp_path / "scored.jsonl", "--users", user)
-    row = own.read(rows)[0]
+    row = texts.read(rows)[0]
     talk = exchange(row["prompt"], row["response"])
     rendered = AutoTokenizer.from_pretrained(model).apply_chat_template(talk, tokenize=False)
     plain = f"{row['prompt']} {row['response']}"
@@ -72,7 +72,7 @@ def test_the_server_gives_the_rewards_of_score(server, basis, rows, tmp_path, mo
     assert answer["rewards"] == pytest.approx([own_reward, own_reward, common], abs=1e-4)
     asks = [
         {"query": [exchange("the cat?", other["response"])], "labels": [user]}
-        for other in own.read(rows)
+        for other in texts.read(rows)
     ]
     with ThreadPoolExecutor(4) as people:
         answers = [*people.map(lambda ask: post(server, ask)[1]["rewards"][0], asks)]

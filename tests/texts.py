@@ -1,4 +1,4 @@
-"""People's own rows, made up: what OwnData/ and apply/ are tried on."""
+"""Words and texts made up, and rows of people: what the data sets, OwnData/ and apply/ are tried on."""
 
 import gzip
 import json
@@ -6,7 +6,7 @@ import random
 
 from conftest import ROOT, call_script
 
-WORDS = (
+WORDS = [
     "the",
     "cat",
     "sat",
@@ -17,14 +17,17 @@ WORDS = (
     "lay",
     "beside",
     "it",
-    "she",
-    "said",
+    "I",
+    "met",
+    "a",
+    "friend",
     "nothing",
-)
+]
 
 
-def text(rng, count):
-    return " ".join(rng.choices(WORDS, k=count))
+def text(rng, least, most=None):
+    """So many words, or a random number of them in between."""
+    return " ".join(rng.choices(WORDS, k=least if most is None else rng.randint(least, most)))
 
 
 def comparisons(users=6, prompts=12, seed=0):
