@@ -28,7 +28,7 @@ from lore.fit.mixtures import EVERYBODY
 from lore.report.results import save_results
 from lore.report.text_tables import print_aligned
 from lore.settings import settings
-from lore.text.conversations import distinct, text_bytes
+from lore.text.conversations import text_bytes
 from lore.text.input_rows import first_times, read_judgements
 from lore.text.throughput import Tally
 from saved_basis import encoder_of_basis, open_basis
@@ -44,15 +44,13 @@ SHOWN = 20  # people in the printed table
 
 def embedded_pairs(judgements, encoder):
     """Comparisons of all people of a file, sorted by id."""
-    talks = [one.chosen for one in judgements] + [one.rejected for one in judgements]
-    unique, rows = distinct(talks)
-    places = {row: judgements[i % len(judgements)].place for i, row in enumerate(rows)}
-    with Tally(sum(map(text_bytes, unique))) as tally:
-        table = encoder.embed_counted(unique, tally, [places[i] for i in range(len(unique))])
+    talks = [each.chosen for each in judgements] + [each.rejected for each in judgements]
+    places = [each.place for each in judgements]
+    with Tally(sum(map(text_bytes, talks))) as tally:
+        table, rows = encoder.embed_distinct(talks, tally, places + places)
     tally.report()
-    frame = pd.DataFrame({"user_id": [one.user_id for one in judgements]})
-    frame["chosen"] = rows[: len(judgements)]
-    frame["rejected"] = rows[len(judgements) :]
+    frame = pd.DataFrame({"user_id": [each.user_id for each in judgements]})
+    frame["chosen"], frame["rejected"] = rows.view(2, -1).numpy()
     return Comparisons.from_frame(table, frame)
 
 

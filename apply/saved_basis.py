@@ -12,7 +12,7 @@ import torch
 from lore.common import InputError, pick_device, written_whole
 from lore.fit.basis import load_basis
 from lore.splits import identity_of
-from lore.text.conversations import distinct, text_bytes
+from lore.text.conversations import text_bytes
 from lore.text.encoder import Encoder
 from lore.text.input_rows import rows_of
 from lore.text.throughput import Tally
@@ -153,13 +153,11 @@ def embed_block(block, encoder, tally):
     """Table (distinct conversations, d) of a block, and which of it each of its rows has."""
     talks = []
     places = []
-    for place, _, own in block:
-        talks.extend(own)
-        places.extend([place] * len(own))
-    unique, numbers = distinct(talks)
-    place_of = dict(zip(numbers[::-1], places[::-1]))  # the first place of each
-    table = encoder.embed_counted(unique, tally, [place_of[i] for i in range(len(unique))])
-    return table, torch.tensor(numbers).split([len(own) for _, _, own in block])
+    for place, _, of_row in block:
+        talks.extend(of_row)
+        places.extend([place] * len(of_row))
+    table, rows = encoder.embed_distinct(talks, tally, places)
+    return table, rows.split([len(of_row) for _, _, of_row in block])
 
 
 @contextmanager

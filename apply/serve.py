@@ -29,7 +29,7 @@ import torch
 import saved_basis
 from lore.common import InputError, start
 from lore.settings import settings
-from lore.text.conversations import distinct, exchange
+from lore.text.conversations import exchange
 from lore.text.input_rows import finished, identifier, messages_of
 from lore.text.throughput import Tally
 from lore.text.tokens import RENDERED
@@ -138,9 +138,9 @@ class Scorer:
 
     def rewards(self, talks, users):
         """Log-odds of each conversation for its user, None = the population: a list of floats."""
-        unique, numbers = distinct(talks)
         with Tally(0) as tally:
-            table = self.encoder.embed_counted(unique, tally)[numbers]
+            table, rows = self.encoder.embed_distinct(talks, tally)
+        table = table[rows]
         rewards = self.basis.population(table)
         for user in {*users} - {None}:
             own = torch.tensor([one == user for one in users])

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lore.common import InputError, pick_device
 from lore.text.attention import Packing, group_paths, own_kernel, use_attention_along_paths
 from lore.text.checkpoint import Checkpoint, count_positions, rotary_switch
-from lore.text.conversations import first_line, text_bytes
+from lore.text.conversations import distinct, first_line, text_bytes
 from lore.text.packing import (
     batch_trees,
     count_computed,
@@ -379,23 +379,28 @@ class Encoder:
         InputError: a reply alone is too long.
         """
         with Tally(sum(map(text_bytes, conversations))) as tally:
-            table = self.embed_counted(conversations, tally)
+            table, rows = self.embed_distinct(conversations, tally)
         tally.report()
-        return table
+        return table[rows]
 
-    def embed_counted(self, conversations, tally, places=None):
-        """The same as a piece of more, which a Tally counts; places: what each is called in an error."""
-        parts = split_into_parts(conversations, self.packs)
-        texts = [[conversations[i] for i in rows] for rows in parts]
-        table = torch.empty(len(conversations), self.num_features, dtype=self.dtype)
+    def embed_distinct(self, conversations, tally, places=None):
+        """(vectors of the distinct conversations, (c, d); row of each one given among them, (n,)).
+
+        tally: counts what is done, of which this may be a piece; places: where in its file each one
+        stands. InputError, with the place of the first: a reply alone is too long.
+        """
+        unique, row_of = distinct(conversations)
+        parts = split_into_parts(unique, self.packs)
+        texts = [[unique[i] for i in rows] for rows in parts]
+        table = torch.empty(len(unique), self.num_features, dtype=self.dtype)
         for rows, part, found in zip(parts, texts, self.embed_parts(texts, tally)):
             for number in found.left_out[:1]:
-                reply = part[number][-1]["content"]
-                where = f"{places[rows[number]]}: " if places else ""
+                where = f"{places[row_of.index(rows[number])]}: " if places else ""
                 limit = f"more than {self.tokeniser.longest} tokens (--max_length)"
+                reply = part[number][-1]["content"]
                 raise InputError(f"{where}{limit} for the reply alone: {reply[:60]!r}")
             table[rows] = found.table
-        return table
+        return table, torch.tensor(row_of)
 
 
 def encoder_of(args):
