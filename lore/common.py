@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -27,19 +28,21 @@ def require(condition, text):
 
 
 def start(main):
-    """Run a script's main: a mistake in the input is one line on stderr and status 2, Ctrl-C 130."""
+    """Run a script's main: a mistake in the input is one line on stderr and status 2, Ctrl-C 130,
+    SIGTERM and SIGHUP 143 and 129, with nothing half written left behind."""
     status = 0
     try:
         with redirect_stdout(Output(sys.stdout)), redirect_stderr(Output(sys.stderr)), one_run():
-            main()
+            with ending_on_signals():
+                main()
             sys.stdout.flush()
     # OSError: a folder that cannot be written, a full disk, another process gone; it says which
     except (InputError, OSError) as error:
         print(f"error: {error}", file=Output(sys.stderr))
         status = 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as ending:
         print("interrupted", file=Output(sys.stderr))
-        status = 130
+        status = 128 + (ending.args[0] if ending.args else signal.SIGINT)
     if one_of_several():
         # of several, one was seen to abort while its interpreter was taken down: a library's thread
         # that still lives asks for what is gone (pytorch pull request 179291)
@@ -48,6 +51,25 @@ def start(main):
         os._exit(status)
     if status:
         sys.exit(status)
+
+
+@contextmanager
+def ending_on_signals():
+    """A signal that would end the process at once raises KeyboardInterrupt(number), as Ctrl-C does."""
+
+    def interrupt(number, _):
+        raise KeyboardInterrupt(number)
+
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # nohup, for one, has it ignored; one of several may wait for others and could not end
+        if signal.getsignal(number) == signal.SIG_DFL and not one_of_several():
+            before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Output:
@@ -117,32 +139,67 @@ def pick_device(name):
 
 
 def require_apart(written, read):
-    """InputError where a path to be written is no file, or one that is read or written as well."""
-    taken = {Path(path).resolve(): path for path in read if path}
+    """InputError where a path cannot be written, or is read or written as well. Nothing is left there."""
+    taken = {behind_links(path): path for path in read if path}
     for path in map(Path, written):
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path} is no file: nothing can be written there")
-        if path.resolve() in taken:
-            other = taken[path.resolve()]
-            raise InputError(f"{path} would be written over {other}: another name is needed")
-        taken[path.resolve()] = path
+        file = behind_links(path)
+        if file in taken:
+            raise InputError(f"{path} would be written over {taken[file]}: another name is needed")
+        taken[file] = path
+        require_writable(path)
+
+
+def behind_links(path):
+    """The file that is read or written, wherever links lead. InputError: they lead in a circle."""
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path} is a link that leads nowhere") from error
+
+
+def require_writable(path):
+    """InputError where no file can be written: a folder, a device, write-protected, a folder that is none."""
+    file = behind_links(path)
+    try:
+        if file.exists():
+            require(file.is_file(), f"{path} is no file: nothing can be written there")
+            protected = not file.stat().st_mode & 0o222
+            require(not protected, f"{path} is write-protected; name another file")
+        folder = file.parent
+        while not folder.exists():
+            folder = folder.parent
+        require(folder.is_dir(), f"{path} cannot be written: {folder} is no folder")
+        trial = folder / beside(file).name
+        trial.touch(exist_ok=False)  # the one way to know it, whoever one is and whatever the disk
+        trial.unlink()
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def beside(file):
+    """The name under which this process writes a file until it is whole."""
+    return file.with_name(f"{file.name}.{os.getpid()}.tmp")
 
 
 @contextmanager
 def written_whole(path):
-    """A temporary path beside PATH, renamed to PATH when the block ends well, removed otherwise."""
-    path = Path(path)
-    require_apart([path], [])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    """A temporary path, renamed to PATH when the block ends well, removed otherwise.
+
+    Where PATH is a link, the link stays and the file behind it is replaced; its permissions stay too.
+    """
+    require_writable(path)
+    file = behind_links(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = beside(file)
     umask = os.umask(0)  # it can be read only by being set
     os.umask(umask)
+    mode = file.stat().st_mode & 0o777 if file.exists() else 0o666 & ~umask
     try:
         yield temporary
-        temporary.chmod(0o666 & ~umask)  # as any new file; safetensors hides its own from the group
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())  # the name must not be there before the numbers are
-        os.replace(temporary, path)
+        temporary.chmod(mode)  # safetensors hides its own files from the group
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())  # the name must not be there before the numbers are
+        os.replace(temporary, file)
     except (SafetensorError, OSError) as error:
         if getattr(error, "filename", None) is not None:
             raise  # it names the file already

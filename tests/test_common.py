@@ -26,6 +26,54 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert target.read_text() == "first" and list(target.parent.iterdir()) == [target]
 
 
+def test_what_cannot_be_written_is_known_before_and_a_link_stays_a_link(tmp_path):
+    """The rule of every output, whichever script writes it."""
+    old = tmp_path / "old"
+    old.write_text("old")
+    old.chmod(0o600)
+    (tmp_path / "link").symlink_to(old)
+    with common.written_whole(tmp_path / "link") as file:
+        file.write_text("new")
+    assert (tmp_path / "link").is_symlink() and old.read_text() == "new"
+    assert old.stat().st_mode & 0o777 == 0o600
+    (tmp_path / "ahead").symlink_to(tmp_path / "folder/file")  # of a file that is not there yet
+    with common.written_whole(tmp_path / "ahead") as file:
+        file.write_text("new")
+    assert (tmp_path / "folder/file").read_text() == "new" and (tmp_path / "ahead").is_symlink()
+    old.chmod(0o400)
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    names = (
+        "/dev/null",
+        tmp_path,
+        old,
+        old / "file",
+        tmp_path / "circle",
+        f"{tmp_path}/{'x' * 250}",
+    )
+    for path in (*names, "/proc/no", "/proc/no/file"):
+        with pytest.raises(InputError):
+            common.require_apart([path], [])
+    for written, read in (
+        ([old], [tmp_path / "link"]),
+        ([tmp_path / "a", tmp_path / "b/../a"], []),
+    ):
+        with pytest.raises(InputError, match="would be written over"):
+            common.require_apart(written, read)
+    common.require_apart([tmp_path / "far/away/file"], [])
+    assert sorted(p.name for p in tmp_path.iterdir()) == "ahead circle folder link old".split()
+
+
+def test_a_terminated_run_leaves_nothing_half_written(tmp_path):
+    script = "import sys, time; from lore.common import start, written_whole\n"
+    script += "def main():\n    with written_whole(sys.argv[1]) as file:\n        file.write_text('half')\n"
+    script += "        print('begun', flush=True)\n        time.sleep(60)\nstart(main)"
+    command = [sys.executable, "-c", script, str(tmp_path / "file")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"begun\n"
+    process.terminate()
+    assert process.wait(30) == 143 and not [*tmp_path.iterdir()]
+
+
 def test_a_missing_device_is_refused():
     with pytest.raises(InputError, match="device = cuda:99"):
         common.pick_device("cuda:99")
