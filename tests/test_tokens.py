@@ -115,6 +115,35 @@ def test_long_conversations_lose_their_oldest_tokens_and_are_counted(
     assert (len(tokens), cut, cut_replies) == (12, 0, 1)  # a text encoder has no choice
 
 
+@pytest.mark.parametrize(
+    "talk",
+    [
+        exchange("the cat sat on the mat " * 2000, "and the dog"),
+        [*exchange("and the dog", "the cat sat on the mat " * 2000), *exchange("x", "y")],
+        exchange("x", "the cat sat on the mat " * 2000),
+        [*exchange("hi", "hello") * 2000, *exchange("x", "y")],
+        exchange(" " * 20_000 + "x", "y"),
+    ],
+)
+def test_what_is_cut_off_anyway_is_not_tokenised(reward_model, talk, monkeypatch):
+    model = encoder(reward_model, max_length=60)
+    whole = encoder(reward_model, max_length=60)
+    monkeypatch.setattr(whole.tokeniser, "ending", lambda conversation: conversation)
+    seen = []
+
+    def counted(conversations):
+        texts = [model.tokeniser.render(conversation) for conversation in conversations]
+        seen.extend(map(len, texts))
+        return model.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    monkeypatch.setattr(model.tokeniser, "tokenise", counted)
+    (ids,), cut, _ = model.tokens([talk])
+    (expected,), *_ = whole.tokens([talk])
+    assert (ids is None) == (expected is None) and sum(seen) < 60_000
+    if ids is not None:
+        assert ids.tolist() == expected.tolist()
+
+
 BEGINNING = "{{ bos_token }}"
 EVERY_TURN = "{% for m in messages %}<|{{ m['role'] }}|>"
 LIST_OF_PARTS = BEGINNING + EVERY_TURN + "{% for p in m['content'] %}{{ p['text'] }}{% endfor %}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ TEMPLATE_FAULTS = (  # what running one raises; RuntimeError: a macro that calls
 )  # fmt: skip
 RENDERED = "rendered"  # role of the only message where a chat template has been applied already
 OTHER_WORDS = "Something else was said here, in 17 other words."
+CHARACTERS = (
+    16  # for each token that a model takes: a longer text is cut to them before it is tokenised
+)
 
 
 class TokenLists(NamedTuple):
@@ -77,7 +81,8 @@ class Tokeniser:
         ids = []
         cut = 0
         cut_replies = 0
-        for conversation, tokens in zip(conversations, self.tokenise(conversations)):
+        endings = [self.ending(conversation) for conversation in conversations]
+        for conversation, tokens in zip(endings, self.tokenise(endings)):
             self.require_readable(conversation, tokens)
             if len(tokens) > self.longest:
                 shortened = self.shorten(conversation)
@@ -108,8 +113,9 @@ class Tokeniser:
             self.require_words_matter(conversation, tokens)
 
     def require_words_matter(self, conversation, tokens):
-        """InputError unless other words in any message give other tokens."""
-        for number in reversed(range(len(conversation))):
+        """InputError unless other words in any of the first and last messages give other tokens."""
+        numbers = range(len(conversation))
+        for number in sorted({*numbers[:2], *numbers[-4:]}, reverse=True):
             other = [dict(message) for message in conversation]
             other[number]["content"] = OTHER_WORDS
             if self.tokenise([other])[0] == tokens:
@@ -121,17 +127,46 @@ class Tokeniser:
                     " (one that wants a list of parts?), so all would be the same to the model"
                 )
 
+    def ending(self, conversation):
+        """The conversation without what is so far from its end that it is cut off anyway.
+
+        What tokenising costs then depends on what the model takes, not on what somebody sends.
+        """
+        if not self.longest < math.inf:
+            return conversation
+        characters = int(CHARACTERS * self.longest)
+        turns = int(self.longest) + 1  # of one token at least
+        while text_length(conversation) > characters or len(conversation) > turns + 1:
+            talk = last_characters(last_turns(conversation, turns), characters)
+            if len(self.tokenise([talk])[0]) > self.longest:
+                return talk
+            characters *= 4  # few tokens: spaces, or one sign again and again
+            turns *= 4
+        return conversation
+
     def shorten(self, conversation):
         """Tokens of a conversation whose messages but the last lose no more of their beginnings than
         they must, the oldest first; a message that is lost stays as an empty turn. None where the
         last message alone is too long."""
-        talk = [dict(message) for message in conversation]
-        for message, whole in zip(talk[:-1], conversation):
-            message["content"] = ""
-            tokens = self.tokenise([talk])[0]
-            if len(tokens) <= self.longest:
-                return self.restore_end(talk, message, whole["content"], tokens)
-        return None
+        last = len(conversation) - 1
+        if last == 0 or len(self.without_first(conversation, last)) > self.longest:
+            return None
+        too_few = 0  # messages that are lost
+        enough = last
+        while enough - too_few > 1:
+            middle = (too_few + enough) // 2
+            if len(self.without_first(conversation, middle)) > self.longest:
+                too_few = middle
+            else:
+                enough = middle
+        talk = emptied(conversation, enough)
+        tokens = self.tokenise([talk])[0]
+        message = talk[enough - 1]
+        return self.restore_end(talk, message, conversation[enough - 1]["content"], tokens)
+
+    def without_first(self, conversation, count):
+        """Tokens where the first messages are empty turns."""
+        return self.tokenise([emptied(conversation, count)])[0]
 
     def restore_end(self, talk, message, text, tokens):
         """Tokens of a talk after as much of the end of a text as it takes is back in its message.
@@ -150,6 +185,34 @@ class Tokeniser:
                 enough = middle
                 tokens = longer
         return tokens
+
+
+def emptied(conversation, count):
+    """A copy whose first messages are empty."""
+    talk = [dict(message) for message in conversation]
+    for message in talk[:count]:
+        message["content"] = ""
+    return talk
+
+
+def text_length(conversation):
+    return sum(len(message["content"]) for message in conversation)
+
+
+def last_turns(conversation, count):
+    """The first message, and of the others so many of the last, or one more: roles take turns as before."""
+    surplus = max(len(conversation) - 1 - count, 0) // 2 * 2
+    return [conversation[0], *conversation[1 + surplus :]]
+
+
+def last_characters(conversation, count):
+    """A copy that has no more of its texts than so many characters at the end, in the same turns."""
+    talk = [dict(message) for message in conversation]
+    for message in reversed(talk):
+        text = message["content"]
+        message["content"] = text[max(len(text) - count, 0) :]
+        count -= len(message["content"])
+    return talk
 
 
 class ReplyCheck:
