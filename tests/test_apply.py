@@ -191,7 +191,7 @@ def test_questions_are_chosen_from_the_pool_and_tried_out(basis, tmp_path):
 
 
 def test_the_greedy_design_agrees_with_determinants_written_out():
-    from questions import most_telling
+    from ask import most_telling
 
     from lore.fit.mixtures import Prior
 
@@ -227,11 +227,11 @@ def logits_of(folder, rows):
     )
     assert not report["missing_keys"] and not report["mismatched_keys"]
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    texts = []
+    rendered = []
     for row in texts.read(rows):
         talk = exchange(row["prompt"], row["response"])
-        texts.append(tokenizer.apply_chat_template(talk, tokenize=False))
-    batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        rendered.append(tokenizer.apply_chat_template(talk, tokenize=False))
+    batch = tokenizer(rendered, return_tensors="pt", padding=True, add_special_tokens=False)
     with torch.no_grad():
         return model.eval()(**batch).logits
 
