@@ -18,9 +18,8 @@
     few-shot    min over w_i  of  mean_j -log P           V frozen                           Eq. 11
     accuracy    share of pairs with x @ V @ w_i > 0, per user, then the mean over users      Eq. 15
 
-The likelihood is lore/fit/likelihood.py, the product X @ V lore/fit/product.py, both from one read of X
-lore/fit/one_read.py. Two solvers: adam, the published recipe and the default; ridge (lore/fit/ridge.py),
-which chooses priors on held-out prompts.
+The likelihood is lore/fit/likelihood.py, the product X @ V lore/fit/product.py. Two solvers: adam, the
+published recipe and the default; ridge (lore/fit/ridge.py), which chooses priors on held-out prompts.
 
 Fits of several ranks, alphas and seeds are solved side by side: X is multiplied once for all of
 them, with all their V next to each other; everything else happens fit by fit, so that each takes
@@ -46,10 +45,10 @@ from lore.fit.likelihood import (
     user_mean_weights,
 )
 from lore.fit.mixtures import EVERYBODY, Fit, Mixtures, Prior, solve_mixtures
-from lore.fit.one_read import joint_likelihoods
-from lore.fit.product import Rows, TallProduct, project
+from lore.fit.product import TallProduct, joint_likelihoods, project
 from lore.fit.refits import baseline_cells, marked
 from lore.fit.ridge import fit_ridge
+from lore.fit.rows import Rows
 from lore.fit.sweeps import FewShotResult, Recipe, RunResult, fittable, settings_of
 from lore.processes import Adam
 from lore.splits import reference_head

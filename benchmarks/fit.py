@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from lore.fit import product
+from lore.fit import rows
 from lore.fit.comparisons import Comparisons
 from lore.fit.ridge_model import JointProblem
 from lore.splits import Split, load_split, save_split
@@ -243,7 +243,7 @@ def time_the_fits(arguments):
         seconds_each(our_steps, LoRe_regularized, data, [K]),
         seconds_each(ridge_passes, problem, SWEEP[1:]),
     ]
-    with tempfile.TemporaryDirectory() as folder, patch.object(product, "memory", lambda _: 0):
+    with tempfile.TemporaryDirectory() as folder, patch.object(rows, "memory", lambda _: 0):
         read = table_on_disk(folder, *size)
         with redirect_stdout(sys.stderr):  # says each time that rows are not held
             spent.append(seconds_each(our_steps, LoRe, read, [K]))

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lore import processes
 from lore.common import start
-from lore.fit import likelihood, product, ridge
+from lore.fit import likelihood, ridge, rows
 from lore.fit.comparisons import Comparisons
 from lore.splits import Split, load_split, save_split
 from utils import LoRe, run, run_regularized
@@ -67,7 +67,7 @@ def train_limited(folder):
     in_use = int(Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]) * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (in_use + allowed,) * 2)
     if "hold" in sys.argv:
-        product.memory = lambda device: float("inf")
+        rows.memory = lambda device: float("inf")
     model = LoRe(None, 0.0, 10, WIDTH, 2, 2, 0.5, generator=torch.Generator().manual_seed(0))
     W, V = model.fit(train)
     save_file({"V": V.contiguous(), "W": W}, f"{folder}/limited.safetensors")
@@ -158,7 +158,7 @@ def test_a_training_script_under_torchrun_writes_and_speaks_once(tmp_path):
 
 
 def test_every_fit_is_the_same_when_rows_are_not_held(expected, monkeypatch):
-    monkeypatch.setattr(product, "memory", lambda device: 0)
+    monkeypatch.setattr(rows, "memory", lambda device: 0)
     read = fit_everything()
     # the published recipe amplifies rounding, so short fits are compared; the ridge solver stops
     # where a step gains a hundred-thousandth of its loss: V is known to about a thousandth there

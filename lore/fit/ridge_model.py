@@ -36,8 +36,8 @@ import torch.nn.functional as F
 from lore.common import InputError
 from lore.fit.lbfgs import TOLERANCE, minimise
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.one_read import joint_likelihoods
-from lore.fit.product import Rows
+from lore.fit.product import accumulate, joint_likelihoods
+from lore.fit.rows import Rows
 
 WEIGH = ("pairs", "people")  # whose votes are equal
 HEAD_SPREAD = 5.0  # of c: hardly held, but finite where the head separates all pairs
@@ -81,7 +81,7 @@ class JointProblem:
             total.add_(x.square().sum(dtype=torch.float64))
 
         zero = torch.zeros((), dtype=torch.float64, device=device)
-        square = self.X.accumulate(zero, add_squares).item() / len(train)  # mean of |x|^2
+        square = accumulate(self.X, zero, add_squares).item() / len(train)  # mean of |x|^2
         self.unit = LOGIT_SCALE / math.sqrt(square) if square else LOGIT_SCALE
         like = self.X.rest
         head = like.new_zeros(self.d, 1) if V_ref is None else F.normalize(V_ref.to(like), dim=0)
@@ -155,7 +155,7 @@ class JointProblem:
             total.index_add_(0, self.user[rows], x * pull[rows].unsqueeze(1))
 
         # (C, d) minus the gradient of each user's part of (R1)
-        G = self.X.accumulate(self.X.rest.new_zeros(self.C, self.d), add_pull).double()
+        G = accumulate(self.X, self.X.rest.new_zeros(self.C, self.d), add_pull).double()
         left, singular, right = torch.linalg.svd(G, full_matrices=False)
         scores = left * singular  # (C, directions)
         scores = scores / scores[:, 0].std(correction=0).clamp_min(1e-30)

@@ -10,6 +10,7 @@ import numpy as np
 
 from lore.common import written_whole
 from lore.fit.evaluation import ALL_SHOTS, LORE
+from lore.fit.product import rounded_alike
 from lore.processes import by_first_process
 from lore.report.pictures import plot_accuracy_vs_rank, plot_accuracy_vs_shots
 from lore.report.statistics import by_user, summarise
@@ -34,8 +35,23 @@ def report_run(path, cells, args, rows=None, **more):
     for table in run_tables(summary, over):
         print_table(table)
     print_both_sides(cells)
+    print_rounding(cells)
     plot_accuracy_vs_rank(path)
     return summary
+
+
+def print_rounding(cells):
+    """One line where this machine does not give a rank of a sweep the row that it has alone."""
+    fits = [cell for cell in cells if cell.variant == LORE and cell.K not in (0, "best")]
+    ranks = [cell.K for cell in fits]
+    if len(ranks) > 1:
+        n = len(fits[0].outcomes["train"].user)
+        V = fits[0].fit.V
+        if not rounded_alike(n, len(V), ranks, V.device):
+            print(
+                "this machine rounds a fit by what is fitted beside it: a rank alone (--K_list K)"
+                " gives another row"
+            )
 
 
 def report_few_shot(path, result, args, shot="pairs"):
