@@ -390,17 +390,25 @@ class Encoder:
         stands. InputError, with the place of the first: a reply alone is too long.
         """
         unique, row_of = distinct(conversations)
+        first = {}
+        for row, where in zip(row_of, places or ()):
+            first.setdefault(row, where)
+        table = self.embed_counted(unique, tally, first)
+        return table, torch.tensor(row_of)
+
+    def embed_counted(self, unique, tally, places=None):
+        """Vectors of distinct conversations, (c, d); places: {number: where it stands}."""
         parts = split_into_parts(unique, self.packs)
         texts = [[unique[i] for i in rows] for rows in parts]
         table = torch.empty(len(unique), self.num_features, dtype=self.dtype)
         for rows, part, found in zip(parts, texts, self.embed_parts(texts, tally)):
             for number in found.left_out[:1]:
-                where = f"{places[row_of.index(rows[number])]}: " if places else ""
+                where = f"{places[rows[number]]}: " if places else ""
                 limit = f"more than {self.tokeniser.longest} tokens (--max_length)"
                 reply = part[number][-1]["content"]
                 raise InputError(f"{where}{limit} for the reply alone: {reply[:60]!r}")
             table[rows] = found.table
-        return table, torch.tensor(row_of)
+        return table
 
 
 def encoder_of(args):
