@@ -24,12 +24,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
-
 import saved_basis
 from lore.common import InputError, start
 from lore.settings import settings
-from lore.text.conversations import exchange
+from lore.text.conversations import distinct, exchange
 from lore.text.input_rows import finished, identifier, messages_of
 from lore.text.throughput import Tally
 from lore.text.tokens import RENDERED
@@ -138,13 +136,13 @@ class Scorer:
 
     def rewards(self, talks, users):
         """Log-odds of each conversation for its user, None = the population: a list of floats."""
+        unique, numbers = distinct(talks)
         with Tally(0) as tally:
-            table, rows = self.encoder.embed_distinct(talks, tally)
-        table = table[rows]
+            table = self.encoder.embed_counted(unique, tally)[numbers]
         rewards = self.basis.population(table)
-        for user in {*users} - {None}:
-            own = torch.tensor([one == user for one in users])
-            rewards[own] = self.basis.log_odds(table[own], [user])[:, 0]
+        personal = [row for row, user in enumerate(users) if user is not None]
+        named = [users[row] for row in personal]
+        rewards[personal] = self.basis.log_odds_by_row(table[personal], named)
         return rewards.tolist()
 
     def together(self, jobs):

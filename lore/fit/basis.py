@@ -1,6 +1,7 @@
 """V and W on disk, and what tells whether they are healthy."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,23 +56,25 @@ class Basis(NamedTuple):
 
         InputError: somebody unknown.
         """
-        number = {}
-        for i, user in enumerate(self.everybody):
-            number.setdefault(user, i)
+        number = numbered(self.everybody)
         for user in users:
             if user not in number:
-                known = f"it has {len(number)}, such as {next(iter(number), 'nobody')}"
-                raise InputError(f"the basis has no user {user}; {known}")
+                hint = f"it has {len(number)}, such as {next(iter(number), 'nobody')}"
+                raise InputError(f"the basis has no user {user}; {hint}")
         return [number[user] for user in users]
+
+    def parameters_of(self, users):
+        """w_i (P, K) and e_i (P, d), or None, of some of them; nobody else's are copied."""
+        numbers = torch.tensor(self.places(users), dtype=torch.long)
+        W = gather(self.W, self.W_unseen, numbers)
+        E = None if self.E is None else gather(self.E, self.E_unseen, numbers)
+        return W, E
 
     def rewards(self, users):
         """V w_i + e_i of some of them, one per column. (d, P)"""
-        places = self.places(users)
-        W = torch.cat([self.W, self.W_unseen])[places]  # (P, K)
+        W, E = self.parameters_of(users)
         rewards = self.V @ W.T  # (d, K) @ (K, P)
-        if self.E is not None:
-            rewards = rewards + torch.cat([self.E, self.E_unseen])[places].T
-        return rewards
+        return rewards if E is None else rewards + E.T
 
     def log_odds(self, table, users):
         """What embeddings are worth to some of them: (rows, d) -> (rows, P), float32.
@@ -79,11 +82,19 @@ class Basis(NamedTuple):
         The difference of two replies to one prompt is the log-odds of a choice between them.
         """
         table = table.float()
-        places = self.places(users)
-        W = torch.cat([self.W, self.W_unseen])[places]
+        W, E = self.parameters_of(users)
         scores = (table @ self.V) @ W.T  # (rows, d) @ (d, K) @ (K, P)
-        if self.E is not None:
-            scores += table @ torch.cat([self.E, self.E_unseen])[places].T  # (rows, d) @ (d, P)
+        if E is not None:
+            scores += table @ E.T  # (rows, d) @ (d, P)
+        return scores / LOGIT_SCALE
+
+    def log_odds_by_row(self, table, users):
+        """What each embedding is worth to the user of its row: (rows, d) -> (rows,), float32."""
+        table = table.float()
+        W, E = self.parameters_of(users)
+        scores = ((table @ self.V) * W).sum(1)  # (rows, d) @ (d, K), * (rows, K) -> (rows,)
+        if E is not None:
+            scores += (table * E).sum(1)  # (rows, d) -> (rows,)
         return scores / LOGIT_SCALE
 
     def of_columns(self):
@@ -96,6 +107,24 @@ class Basis(NamedTuple):
         """The same to everybody alike: the population's mixture. (rows,)"""
         reward = self.V @ self.prior.mean.float()  # (d, K) @ (K,)
         return table.float() @ reward / LOGIT_SCALE
+
+
+@lru_cache(maxsize=8)
+def numbered(ids):
+    """{id: its first place} of a tuple."""
+    number = {}
+    for place, user in enumerate(ids):
+        number.setdefault(user, place)
+    return number
+
+
+def gather(seen, unseen, numbers):
+    """Rows of the one table, and behind it the other, by their numbers."""
+    rows = seen.new_empty(len(numbers), seen.shape[1])
+    among_seen = numbers < len(seen)
+    rows[among_seen] = seen[numbers[among_seen]]
+    rows[~among_seen] = unseen[numbers[~among_seen] - len(seen)]
+    return rows
 
 
 @by_first_process
