@@ -28,13 +28,7 @@ share = True  # compute once what conversations share; off for a model that refu
 
 BLOCK = 2**22  # bytes of text that are embedded before their rows are written
 KNOWN = {"model", "version", "pooling", "dtype", "max_length", "head"}  # of every identity
-SAME = (
-    "version",
-    "pooling",
-    "max_length",
-    "head",
-    "states",
-)  # of an identity: what must not differ
+SAME = ("version", "pooling", "max_length", "head")  # of an identity: what must not differ
 
 
 def open_basis(path):

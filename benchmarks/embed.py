@@ -36,7 +36,6 @@ from lore.text.conversations import distinct, exchange, read_rows
 from lore.text.encoder import Encoder
 from lore.text.packing import split_into_parts
 from lore.text.throughput import count_tokens
-from lore.text.tokens import ReplyCheck
 
 WORDS = 8000
 SIZES = {  # width, layers, width of the MLP, heads, key heads
@@ -158,18 +157,16 @@ def plain_way(model, tokenizer, texts, device):
 def our_way(encoder, texts):
     """(vectors of the texts, seconds): the steps of embed_split but for the files."""
     begin = time.perf_counter()
-    conversations, rows = distinct(texts)
-    table = encoder.embed(conversations)
-    return table[rows], time.perf_counter() - begin
+    table = encoder.embed(texts)
+    return table, time.perf_counter() - begin
 
 
 def tokens_computed(encoder, conversations):
     """(as trees, each conversation by itself, with padding), as embed has batched them."""
-    replies = ReplyCheck(encoder.name, conversations, encoder.tokeniser.longest)
     found = []
     for rows in split_into_parts(conversations, together=True):
         part = [conversations[i] for i in rows]
-        for batch in encoder.prepare(part, replies).batches:
+        for batch in encoder.prepare(part).batches:
             found.append(count_tokens(batch, padded=False))
     return (sum(counts[name] for counts in found) for name in ("tokens", "plain", "padded"))
 

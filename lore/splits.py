@@ -1,6 +1,5 @@
 """Embeddings and the comparisons beside them, on disk: NAME.safetensors and NAME.parquet."""
 
-import ast
 import json
 import warnings
 from pathlib import Path
@@ -28,18 +27,12 @@ class Split(NamedTuple):
 
 
 def identity_of(text):
-    """What a file says of the model that made its embeddings: JSON, in older files Python's own form.
-
-    None where it says something else, as of planted people, who have none.
-    """
-    for read in (json.loads, ast.literal_eval):
-        try:
-            identity = read(text)
-        except (ValueError, SyntaxError):
-            continue
-        if isinstance(identity, dict):
-            return identity
-    return None
+    """What a file says of the model that made its embeddings; None for planted people, who have none."""
+    try:
+        identity = json.loads(text)
+    except ValueError:
+        return None
+    return identity if isinstance(identity, dict) else None
 
 
 # ------------------------------------------------------------------------------------------------

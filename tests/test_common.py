@@ -60,7 +60,13 @@ def test_what_cannot_be_written_is_known_before_and_a_link_stays_a_link(tmp_path
         with pytest.raises(InputError, match="would be written over"):
             common.require_apart(written, read)
     common.require_apart([tmp_path / "far/away/file"], [])
-    assert sorted(p.name for p in tmp_path.iterdir()) == "ahead circle folder link old".split()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "ahead",
+        "circle",
+        "folder",
+        "link",
+        "old",
+    ]
 
 
 def test_a_terminated_run_leaves_nothing_half_written(tmp_path):

@@ -271,7 +271,7 @@ def test_damaged_parts_are_made_again(reward_model, tmp_path, undisturbed, capsy
     embed(reward_model, path)
     out = capsys.readouterr().out
     for file in (first, second):
-        assert f"{file} is damaged, or of another version: computed again" in out
+        assert f"{file} is damaged, or of other text: computed again" in out
     assert_done(path, undisturbed)
 
 

@@ -5,8 +5,8 @@ import shutil
 import pytest
 import torch
 from conftest import CHAT_TEMPLATE
-from tiny import NO_SYSTEM, TALKS, by_itself, encoder, prepare
-from tokenizers import Regex
+from tiny import NO_SYSTEM, TALKS, by_itself, encoder
+from tokenizers import Regex, normalizers
 
 from lore.common import InputError
 from lore.text.conversations import exchange
@@ -215,59 +215,20 @@ def test_tokens_that_the_model_has_no_row_for_are_one_line(reward_model):
         model.embed([exchange("x", "a <new> word")])
 
 
-def only_latin(model):
-    """A tokenizer that knows none of some letters, as English ones know no other script."""
-    from tokenizers import normalizers
-
-    replaced = normalizers.Replace(Regex("[\u4e00-\u9fff]"), "?")
-    lowered = normalizers.Lowercase()
-    model.tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([replaced, lowered])
-    return model
-
-
-def test_replies_that_give_the_same_tokens_are_refused_or_counted(reward_model, capsys):
-    model = only_latin(encoder(reward_model))
+def test_texts_that_have_the_same_tokens_are_counted(reward_model, text_encoder, capsys):
+    """A tokenizer knows none of some letters, as English ones know no other script; a limit leaves the same end."""
+    model = encoder(reward_model)
+    unknown = normalizers.Replace(Regex("[\u4e00-\u9fff]"), "?")
+    model.tokenizer.backend_tokenizer.normalizer = unknown
     replies = ["\u4e00\u4e01", "\u4e02\u4e03", "yes"]
     table = model.embed([exchange("which?", reply) for reply in replies])
-    assert torch.equal(table[0], table[1]) and not torch.allclose(table[0], table[2])
-    note = "1 of 3 texts have the tokens of another reply to their prompt"
-    assert note in capsys.readouterr().out
-    with pytest.raises(InputError, match="the same tokens of all 2 replies to a prompt, such as"):
-        model.embed([exchange("which?", reply) for reply in replies[:2]])
-
-
-def test_replies_that_differ_in_case_or_spaces_alone_are_counted(reward_model, capsys):
-    model = only_latin(encoder(reward_model))
-    model.embed([exchange("which?", "Yes"), exchange("which?", " yes")])
-    assert "1 of 2 texts have the tokens of another reply" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("share", [True, False])
-def test_replies_are_compared_across_parts(reward_model, monkeypatch, share):
-    """A plain run spreads the replies to a prompt over parts by their length."""
-    monkeypatch.setattr("lore.text.packing.PART_BYTES", 40)
-    model = only_latin(encoder(reward_model, share=share))
-    pairs = [exchange("which?", "\u4e00"), exchange("which?", "\u4e01")]
-    other = [exchange(f"{number} what about it?", "good") for number in range(6)]
-    with pytest.raises(InputError, match="the same tokens of all 2 replies to a prompt"):
-        model.embed([pairs[0], *other, pairs[1]])
-
-
-def test_a_prompt_with_a_reply_that_is_too_long_is_still_judged(reward_model):
-    model = only_latin(encoder(reward_model, max_length=40, share=False))
-    pairs = [exchange("which?", "\u4e00"), exchange("which?", "\u4e01")]
-    talks = [*pairs, exchange("which?", "the cat sat on the mat " * 30)]
-    with pytest.raises(InputError, match="the same tokens of all 2 replies"):
-        prepare(model, talks)
-
-
-def test_replies_that_a_limit_leaves_the_same_end_of_are_counted_not_refused(text_encoder, capsys):
-    model = encoder(text_encoder, "mean", max_length=16)
-    replies = ["yes, " + "the cat sat on the mat " * 4, "no, " + "the cat sat on the mat " * 4]
-    table = model.embed([exchange("which?", reply) for reply in replies])
-    assert torch.equal(table[0], table[1])
+    assert torch.equal(table[0], table[1])  # the same tokens are computed once
+    assert not torch.allclose(table[0], table[2])
+    assert "1 of 3 texts have the tokens of another text" in capsys.readouterr().out
+    same_end = [f"{word}, " + "the cat sat on the mat " * 4 for word in ("yes", "no")]
+    encoder(text_encoder, "mean", max_length=16).embed([exchange("x", end) for end in same_end])
     out = capsys.readouterr().out
-    assert "1 of 2 texts have the tokens of another reply" in out and "2 of 2 replies alone" in out
+    assert "1 of 2 texts have the tokens" in out and "2 of 2 replies alone" in out
 
 
 def test_a_template_that_drops_the_history_is_refused(reward_model):

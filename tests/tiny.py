@@ -5,7 +5,6 @@ from conftest import CHAT_TEMPLATE
 
 from lore.text.conversations import exchange
 from lore.text.encoder import Encoder
-from lore.text.tokens import ReplyCheck
 
 CPU = torch.device("cpu")
 TALKS = [
@@ -78,4 +77,4 @@ def dialogue(turns, rejected=2, name=""):
 
 def prepare(model, talks):
     """The batches of conversations."""
-    return model.prepare(talks, ReplyCheck(model.name, talks, model.tokeniser.longest)).batches
+    return model.prepare(talks).batches

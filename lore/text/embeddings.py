@@ -152,9 +152,7 @@ class Run:
                 " use the same settings or another --data"
             )
         if "fingerprint" not in found:
-            raise InputError(
-                f"{table} is not of this script, or of an older version; delete it and start again"
-            )
+            raise InputError(f"{table} is not of this script; delete it and start again")
         if found["fingerprint"] != self.fingerprint:
             raise InputError(
                 f"{table} was made of other text, perhaps with another --limit;"
@@ -201,7 +199,7 @@ class Run:
             if read_part(file, key) is None:
                 pending.append(number)
                 if file.exists():
-                    print(f"{file} is damaged, or of another version: computed again")
+                    print(f"{file} is damaged, or of other text: computed again")
         if len(pending) < len(self.keys):
             print(f"{len(self.keys) - len(pending)} of {len(self.keys)} parts are there already")
         return pending

@@ -1,6 +1,5 @@
 """A frozen model that turns conversations into vectors."""
 
-import itertools
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,7 @@ from lore.text.packing import (
     split_into_parts,
 )
 from lore.text.throughput import Tally, count_tokens
-from lore.text.tokens import ReplyCheck, Tokeniser
+from lore.text.tokens import Tokeniser
 from lore.text.vector_checks import VectorChecks, out_of_memory
 
 GPU_BATCH = 2**14  # tokens at a time that keep a GPU busy
@@ -106,17 +105,15 @@ class Encoder:
     @cached_property
     def identity(self):
         """What a vector depends on, beside the text."""
-        found = {
-            "model": str(Path(self.name).resolve()) if Path(self.name).is_dir() else self.name,
+        is_folder = Path(self.name).is_dir()
+        return {
+            "model": str(Path(self.name).resolve()) if is_folder else self.name,
             "version": self.checkpoint.version,
             "pooling": self.pooling,
             "dtype": "mixed" if self.precision == "mixed" else str(self.dtype),
             "max_length": self.max_length,
             "head": self.head_name if self.pooling == "last" else None,
         }
-        if self.config.is_encoder_decoder:
-            found["states"] = "encoder"  # tables of an older version hold the decoder's
-        return found
 
     @cached_property
     def tokenizer(self):
@@ -183,15 +180,17 @@ class Encoder:
 
     # --------------------------------------------------------------------------------- batches ---
 
-    def prepare(self, conversations, replies):
-        """The Prepared of a list of conversations; replies: a ReplyCheck that has been told of them."""
+    def prepare(self, conversations):
+        """The Prepared of a list of conversations that differ."""
         lists = self.tokens(conversations)
         left_out = []
-        repeated = 0
+        different = set()
         for number, tokens in enumerate(lists.ids):
-            repeated += replies.add(conversations[number], tokens)
             if tokens is None:
                 left_out.append(number)
+            else:
+                different.add(tokens.tobytes())
+        repeated = len(conversations) - len(left_out) - len(different)
         counts = {"cut": lists.cut, "cut_replies": lists.cut_replies, "repeated": repeated}
         batches = self.arrange(group_by_opening(conversations, self.packs), lists.ids)
         return Prepared(batches, left_out, counts)
@@ -316,13 +315,12 @@ class Encoder:
         if not parts:
             return
         self.load()
-        replies = ReplyCheck(self.name, [*itertools.chain(*parts)], self.tokeniser.longest)
         with ThreadPoolExecutor(1) as background:
-            coming = background.submit(self.prepare, parts[0], replies)
+            coming = background.submit(self.prepare, parts[0])
             for conversations, following in zip(parts, [*parts[1:], None]):
                 prepared = coming.result()
                 if following:
-                    coming = background.submit(self.prepare, following, replies)
+                    coming = background.submit(self.prepare, following)
                 tally.start_clock()
                 tally.count(prepared.counts)
                 yield self.embed_part(conversations, prepared, tally)

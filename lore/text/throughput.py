@@ -11,7 +11,7 @@ from lore.text.packing import count_computed
 NOTES = {  # what is counted beside the tokens, as it is told in the end
     "cut": "conversations are too long: the oldest part of their prompt is left out",
     "cut_replies": "replies alone are too long: their beginning is left out as well",
-    "repeated": "texts have the tokens of another reply to their prompt: the model sees no difference",
+    "repeated": "texts have the tokens of another text: the model sees no difference",
 }
 
 

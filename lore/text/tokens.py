@@ -1,10 +1,6 @@
 """Conversations to token ids: rendered, shortened to what the model takes, and looked at before they are used."""
 
-import hashlib
-import json
 import math
-import unicodedata
-from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,9 +15,7 @@ TEMPLATE_FAULTS = (  # what running one raises; RuntimeError: a macro that calls
 )  # fmt: skip
 RENDERED = "rendered"  # role of the only message where a chat template has been applied already
 OTHER_WORDS = "Something else was said here, in 17 other words."
-CHARACTERS = (
-    16  # for each token that a model takes: a longer text is cut to them before it is tokenised
-)
+CHARACTERS = 16  # a token that a model takes: of a longer text, the rest is not even tokenised
 
 
 class TokenLists(NamedTuple):
@@ -213,60 +207,3 @@ def last_characters(conversation, count):
         message["content"] = text[max(len(text) - count, 0) :]
         count -= len(message["content"])
     return talk
-
-
-class ReplyCheck:
-    """Whether replies that differ in words also differ in tokens, prompt by prompt.
-
-    conversations: all that will come, so that a prompt is judged when its last reply is there;
-    longest: a list of so many tokens may have been cut, and says nothing against the model.
-    """
-
-    def __init__(self, name, conversations, longest):
-        self.name = name
-        self.longest = longest
-        self.waiting = Counter(map(prompt_key, conversations))
-        self.seen = {}  # prompt: [(reply, digest of its tokens)] so far
-
-    def add(self, conversation, tokens):
-        """Whether its tokens are those of another reply; tokens None: it is too long to have any.
-
-        InputError: all replies to this prompt have the same.
-        """
-        key = prompt_key(conversation)
-        replies = self.seen.setdefault(key, [])
-        repeated = False
-        if tokens is not None:
-            digest = hashlib.sha256(tokens.tobytes()).digest()
-            repeated = any(digest == other for _, other in replies)
-            replies.append((conversation[-1]["content"], digest))
-        self.waiting[key] -= 1
-        if self.waiting[key] == 0:
-            replies = self.seen.pop(key)
-            if tokens is None or len(tokens) < self.longest:
-                self.judge(replies)
-        return repeated
-
-    def judge(self, replies):
-        """InputError where all replies to a prompt have the same tokens, though not the same words."""
-        digests = {digest for _, digest in replies}
-        words = {plain_words(reply) for reply, _ in replies} if len(digests) == 1 else set()
-        if len(words) > 1:
-            start = repr(replies[0][0][:60])
-            raise InputError(
-                f"{self.name} makes the same tokens of all {len(replies)} replies to a prompt, such as"
-                f" {start}: it cannot tell them apart"
-            )
-
-
-def prompt_key(conversation):
-    return hashlib.sha256(json.dumps(conversation[:-1]).encode()).digest()
-
-
-def plain_words(text):
-    """A text without case, accents, spaces and invisible characters, which a tokenizer may drop."""
-    kept = []
-    for character in unicodedata.normalize("NFKD", text.casefold()):
-        if unicodedata.category(character)[0] in "LNPS":
-            kept.append(character)
-    return "".join(kept)
