@@ -54,20 +54,20 @@ def test_a_rank_has_the_row_that_it_has_alone(name):
     solver = "ridge" if name == "ridge" else "adam"
     groups = []
     for seed, count in enumerate((150, 50, 50, 50)):
-        groups.append(random_users([count] * 8, 300, seed=seed))
-    head = torch.randn(300, 1, generator=torch.Generator().manual_seed(0))
-    options = {"num_iterations": 100, "few_shot_iterations": 50, "solver": solver}
+        groups.append(random_users([count] * 4, 260, seed=seed))
+    head = torch.randn(260, 1, generator=torch.Generator().manual_seed(0))
+    options = {"num_iterations": 30, "few_shot_iterations": 10, "solver": solver}
 
     def fitted(K_list):
-        result = function(K_list, [0.0], head, *groups, 8, 8, "cpu", **options)
+        result = function(K_list, [0.0], head, *groups, 4, 4, "cpu", **options)
         return {cell.K: cell.fit for cell in result.cells}
 
-    together = fitted([0, 1, 2, 5, 6])
+    together = fitted([0, 1, 2, 5])
     pairs = []
-    for K in (1, 2, 5):
+    for K in (1, 5):
         alone = fitted([K])[K]
         pairs += [(together[K].V, alone.V), (together[K].W, alone.W)]
-    # 100 steps make much of a last bit, and the ridge solver stops early: coarse where not promised
+    # the steps make much of a last bit, and the ridge solver stops early: coarse where not promised
     assert_rounded_alike(f"K alone and in a sweep, {name}", pairs, rtol=0.1, atol=1.0)
 
 
