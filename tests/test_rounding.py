@@ -4,6 +4,7 @@ Where the matrix library promises equal bits, they are tested; elsewhere the num
 rounding, and the end of the run says what holds on this machine.
 """
 
+import os
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import torch
 from conftest import ROOT, assert_rounded_alike, bits_are_promised, random_users
 from test_product import C, fits, value_and_gradients
 
+import lore
 from lore.fit.product import joint_likelihoods, rounded_alike
 from lore.fit.rows import Rows
 from utils import run, run_regularized
@@ -78,6 +80,20 @@ def test_the_trial_says_what_holds(monkeypatch):
     bmm = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda a, b: bmm(a, b) * (1 + 1e-6 * a.shape[1]))
     assert not rounded_alike(3000, 300, [1, 2, 5, 6], "cpu")
+
+
+@pytest.mark.parametrize(
+    "intel, before, after",
+    [(True, None, "AUTO,STRICT"), (True, "COMPATIBLE", "COMPATIBLE"), (False, None, None)],
+)
+def test_equal_bits_are_asked_for_where_there_are_such(intel, before, after, monkeypatch):
+    """Of MKL on Intel's processors, unless the user has set something else."""
+    monkeypatch.delenv("MKL_CBWR", raising=False)
+    if before:
+        monkeypatch.setenv("MKL_CBWR", before)
+    monkeypatch.setattr(lore, "is_intel", lambda: intel)
+    lore.ask_for_equal_bits()
+    assert os.environ.get("MKL_CBWR") == after
 
 
 def test_same_seed_same_bytes_in_another_process():
