@@ -17,6 +17,7 @@ from test_product import C, fits, value_and_gradients
 import lore
 from lore.fit.product import joint_likelihoods, rounded_alike
 from lore.fit.rows import Rows
+from lore.report import results
 from utils import run, run_regularized
 
 
@@ -80,6 +81,16 @@ def test_the_trial_says_what_holds(monkeypatch):
     bmm = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda a, b: bmm(a, b) * (1 + 1e-6 * a.shape[1]))
     assert not rounded_alike(3000, 300, [1, 2, 5, 6], "cpu")
+
+
+def test_a_sweep_says_where_its_ranks_are_not_rounded_alike(monkeypatch, capsys):
+    groups = [random_users([8] * 3, 6, seed=seed) for seed in range(4)]
+    options = {"num_iterations": 2, "few_shot_iterations": 2}
+    cells = run([1, 2], [0.0], None, *groups, 3, 3, "cpu", **options).cells
+    for alike in (True, False):
+        monkeypatch.setattr(results, "rounded_alike", lambda *_, alike=alike: alike)
+        results.print_rounding(cells)
+        assert ("a rank alone (--K_list K) gives another row" in capsys.readouterr().out) != alike
 
 
 @pytest.mark.parametrize(
