@@ -35,8 +35,8 @@ from torch import nn
 from lore.common import InputError, progress
 from lore.fit.basis import Basis, load_basis, save_fits
 from lore.fit.comparisons import Comparisons, check_rank, pack
-from lore.fit.evaluation import ALL_SHOTS, Fitted, score
-from lore.fit.few_shot import draw_shots, score_draws, terms_drawn
+from lore.fit.evaluation import ALL_SHOTS, fitted_cell, score_cells
+from lore.fit.few_shot import Draws, draw_shots, drawn_terms, score_draws
 from lore.fit.groups import Groups
 from lore.fit.likelihood import (
     LOGIT_SCALE,
@@ -46,10 +46,10 @@ from lore.fit.likelihood import (
 )
 from lore.fit.mixtures import EVERYBODY, Fit, Mixtures, Prior, solve_mixtures
 from lore.fit.product import TallProduct, joint_likelihoods, project
-from lore.fit.refits import baseline_cells, marked
+from lore.fit.refits import baseline_cells, mark_best_rank
 from lore.fit.ridge import fit_ridge
 from lore.fit.rows import Rows
-from lore.fit.sweeps import FewShotResult, Recipe, RunResult, fittable, settings_of
+from lore.fit.sweeps import FewShotResult, Recipe, RunResult, fittable, grid_of
 from lore.processes import Adam
 from lore.splits import reference_head
 
@@ -193,8 +193,8 @@ class LoRe_regularized(LoRe):
         W, V = super().solution()
         largest = W.amax(dim=0)  # (K,)
         # above rank 100 nobody may reach the threshold: the largest column is kept
-        kept = largest >= min(PRUNE_BELOW, largest.max().item())
-        return W[:, kept] / W[:, kept].sum(dim=1, keepdim=True), V[:, kept]
+        used = largest >= min(PRUNE_BELOW, largest.max().item())
+        return W[:, used] / W[:, used].sum(dim=1, keepdim=True), V[:, used]
 
 
 def warm_up(step, steps):
@@ -283,18 +283,18 @@ def run(
     groups = groups.checked(N, N_unseen)
     recipe = Recipe(model_class, device, num_iterations, few_shot_learning_rate, **options)
     V_ref = reference_head(V_final, groups.train.num_features)
-    grid = settings_of(recipe.solver, K_list, alpha_list, [seed] if seeds is None else seeds)
+    grid = grid_of(recipe.solver, K_list, alpha_list, [seed] if seeds is None else seeds)
     settings = fittable(grid, V_ref, groups.train.num_features)
 
     fit = partial(fit_people, recipe, V_ref)
-    fitted = fit(settings, groups.train, groups.few_shot_train)
+    cells = fit(settings, groups.train, groups.few_shot_train)
     if save is not None:
-        save_fits(save, fitted, groups, model)
-    cells = score(fitted, groups)
-    if mark_best:
-        cells = marked(cells, fitted, groups, refit=fit)
+        save_fits(save, cells, groups, model)
+    cells = score_cells(cells, groups)
     if baselines:
-        cells += baseline_cells(fitted, groups, V_ref, device, recipe.weigh, refit=fit)
+        cells += baseline_cells(cells, groups, V_ref, device, recipe.weigh, refit=fit)
+    if mark_best:
+        cells = mark_best_rank(cells, groups, refit=fit)
     return RunResult.of(cells, grid, () if seeds is None else (len(seeds),))
 
 
@@ -312,12 +312,12 @@ def run_regularized(
 
 
 def fit_people(recipe, V_ref, settings, train, few_shot_train):
-    """[Fitted] to these pairs of the seen and the unseen users."""
+    """Cells of fits to these pairs of the seen and the unseen users, not yet scored."""
     fits = fit_all(recipe, settings, V_ref, train)
     Zs = project(few_shot_train, [fit.V for fit in fits])  # (n, d) @ (d, K) -> (n, K)
-    shape = (1, 1, len(few_shot_train.user_ids))
-    people = personalise(recipe, fits, Zs, few_shot_train, few_shot_train.user, shape)
-    return [*map(Fitted.of, settings, fits, people)]
+    draws = Draws(few_shot_train.user, len(few_shot_train.user_ids))
+    people = personalise(recipe, fits, Zs, few_shot_train, draws)
+    return [*map(fitted_cell, settings, fits, people)]
 
 
 def fit_all(recipe, settings, V_ref, train):
@@ -360,34 +360,36 @@ def fit_by_ridge(recipe, settings, V_ref, train):
     """{Setting: Fit}, all ranks of a seed together."""
     fits = {}
     for seed in dict.fromkeys(setting.seed for setting in settings):
-        own = [setting for setting in settings if setting.seed == seed]
-        ranks = [setting.K for setting in own]
+        of_seed = [setting for setting in settings if setting.seed == seed]
+        ranks = [setting.K for setting in of_seed]
         by_rank = fit_ridge(train, ranks, V_ref, seed, recipe.device, recipe.weigh)
-        fits |= {setting: by_rank[setting.K] for setting in own}
+        fits |= {setting: by_rank[setting.K] for setting in of_seed}
     return fits
 
 
-def personalise(recipe, fits, Zs, pairs, user, shape, row=None):
+def personalise(recipe, fits, Zs, pairs, draws):
     """[Mixtures] of new users by the solver that made the fits, from each fit's Z (n, K).
 
-    Z is of the rows `row` (n,; None = all) of `pairs`; user (n,) ascending; shape: (trials, shots,
-    people), whose product is the number of users; a person's trial starts alike at all shots.
+    Z is of the pairs that are drawn, each problem being a user; a person's trial starts alike at all
+    numbers of shots.
     """
-    trials, shots, people = shape
-    users = trials * shots * people
     if recipe.solver == "ridge":
-        who = user.to(Zs[0].device), users
-        return [solve_mixtures(Z, *who, fit.prior, pairs, row) for fit, Z in zip(fits, Zs)]
+        user = draws.problem.to(Zs[0].device)
+        mixtures = []
+        for fit, Z in zip(fits, Zs):
+            mixtures.append(solve_mixtures(Z, user, len(draws), fit.prior, pairs, draws.row))
+        return mixtures
+    trials, S, people = draws.axes
     models = []
     for fit in fits:
         model = PersonalizeBatch(
             trials * people, *fit.V.shape, recipe.few_shot_iterations,
             recipe.few_shot_learning_rate, generator=fit.generator,
         )  # fmt: skip
-        start = model.w.data.view(trials, 1, people, -1).expand(-1, shots, -1, -1)
-        model.w = nn.Parameter(start.reshape(users, -1))
+        start = model.w.data.view(trials, 1, people, -1).expand(-1, S, -1, -1)
+        model.w = nn.Parameter(start.reshape(len(draws), -1))
         models.append(model)
-    terms = terms_drawn(pairs, user, row, Zs[0])
+    terms = drawn_terms(pairs, draws, Zs[0])
     return [*map(Mixtures, PersonalizeBatch.fit_together(models, Zs, *terms))]
 
 
@@ -409,15 +411,16 @@ def run_few_shot_vary_shots(
     few = groups.few_shot_train
     recipe = Recipe(model_class, device, num_iterations, few_shot_learning_rate, **options)
     V_ref = reference_head(V_final, train.num_features)
-    grid = settings_of(recipe.solver, K_list, alpha_list, [seed])
+    grid = grid_of(recipe.solver, K_list, alpha_list, [seed])
     settings = fittable(grid, V_ref, train.num_features)
-    row, problem = draw_shots(few, num_shots, trials, seed)  # (drawn,), (drawn,)
+    draws = draw_shots(few, num_shots, trials, seed)
 
     fits = fit_all(recipe, settings, V_ref, train)
     Vs = [fit.V for fit in fits]
-    Zs = [Z[row.to(Z.device)] for Z in project(few, Vs)]  # (n, K) -> (drawn, K)
-    people = personalise(recipe, fits, Zs, few, problem, (trials, len(num_shots), N_unseen), row)
+    Zs = [Z[draws.row.to(Z.device)] for Z in project(few, Vs)]  # (n, K) -> (drawn, K)
+    Zs_test = project(groups.unseen, Vs)
+    people = personalise(recipe, fits, Zs, few, draws)
     cells = []
-    for setting, fit, found, Z, test in zip(settings, fits, people, Zs, project(groups.unseen, Vs)):
-        cells += score_draws(setting, fit, num_shots, found, (Z, row, problem), test, groups)
+    for setting, fit, mixtures, Z, Z_test in zip(settings, fits, people, Zs, Zs_test):
+        cells += score_draws(setting, fit, mixtures, draws, Z, Z_test, groups)
     return FewShotResult.of(cells, grid, K_list, list(num_shots))

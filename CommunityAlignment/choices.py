@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lore.fit.evaluation import ANOTHER, LORE, TESTED, Fitted, Outcomes, score
+from lore.fit.evaluation import ANOTHER, LORE, TESTED, Outcomes, score_cells
 from lore.report.statistics import by_user, summarise
 from lore.report.text_tables import accuracy_table, print_aligned, print_table
 
@@ -159,8 +159,9 @@ def another_of_language(cells, groups, language):
             W = cell.fit.W[before(groups.train.user_ids, language)]
             W_unseen = cell.W_unseen[before(groups.unseen.user_ids, language)]
             fit = cell.fit._replace(W=W, deviations=None)
-            fitted.append(Fitted(cell.setting, fit, W_unseen, ANOTHER))
-    return score(fitted, groups) if fitted else []
+            another = {"variant": ANOTHER, "best": None, "deviations_unseen": None}
+            fitted.append(cell._replace(fit=fit, W_unseen=W_unseen, **another))
+    return score_cells(fitted, groups) if fitted else []
 
 
 def before(user_ids, language):

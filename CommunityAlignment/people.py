@@ -17,7 +17,7 @@ import numpy as np
 from choices import most_said
 from lore.common import InputError
 from lore.fit.groups import people_apart, print_groups, prompts_apart
-from lore.fit.planted import Planted, choose, planted_rewards, temperature
+from lore.fit.planted import Planted, draw_choices, planted_rewards, temperature
 from lore.splits import Split, load_split
 
 # ------------------------------------------------------------------------------- settings ---
@@ -131,7 +131,7 @@ def plant(
         np.tile(np.arange(REPLIES), (len(frame), 1)), axis=1
     )  # in an order of each person's own, as letters are
     worth = np.einsum("tra,ta->tr", rewards[replies], W[frame["person"]]) + liked[replies]
-    chosen = choose(worth, temperature(worth, best_accuracy), rng)
+    chosen = draw_choices(worth, temperature(worth, best_accuracy), rng)
     turn, other = np.nonzero(np.arange(REPLIES) != chosen[:, None])
     user_ids = [f"planted{person:04d}" for person in range(num_people)]
     frame["user_id"] = np.array(user_ids)[frame["person"]]

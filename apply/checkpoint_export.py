@@ -162,7 +162,7 @@ def score_heads(basis, users):
     """(labels, d) and names of heads of which everybody's reward is a mixture: the columns of V, and,
     where people have something of their own, that of each; and these mixtures (P, labels)."""
     names = [f"basis reward {k}" for k in range(basis.V.shape[1])]
-    places = basis.places(users)
+    places = basis.positions(users)
     W = torch.cat([basis.W, basis.W_unseen])[places]  # (P, K)
     heads = basis.V.T
     if basis.E is not None:

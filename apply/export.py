@@ -100,7 +100,7 @@ def write_one(folder, args, basis, encoder):
     """One head."""
     if args.user:
         head = basis.rewards([args.user]).T  # (1, d)
-        place = basis.places([args.user])[0]
+        place = basis.positions([args.user])[0]
         seen = "one of those it was fitted to" if place < len(basis.user_ids) else "a later one"
         what = f"The reward of person {args.user} of a low-rank basis, {seen}."
         title = f"Reward of {args.user}"
@@ -132,7 +132,7 @@ def main():
     args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
     require(not (args.user and args.all), "--user and --all: one of the two")
-    basis.places([args.user] if args.user else [])
+    basis.positions([args.user] if args.user else [])
     encoder = encoder_of_basis(args.basis, basis, args)
     if encoder.pooling != "last":
         raise InputError(

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lore.fit.groups import shuffled_places
+from lore.fit.groups import shuffled_positions
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.mixtures import BATCH, Batch, Mixtures, batches, solve_batches, solve_mixtures
+from lore.fit.mixtures import BATCH, Batch, Mixtures, person_batches, solve_batches, solve_mixtures
 from lore.fit.product import project
 
 LEFT_OUT = 50  # pairs of a person, at most, that are left out one by one
@@ -20,7 +20,7 @@ CLEAR = 1.645  # standard errors of the gain from which it is called clear: one 
 class Newcomers(NamedTuple):
     """What is found of C people, and how well it does on pairs that it was not fitted to."""
 
-    mixtures: Mixtures  # W, gap, spread, own
+    mixtures: Mixtures  # W, gap, spread, deviations
     accuracy: (
         np.ndarray
     )  # (C,) leave-one-out: share of the pairs that the fit to all others gets right
@@ -66,7 +66,7 @@ def leave_one_out(Z, prior, pairs):
     """
     user = pairs.user
     counts = pairs.counts
-    places = shuffled_places(user, 1, torch.Generator().manual_seed(0))[0]
+    places = shuffled_positions(user, 1, torch.Generator().manual_seed(0))[0]
     most = max(FEW, min(LEFT_OUT, PROBLEMS // len(counts)))
     left = (places < most).nonzero().flatten()  # (l,)
     sizes = counts[user[left]]  # pairs in each problem
@@ -75,11 +75,11 @@ def leave_one_out(Z, prior, pairs):
     begin = sizes.cumsum(0) - sizes  # of each problem
     row = first[user[left]][problem] + torch.arange(len(problem)) - begin[problem]
     here = row == left[problem]
-    problems = batches(problem, len(left), Z.shape[1])
+    problems = person_batches(problem, len(left), Z.shape[1])
     if prior.deviation_spread:
-        people = batches(user, len(counts), Z.shape[1], pairs)
+        people = person_batches(user, len(counts), Z.shape[1], pairs)
         problems = repeated(people, user[left], begin, len(row))
-    found = solve_batches(problems, Z[row], len(left), prior, counted=~here)
+    found = solve_batches(problems, Z[row], (~here).double(), len(left), prior)
     return left, found.logits[here]
 
 

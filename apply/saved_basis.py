@@ -86,7 +86,7 @@ def chosen_users(basis, users, everybody):
         raise InputError("--users and --everybody: one of the two")
     if len({*users}) < len(users):
         raise InputError(f"--users: {max(users, key=users.count)} stands there twice")
-    basis.places(users)
+    basis.positions(users)
     return [*basis.everybody] if everybody else users
 
 

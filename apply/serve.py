@@ -235,7 +235,7 @@ def application(basis, encoder, max_bytes, max_queries):
             return refuse(413, f"more than {max_bytes} bytes (--max_bytes)")
         try:
             talks, users = reader.conversations(json.loads(body))
-            basis.places([user for user in users if user is not None])
+            basis.positions([user for user in users if user is not None])
             rewards = await queue.ask(talks, users) if talks else []
         except (InputError, ValueError, RecursionError) as error:
             return refuse(400, str(error).splitlines()[0])

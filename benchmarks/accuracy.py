@@ -29,7 +29,8 @@ import torch
 
 from lore.common import InputError, start
 from lore.fit.comparisons import Comparisons
-from lore.fit.evaluation import Fitted, Setting, score
+from lore.fit.evaluation import Setting, fitted_cell, score_cells
+from lore.fit.few_shot import Draws
 from lore.fit.groups import Groups
 from lore.fit.mixtures import Prior, solve_mixtures
 from lore.fit.planted import planted_rewards, solve_temperature
@@ -205,19 +206,19 @@ def study(populations, weigh):
             fits = fit_all(recipe, settings, head, groups.train)
             seconds[solver] += time.perf_counter() - begin
             Zs = project(few, [fit.V for fit in fits])
-            people = personalise(recipe, fits, Zs, few, few.user, (1, 1, len(few.user_ids)))
+            people = personalise(recipe, fits, Zs, few, Draws(few.user, len(few.user_ids)))
             for setting, fit, found in zip(settings, fits, people):
-                fitted.append((solver, Fitted.of(setting, fit, found)))
+                fitted.append((solver, fitted_cell(setting, fit, found)))
                 if solver == "ridge":
                     alone = fit._replace(
                         deviations=None, prior=fit.prior._replace(deviation_spread=0.0)
                     )
-                    fitted.append(("no own", Fitted.of(setting, alone, alone.new_people(few))))
+                    fitted.append(("no own", fitted_cell(setting, alone, alone.new_people(few))))
         shared_own = fit_shared_and_own(groups.train, head, seed, weigh=weigh)
         new = shared_own.new_people(few)
-        fitted.append(("shared + own", Fitted.of(Setting(seed, None, 1), shared_own, new)))
+        fitted.append(("shared + own", fitted_cell(Setting(seed, None, 1), shared_own, new)))
         ways, fits = zip(*fitted)
-        for way, cell in zip(ways, score(fits, groups)):
+        for way, cell in zip(ways, score_cells(fits, groups)):
             cells.setdefault((way, cell.K), []).append(cell)
         s = shared_own.choice["common_spread"]
         cells.setdefault(("alone", 1), []).append(each_alone(groups, head, seed, "cpu", s))

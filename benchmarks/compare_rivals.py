@@ -28,7 +28,8 @@ import torch
 from rivals import Rival, mrm, pal, pref, rbd, vpl
 
 from lore.common import InputError, start, written_whole
-from lore.fit.evaluation import Fitted, Setting, cell_of, score
+from lore.fit.evaluation import Cell, Setting, fitted_cell, score_cells
+from lore.fit.few_shot import Draws
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import EVERYBODY, Fit, Prior
 from lore.fit.product import project
@@ -79,7 +80,7 @@ def ours(groups, head, seed):
     C = len(few.user_ids)
 
     def entry(name, fit, people, seconds, seconds_new, numbers):
-        (cell,) = score([Fitted.of(Setting(seed, None, name), fit, people)], groups)
+        (cell,) = score_cells([fitted_cell(Setting(seed, None, name), fit, people)], groups)
         return name, Entry(cell, seconds, seconds_new / C, numbers)
 
     if head is not None:
@@ -93,7 +94,7 @@ def ours(groups, head, seed):
         )
         (fit,), seconds = timed(make)
         Zs = project(few, [fit.V])
-        work = lambda r=recipe, f=fit, Z=Zs: personalise(r, [f], Z, few, few.user, (1, 1, C))
+        work = lambda r=recipe, f=fit, Z=Zs: personalise(r, [f], Z, few, Draws(few.user, C))
         (people,), seconds_new = timed(work)
         yield entry(name, fit, people, seconds, seconds_new, K if K > 1 else 0)
     fits, seconds = timed(lambda: fit_ridge(groups.train, [RANK], head, seed))
@@ -142,7 +143,7 @@ def of_rival(rival, name, groups, seed, C):
     margins = {}
     for group, log_odds in rival.log_odds.items():
         margins[group] = LOGIT_SCALE * log_odds.float()
-    cell = cell_of(Setting(seed, None, name), margins, groups)
+    cell = Cell(seed, None, name).scored(margins, groups)
     return Entry(cell, rival.seconds, rival.seconds_new / C, rival.numbers)
 
 

@@ -211,14 +211,13 @@ def table_on_disk(folder, users, pairs, d):
 
 def ridge_passes(problem, ranks, passes):
     """Passes of the joint problem (R1) of all ranks, three fits of each as for three folds."""
-    repeated = sorted(ranks * 3)
     generator = torch.Generator().manual_seed(0)
-    thetas = []
-    for rank in repeated:
-        theta = torch.randn(sum(problem.sizes(rank)), generator=generator)
-        thetas.append(theta.double())
-    masks = [problem.everything] * len(thetas)
-    problem.descend(thetas, repeated, 1.0, [1.0] * len(thetas), masks, passes)
+    thetas = {K: [] for K in sorted(ranks)}
+    for K, of_rank in thetas.items():
+        for _ in range(3):
+            theta = torch.randn(sum(problem.sizes(K)), generator=generator)
+            of_rank.append(theta.double())
+    problem.descend(thetas, 1.0, dict.fromkeys(thetas, 1.0), [problem.everything] * 3, passes)
 
 
 def seconds_each(function, *arguments):

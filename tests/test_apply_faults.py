@@ -176,7 +176,7 @@ DAMAGE = {
     "ids that are a text": ({}, {"user_ids": '"abc"'}, "not a list of texts"),
     "ids that are lists": ({}, {"user_ids": "[[1], [2], [3]]"}, "not a list of texts"),
     "an id twice": ({}, {"user_ids": '["a", "a", "b"]'}, "a stands for two people"),
-    "a prior below none": ({}, {"prior_strength": "-1"}, "strength -1"),
+    "a prior below none": ({}, {"strength": "-1"}, "strength -1"),
     "an encoder of nothing": ({}, {"model": '{"model": "x"}'}, "no encoder"),
 }
 

@@ -70,7 +70,7 @@ def test_each_alone_is_a_ridge_of_their_own_pairs(monkeypatch):
     monkeypatch.setattr(refits, "FIRST_PASSES", 300)
     s, (on_pairs, on_test) = (
         0.8,
-        refits.alone(
+        refits.fit_alone(
             comparisons.pack(users), comparisons.pack(tests), torch.arange(3), problem, 0.8
         ),
     )

@@ -10,8 +10,8 @@ from populations import cell
 
 from lore.common import InputError
 from lore.fit.comparisons import Comparisons
-from lore.fit.evaluation import ANOTHER, Setting, cell_of
-from lore.fit.few_shot import draw_shots, terms_drawn
+from lore.fit.evaluation import ANOTHER, Cell
+from lore.fit.few_shot import draw_shots, drawn_terms
 from lore.fit.groups import Groups
 from lore.fit.likelihood import LOGIT_SCALE, margins, negative_log_likelihood, top_choice
 from lore.fit.mixtures import Prior, solve_mixtures
@@ -116,7 +116,7 @@ def test_a_pair_twice_in_one_choice_tells_a_mixture_nothing_new(own):
     assert torch.allclose(found[0].spread, found[1].spread, atol=1e-4)
     if own:
         assert torch.allclose(
-            found[0].deviations.rewards(3), found[1].deviations.rewards(3), atol=1e-2
+            found[0].deviations.vector(3), found[1].deviations.vector(3), atol=1e-2
         )
 
 
@@ -134,13 +134,13 @@ def test_a_pair_twice_in_one_choice_tells_the_ridge_solver_nothing_new():
 def test_a_choice_drawn_for_two_is_two():
     frame, table = turns(people=3, each=4)
     few = pairs_of(frame, table, softmax=True)
-    row, problem = draw_shots(few, [1, 2], 3, 0)
-    user, weight, choice = terms_drawn(few, problem, row, torch.zeros(()))
+    draws = draw_shots(few, [1, 2], 3, 0)
+    user, weight, choice = drawn_terms(few, draws, torch.zeros(()))
     assert len(choice.unique()) == 3 * 3 * (1 + 2)  # trials, people, shots
-    sums = torch.zeros(len(problem.unique())).index_add(0, problem, weight)
+    sums = torch.zeros(len(draws)).index_add(0, draws.problem, weight)
     assert torch.allclose(sums, torch.ones_like(sums))
-    Z = torch.randn(len(row), 2)
-    W = torch.full((int(problem.max()) + 1, 2), 0.5)
+    Z = torch.randn(len(draws.row), 2)
+    W = torch.full((len(draws), 2), 0.5)
     assert negative_log_likelihood(Z, W, user, weight, choice).isfinite()
     model = PersonalizeBatch(3, 12, 2, 3, 0.1)
     assert model.fit(few, torch.randn(12, 2)).isfinite().all()
@@ -164,7 +164,7 @@ def test_the_first_place_is_right_where_all_pairs_are():
     groups = groups_of(frame, table)
     V = torch.randn(12, 1, generator=torch.Generator().manual_seed(2)) * 50
     margin = {name: project(group, [V])[0][:, 0] for name, group in groups._asdict().items()}
-    first = Choices(groups).first_places(cell_of(Setting(0, 0.0, 1), margin, groups))
+    first = Choices(groups).first_places(Cell(0, 0.0, 1).scored(margin, groups))
     rewards = (table @ V)[:, 0].numpy()
     for name, users in (("seen", ["p0", "p1", "p2", "p3"]), ("unseen", ["p4", "p5", "p6", "p7"])):
         right, loss = [], []
@@ -195,7 +195,7 @@ def test_the_plurality_of_others_leaves_the_person_out():
     groups = groups_of(frame, torch.randn(8, 3))
     choices = Choices(groups)
     margin = {name: torch.ones(len(group)) for name, group in groups._asdict().items()}
-    first = choices.first_places(cell_of(Setting(0, 0.0, 1), margin, groups))
+    first = choices.first_places(Cell(0, 0.0, 1).scored(margin, groups))
     found, kept = choices.plurality(first, frame)
     assert kept["seen"].tolist() == [True, True, False, True, True]
     # p0: a: others 0, 0, 1 -> right; b: others 2, 3, 3 -> wrong; p1 alike
@@ -215,7 +215,7 @@ def test_the_plurality_of_others_leaves_the_person_out():
     alone = frame[frame["item"].isin(["c", "d"])]
     lonely = Choices(groups_of(alone, torch.randn(8, 3)))
     margin = {name: torch.ones(1) for name in Groups._fields}
-    first = lonely.first_places(cell_of(Setting(0, 0.0, 1), margin, lonely.groups))
+    first = lonely.first_places(Cell(0, 0.0, 1).scored(margin, lonely.groups))
     assert lonely.of_shared_items([first], alone) == []
 
 

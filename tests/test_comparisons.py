@@ -9,7 +9,7 @@ from conftest import random_users
 from populations import a_split
 
 from lore.common import InputError
-from lore.fit import comparisons
+from lore.fit import groups
 from lore.fit.comparisons import Comparisons
 
 
@@ -50,9 +50,9 @@ def test_shots_are_numbered_user_by_user():
             replace(data, shot=torch.tensor(wrong))
 
 
-def test_shuffled_places_are_orders_within_users():
+def test_shuffled_positions_are_orders_within_users():
     user = torch.tensor([0, 0, 0, 1, 2, 2])
-    places = comparisons.shuffled_places(user, 200, torch.Generator().manual_seed(0))
+    places = groups.shuffled_positions(user, 200, torch.Generator().manual_seed(0))
     for place in places:
         assert (
             sorted(place[:3].tolist()) == [0, 1, 2]

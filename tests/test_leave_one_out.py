@@ -30,7 +30,7 @@ def test_each_pair_is_judged_by_the_fit_to_all_others(own):
             one = solve_mixtures(X @ V, alone.user, 1, prior, alone)
             expected = x.double() @ V.double() @ one.W[0]
             if one.deviations is not None:
-                expected = expected + x @ one.deviations.rewards(0)
+                expected = expected + x @ one.deviations.vector(0)
         assert found == pytest.approx(float(expected) / LOGIT_SCALE, abs=2e-3)
 
 

@@ -15,7 +15,7 @@ from lore.common import InputError
 from lore.fit import mixtures
 from lore.fit.comparisons import Comparisons
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.mixtures import EVERYBODY, Deviations, Prior, batches, solve_mixtures
+from lore.fit.mixtures import EVERYBODY, Deviations, Prior, person_batches, solve_mixtures
 from lore.fit.ridge import fit_ridge
 from lore.fit.simplex import CERTIFIED
 
@@ -163,7 +163,7 @@ def test_what_is_a_persons_own_is_found_together_with_the_mixture():
     for i, x in enumerate(users):
         x = x.double()
         w = found.W[i].clone().requires_grad_()
-        e = found.deviations.rewards(i).double().requires_grad_()
+        e = found.deviations.vector(i).double().requires_grad_()
         value = own_loss(x, V.double(), w, e, prior)
         g_w, g_e = torch.autograd.grad(value, (w, e))
         # both parts of the certificate, in the unit of Eq. 11
@@ -176,7 +176,7 @@ def test_what_is_a_persons_own_is_found_together_with_the_mixture():
             w_there = (1 - t) * w.detach() + t * other_w
             assert own_loss(x, V.double(), w_there, e_there, prior) >= value - found.gap[i] - 1e-9
     logits = [
-        (x @ V @ w.float() + x @ found.deviations.rewards(i)) / 100
+        (x @ V @ w.float() + x @ found.deviations.vector(i)) / 100
         for i, (x, w) in enumerate(zip(users, found.W))
     ]
     assert torch.allclose(found.logits.float(), torch.cat(logits), atol=1e-5)
@@ -194,7 +194,7 @@ def test_every_own_deviation_is_certified(own):
         found = solve_mixtures(100 * data.table @ torch.randn(8, 4), data.user, 5, prior, data)
         assert found.gap.max() <= CERTIFIED and found.W.isfinite().all()
         assert (strength < EVERYBODY) or torch.equal(found.W, torch.full((5, 4), 0.25).double())
-        assert found.deviations.rewards(3).abs().max() == 0  # nothing was told apart
+        assert found.deviations.vector(3).abs().max() == 0  # nothing was told apart
 
 
 def test_with_nothing_of_ones_own_the_deviation_vanishes_and_pairs_that_do_not_count_are_foretold():
@@ -206,8 +206,8 @@ def test_with_nothing_of_ones_own_the_deviation_vanishes_and_pairs_that_do_not_c
     none = solve_mixtures(Z, data.user, 2, prior._replace(deviation_spread=0.0), data)
     assert none.deviations is None and torch.allclose(tiny.W, none.W, atol=1e-4)
     counted = torch.arange(19) % 3 > 0
-    people = batches(data.user, 2, 2, data)
-    partly = mixtures.solve_batches(people, Z, 2, prior, counted=counted)
+    people = person_batches(data.user, 2, 2, data)
+    partly = mixtures.solve_batches(people, Z, counted.double(), 2, prior)
     kept = data.subset(counted)
     alone = solve_mixtures(Z[counted], kept.user, 2, prior, kept)
     assert torch.allclose(partly.W, alone.W, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Planted people: how they choose, as noisy as asked for, and reproducible."""
+"""Planted people: how they draw_choices, as noisy as asked for, and reproducible."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from lore.fit import evaluation, likelihood, planted
 from lore.fit.comparisons import Comparisons
 from lore.fit.planted import (
     choice_probability,
-    choose,
+    draw_choices,
     drawn_from,
     planted_population,
     planted_turns,
@@ -20,7 +20,7 @@ from lore.fit.product import project
 def test_replies_are_chosen_by_the_softmax_of_their_rewards():
     rng = np.random.default_rng(0)
     rewards = np.tile([1.0, -np.inf, 0.0, 2.0], (20000, 1))
-    place = choose(rewards, 0.5, rng)
+    place = draw_choices(rewards, 0.5, rng)
     odds = np.exp([2.0, -np.inf, 0.0, 4.0])
     share = np.bincount(place, minlength=4) / len(place)
     assert share == pytest.approx(odds / odds.sum(), abs=0.01) and share[1] == 0

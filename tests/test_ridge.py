@@ -171,7 +171,7 @@ def test_of_several_fits_the_one_of_least_loss_on_all_pairs_is_kept():
     search = Search(groups.train, head, 0, "cpu", "pairs")
     problem = search.problem
     torch.manual_seed(0)
-    good = search.corners([2], 5.0)
+    good = search.path_start([2], 5.0)[2]
     bad = [theta + 3 * torch.randn_like(theta) for theta in good[:2]]
     assert search.lowest([bad[0], good[0], bad[1]], 2, 5.0) is good[0]
     losses = []
@@ -231,7 +231,7 @@ def test_a_saved_basis_holds_the_deviations(tmp_path):
     cell = result.cells[0]
     path = tmp_path / "b_K2_alpha0_seed0.safetensors"
     basis = load_basis(path, 24)
-    expected = cell.fit.V @ cell.fit.W[3] + cell.fit.deviations.rewards(3)
+    expected = cell.fit.V @ cell.fit.W[3] + cell.fit.deviations.vector(3)
     assert cell.fit.deviations is not None
     assert torch.allclose(basis.rewards(["3"])[:, 0], expected, atol=1e-4)
     assert basis.E.shape == (12, 24) and basis.E_unseen.shape == (12, 24)

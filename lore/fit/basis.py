@@ -51,8 +51,8 @@ class Basis(NamedTuple):
         mean = self.W.mean(0) if self.mean is None else self.mean
         return Prior(mean, self.strength, self.deviation_spread)
 
-    def places(self, users):
-        """Their numbers among everybody; an id of two (lists have numbers for ids) is the seen one's.
+    def positions(self, users):
+        """Theirs among everybody; an id of two (lists have numbers for ids) is the seen one's.
 
         InputError: somebody unknown.
         """
@@ -65,7 +65,7 @@ class Basis(NamedTuple):
 
     def parameters_of(self, users):
         """w_i (P, K) and e_i (P, d), or None, of some of them; nobody else's are copied."""
-        numbers = torch.tensor(self.places(users), dtype=torch.long)
+        numbers = torch.tensor(self.positions(users), dtype=torch.long)
         W = gather(self.W, self.W_unseen, numbers)
         E = None if self.E is None else gather(self.E, self.E_unseen, numbers)
         return W, E
@@ -130,35 +130,31 @@ def gather(seen, unseen, numbers):
 @by_first_process
 def save_basis(path, basis, **metadata):
     """A Basis as one safetensors file: its tensors; the ids and the model in the header."""
-    header = {"model": basis.model}
+    header = {name: str(value) for name, value in metadata.items()}
+    header |= {"model": basis.model, "strength": str(basis.strength)}
+    header |= {"deviation_spread": str(basis.deviation_spread)}
     for name in ("user_ids", "unseen_ids"):
         header[name] = json.dumps(getattr(basis, name))
-    header |= {
-        "prior_strength": str(basis.strength),
-        "deviation_spread": str(basis.deviation_spread),
-    }
     tensors = {}
     for name in (*NEEDED, *MORE):
         if getattr(basis, name) is not None:
             tensors[name] = getattr(basis, name).detach().cpu().contiguous()
-    for name, value in metadata.items():
-        header[name] = str(value)
     with written_whole(path) as file:
         save_file(tensors, file, header)
 
 
-def save_fits(prefix, fitted, groups, model):
+def save_fits(prefix, cells, groups, model):
     """One basis file for each fit of a rank above 0."""
     seen = groups.train.user_ids
     unseen = groups.unseen.user_ids
-    for one in fitted:
-        seed, alpha, K = one.setting
+    for cell in cells:
+        seed, alpha, K = cell.setting
         if K > 0:
-            E = stacked_deviations(one.fit.deviations, seen)
-            E_unseen = stacked_deviations(one.deviations_unseen, unseen)
-            basis = Basis(one.fit.V, one.fit.W, seen, one.W_unseen, unseen, model, E, E_unseen)
-            if one.fit.prior is not None:
-                basis = basis._replace(**one.fit.prior._asdict())
+            E = stacked_deviations(cell.fit.deviations, seen)
+            E_unseen = stacked_deviations(cell.deviations_unseen, unseen)
+            basis = Basis(cell.fit.V, cell.fit.W, seen, cell.W_unseen, unseen, model, E, E_unseen)
+            if cell.fit.prior is not None:
+                basis = basis._replace(**cell.fit.prior._asdict())
             save_basis(basis_path(prefix, K, alpha, seed), basis, alpha=alpha, seed=seed)
 
 
@@ -166,7 +162,7 @@ def stacked_deviations(deviations, user_ids):
     """e_i of everybody, (C, d); on disk they are less than the pairs that make them."""
     if deviations is None:
         return None
-    return torch.stack([deviations.rewards(person) for person in range(len(user_ids))])
+    return torch.stack([deviations.vector(person) for person in range(len(user_ids))])
 
 
 def load_basis(path, num_features=None):
@@ -177,23 +173,19 @@ def load_basis(path, num_features=None):
     try:
         with safe_open(path, framework="pt") as file:
             names = {*file.keys()} & {*MORE} | {*NEEDED}
-            held = {name: file.get_tensor(name) for name in names}
+            tensors = {name: file.get_tensor(name) for name in names}
             header = file.metadata()
-        user_ids = ids_of(header["user_ids"])
-        unseen_ids = ids_of(header["unseen_ids"])
-        strength = float(header.get("prior_strength", STRENGTH))
-        more = {"strength": strength, "deviation_spread": float(header.get("deviation_spread", 0))}
-        more |= {"user_ids": user_ids, "unseen_ids": unseen_ids, "model": header["model"]}
-        basis = Basis(**held, **more)
+        numbers = {name: float(header[name]) for name in ("strength", "deviation_spread")}
+        ids = {name: ids_of(header[name]) for name in ("user_ids", "unseen_ids")}
+        basis = Basis(**tensors, **ids, model=header["model"], **numbers)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a basis saved by train_basis.py ({error})") from error
-    for name, numbers in held.items():
-        if not numbers.is_floating_point():
-            raise InputError(f"{path}: {name} is of {numbers.dtype}, no floating-point numbers")
-        held[name] = numbers.float()
-        if not numbers.isfinite().all():
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise InputError(f"{path}: {name} is of {tensor.dtype}, no floating-point numbers")
+        if not tensor.isfinite().all():
             raise InputError(f"{path}: {name} holds NaN or infinity")
-    basis = basis._replace(**held)
+    basis = basis._replace(**{name: tensor.float() for name, tensor in tensors.items()})
     require_shapes(path, basis)
     if num_features not in (None, len(basis.V)):
         widths = f"basis of width {len(basis.V)}, but the embeddings have {num_features}"
@@ -204,7 +196,7 @@ def load_basis(path, num_features=None):
 def ids_of(text):
     """People's ids in a header. ValueError: no list of texts."""
     ids = json.loads(text)
-    if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
+    if not isinstance(ids, list) or not all(isinstance(user, str) for user in ids):
         raise ValueError(f"ids are {text[:40]}, not a list of texts")
     return tuple(ids)
 

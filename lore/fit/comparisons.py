@@ -9,9 +9,7 @@ import torch
 from lore.common import InputError
 from lore.splits import TABLE_ROWS, unfinite_rows
 
-ODD = (
-    -7046029254386353131
-)  # a pair of numbers as one: the first times this odd one, plus the second
+ODD = -7046029254386353131  # a pair of numbers as one: the first times this, plus the second
 
 
 @dataclass(frozen=True)
@@ -93,12 +91,12 @@ class Comparisons:
         number = {user: i for i, user in enumerate(user_ids)}
         frame = frame[frame["user_id"].isin(number)]
         frame = frame.assign(user=frame["user_id"].map(number)).sort_values("user", kind="stable")
-        user = column(frame, "user")
+        user = whole_numbers(frame, "user")
         shot, choice = (numbered(frame, name) for name in (shot, choice))
         if prompt is not None:
             prompt = numbers_of(frame[prompt])
-        chosen = column(frame, "chosen")
-        rejected = column(frame, "rejected")
+        chosen = whole_numbers(frame, "chosen")
+        rejected = whole_numbers(frame, "rejected")
         more = {"shot": shot, "prompt": prompt, "choice": choice, "softmax": softmax}
         return cls(table, user, tuple(user_ids), chosen, rejected, **more)
 
@@ -123,21 +121,20 @@ class Comparisons:
             return torch.ones(len(self), dtype=torch.float64, device=self.user.device)
         return torch.bincount(self.choice).double().reciprocal()[self.choice]
 
-    def terms(self, pair_weights, like):
+    def terms(self, pair_weights, example):
         """What negative_log_likelihood takes beside Z and W: user, weight and the softmax's choice.
 
-        pair_weights(user, votes) -> (n,)
+        pair_weights(user, votes) -> (n,), in the dtype of the example; all on its device
         """
-        choice = self.choice.to(like.device) if self.softmax else None
-        return self.user.to(like.device), pair_weights(self.user, self.votes).to(like), choice
+        user = self.user.to(example.device)
+        choice = self.choice.to(example.device) if self.softmax else None
+        return user, pair_weights(self.user, self.votes).to(example), choice
 
     def expect(self, C, d):
         """InputError: not the number of users, or the width, that a model was made for."""
-        found = len(self.user_ids), self.num_features
-        if found != (C, d):
-            raise InputError(
-                f"data of {found[0]} users, width {found[1]} for a model of {C} users, width {d}"
-            )
+        if (len(self.user_ids), self.num_features) != (C, d):
+            data = f"data of {len(self.user_ids)} users, width {self.num_features}"
+            raise InputError(f"{data} for a model of {C} users, width {d}")
 
     @cached_property
     def item(self):
@@ -149,39 +146,39 @@ class Comparisons:
             blocks = [content(signless(rows)) for rows in self.table.split(TABLE_ROWS)]
             return torch.cat(blocks).cpu()
         replies = torch.cat([self.chosen, self.rejected])
-        used, place = replies.unique(return_inverse=True)
-        number = torch.cat([content(self.table[rows]) for rows in used.split(TABLE_ROWS)])
-        chosen, rejected = number[place].view(2, -1)
+        rows, which = replies.unique(return_inverse=True)
+        number = torch.cat([content(self.table[block]) for block in rows.split(TABLE_ROWS)])
+        chosen, rejected = number[which].view(2, -1)
         return (torch.minimum(chosen, rejected) * ODD + torch.maximum(chosen, rejected)).cpu()
 
     def prompts(self):
         """(n,) numbers 0, 1, ..: equal where items are."""
         return self.item.unique(return_inverse=True)[1]
 
-    def differences(self, like, rows=slice(None)):
-        """X = e(chosen) - e(rejected), (n, d), in the dtype and on the device of `like`.
+    def differences(self, example, rows=slice(None)):
+        """X = e(chosen) - e(rejected), (n, d), in the dtype and on the device of an example.
 
         Both are cast before they are subtracted: the difference of two bfloat16 is none.
         """
         if self.chosen is None:
-            return self.table[rows].detach().to(like)
+            return self.table[rows].detach().to(example)
         pairs = torch.stack([self.chosen[rows], self.rejected[rows]], dim=1)  # (n, 2)
-        X = like.new_empty(len(pairs), self.num_features)
+        X = example.new_empty(len(pairs), self.num_features)
         for out, block in zip(X.split(TABLE_ROWS), pairs.split(TABLE_ROWS)):
             chosen, rejected = block.T
-            out.copy_(self.table[chosen]).sub_(self.table[rejected].to(like))
+            out.copy_(self.table[chosen]).sub_(self.table[rejected].to(example))
         return X
 
-    def subset(self, kept):
+    def subset(self, mask):
         """The pairs of a mask (n,), of which each user has some; dialogues are not kept together."""
-        kept = kept.to(self.user.device)
+        mask = mask.to(self.user.device)
         if self.chosen is None:
-            parts = {"table": self.table[kept]}
+            parts = {"table": self.table[mask]}
         else:
-            parts = {"chosen": self.chosen[kept], "rejected": self.rejected[kept]}
-        prompt = None if self.prompt is None else self.prompt[kept.to(self.prompt.device)]
-        choice = None if self.choice is None else self.choice[kept].unique(return_inverse=True)[1]
-        user = self.user[kept]
+            parts = {"chosen": self.chosen[mask], "rejected": self.rejected[mask]}
+        prompt = None if self.prompt is None else self.prompt[mask.to(self.prompt.device)]
+        choice = None if self.choice is None else self.choice[mask].unique(return_inverse=True)[1]
+        user = self.user[mask]
         return replace(self, user=user, shot=None, prompt=prompt, choice=choice, **parts)
 
     def shuffled(self, seed):
@@ -234,7 +231,7 @@ def pack(features):
     return features if isinstance(features, Comparisons) else Comparisons.from_list(features)
 
 
-def column(frame, name):
+def whole_numbers(frame, name):
     """A column of whole numbers, (n,)."""
     return torch.tensor(frame[name].to_numpy(dtype=np.int64))
 

@@ -31,21 +31,6 @@ class Setting(NamedTuple):
     K: int | str
 
 
-class Fitted(NamedTuple):
-    """One fit with everybody's mixtures, to be scored."""
-
-    setting: Setting
-    fit: Fit  # V, and the W and own of the seen users
-    W_unseen: torch.Tensor  # (C', K)
-    variant: str = LORE
-    deviations_unseen: Deviations | None = None
-
-    @classmethod
-    def of(cls, setting, fit, people):
-        """people: Mixtures of the unseen users."""
-        return cls(setting, fit, people.W.float(), deviations_unseen=people.deviations)
-
-
 class Outcomes(NamedTuple):
     """How a fit did on the pairs of one group."""
 
@@ -58,17 +43,17 @@ class Outcomes(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """One fit, or a baseline, and how it did with each user."""
+    """One fit, or a baseline, with everybody's mixtures, and how it does with each user once it is scored."""
 
     seed: int
     alpha: float | None
     K: int | str
-    accuracy: dict  # group -> (C,) array: Eq. 15 before the mean over users
-    users: dict  # group -> C user ids
+    accuracy: dict | None = None  # group -> (C,) array: Eq. 15 before the mean over users
+    users: dict | None = None  # group -> C user ids
     variant: str = LORE
     shots: int | None = None
     std_trials: dict | None = None  # group -> std over trials of the mean over users
-    fit: Fit | None = None
+    fit: Fit | None = None  # V, and the mixtures and deviations of the seen users
     W_unseen: torch.Tensor | None = None  # (C', K)
     deviations_unseen: Deviations | None = None
     outcomes: dict | None = None  # group -> Outcomes
@@ -78,6 +63,27 @@ class Cell(NamedTuple):
     @property
     def setting(self):
         return Setting(self.seed, self.alpha, self.K)
+
+    def scored(self, margins, groups, both_sides=None):
+        """The same cell with what the margins of all pairs of some groups say: {name: (n,)}."""
+        accuracy = {}
+        users = {}
+        outcomes = {}
+        for name, margin in margins.items():
+            group = getattr(groups, name)
+            share = share_right(margin, group.user.to(margin.device), len(group.user_ids))
+            accuracy[name] = share.cpu().numpy()
+            users[name] = group.user_ids
+            outcomes[name] = outcomes_of(margin, group)
+        return self._replace(
+            accuracy=accuracy, users=users, outcomes=outcomes, both_sides=both_sides
+        )
+
+
+def fitted_cell(setting, fit, people):
+    """A Fit and the Mixtures of the unseen users as a Cell, to be scored."""
+    mixtures = {"W_unseen": people.W.float(), "deviations_unseen": people.deviations}
+    return Cell(**setting._asdict(), fit=fit, **mixtures)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -121,52 +127,33 @@ def outcomes_of(margin, group):
     return Outcomes(*[array.cpu().numpy() for array in arrays], calibration_error(margin), choice)
 
 
-def cell_of(setting, margins, groups, variant=LORE, **found):
-    """A Cell from the margins of all pairs of each group: {name: (n,)}."""
-    accuracy = {}
-    outcomes = {}
-    for name, margin in margins.items():
-        group = getattr(groups, name)
-        user = group.user.to(margin.device)
-        accuracy[name] = share_right(margin, user, len(group.user_ids)).cpu().numpy()
-        outcomes[name] = outcomes_of(margin, group)
-    users = {name: getattr(groups, name).user_ids for name in margins}
-    return Cell(*setting, accuracy, users, variant, outcomes=outcomes, **found)
-
-
 # ------------------------------------------------------------------------------------------------
 # Fits
 # ------------------------------------------------------------------------------------------------
 
 
-def score(fitted, groups):
-    """A Cell for each Fitted."""
-    found = [{} for _ in fitted]
+def score_cells(cells, groups):
+    """The same cells, scored on all groups."""
+    by_group = {}
     for name, group in groups._asdict().items():
-        Zs = project(group, [one.fit.V for one in fitted])  # (n, d) @ (d, K) -> (n, K)
-        for one, Z, of_one in zip(fitted, Zs, found):
-            seen = name in ("train", "seen")
-            W = one.fit.W if seen else one.W_unseen
-            own = one.fit.deviations if seen else one.deviations_unseen
-            of_one[name] = person_margins(Z, W, own, group)
+        Zs = project(group, [cell.fit.V for cell in cells])  # (n, d) @ (d, K) -> (n, K)
+        seen = name in ("train", "seen")
+        by_group[name] = []
+        for cell, Z in zip(cells, Zs):
+            W = cell.fit.W if seen else cell.W_unseen
+            deviations = cell.fit.deviations if seen else cell.deviations_unseen
+            by_group[name].append(person_margins(Z, W, deviations, group))
     both_sides = items_on_both_sides(groups)
-    cells = []
-    for one, of_one in zip(fitted, found):
-        more = {
-            "fit": one.fit,
-            "W_unseen": one.W_unseen,
-            "deviations_unseen": one.deviations_unseen,
-        }
-        cells.append(
-            cell_of(one.setting, of_one, groups, one.variant, both_sides=both_sides, **more)
-        )
-    return cells
+    scored = []
+    for cell, *margins_of_cell in zip(cells, *by_group.values()):
+        scored.append(cell.scored(dict(zip(by_group, margins_of_cell)), groups, both_sides))
+    return scored
 
 
-def person_margins(Z, W, own, group):
-    """x . r_i of each pair of a group, r_i = V w_i + e_i; own: e_i, or None for 0. (n,)"""
+def person_margins(Z, W, deviations, group):
+    """x . r_i of each pair of a group, r_i = V w_i + e_i; without deviations e_i = 0. (n,)"""
     margin = margins(Z, W, group.user.to(Z.device))
-    return margin if own is None else margin + own.margins(group)
+    return margin if deviations is None else margin + deviations.margins(group)
 
 
 def items_on_both_sides(groups):
@@ -179,20 +166,20 @@ def items_on_both_sides(groups):
 
 def through_others(train, test, same_users):
     """[items of `test` that users of `train` other than the tested one have, all items of `test`]."""
-    known, place = train.item.unique(return_inverse=True)
+    items, number = train.item.unique(return_inverse=True)
     C = len(train.user_ids)
-    whose = (place * C + train.user.cpu()).unique()  # (item, user) as one number
-    people = torch.bincount(whose // C, minlength=len(known))  # who were asked about each item
-    at = torch.searchsorted(known, test.item).clamp_max(len(known) - 1)
-    others = torch.where(known[at] == test.item, people[at], 0)
+    item_and_user = (number * C + train.user.cpu()).unique()  # as one number
+    people = torch.bincount(item_and_user // C, minlength=len(items))  # who were asked about each
+    number = torch.searchsorted(items, test.item).clamp_max(len(items) - 1)
+    asked = torch.where(items[number] == test.item, people[number], 0)
     if same_users:
-        others = others - torch.isin(at * C + test.user.cpu(), whose).long()
-    return [len(test.item[others > 0].unique()), len(test.item.unique())]
+        asked = asked - torch.isin(number * C + test.user.cpu(), item_and_user).long()
+    return [len(test.item[asked > 0].unique()), len(test.item.unique())]
 
 
 def best_cell(population, groups, seed):
     """The planted rewards and mixtures themselves (Planted): nobody can know better."""
     W = torch.stack([population.W[user] for user in groups.train.user_ids])  # (N, K)
     W_unseen = torch.stack([population.W[user] for user in groups.unseen.user_ids])
-    best = Fitted(Setting(seed, None, "best"), Fit(population.V, W), W_unseen)
-    return score([best], groups)[0]
+    best = Cell(seed, None, "best", fit=Fit(population.V, W), W_unseen=W_unseen)
+    return score_cells([best], groups)[0]

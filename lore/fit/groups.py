@@ -27,14 +27,13 @@ class Groups(NamedTuple):
                 users, expected = groups.train.user_ids, N
             else:
                 users, expected = groups.few_shot_train.user_ids, N_unseen
-            found = len(group.user_ids)
-            if found != expected or group.user_ids != users:
+            count = len(group.user_ids)
+            if count != expected or group.user_ids != users:
                 raise InputError(
-                    f"{name}: {found} users; expected the same {expected} in training and test"
+                    f"{name}: {count} users; expected the same {expected} in training and test"
                 )
             if group.num_features != d:
-                width = group.num_features
-                raise InputError(f"{name}: embeddings of width {width}, train: {d}")
+                raise InputError(f"{name}: embeddings of width {group.num_features}, train: {d}")
         return groups
 
 
@@ -45,23 +44,13 @@ def prompts_apart(frame, share, seed, column="prompt"):
     return frame[to_train], frame[~to_train]
 
 
-def people_apart(
-    train,
-    test,
-    least,
-    most,
-    few,
-    seed,
-    people="people",
-    prompt="prompt",
-    choice=None,
-    softmax=False,
-):
+def people_apart(train, test, least, most, few, seed, people="people", choice=None, **columns):
     """Half of the people seen, half unseen -> Groups, each tested on all of their test pairs.
 
-    train, test: Splits with a column `prompt`; at most `most` pairs of a seen person train, and `few`
-    of an unseen one are known, drawn by `seed` as the people are. choice: the column whose equal
-    values are one choice among several replies; then choices are counted, and drawn, not pairs.
+    train, test: Splits; at most `most` pairs of a seen person train, and `few` of an unseen one are
+    known, drawn by `seed` as the people are. choice: the column whose equal values are one choice
+    among several replies; then choices are counted, and drawn, not pairs. columns: as from_frame's;
+    the prompt's is `prompt` unless another is named.
     InputError: fewer than two people have `least` on each side.
     """
     enough = busy(train, least, choice) & busy(test, least, choice)
@@ -71,25 +60,26 @@ def people_apart(
         raise InputError(f"{len(enough)} {people} have {least} {counted} on each side; {flag}")
     everybody = np.random.default_rng(seed).permutation(sorted(enough)).tolist()
     half = len(everybody) // 2
-    seen, unseen = sorted(everybody[:half]), sorted(everybody[half:])
+    seen = sorted(everybody[:half])
+    unseen = sorted(everybody[half:])
     shuffled = train.frame.sample(frac=1, random_state=seed)
-    place = places(shuffled, choice)
-    how = {"shot": choice, "prompt": prompt, "choice": choice, "softmax": softmax}
+    number = shot_numbers(shuffled, choice)
+    columns = {"prompt": "prompt", "shot": choice, "choice": choice} | columns
     return Groups(
-        Comparisons.from_frame(train.table, shuffled[place < most], seen, **how),
-        Comparisons.from_frame(test.table, test.frame, seen, **how),
-        Comparisons.from_frame(train.table, shuffled[place < few], unseen, **how),
-        Comparisons.from_frame(test.table, test.frame, unseen, **how),
+        Comparisons.from_frame(train.table, shuffled[number < most], seen, **columns),
+        Comparisons.from_frame(test.table, test.frame, seen, **columns),
+        Comparisons.from_frame(train.table, shuffled[number < few], unseen, **columns),
+        Comparisons.from_frame(test.table, test.frame, unseen, **columns),
     )
 
 
-def places(frame, choice):
+def shot_numbers(frame, choice):
     """Which of its person's rows each is, 0, 1, ..; which of the choices, where that is a column."""
     if choice is None:
         return frame.groupby("user_id").cumcount()
     first = frame[["user_id", choice]].drop_duplicates()
-    first["place"] = first.groupby("user_id").cumcount()
-    return frame[["user_id", choice]].merge(first, how="left").set_axis(frame.index)["place"]
+    first["number"] = first.groupby("user_id").cumcount()
+    return frame[["user_id", choice]].merge(first, how="left").set_axis(frame.index)["number"]
 
 
 def busy(side, least, choice=None):
@@ -105,12 +95,12 @@ def print_groups(groups, people):
         print(f"{name:15} {sizes}, d = {group.num_features}")
 
 
-def shuffled_places(user, trials, generator):
-    """Place of each shot in a random order of its user's, 0 .. m_i - 1, in every trial.
+def shuffled_positions(user, trials, generator):
+    """Position of each shot in a random order of its user's, 0 .. m_i - 1, in every trial.
 
     user (shots,) ascending -> (trials, shots)
     """
     keys = torch.rand(trials, len(user), generator=generator, dtype=torch.float64)
     order = (keys + user).argsort(dim=1)  # users stay in their stretches, their shots are shuffled
-    place = torch.arange(len(user)) - torch.searchsorted(user, user)  # (shots,) within the user's
-    return torch.empty_like(order).scatter_(1, order, place.expand(trials, -1))
+    number = torch.arange(len(user)) - torch.searchsorted(user, user)  # (shots,) within the user's
+    return torch.empty_like(order).scatter_(1, order, number.expand(trials, -1))

@@ -1,5 +1,7 @@
 """L-BFGS on several problems side by side, which then share each pass over the data."""
 
+from typing import NamedTuple
+
 import torch
 
 from lore.processes import agreed
@@ -18,62 +20,79 @@ def minimise(loss, theta, owner, passes, tolerance=TOLERANCE):
     step in the next pass while the others go on. Ends when all are done, or after so many passes.
     torch.optim.LBFGS solves one problem at a time (Nocedal and Wright, Numerical Optimization, 7.2).
     """
-    F = int(owner.max()) + 1
-
-    def dot(a, b):
-        """(D,), (D,) -> (F,)"""
-        return a.new_zeros(F).index_add_(0, owner, a * b)
-
-    theta, value, grad = evaluate(loss, theta)
-    norm = dot(grad, grad).sqrt()
-    scale = 1 / norm.clamp_min(1e-300)  # of the inverse Hessian's first guess
-    direction = -grad * scale[owner]
-    size = torch.ones_like(value)
-    done = norm == 0
-    history = []
+    at = evaluate(loss, theta)
+    curvature = Curvature(at, owner)
+    direction = curvature.newton_step(at.grad)
+    size = torch.ones_like(at.value)
+    done = curvature.dot(at.grad, at.grad) == 0
     for _ in range(passes):
-        slope = dot(grad, direction)
-        trial = theta + torch.where(done, 0, size)[owner] * direction
-        trial, new_value, new_grad = evaluate(loss, trial)
-        accepted = (new_value <= value + SUFFICIENT * size * slope) & ~done
-        s = trial - theta
-        y = new_grad - grad
-        sy = dot(s, y)
-        yy = dot(y, y)
-        curved = accepted & (sy > CURVED * yy)
-        history = [*history[1 - MEMORY :], (s, y, torch.where(curved, 1 / sy, 0))]
-        scale = torch.where(curved, sy / yy, scale)
-        little = value - new_value <= tolerance * value.abs()
+        slope = curvature.dot(at.grad, direction)
+        trial = evaluate(loss, at.theta + torch.where(done, 0, size)[owner] * direction)
+        accepted = (trial.value <= at.value + SUFFICIENT * size * slope) & ~done
+        curvature.remember(at, trial, accepted)
+        little = at.value - trial.value <= tolerance * at.value.abs()
         done = done | accepted & little | (size < SHORTEST)
-        # the minimum of the parabola through both values and the slope, within limits
-        shorter = -slope * size**2 / (2 * (new_value - value - slope * size))
-        size = torch.where(accepted, 1, shorter.clamp(0.1 * size, 0.5 * size))
-        value = torch.where(accepted, new_value, value)
-        theta = torch.where(accepted[owner], trial, theta)
-        grad = torch.where(accepted[owner], new_grad, grad)
+        size = torch.where(accepted, 1, shortened(size, slope, trial.value - at.value))
+        value = torch.where(accepted, trial.value, at.value)
+        moved = accepted[owner]
+        theta = torch.where(moved, trial.theta, at.theta)
+        at = Point(theta, value, torch.where(moved, trial.grad, at.grad))
         if agreed(bool(done.all())):
             break
-        newton = quasi_newton_step(grad, history, scale, owner, dot)
-        direction = torch.where(accepted[owner], newton, direction)
-    return agreed(theta)
+        direction = torch.where(moved, curvature.newton_step(at.grad), direction)
+    return agreed(at.theta)
+
+
+class Point(NamedTuple):
+    theta: torch.Tensor  # (D,)
+    value: torch.Tensor  # (F,) losses
+    grad: torch.Tensor  # (D,)
 
 
 def evaluate(loss, theta):
-    """theta, its losses (F,) and their gradient (D,)."""
+    """The Point theta."""
     theta = agreed(theta.detach()).requires_grad_()
     value = loss(theta)
     (grad,) = torch.autograd.grad(value.sum(), theta)
-    return theta.detach(), agreed(value.detach()), agreed(grad)
+    return Point(theta.detach(), agreed(value.detach()), agreed(grad))
 
 
-def quasi_newton_step(grad, history, scale, owner, dot):
-    """Minus the inverse Hessian, as the last steps tell it, times the gradient (two loops)."""
-    q = grad
-    weights = []
-    for s, y, r in reversed(history):  # r = 0: no curvature known of this problem
-        weights.append(r * dot(s, q))
-        q = q - weights[-1][owner] * y
-    q = q * scale[owner]
-    for s, y, r in history:
-        q = q + (weights.pop() - r * dot(y, q))[owner] * s
-    return -q
+def shortened(size, slope, change):
+    """The minimum of the parabola through both values and the slope, within limits. (F,)"""
+    return (-slope * size**2 / (2 * (change - slope * size))).clamp(0.1 * size, 0.5 * size)
+
+
+class Curvature:
+    """What the last MEMORY steps tell of the inverse Hessian of each problem."""
+
+    def __init__(self, at, owner):
+        self.owner = owner
+        self.problems = len(at.value)
+        self.history = []  # s, y and 1 / s . y of each step; 0: it tells nothing of a problem
+        self.scale = 1 / self.dot(at.grad, at.grad).sqrt().clamp_min(1e-300)  # (F,) first guess
+
+    def dot(self, a, b):
+        """(D,), (D,) -> (F,)"""
+        return a.new_zeros(self.problems).index_add_(0, self.owner, a * b)
+
+    def remember(self, at, trial, accepted):
+        """The step from one Point to another, for the problems (F,) that accept it."""
+        s = trial.theta - at.theta
+        y = trial.grad - at.grad
+        sy = self.dot(s, y)
+        yy = self.dot(y, y)
+        curved = accepted & (sy > CURVED * yy)
+        self.history = [*self.history[1 - MEMORY :], (s, y, torch.where(curved, 1 / sy, 0))]
+        self.scale = torch.where(curved, sy / yy, self.scale)
+
+    def newton_step(self, grad):
+        """Minus the inverse Hessian times the gradient (two loops). (D,)"""
+        q = grad
+        weights = []
+        for s, y, r in reversed(self.history):
+            weights.append(r * self.dot(s, q))
+            q = q - weights[-1][self.owner] * y
+        q = q * self.scale[self.owner]
+        for s, y, r in self.history:
+            q = q + (weights.pop() - r * self.dot(y, q))[self.owner] * s
+        return -q

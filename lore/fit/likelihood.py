@@ -40,8 +40,8 @@ def top_choice(logits, choice):
     """
     zero = logits.new_zeros(int(choice.max()) + 1)
     least = zero.scatter_reduce(0, choice, logits.detach(), "amin")  # at most 0
-    others = torch.zeros_like(least).index_add(0, choice, (least[choice] - logits).exp())
-    return (least - (least.exp() + others).log())[choice]
+    odds = torch.zeros_like(least).index_add(0, choice, (least[choice] - logits).exp())
+    return (least - (least.exp() + odds).log())[choice]
 
 
 def user_mean_weights(user, votes):

@@ -36,42 +36,40 @@ class Deviations(NamedTuple):
     user: torch.Tensor  # (n,) ascending: whose each pair is; some people may have none
     a: torch.Tensor  # (n,), or (n, draws) of several fits to some of the pairs each
 
-    def rewards(self, person):
+    def vector(self, person):
         """e_i of one person, float32. (d,), or (d, draws)"""
-        first, last = stretch(self.user, person)
-        like = torch.zeros((), device=self.a.device)
-        X = self.pairs.differences(like, slice(first, last))
+        first, last = stretch(self.user, person, person)
+        X = self.pairs.differences(self.a.new_zeros((), dtype=torch.float32), slice(first, last))
         return X.T @ self.a[first:last].float()  # (d, m) @ (m,)
 
     def margins(self, test):
         """x . e_i of each pair of `test`, Comparisons of the same people. (n,), or (n, draws)"""
-        like = torch.zeros((), device=self.a.device)
-        user = test.user.to(like.device)
         parts = []
         for person in range(len(test.user_ids)):
-            first, last = stretch(user, person)
-            X = test.differences(like, slice(first, last))
-            parts.append(X @ self.rewards(person))
+            e = self.vector(person)
+            first, last = stretch(test.user, person, person)
+            parts.append(test.differences(e, slice(first, last)) @ e)
         return torch.cat(parts)
 
 
-def stretch(user, person):
-    """First row of a person, and the one after the last; user (n,) is ascending."""
-    ends = torch.tensor([person, person + 1], device=user.device)
+def stretch(user, first, last):
+    """First row of person `first`, and the one after person `last`; user (n,) is ascending."""
+    ends = torch.tensor([first, last + 1], device=user.device)
     return torch.searchsorted(user, ends).tolist()
 
 
-def grams(pairs, rows, real, like):
+def grams(pairs, rows, real):
     """x . x' of all pairs of each of several people: rows (people, m) of `pairs` -> (people, m, m).
 
     real (people, m): which rows are not there to fill up; G is 0 where one of two is not.
     """
     m = rows.shape[1]
     size = max(1, ROWS_AT_ONCE // (m * pairs.num_features))
+    float32 = torch.zeros((), device=rows.device)
     parts = []
-    for some, there in zip(rows.split(size), real.split(size)):
-        X = pairs.differences(like, some.flatten().to(pairs.user.device))
-        X = X.view(len(some), m, -1) * there.unsqueeze(2)  # (people, m, d)
+    for part, real_part in zip(rows.split(size), real.split(size)):
+        X = pairs.differences(float32, part.flatten().to(pairs.user.device))
+        X = X.view(len(part), m, -1) * real_part.unsqueeze(2)  # (people, m, d)
         parts.append((X @ X.mT).double())
     return torch.cat(parts)
 
@@ -107,20 +105,17 @@ class Fit(NamedTuple):
         if self.prior is None:
             raise InputError("new_people is of the ridge solver; after adam use PersonalizeBatch")
         if isinstance(features, Comparisons):
-            (Z,) = project(features, [self.V])
-            user = features.user.to(Z.device)
-            return solve_mixtures(
-                Z, user, len(features.user_ids), self.prior, features, spread=spread
-            )
-        counts = torch.tensor([len(x) for x in features], dtype=torch.long)
-        user = torch.arange(len(features)).repeat_interleave(counts)
-        known = [x for x in features if len(x)]
-        if not known:
-            Z = self.V.new_zeros(0, self.V.shape[1])
-            return solve_mixtures(Z, user.to(Z.device), len(features), self.prior, spread=spread)
-        pairs = pack(known)
-        (Z,) = project(pairs, [self.V])
-        return solve_mixtures(Z, user.to(Z.device), len(features), self.prior, pairs, spread=spread)
+            pairs = features
+            user = pairs.user
+            people = len(pairs.user_ids)
+        else:
+            counts = torch.tensor([len(x) for x in features], dtype=torch.long)
+            user = torch.arange(len(features)).repeat_interleave(counts)
+            people = len(features)
+            with_pairs = [x for x in features if len(x)]
+            pairs = pack(with_pairs) if with_pairs else None
+        (Z,) = [self.V[:0]] if pairs is None else project(pairs, [self.V])
+        return solve_mixtures(Z, user.to(Z.device), people, self.prior, pairs, spread=spread)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -139,14 +134,13 @@ class Batch(NamedTuple):
     def only(self, counted):
         """rows, real and G of the pairs of a mask (n,) alone."""
         counts = self.real & counted[self.rows]  # (people, m)
-        most = int(counts.sum(1).max())
-        place = counts.int().argsort(dim=1, descending=True, stable=True)[:, : max(1, most)]
-        rows = self.rows.gather(1, place)
+        most = max(1, int(counts.sum(1).max()))
+        column = counts.int().argsort(dim=1, descending=True, stable=True)[:, :most]
         G = self.G
         if G is not None:
-            G = G.gather(1, place.unsqueeze(2).expand(-1, -1, G.shape[2]))
-            G = G.gather(2, place.unsqueeze(1).expand(-1, place.shape[1], -1))
-        return rows, counts.gather(1, place), G
+            G = G.gather(1, column.unsqueeze(2).expand(-1, -1, G.shape[2]))
+            G = G.gather(2, column.unsqueeze(1).expand(-1, most, -1))
+        return self.rows.gather(1, column), counts.gather(1, column), G
 
     def logits(self, Z, W, a):
         """Log-odds of all pairs, of mixtures W (people, K) and coefficients a (n,). (people, m)"""
@@ -157,7 +151,7 @@ class Batch(NamedTuple):
         return logits + LOGIT_SCALE * (self.G @ a.unsqueeze(2)).squeeze(2)  # x . e / LOGIT_SCALE
 
 
-def batches(user, num_users, K, pairs=None, row=None):
+def person_batches(user, num_users, K, pairs=None, row=None):
     """Yield Batches of all people who have a pair, those with most pairs first.
 
     user (n,) ascending. pairs: Comparisons whose rows `row` (n,; None = all in order) these are, for
@@ -170,76 +164,71 @@ def batches(user, num_users, K, pairs=None, row=None):
     while len(todo):
         m = int(counts[todo[0]])
         size = m * max(m, K) if pairs is not None else max(m, K) * K
-        some, todo = todo.tensor_split([max(1, BATCH // size)])
-        place = torch.arange(m, device=user.device)
-        real = place < counts[some, None]
-        rows = (first[some, None] + place).clamp_max(len(user) - 1)
+        who, todo = todo.tensor_split([max(1, BATCH // size)])
+        column = torch.arange(m, device=user.device)
+        real = column < counts[who, None]
+        rows = (first[who, None] + column).clamp_max(len(user) - 1)
         G = None
         if pairs is not None:
-            like = torch.zeros((), device=user.device)
-            there = rows if row is None else row[rows]
-            G = grams(pairs, there, real, like) / LOGIT_SCALE**2
-        yield Batch(some, rows, real, G)
+            G = grams(pairs, rows if row is None else row[rows], real) / LOGIT_SCALE**2
+        yield Batch(who, rows, real, G)
 
 
 def solve_mixtures(Z, user, num_users, prior, pairs=None, row=None, spread=False):
     """(R2) for each person -> Mixtures; without pairs w is the prior's mean and e is 0.
 
     Z (n, K), user (n,) ascending. pairs: the Comparisons whose rows `row` (n,; None = all in order)
-    Z is of; needed where the prior has something of one's own, or several pairs are one vote.
+    Z is of; needed where people may deviate, or several pairs are one vote.
     InputError: log-odds so large that the certificate would not hold.
     """
-    votes = None if pairs is None or pairs.choice is None else pairs.votes.to(Z.device)
-    if votes is not None and row is not None:
-        votes = votes[row]
-    pairs = pairs if prior.deviation_spread else None
-    found = solve_batches(
-        batches(user, num_users, Z.shape[1], pairs, row), Z, num_users, prior, spread, votes=votes
-    )
-    if pairs is None:
-        return found
-    return found._replace(deviations=Deviations(pairs, user, found.a))
+    votes = Z.new_ones(len(Z), dtype=torch.float64)
+    if pairs is not None:
+        votes = (pairs.votes if row is None else pairs.votes[row]).to(Z.device)
+    deviating = pairs if prior.deviation_spread else None
+    people = person_batches(user, num_users, Z.shape[1], deviating, row)
+    mixtures = solve_batches(people, Z, votes, num_users, prior, spread)
+    if deviating is None:
+        return mixtures
+    return mixtures._replace(deviations=Deviations(pairs, user, mixtures.a))
 
 
-def solve_batches(people, Z, num_users, prior, spread=False, counted=None, votes=None):
-    """solve_mixtures of Batches; counted (n,): the pairs that count, votes (n,): how much each does.
-
-    None = all, and one each.
-    """
+def solve_batches(people, Z, votes, num_users, prior, spread=False):
+    """solve_mixtures of Batches; votes (n,): how much a pair counts, 0 = not at all, it is foretold."""
     K = Z.shape[1]
     mean = prior.mean.to(Z.device, torch.float64)
-    fixed = prior.strength == EVERYBODY
     W = mean.repeat(num_users, 1)
     gap = mean.new_zeros(num_users)
-    std = ((1 - 1 / K) / mean.new_full((num_users, K), prior.strength)).sqrt()  # without pairs
-    logits = Z.double() @ mean / LOGIT_SCALE  # (n, K) @ (K,)
+    std = torch.zeros_like(W)
+    if K > 1:
+        std = ((1 - 1 / K) / torch.full_like(W, prior.strength)).sqrt()  # without pairs
+    reward = Z.double() @ mean  # (n, K) @ (K,)
+    logits = reward / LOGIT_SCALE
     a = logits.new_zeros(len(Z))
-    if fixed and not prior.deviation_spread:
-        return Mixtures(W, gap, logits, a, std if spread else None)
+    mixtures = Mixtures(W, gap, logits, a, std if spread else None)
+    if K == 1 or prior.strength == EVERYBODY:  # w is the mean
+        if not prior.deviation_spread:
+            return mixtures
+        if K > 1:
+            only_e = prior._replace(mean=mean.new_ones(1))
+            solved = solve_batches(people, reward.unsqueeze(1), votes, num_users, only_e)
+            return mixtures._replace(gap=solved.gap, logits=solved.logits, a=solved.a)
     if len(Z) and not Z.abs().max() <= LARGEST_LOG_ODDS * LOGIT_SCALE:
         raise InputError(
             f"a pair's rewards differ by log-odds above {LARGEST_LOG_ODDS:g}:"
             " an outlier in the embeddings?"
         )
+    strength = prior.strength if K > 1 else 0.0
     for batch in people:
         who = batch.who
-        rows, real, G = batch.rows, batch.real, batch.G
-        if counted is not None:
-            rows, real, G = batch.only(counted)
-        vote = real.double() if votes is None else votes[rows] * real  # (people, m)
+        rows, real, G = batch.only(votes > 0)
+        vote = votes[rows] * real  # (people, m)
         m = vote.sum(1, keepdim=True).clamp_min(1)  # (people, 1)
         z = Z[rows].double() / LOGIT_SCALE * real.unsqueeze(2)  # (people, m, K)
-        own = None if not prior.deviation_spread else m.unsqueeze(2) * prior.deviation_spread**2 * G
-        if fixed:
-            one = mean.new_ones(1)
-            problems = PersonProblems((z @ mean).unsqueeze(2), vote / m, one, 0 * m, own)
-        else:
-            problems = PersonProblems(z, vote / m, mean, prior.strength / m, own)
-        w, coefficients, gap[who], H = newton_on_simplex(problems)
+        G = m.unsqueeze(2) * prior.deviation_spread**2 * G if prior.deviation_spread else None
+        problems = PersonProblems(z, vote / m, mean, strength / m, G)
+        W[who], coefficients, gap[who], H = newton_on_simplex(problems)
         a[rows[real]] = (coefficients * m * prior.deviation_spread**2 / LOGIT_SCALE)[real]
-        if not fixed:
-            W[who] = w
         logits[batch.rows[batch.real]] = batch.logits(Z, W[who], a)[batch.real]
-        if spread and not fixed:
+        if spread:
             std[who] = laplace_std(H * m.unsqueeze(2))
-    return Mixtures(W, gap, logits, a, std if spread else None)
+    return mixtures

@@ -20,10 +20,10 @@ class Planted(NamedTuple):
     @classmethod
     def of(cls, splits, V, user_ids, W):
         """splits: side -> (embeddings, frame, head), all arrays as NumPy has them."""
-        kept = {}
+        by_side = {}
         for side, (table, frame, head) in splits.items():
-            kept[side] = Split(float32(table), frame, float32(head))
-        return cls(kept, float32(V), dict(zip(user_ids, float32(W))))
+            by_side[side] = Split(float32(table), frame, float32(head))
+        return cls(by_side, float32(V), dict(zip(user_ids, float32(W))))
 
 
 def float32(array):
@@ -36,7 +36,7 @@ def planted_population(
     """Users who mix a few hidden reward directions and judge shared prompts with noise: Planted.
 
     pairs: side -> comparisons per user; every side has twice as many prompts of its own, two
-    replies each, embeddings N(0, I). Whom a user prefers is drawn as `choose` says, which for two
+    replies each, embeddings N(0, I). Whom a user prefers is drawn as `draw_choices` says, which for two
     replies is the Bradley-Terry model; rewards and head are those of `planted_rewards`.
     """
     import pandas as pd
@@ -48,12 +48,12 @@ def planted_population(
     T = temperature(np.concatenate([rewards for _, _, rewards in sides.values()]), best_accuracy)
     splits = {}
     for side, (table, replies, rewards) in sides.items():
-        place = choose(rewards, T, rng)
-        every = np.arange(len(place))
+        choice = draw_choices(rewards, T, rng)
+        every = np.arange(len(choice))
         frame = pd.DataFrame({"user_id": np.repeat(user_ids, pairs[side])})
         frame["prompt"] = [f"{side}{row // 2}" for row in replies[:, 0]]
-        frame["chosen"] = replies[every, place]
-        frame["rejected"] = replies[every, 1 - place]
+        frame["chosen"] = replies[every, choice]
+        frame["rejected"] = replies[every, 1 - choice]
         splits[side] = (table, frame, head)
     return Planted.of(splits, V, user_ids, W)
 
@@ -84,12 +84,12 @@ def planted_turns(owners, sizes, V, W, best_accuracy, rng):
     table = rng.standard_normal((sizes.sum(), len(V))).astype(np.float32)
     rewards = table @ V  # (rows, d) @ (d, directions) -> (rows, directions)
     scores = (rewards * W[np.repeat(owners, sizes)]).sum(axis=1)  # (rows,)
-    place = np.arange(sizes.max())
-    there = place < sizes[:, None]  # (turns, replies)
+    number = np.arange(sizes.max())
+    there = number < sizes[:, None]  # (turns, replies)
     rewards = np.full(there.shape, -np.inf)
     rewards[there] = scores
-    chosen = choose(rewards, temperature(rewards, best_accuracy), rng)
-    turn, rejected = np.nonzero(there & (place != chosen[:, None]))
+    chosen = draw_choices(rewards, temperature(rewards, best_accuracy), rng)
+    turn, rejected = np.nonzero(there & (number != chosen[:, None]))
     return table, np.stack([turn, first[turn] + chosen[turn], first[turn] + rejected], axis=1)
 
 
@@ -120,8 +120,8 @@ def blurred(direction, rng):
     return direction + noise / np.sqrt(len(direction))
 
 
-def choose(rewards, T, rng):
-    """Place of the reply that is preferred, drawn with probability softmax(reward / T).
+def draw_choices(rewards, T, rng):
+    """Number of the reply that is preferred, drawn with probability softmax(reward / T).
 
     (turns, replies) -> (turns,); a reward of -inf stands where a turn has no such reply.
     """

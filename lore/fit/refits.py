@@ -4,21 +4,11 @@ fit has to beat."""
 import torch
 import torch.nn.functional as F
 
-from lore.fit.evaluation import (
-    ALONE,
-    ANOTHER,
-    LORE,
-    POPULATION,
-    SHARED_OWN,
-    SHUFFLED,
-    Fitted,
-    Setting,
-    cell_of,
-    score,
-    share_right,
-)  # fmt: skip
+from lore.fit import evaluation
+from lore.fit.evaluation import LORE, Cell, Setting, fitted_cell, score_cells, share_right
 from lore.fit.lbfgs import minimise
 from lore.fit.likelihood import LOGIT_SCALE, margins, user_mean_weights
+from lore.fit.mixtures import stretch
 from lore.fit.product import project
 from lore.fit.ridge import FIRST_PASSES, fit_shared_and_own
 from lore.fit.ridge_model import HEAD_SPREAD, JointProblem
@@ -32,48 +22,49 @@ USERS_AT_ONCE = 16  # whose own rewards are fitted together
 # ------------------------------------------------------------------------------------------------
 
 
-def marked(cells, fitted, groups, refit):
-    """The cells, those of the best rank of each seed and alpha marked as `best`.
+def mark_best_rank(cells, groups, refit):
+    """The same cells, those of the fits marked as `best` or not: one rank of each seed and alpha is.
 
-    refit(settings, train, few_shot_train) fits the same settings to fewer pairs -> [Fitted].
+    refit(settings, train, few_shot_train) fits the same settings to fewer pairs -> [Cell].
     """
     best = set()
-    by_sweep = {}
-    for one in fitted:
-        by_sweep.setdefault(one.setting[:2], []).append(one)
-    for fits in by_sweep.values():
-        fits.sort(key=lambda one: one.setting.K)
-        gains = [one.fit.choice["held_out_gain"] for one in fits if one.fit.choice]
-        if gains:  # the ridge solver has held prompts out already
-            fits = [one for one in fits if one.fit.choice]
-        else:
-            gains = held_out_accuracies(fits, groups, refit)
-        best.add(fits[gains.index(max(gains))].setting)  # of equal ones the smallest
-    result = []
+    sweeps = {}
     for cell in cells:
-        is_best = cell.variant == LORE and cell.setting in best
-        result.append(cell._replace(best=is_best))
-    return result
+        if cell.variant == LORE:
+            sweeps.setdefault((cell.seed, cell.alpha), []).append(cell)
+    for fitted in sweeps.values():
+        fitted.sort(key=lambda cell: cell.K)
+        gains = [cell.fit.choice["held_out_gain"] for cell in fitted if cell.fit.choice]
+        if gains:  # the ridge solver has held prompts out already
+            fitted = [cell for cell in fitted if cell.fit.choice]
+        else:
+            gains = held_out_accuracies(fitted, groups, refit)
+        best.add(fitted[gains.index(max(gains))].setting)  # of equal ones the smallest
+    marked = []
+    for cell in cells:
+        is_best = cell.setting in best if cell.variant == LORE else None
+        marked.append(cell._replace(best=is_best))
+    return marked
 
 
-def held_out_accuracies(fits, groups, refit):
+def held_out_accuracies(cells, groups, refit):
     """What each setting reaches on one prompt in HELD_OUT of the seen people's training pairs when it
-    is fitted to the others; the mean over users of Eq. 15."""
+    is fitted to the rest; the mean over users of Eq. 15."""
     train = groups.train
-    seed = fits[0].setting.seed
     prompt = train.prompts()
-    order = torch.randperm(int(prompt.max()) + 1, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(cells[0].seed)
+    order = torch.randperm(int(prompt.max()) + 1, generator=generator)
     user = train.user.cpu()
-    kept = order[prompt] % HELD_OUT > 0
+    fitted = order[prompt] % HELD_OUT > 0
     has_some = torch.zeros(len(train.user_ids), dtype=torch.bool)
-    has_some[user[kept]] = True
-    kept |= ~has_some[user]  # who would have nothing left keeps all
-    settings = [one.setting for one in fits]
-    refitted = refit(settings, train.subset(kept), groups.few_shot_train)
+    has_some[user[fitted]] = True
+    fitted |= ~has_some[user]  # who would have nothing to be fitted to keeps all
+    settings = [cell.setting for cell in cells]
+    fits = [cell.fit for cell in refit(settings, train.subset(fitted), groups.few_shot_train)]
     accuracies = []
-    for one, Z in zip(refitted, project(train, [one.fit.V for one in refitted])):
-        margin = margins(Z, one.fit.W, train.user.to(Z.device)).cpu()[~kept]
-        share = share_right(margin, user[~kept], len(train.user_ids))
+    for fit, Z in zip(fits, project(train, [fit.V for fit in fits])):
+        margin = margins(Z, fit.W, train.user.to(Z.device)).cpu()[~fitted]
+        share = share_right(margin, user[~fitted], len(train.user_ids))
         accuracies.append(share.nanmean().item())
     return accuracies
 
@@ -83,42 +74,44 @@ def held_out_accuracies(fits, groups, refit):
 # ------------------------------------------------------------------------------------------------
 
 
-def baseline_cells(fitted, groups, V_ref, device, weigh, refit):
-    """Cells of all baselines of some fits.
+def baseline_cells(cells, groups, V_ref, device, weigh, refit):
+    """Cells of all baselines of some fitted cells.
 
-    refit(settings, train, few_shot_train) fits the same settings to other labels -> [Fitted].
+    refit(settings, train, few_shot_train) fits the same settings to other labels -> [Cell].
     """
-    others = []
-    for one in fitted:
-        if one.setting.K > 1:
-            others += other_mixtures(one)
+    baselines = []
+    for cell in cells:
+        if cell.K > 1:
+            baselines += with_other_mixtures(cell)
     alone = []
-    for seed in dict.fromkeys(one.setting.seed for one in fitted):
-        settings = [one.setting for one in fitted if one.setting.seed == seed]
-        settings = [setting for setting in settings if setting.K > 0]
+    for seed in dict.fromkeys(cell.seed for cell in cells):
+        settings = [cell.setting for cell in cells if cell.seed == seed and cell.K > 0]
         if settings:
-            labels = groups.train.shuffled(seed), groups.few_shot_train.shuffled(seed)
-            others += [one._replace(variant=SHUFFLED) for one in refit(settings, *labels)]
+            shuffled = groups.train.shuffled(seed), groups.few_shot_train.shuffled(seed)
+            for cell in refit(settings, *shuffled):
+                baselines.append(cell._replace(variant=evaluation.SHUFFLED))
         fit = fit_shared_and_own(groups.train, V_ref, seed, device, weigh)
-        new = fit.new_people(groups.few_shot_train)
-        others.append(
-            Fitted(Setting(seed, None, 1), fit, new.W.float(), SHARED_OWN, new.deviations)
-        )
+        cell = fitted_cell(Setting(seed, None, 1), fit, fit.new_people(groups.few_shot_train))
+        baselines.append(cell._replace(variant=evaluation.SHARED_OWN))
         alone.append(each_alone(groups, V_ref, seed, device, fit.choice["common_spread"]))
-    return score(others, groups) + alone
+    return score_cells(baselines, groups) + alone
 
 
-def other_mixtures(one):
+def with_other_mixtures(cell):
     """The same basis with one mixture for all people, and with that of the person before.
 
-    Nobody has anything of their own.
+    Nobody deviates from it.
     """
-    fit = one.fit._replace(deviations=None)
+    fit = cell.fit._replace(deviations=None)
     mean = fit.W.mean(0)  # of the people seen, for the unseen as well
     everybody = fit._replace(W=mean.expand_as(fit.W))
-    yield Fitted(one.setting, everybody, mean.expand_as(one.W_unseen), POPULATION)
     before = fit._replace(W=fit.W.roll(1, dims=0))
-    yield Fitted(one.setting, before, one.W_unseen.roll(1, dims=0), ANOTHER)
+    cell = cell._replace(deviations_unseen=None)
+    W_unseen = mean.expand_as(cell.W_unseen)
+    yield cell._replace(variant=evaluation.POPULATION, fit=everybody, W_unseen=W_unseen)
+    yield cell._replace(
+        variant=evaluation.ANOTHER, fit=before, W_unseen=cell.W_unseen.roll(1, dims=0)
+    )
 
 
 def each_alone(groups, V_ref, seed, device, s):
@@ -128,20 +121,20 @@ def each_alone(groups, V_ref, seed, device, s):
     lore/fit/ridge_model.py over m_i. Only s is not their own: it is that of the seen users.
     """
     problem = JointProblem(groups.train, V_ref, device, "people")
-    margins_of = {}
+    by_group = {}
     for to_fit, to_test in (("train", "seen"), ("few_shot_train", "unseen")):
-        data = getattr(groups, to_fit)
+        pairs = getattr(groups, to_fit)
         test = getattr(groups, to_test)
         parts = []
-        for users in torch.arange(len(data.user_ids)).split(USERS_AT_ONCE):
-            parts.append(alone(data, test, users, problem, s))
-        margins_of[to_fit], margins_of[to_test] = map(torch.cat, zip(*parts))
-    return cell_of(Setting(seed, None, "alone"), margins_of, groups, ALONE)
+        for users in torch.arange(len(pairs.user_ids)).split(USERS_AT_ONCE):
+            parts.append(fit_alone(pairs, test, users, problem, s))
+        by_group[to_fit], by_group[to_test] = map(torch.cat, zip(*parts))
+    return Cell(seed, None, "alone", variant=evaluation.ALONE).scored(by_group, groups)
 
 
-def alone(data, test, users, problem, s):
+def fit_alone(pairs, test, users, problem, s):
     """Margins of the pairs of U users in a row: those that they are fitted on, those of `test`."""
-    X, user, votes = rows_of(data, users, problem.X.rest)
+    X, user, votes = pairs_of_users(pairs, users, problem.X.rest)
     weight = user_mean_weights(user, votes)
     m = torch.bincount(user, votes)
     U = len(users)
@@ -160,15 +153,13 @@ def alone(data, test, users, problem, s):
 
     start = problem.head.new_zeros(U * (1 + problem.d))
     r = rewards(minimise(losses, start, owner, FIRST_PASSES))
-    X_test, user_test, _ = rows_of(test, users, problem.X.rest)
+    X_test, user_test, _ = pairs_of_users(test, users, problem.X.rest)
     return margins(X, r, user), margins(X_test, r, user_test)
 
 
-def rows_of(pairs, users, like):
-    """X (n, d) of the pairs of some users in a row, whose they are, counted from the first, and how much
-    each counts."""
-    ends = torch.stack([users[0], users[-1] + 1])
-    first, last = torch.searchsorted(pairs.user.cpu(), ends).tolist()
-    user = (pairs.user[first:last] - users[0]).to(like.device)
-    votes = pairs.votes[first:last].to(like.device)
-    return pairs.differences(like, slice(first, last)), user, votes
+def pairs_of_users(pairs, users, example):
+    """X (n, d) of some users in a row, whose each pair is, counted from the first, and how much it counts."""
+    first, last = stretch(pairs.user, users[0], users[-1])
+    user = (pairs.user[first:last] - users[0]).to(example.device)
+    votes = pairs.votes[first:last].to(example.device)
+    return pairs.differences(example, slice(first, last)), user, votes

@@ -9,11 +9,10 @@ each pass over X. On what they say of held-out pairs are chosen, one after the o
     o   of that rank, p fixed, and how strong a prior serves new people
 
 from s on always the one that gains most of those whose gain is SURE standard errors above none. A
-rank that does not clearly beat what was found without it is given that instead: one reward for
+rank that does not clearly beat what was found without it gets that instead: one reward for
 everybody and, where o > 0, something of one's own. Then everything is fitted to all pairs.
 """
 
-from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -21,9 +20,9 @@ import torch.nn.functional as F
 
 from lore.common import InputError
 from lore.fit.comparisons import check_rank, pack
-from lore.fit.groups import shuffled_places
+from lore.fit.groups import shuffled_positions
 from lore.fit.likelihood import LOGIT_SCALE, margins, negative_log_likelihood
-from lore.fit.mixtures import EVERYBODY, Fit, Prior, batches, solve_batches, solve_mixtures
+from lore.fit.mixtures import EVERYBODY, Fit, Prior, person_batches, solve_batches, solve_mixtures
 from lore.fit.product import TallProduct
 from lore.fit.ridge_model import SEEN_STRENGTH, JointProblem
 from lore.processes import agreed
@@ -60,14 +59,14 @@ def fit_ridge(features, K_list, V_ref=None, seed=0, device="cpu", weigh="pairs")
         check_rank(K, train.num_features, smallest=1)
     search = Search(train, V_ref, seed, device, weigh)
     fits = {1: search.bradley_terry()}
-    found = search.personal_path(ranks) if ranks else {}  # {K: Candidate}
-    clear = {K: candidate for K, candidate in found.items() if candidate.clear}
-    fits |= search.fit_people(fits[1], clear)
-    others = [K for K in ranks if K not in clear]
-    if others:
+    candidates = search.personal_path(ranks) if ranks else {}
+    clear = {K: candidate for K, candidate in candidates.items() if candidate.clear}
+    fits |= search.fit_candidates(fits[1], clear)
+    unclear = [K for K in ranks if K not in clear]
+    if unclear:
         instead = search.shared_and_own(fits[1])
-        for K in others:
-            fits[K] = instead._replace(choice=instead.choice | found[K].choice)
+        for K in unclear:
+            fits[K] = instead._replace(choice=instead.choice | candidates[K].choice)
     return {K: fits[K] for K in (1, *ranks)}
 
 
@@ -111,16 +110,14 @@ def some_of_each(user, among, most, generator, choice=None):
     choice (n,): so many choices, with all their pairs.
     """
     rows = among.nonzero().flatten()
-    unit = (
-        torch.arange(len(rows))
-        if choice is None
-        else choice[rows].unique(return_inverse=True)[1].cpu()
-    )
+    unit = torch.arange(len(rows))
+    if choice is not None:
+        unit = choice[rows].unique(return_inverse=True)[1].cpu()
     owner = torch.zeros(int(unit.max()) + 1, dtype=torch.long).scatter_(0, unit, user[rows].cpu())
-    places = shuffled_places(owner, 1, generator)[0][unit].to(user.device)
-    some = torch.zeros_like(among)
-    some[rows[places < most]] = True
-    return some
+    positions = shuffled_positions(owner, 1, generator)[0][unit].to(user.device)
+    drawn = torch.zeros_like(among)
+    drawn[rows[positions < most]] = True
+    return drawn
 
 
 class Candidate(NamedTuple):
@@ -132,10 +129,10 @@ class Candidate(NamedTuple):
 
 
 class Search:
-    """The choice of all priors; those of one reward for everybody are found at once.
+    """The choice of all priors; those of one reward for everybody are chosen at once.
 
-    s: its spread; start: theta of each fold; log_p (n,): what they say of the pairs left out; own: o
-    of what is a person's own beside it; known (n,): what is then said of pairs of who is asked.
+    s: its spread; start: theta of each fold; log_p (n,): what they say of the pairs left out; o: the
+    spread of deviations from it; log_p_own (n,): what is then said of pairs of who is asked.
     """
 
     def __init__(self, train, V_ref, seed, device, weigh):
@@ -145,38 +142,34 @@ class Search:
         self.folds = Folds(train, seed, device)
         self.votes, _ = self.problem.weights(self.everything)  # (n,)
         self.asked = self.folds.asked.nonzero().flatten()  # rows
-        self.votes_asked = self.problem.votes[self.asked]
         user = self.problem.user[self.asked]
-        self.people = [*batches(user, self.problem.C, 1, train, self.asked)]
+        self.people = [*person_batches(user, self.problem.C, 1, train, self.asked)]
         self.s, self.start, self.log_p, self.choice = self.common_path()
         self.Zs = self.of_folds(self.start, 1, self.s, None)[1]
-        self.one = [self.votes.new_ones(1)] * FOLDS  # mean mixtures of rank 1
-        o, self.known, gains = self.deviation_path(self.Zs, self.one, EVERYBODY)
-        self.deviation_spread = o
+        self.means = [self.votes.new_ones(1)] * FOLDS  # mixtures of rank 1
+        self.o, self.log_p_own, gains = self.deviation_path(self.Zs, self.means, EVERYBODY)
         self.choice |= {"deviation_spreads": DEVIATION_SPREADS, "deviation_gain": gains}
-        self.choice["deviation_spread"] = o
+        self.choice["deviation_spread"] = self.o
 
     # -------------------------------------------------------------------- one reward for all ---
 
     def common_path(self):
         """Bradley-Terry from strong to weak ridge, as long as the held-out loss falls."""
         problem = self.problem
-        thetas = [problem.head.new_zeros(sum(problem.sizes(1))) for _ in range(FOLDS)]
+        thetas = [problem.head.new_zeros(sum(problem.sizes(1)))] * FOLDS
         best = None
         curve = []
         last = COMMON_SPREADS[0]
         for s in COMMON_SPREADS:
-            for theta in thetas:
-                problem.parts(theta, 1).u.mul_(last / s)  # so that s * u stays
-            ones = [1] * FOLDS
-            nones = [None] * FOLDS
-            thetas = problem.descend(thetas, ones, s, nones, self.folds.fitted, FIRST_PASSES)
+            thetas = [problem.rescaled(theta, 1, "u", last / s) for theta in thetas]  # s * u stays
+            fitted = self.folds.fitted
+            thetas = problem.descend({1: thetas}, s, {1: None}, fitted, FIRST_PASSES)[1]
             log_p = self.log_p_of(thetas, 1, s, None)
             loss = agreed(-(self.votes @ log_p / self.votes.sum()).item())  # (n,) @ (n,)
             curve.append(loss)
             if best is None or loss < (1 - WORTH) * best:
                 best = loss
-                chosen = s, [theta.clone() for theta in thetas], log_p
+                chosen = s, thetas, log_p
             elif len(curve) > 2:  # the first two may be too strong to tell apart
                 break
             last = s
@@ -190,22 +183,19 @@ class Search:
 
     def bradley_terry(self):
         """Fitted to all pairs."""
-        problem = self.problem
-        all_pairs = [self.everything]
-        start = self.start[:1]
-        (theta,) = problem.descend(start, [1], self.s, [None], all_pairs, EXACT_PASSES, EXACT)
-        V, W = problem.solution(theta, 1, self.s, None)
+        everything = [self.everything]
+        start = {1: self.start[:1]}
+        fits = self.problem.descend(start, self.s, {1: None}, everything, EXACT_PASSES, EXACT)
+        V, W = self.problem.solution(*fits[1], 1, self.s, None)
         return Fit(V, W.float(), prior=Prior(W[0], EVERYBODY), choice=self.choice)
 
     def shared_and_own(self, bradley_terry):
         """Bradley-Terry with what it leaves to each person, where that is worth it."""
-        prior = bradley_terry.prior._replace(
-            deviation_spread=self.problem.unit * self.deviation_spread
-        )
-        gained, _ = self.gain(self.known, self.log_p, self.folds.asked)
+        prior = bradley_terry.prior._replace(deviation_spread=self.problem.unit * self.o)
+        gained, _ = self.gain(self.log_p_own, self.log_p, self.folds.asked)
         choice = bradley_terry.choice | {"held_out_gain": gained}
-        own = self.people_of(bradley_terry.V, prior).deviations
-        return bradley_terry._replace(prior=prior, choice=choice, deviations=own)
+        deviations = self.people_of(bradley_terry.V, prior).deviations
+        return bradley_terry._replace(prior=prior, choice=choice, deviations=deviations)
 
     # -------------------------------------------------------------------------- higher ranks ---
 
@@ -213,97 +203,85 @@ class Search:
         """Higher ranks from weak to strong ridge, from Bradley-Terry's theta on. {K: Candidate}"""
         problem = self.problem
         last = PERSONAL_SPREADS[0]
-        thetas = self.corners(ranks, last)  # FOLDS of the first rank, FOLDS of the second, ..
-        repeated = sorted(ranks * FOLDS)
-        masks = self.folds.fitted * len(ranks)
-        along = {K: [] for K in ranks}  # for each p, the theta of each fold
+        thetas = self.path_start(ranks, last)
+        path = {K: [] for K in ranks}  # for each p, the theta of each fold
         gains = {K: [] for K in ranks}
         passes = FIRST_PASSES
         for p in PERSONAL_SPREADS:
-            for theta, K in zip(thetas, repeated):
-                problem.parts(theta, K).D.mul_(last / p)  # so that p * D stays
-            ps = [p] * len(thetas)
-            thetas = problem.descend(thetas, repeated, self.s, ps, masks, passes)
-            for i, K in enumerate(ranks):
-                of_rank = [theta.clone() for theta in thetas[FOLDS * i : FOLDS * (i + 1)]]
-                along[K].append(of_rank)
-                log_p = self.log_p_of(of_rank, K, self.s, p)
+            for K in ranks:  # p * D stays
+                thetas[K] = [problem.rescaled(theta, K, "D", last / p) for theta in thetas[K]]
+            spreads = dict.fromkeys(ranks, p)
+            thetas = problem.descend(thetas, self.s, spreads, self.folds.fitted, passes)
+            for K in ranks:
+                path[K].append(thetas[K])
+                log_p = self.log_p_of(thetas[K], K, self.s, p)
                 gains[K].append(self.gain(log_p, self.log_p, self.everything))
             passes = NEXT_PASSES
             last = p
-        return {K: self.candidate(K, along[K], gains[K]) for K in ranks}
+        return {K: self.candidate(K, path[K], gains[K]) for K in ranks}
 
-    def corners(self, ranks, p):
-        """theta of each rank and fold at the beginning of the path."""
-        by_fold = []
+    def path_start(self, ranks, p):
+        """{K: [theta of each fold]} at the beginning of the path."""
+        thetas = {K: [] for K in ranks}
         for start, fitted, Z in zip(self.start, self.folds.fitted, self.Zs):
-            thetas = []
-            for D, L in self.problem.corners(ranks, fitted, Z, p):
-                thetas.append(torch.cat([start, D.flatten(), L.flatten()]))
-            by_fold.append(thetas)
-        return [*chain.from_iterable(zip(*by_fold))]
+            for K, (D, L) in zip(ranks, self.problem.corners(ranks, fitted, Z, p)):
+                thetas[K].append(torch.cat([start, D.flatten(), L.flatten()]))
+        return thetas
 
-    def candidate(self, K, along, gains):
+    def candidate(self, K, path, gains):
         """What suits this rank best on held-out pairs, and whether it is needed at all."""
         choice = {"personal_spreads": PERSONAL_SPREADS, "gain": gains, "personal_spread": None}
         best = surest(gains)
         if best is None:
-            return Candidate(along[0], choice, clear=False)
+            return Candidate(path[0], choice, clear=False)
         p = PERSONAL_SPREADS[best]
-        Ws, Zs = self.of_folds(along[best], K, self.s, p)
+        Ws, Zs = self.of_folds(path[best], K, self.s, p)
         means = [W.mean(0) for W in Ws]
-        own, log_p, deviation_gains = self.deviation_path(Zs, means, SEEN_STRENGTH)
-        over_known = self.gain(log_p, self.known, self.folds.asked)
-        choice |= {"gain_over_deviations": over_known}
-        if surest([over_known]) is None:
-            return Candidate(along[best], choice, clear=False)
+        o, log_p, deviation_gains = self.deviation_path(Zs, means, SEEN_STRENGTH)
+        over_deviations = self.gain(log_p, self.log_p_own, self.folds.asked)
+        choice |= {"gain_over_deviations": over_deviations}
+        if surest([over_deviations]) is None:
+            return Candidate(path[best], choice, clear=False)
         gained, _ = self.gain(log_p, self.log_p, self.folds.asked)
         choice |= {"personal_spread": p, "held_out_gain": gained}
-        choice |= {"deviation_gain": deviation_gains, "deviation_spread": own}
-        choice |= self.strength_for_new(Zs, means, own)
-        return Candidate(along[best], choice, clear=True)
+        choice |= {"deviation_gain": deviation_gains, "deviation_spread": o}
+        choice |= self.strength_for_new(Zs, means, o)
+        return Candidate(path[best], choice, clear=True)
 
-    def strength_for_new(self, Zs, means, own):
+    def strength_for_new(self, Zs, means, o):
         """How strong a prior serves new people: seen ones pose as new, with FEW_PAIRS each.
 
         V was fitted to their pairs as well, so the prior is rather weak than strong.
         """
         few = self.folds.few
-        known = self.log_p_of_people(self.Zs, self.one, EVERYBODY, self.deviation_spread, few)
+        reference = self.log_p_of_people(self.Zs, self.means, EVERYBODY, self.o, few)
         gains = []
         for strength in STRENGTHS:
-            log_p = self.log_p_of_people(Zs, means, strength, own, few)
-            gains.append(self.gain(log_p, known, self.folds.asked))
+            log_p = self.log_p_of_people(Zs, means, strength, o, few)
+            gains.append(self.gain(log_p, reference, self.folds.asked))
         best = surest(gains)
         strength = EVERYBODY if best is None else STRENGTHS[best]
         names = [f"{strength:g}" for strength in STRENGTHS]  # JSON has no infinity
         return {"gain_as_new": dict(zip(names, gains)), "strength": f"{strength:g}"}
 
-    def fit_people(self, bradley_terry, candidates):
+    def fit_candidates(self, bradley_terry, candidates):
         """Higher ranks with the priors chosen for them, fitted to all pairs: {K: Fit}.
 
-        (R1) has many minima above rank 1: from the fit of each fold on, and the lowest is kept.
+        (R1) has many minima above rank 1: from the fit of each fold on, and the lowest is taken.
         """
         if not candidates:
             return {}
         problem = self.problem
-        thetas = chain.from_iterable(candidate.thetas for candidate in candidates.values())
-        ranks = sorted([*candidates] * FOLDS)
-        ps = [candidates[K].choice["personal_spread"] for K in ranks]
-        masks = [self.everything] * len(ranks)
-        thetas = problem.descend([*thetas], ranks, self.s, ps, masks, LAST_PASSES)
-        lowest = []
-        for first in range(0, len(thetas), FOLDS):
-            of_rank = thetas[first : first + FOLDS]
-            lowest.append(self.lowest(of_rank, ranks[first], ps[first]))
-        once = len(lowest)
-        ps = ps[::FOLDS]
-        masks = masks[:once]
-        thetas = problem.descend(lowest, [*candidates], self.s, ps, masks, LAST_PASSES, EXACT)
+        thetas = {K: candidate.thetas for K, candidate in candidates.items()}
+        ps = {K: candidate.choice["personal_spread"] for K, candidate in candidates.items()}
+        everything = [self.everything]
+        thetas = problem.descend(thetas, self.s, ps, everything * FOLDS, LAST_PASSES)
+        lowest = {K: [self.lowest(thetas[K], K, ps[K])] for K in thetas}
+        lowest = problem.descend(lowest, self.s, ps, everything, LAST_PASSES, EXACT)
         fits = {}
-        for theta, (K, candidate) in zip(thetas, candidates.items()):
-            choice = bradley_terry.choice | candidate.choice
-            V, W = problem.solution(theta, K, self.s, choice["personal_spread"])
+        for K, (theta,) in lowest.items():
+            choice = bradley_terry.choice | candidates[K].choice
+            V, W = problem.solution(theta, K, self.s, ps[K])
             prior = Prior(W.mean(0), SEEN_STRENGTH, problem.unit * choice["deviation_spread"])
             seen = self.people_of(V, prior)
             prior = prior._replace(strength=float(choice["strength"]))
@@ -333,28 +311,29 @@ class Search:
             logits.append(margins(Z.double(), W, self.problem.user) / LOGIT_SCALE)
         return F.logsigmoid(self.folds.held_out(logits))
 
-    def log_p_of_people(self, Zs, means, strength, own, masks):
+    def log_p_of_people(self, Zs, means, strength, o, masks):
         """The same after (R2) of who is asked, by the pairs of each fold's mask. (n,)"""
         logits = []
         rows = self.asked
         for Z, mean, mask in zip(Zs, means, masks):
-            prior = Prior(mean, strength, self.problem.unit * own)
-            counting = {"counted": mask[rows], "votes": self.votes_asked}
-            found = solve_batches(self.people, Z[rows], self.problem.C, prior, **counting)
-            logits.append(self.votes.new_zeros(len(self.votes)).index_copy(0, rows, found.logits))
+            prior = Prior(mean, strength, self.problem.unit * o)
+            votes = (self.problem.votes * mask)[rows]
+            mixtures = solve_batches(self.people, Z[rows], votes, self.problem.C, prior)
+            whole = self.votes.new_zeros(len(self.votes))
+            logits.append(whole.index_copy(0, rows, mixtures.logits))
         return F.logsigmoid(self.folds.held_out(logits))
 
     def deviation_path(self, Zs, means, strength):
-        """o, log P (n,) with it, and what each of DEVIATION_SPREADS gains over nothing of one's own."""
+        """o, log P (n,) with it, and what each of DEVIATION_SPREADS gains over e = 0."""
         fitted = self.folds.fitted
-        nothing = self.log_p_of_people(Zs, means, strength, 0.0, fitted)
+        without = self.log_p_of_people(Zs, means, strength, 0.0, fitted)
         log_ps = []
-        for own in DEVIATION_SPREADS:
-            log_ps.append(self.log_p_of_people(Zs, means, strength, own, fitted))
-        gains = [self.gain(log_p, nothing, self.folds.asked) for log_p in log_ps]
+        for o in DEVIATION_SPREADS:
+            log_ps.append(self.log_p_of_people(Zs, means, strength, o, fitted))
+        gains = [self.gain(log_p, without, self.folds.asked) for log_p in log_ps]
         best = surest(gains)
         if best is None:
-            return 0.0, nothing, gains
+            return 0.0, without, gains
         return DEVIATION_SPREADS[best], log_ps[best], gains
 
     def gain(self, log_p, reference, rows):

@@ -28,6 +28,7 @@ a_j = sigmoid(-logit_j): m numbers tell all of e, and no product but G = X X' (m
 """
 
 import math
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -83,8 +84,9 @@ class JointProblem:
         zero = torch.zeros((), dtype=torch.float64, device=device)
         square = accumulate(self.X, zero, add_squares).item() / len(train)  # mean of |x|^2
         self.unit = LOGIT_SCALE / math.sqrt(square) if square else LOGIT_SCALE
-        like = self.X.rest
-        head = like.new_zeros(self.d, 1) if V_ref is None else F.normalize(V_ref.to(like), dim=0)
+        head = self.X.rest.new_zeros(self.d, 1)
+        if V_ref is not None:
+            head = F.normalize(V_ref.to(head), dim=0)
         self.head = math.sqrt(self.d) * head.double()  # (d, 1)
 
     def sizes(self, K):
@@ -119,28 +121,37 @@ class JointProblem:
         apart = SEEN_STRENGTH * (of_person @ (W - W.mean(0)).square().sum(1))  # (C,) @ (C,)
         return (nll + (ridge + apart) / 2) / weight.sum()
 
-    def descend(self, thetas, ranks, s, ps, masks, passes, tolerance=TOLERANCE):
-        """Fits of ranks[f] with spreads s, ps[f] to the pairs of masks[f], from thetas on.
+    def rescaled(self, theta, K, name, factor):
+        """theta with one of its Parameters times a factor."""
+        theta = theta.clone()
+        getattr(self.parts(theta, K), name).mul_(factor)
+        return theta
 
-        All share each pass over X.
+    def descend(self, thetas, s, spreads, masks, passes, tolerance=TOLERANCE):
+        """Fits of each rank K with spreads s, p = spreads[K] to the pairs of each mask, from thetas on.
+
+        thetas: {K: [theta for each mask]}, and so are the results. All share each pass over X.
         """
-        sizes = [len(theta) for theta in thetas]
-        owner = torch.arange(len(ranks)).repeat_interleave(torch.tensor(sizes))
-        weights = [self.weights(mask) for mask in masks]
+        flat = [*chain.from_iterable(thetas.values())]
+        ranks = [*chain.from_iterable([K] * len(masks) for K in thetas)]
+        sizes = [len(theta) for theta in flat]
+        owner = torch.arange(len(flat)).repeat_interleave(torch.tensor(sizes)).to(self.user.device)
+        weights = [self.weights(mask) for mask in masks] * len(thetas)
         of_pairs = torch.stack([weight for weight, _ in weights])
+        ps = [spreads[K] for K in ranks]
 
         def losses(theta):
-            thetas = theta.split(sizes)
-            Vs, Ws = zip(*map(self.solution, thetas, ranks, [s] * len(ps), ps))
+            parts = theta.split(sizes)
+            Vs, Ws = zip(*map(self.solution, parts, ranks, [s] * len(ps), ps))
             nlls = joint_likelihoods(self.X, Vs, Ws, self.user, of_pairs)
             values = []
-            for theta, K, nll, W, q in zip(thetas, ranks, nlls, Ws, weights):
-                values.append(self.loss(theta, K, nll, W, *q))
+            for part, K, nll, W, q in zip(parts, ranks, nlls, Ws, weights):
+                values.append(self.loss(part, K, nll, W, *q))
             return torch.stack(values)
 
-        owner = owner.to(self.user.device)
-        theta = minimise(losses, torch.cat(list(thetas)), owner, passes, tolerance)
-        return list(theta.split(sizes))
+        solved = minimise(losses, torch.cat(flat), owner, passes, tolerance).split(sizes)
+        M = len(masks)
+        return {K: [*solved[M * i : M * (i + 1)]] for i, K in enumerate(thetas)}
 
     def corners(self, ranks, fitted, Z, p):
         """Starts of D and L for each rank, from Bradley-Terry's rewards Z (n, 1) of the pairs.
@@ -156,12 +167,13 @@ class JointProblem:
 
         # (C, d) minus the gradient of each user's part of (R1)
         G = accumulate(self.X, self.X.rest.new_zeros(self.C, self.d), add_pull).double()
-        left, singular, right = torch.linalg.svd(G, full_matrices=False)
-        scores = left * singular  # (C, directions)
+        people, singular, directions = torch.linalg.svd(G, full_matrices=False)
+        scores = people * singular  # (C, directions)
         scores = scores / scores[:, 0].std(correction=0).clamp_min(1e-30)
         for K in ranks:
             corner = torch.linalg.qr(torch.eye(K, K - 1, dtype=torch.float64) - 1 / K)[0]
-            corner = corner.to(right)[:, : len(right)]  # (K, r), rows of equal length
+            corner = corner.to(directions)[:, : len(directions)]  # (K, r), rows of equal length
             r = corner.shape[1]
-            D = F.normalize(corner @ right[:r], dim=1) * math.sqrt(self.d) / p  # (K, r) @ (r, d)
+            D = F.normalize(corner @ directions[:r], dim=1)  # (K, r) @ (r, d)
+            D = D * math.sqrt(self.d) / p
             yield D, scores[:, :r] @ corner.T  # (C, r) @ (r, K)

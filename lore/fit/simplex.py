@@ -99,12 +99,12 @@ class PersonProblems(NamedTuple):
     def transposed_z(self, a):
         return (a.unsqueeze(1) @ self.z).squeeze(1)  # (users, 1, m) @ (users, m, K)
 
-    def times_B(self, c, right):
-        """B of right (users, m, columns)."""
+    def times_B(self, c, columns):
+        """B times each column. (users, m, columns)"""
         root = c.sqrt().unsqueeze(2)  # (users, m, 1)
         M = root * self.G * root.mT
         M.diagonal(dim1=1, dim2=2).add_(1)
-        return root * torch.cholesky_solve(root * right, torch.linalg.cholesky(M))
+        return root * torch.cholesky_solve(root * columns, torch.linalg.cholesky(M))
 
 
 def frank_wolfe_gap(w, g):
@@ -153,7 +153,7 @@ def newton_on_simplex(problems):
         w = w / w.sum(1, keepdim=True)
         at = problems.slopes(w, a)
         better = at.gap < best[2]
-        best = [better_of(better, *both) for both in zip((w, a, at.gap, at.H), best)]
+        best = [better_of(better, *pair) for pair in zip((w, a, at.gap, at.H), best)]
     if best[2].max() <= CERTIFIED:
         return best
     raise InputError(
@@ -174,8 +174,8 @@ def newton_step(w, s, g, H, mu):
     largest = scaled.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]
     identity = torch.eye(K).to(H)
     L = torch.linalg.cholesky(scaled + (1 + JITTER * K * largest) * identity)
-    right = torch.stack([mu / w - g, torch.ones_like(w)], 2)  # (users, K, 2)
-    solved = r[:, :, None] * torch.cholesky_solve(r[:, :, None] * right, L)
+    sides = torch.stack([mu / w - g, torch.ones_like(w)], 2)  # (users, K, 2)
+    solved = r[:, :, None] * torch.cholesky_solve(r[:, :, None] * sides, L)
     a, b = solved.unbind(2)
     return a - b * (a.sum(1) / b.sum(1))[:, None]
 

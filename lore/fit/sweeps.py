@@ -24,7 +24,7 @@ class Recipe(NamedTuple):
     weigh: str = "pairs"  # of the ridge solver
 
 
-def settings_of(solver, K_list, alpha_list, seeds):
+def grid_of(solver, K_list, alpha_list, seeds):
     """The grid of a sweep, seeds outer, ranks inner. InputError: an unknown solver, a value twice."""
     if solver not in ("adam", "ridge"):
         raise InputError(f"solver = {solver!r}: adam, as published, or ridge")

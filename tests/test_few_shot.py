@@ -17,7 +17,7 @@ from populations import (
 )
 
 from lore.common import InputError
-from lore.fit import comparisons, evaluation
+from lore.fit import comparisons, evaluation, groups
 from lore.report import results
 from utils import (
     LoRe,
@@ -33,7 +33,7 @@ def test_few_shot_problems_of_a_batch_are_those_solved_one_by_one():
     _, V = LoRe(HEAD, 0.0, N, D, 2, 60, 0.5, generator=generator).fit(GROUPS[0])
     starts = torch.randn(trials * N_UNSEEN, 2, generator=generator).view(trials, N_UNSEEN, 2)
     data = comparisons.pack(GROUPS[2])
-    places = comparisons.shuffled_places(data.user, trials, torch.Generator().manual_seed(0))
+    places = groups.shuffled_positions(data.user, trials, torch.Generator().manual_seed(0))
     few, unseen = np.zeros((trials, 2)), np.zeros((trials, 2))
     for t in range(trials):
         place = places[t].split([len(x) for x in GROUPS[2]])
@@ -63,7 +63,7 @@ def test_pairs_of_one_dialogue_are_drawn_together():
     _, V = LoRe_regularized(HEAD, 0.0, N, D, 2, 60, 0.5, generator=generator).fit(GROUPS[0])
     starts = torch.randn(trials * N_UNSEEN, 2, generator=generator).view(trials, N_UNSEEN, 2)
     owner = torch.arange(N_UNSEEN).repeat_interleave(4)
-    places = comparisons.shuffled_places(owner, trials, torch.Generator().manual_seed(0)).view(
+    places = groups.shuffled_positions(owner, trials, torch.Generator().manual_seed(0)).view(
         trials, N_UNSEEN, 4
     )
     few, unseen = np.zeros((trials, 3)), np.zeros((trials, 3))

@@ -18,7 +18,7 @@ from lore.fit.simplex import PersonProblems
 
 @pytest.mark.parametrize("weigh", ["people", "pairs"])
 def test_loss_and_gradient_equal_the_double_loop(monkeypatch, weigh):
-    """(R1), user by user and pair by pair, two fits side by side that leave out different pairs."""
+    """(R1), user by user and pair by pair, fits side by side of which two leave out different pairs."""
     losses = []
 
     def spy(loss, theta, owner, passes, tolerance):
@@ -30,8 +30,9 @@ def test_loss_and_gradient_equal_the_double_loop(monkeypatch, weigh):
     problem = JointProblem(Comparisons.from_list(users), HEAD, "cpu", weigh)
     masks = [torch.arange(18) % 3 > 0, torch.arange(18) % 4 > 1]
     torch.manual_seed(5)
-    thetas = [torch.randn(sum(problem.sizes(k))).double() for k in (K, 1)]
-    problem.descend(thetas, [K, 1], s, [p, None], masks, 1)
+    ranks = [K, K, 1, 1]
+    thetas = [torch.randn(sum(problem.sizes(rank))).double() for rank in ranks]
+    problem.descend({K: thetas[:2], 1: thetas[2:]}, s, {K: p, 1: None}, masks, 1)
 
     def by_hand(theta, K, counted):
         c, u = theta[0], theta[1 : 1 + d]
@@ -52,7 +53,7 @@ def test_loss_and_gradient_equal_the_double_loop(monkeypatch, weigh):
         return (total + (c**2 / 25 + u.square().sum() + D.square().sum()) / 2) / n
 
     theta = torch.cat(thetas).requires_grad_()
-    by_fit = zip(theta.split([len(t) for t in thetas]), (K, 1), masks)
+    by_fit = zip(theta.split([len(t) for t in thetas]), ranks, masks * 2)
     expected = torch.stack([by_hand(*fit) for fit in by_fit])
     found = losses[0](theta)
     assert torch.allclose(found, expected, rtol=1e-6)
@@ -65,8 +66,8 @@ def test_rank_one_is_logistic_regression_with_the_same_ridge(weigh):
     users, s = random_users([30, 50, 20], 6, seed=6), 0.5
     problem = JointProblem(Comparisons.from_list(users), None, "cpu", weigh)
     start = torch.zeros(sum(problem.sizes(1))).double()
-    (theta,) = problem.descend([start], [1], s, [None], [problem.everything], 300)
-    V, _ = problem.solution(theta, 1, s, None)
+    fits = problem.descend({1: [start]}, s, {1: None}, [problem.everything], 300)
+    V, _ = problem.solution(*fits[1], 1, s, None)
     X = torch.cat(users).double().numpy()
     weight = np.ones(100)
     if weigh == "people":
