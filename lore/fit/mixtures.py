@@ -198,37 +198,34 @@ def solve_batches(people, Z, votes, num_users, prior, spread=False):
     mean = prior.mean.to(Z.device, torch.float64)
     W = mean.repeat(num_users, 1)
     gap = mean.new_zeros(num_users)
-    std = torch.zeros_like(W)
-    if K > 1:
-        std = ((1 - 1 / K) / torch.full_like(W, prior.strength)).sqrt()  # without pairs
-    reward = Z.double() @ mean  # (n, K) @ (K,)
-    logits = reward / LOGIT_SCALE
-    a = logits.new_zeros(len(Z))
-    mixtures = Mixtures(W, gap, logits, a, std if spread else None)
-    if K == 1 or prior.strength == EVERYBODY:  # w is the mean
+    std = ((1 - 1 / K) / torch.full_like(W, prior.strength)).sqrt()  # without pairs
+    logits = Z.double() @ mean / LOGIT_SCALE  # (n, K) @ (K,)
+    a = torch.zeros_like(logits)
+    corners = torch.eye(K).to(mean)  # (K, corners), between which each w lies
+    strength = prior.strength
+    if strength == EVERYBODY:
         if not prior.deviation_spread:
-            return mixtures
-        if K > 1:
-            only_e = prior._replace(mean=mean.new_ones(1))
-            solved = solve_batches(people, reward.unsqueeze(1), votes, num_users, only_e)
-            return mixtures._replace(gap=solved.gap, logits=solved.logits, a=solved.a)
+            return Mixtures(W, gap, logits, a, std if spread else None)
+        corners = mean.unsqueeze(1)
+        mean = mean.new_ones(1)
+        strength = 0.0
     if len(Z) and not Z.abs().max() <= LARGEST_LOG_ODDS * LOGIT_SCALE:
         raise InputError(
             f"a pair's rewards differ by log-odds above {LARGEST_LOG_ODDS:g}:"
             " an outlier in the embeddings?"
         )
-    strength = prior.strength if K > 1 else 0.0
     for batch in people:
         who = batch.who
         rows, real, G = batch.only(votes > 0)
         vote = votes[rows] * real  # (people, m)
         m = vote.sum(1, keepdim=True).clamp_min(1)  # (people, 1)
-        z = Z[rows].double() / LOGIT_SCALE * real.unsqueeze(2)  # (people, m, K)
+        z = Z[rows].double() / LOGIT_SCALE * real.unsqueeze(2) @ corners  # (people, m, corners)
         G = m.unsqueeze(2) * prior.deviation_spread**2 * G if prior.deviation_spread else None
         problems = PersonProblems(z, vote / m, mean, strength / m, G)
-        W[who], coefficients, gap[who], H = newton_on_simplex(problems)
+        w, coefficients, gap[who], H = newton_on_simplex(problems)
+        W[who] = w @ corners.T
         a[rows[real]] = (coefficients * m * prior.deviation_spread**2 / LOGIT_SCALE)[real]
         logits[batch.rows[batch.real]] = batch.logits(Z, W[who], a)[batch.real]
         if spread:
             std[who] = laplace_std(H * m.unsqueeze(2))
-    return mixtures
+    return Mixtures(W, gap, logits, a, std if spread else None)
