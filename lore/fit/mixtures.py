@@ -201,14 +201,11 @@ def solve_batches(people, Z, votes, num_users, prior, spread=False):
     std = ((1 - 1 / K) / torch.full_like(W, prior.strength)).sqrt()  # without pairs
     logits = Z.double() @ mean / LOGIT_SCALE  # (n, K) @ (K,)
     a = torch.zeros_like(logits)
-    corners = torch.eye(K).to(mean)  # (K, corners), between which each w lies
-    strength = prior.strength
-    if strength == EVERYBODY:
-        if not prior.deviation_spread:
-            return Mixtures(W, gap, logits, a, std if spread else None)
-        corners = mean.unsqueeze(1)
-        mean = mean.new_ones(1)
-        strength = 0.0
+    everybody = prior.strength == EVERYBODY
+    if everybody and not prior.deviation_spread:
+        return Mixtures(W, gap, logits, a, std if spread else None)
+    center = mean.new_ones(1) if everybody else mean
+    strength = 0.0 if everybody else prior.strength
     if len(Z) and not Z.abs().max() <= LARGEST_LOG_ODDS * LOGIT_SCALE:
         raise InputError(
             f"a pair's rewards differ by log-odds above {LARGEST_LOG_ODDS:g}:"
@@ -219,11 +216,13 @@ def solve_batches(people, Z, votes, num_users, prior, spread=False):
         rows, real, G = batch.only(votes > 0)
         vote = votes[rows] * real  # (people, m)
         m = vote.sum(1, keepdim=True).clamp_min(1)  # (people, 1)
-        z = Z[rows].double() / LOGIT_SCALE * real.unsqueeze(2) @ corners  # (people, m, corners)
+        z = Z[rows].double() / LOGIT_SCALE * real.unsqueeze(2)  # (people, m, K)
+        if everybody:  # one reward, that of the mean, and no choice of w
+            z = (z @ mean).unsqueeze(2)
         G = m.unsqueeze(2) * prior.deviation_spread**2 * G if prior.deviation_spread else None
-        problems = PersonProblems(z, vote / m, mean, strength / m, G)
+        problems = PersonProblems(z, vote / m, center, strength / m, G)
         w, coefficients, gap[who], H = newton_on_simplex(problems)
-        W[who] = w @ corners.T
+        W[who] = mean if everybody else w
         a[rows[real]] = (coefficients * m * prior.deviation_spread**2 / LOGIT_SCALE)[real]
         logits[batch.rows[batch.real]] = batch.logits(Z, W[who], a)[batch.real]
         if spread:
