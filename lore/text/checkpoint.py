@@ -21,14 +21,15 @@ MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 SAMPLE = 2**16  # bytes of a file that are hashed at a time
 SAMPLES = 64  # how many times at most: a hash of 16 GB takes a second
 INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")
-LEFT_OVER = ("lm_head.", "cls.", "score.bias")  # beside a body and its head, and of no meaning here
 REFUSALS = (  # what from_pretrained raises on a folder that it cannot read
     OSError, ValueError, ImportError, RuntimeError, TypeError, LookupError, AttributeError, EOFError,
     SafetensorError, pickle.UnpicklingError,
 )  # fmt: skip
 POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")  # names of learned positions
-# What older versions stored with their layers and what is computed today.
-COMPUTED_KEY = re.compile(r"(inv_freq|masked_bias|position_ids|token_type_ids|att\w*\.bias)$")
+# Of a checkpoint's weights, all that need not be used: what is computed today, a language model's head.
+UNUSED = re.compile(
+    r"^(lm_head|cls)\.|^score\.bias$|(inv_freq|masked_bias|position_ids|token_type_ids|att\w*\.bias)$"
+)
 
 
 class Checkpoint:
@@ -124,9 +125,9 @@ class Checkpoint:
         )
         named = self.config.architectures or []
         if self.config.is_encoder_decoder or any(name.endswith("EncoderModel") for name in named):
-            self.require_weights(model, report, unused=("pooler.", "decoder."))
+            self.require_weights(model, report, may_lack=("pooler.", "decoder."))
             return model.get_encoder()
-        self.require_weights(model, report, unused=("pooler.",))
+        self.require_weights(model, report, may_lack=("pooler.",))
         return model
 
     def load_reward_model(self, head, **options):
@@ -146,28 +147,33 @@ class Checkpoint:
             ignore_mismatched_sizes=True,
             **options,
         )
-        self.require_weights(model, report, unused=("score.",))
+        self.require_weights(model, report, may_lack=("score.",))
         self.require_head(model, report, head)
         return model
 
-    def require_weights(self, model, report, unused):
+    def require_weights(self, model, report, may_lack):
         """InputError unless the checkpoint fills the model, and the model uses all of its body.
 
-        report: missing, unexpected and mismatched keys; unused: beginnings of those that may lack.
+        report: missing, unexpected and mismatched keys; may_lack: beginnings of those that may.
         """
         self.require_floats()
-        missing = report["missing_keys"]
         prefix = model.base_model_prefix + "."
+        unexpected = sorted(report["unexpected_keys"])
         for key in model.state_dict():
             short = key.removeprefix(prefix)
-            if key in missing and not short.startswith(unused):
-                raise InputError(f"{self.name} lacks {key}{describe_place(short, report)}")
+            if key in report["missing_keys"] and not short.startswith(may_lack):
+                instead = [name for name in unexpected if name.endswith(f".{short}")]
+                instead = f", but has {instead[0]}: saved from inside a wrapper" if instead else ""
+                raise InputError(
+                    f"{self.name} lacks {key}{instead}: the checkpoint is not complete"
+                )
         for key, stored, wanted in sorted(report["mismatched_keys"], key=lambda entry: entry[0]):
-            if not key.startswith(unused):
+            if not key.startswith(may_lack):
                 shapes = f"{tuple(stored)}, its configuration says {tuple(wanted)}"
                 raise InputError(f"{self.name}: {key} has shape {shapes}")
-        for key in sorted(report["unexpected_keys"]):
-            if belongs_to_body(key, model):
+        of_body = {name for name, _ in model.base_model.named_children()}
+        for key in unexpected:
+            if key.removeprefix(prefix).split(".")[0] in of_body and not UNUSED.search(key):
                 raise InputError(
                     f"{self.name} holds {key}, which the model that its config.json describes does"
                     " not use: vectors would be of another model"
@@ -190,23 +196,22 @@ class Checkpoint:
         """InputError unless model.score is the checkpoint's whole head: linear, one output."""
         mismatched = [key for key, *_ in report["mismatched_keys"]]
         stored = "score.weight" not in report["missing_keys"]
-        given = stored and "score.weight" not in mismatched
-        others = other_layers(head, report["unexpected_keys"], model.base_model_prefix)
-        layers = [*others, head] if stored else others
+        layers = {head} if stored else set()  # beside the body
+        for key in report["unexpected_keys"]:
+            if not UNUSED.search(key):
+                layer = key.rpartition(".")[0]
+                # `head` was loaded under the name of score
+                layers.add(layer if head.startswith("score") else re.sub(r"^score\b", head, layer))
         if len(layers) > 1:
+            named = ", ".join(sorted(layers)[:5]) + (" .." if len(layers) > 5 else "")
             raise InputError(
-                f"{self.name} has a head of several layers ({', '.join(layers)}):"
+                f"{self.name} has a head of several layers ({named}):"
                 " its reward is no product of the embedding with one vector, so it cannot be used"
             )
-        unused = [key for key in report["unexpected_keys"] if not key.startswith(LEFT_OVER)]
-        if unused:
-            named = ", ".join(sorted(unused)[:5]) + (" .." if len(unused) > 5 else "")
-            print(
-                f"{self.name}: not used of its weights: {named}; is its head more than one layer?"
-            )
         score = getattr(model, "score", None)
+        given = stored and "score.weight" not in mismatched
         if not (given and isinstance(score, torch.nn.Linear) and len(score.weight) == 1):
-            hint = f", perhaps {others[0]}" if others else ""
+            hint = f", perhaps {min(layers - {head})}" if layers - {head} else ""
             raise InputError(
                 f"{self.name} has no head {head} with one output, so it is no reward model"
                 f"; --head names another{hint}"
@@ -223,55 +228,6 @@ def hash_samples(digest, file):
         for start in range(0, size, max(SAMPLE, size // SAMPLES)):
             opened.seek(start)
             digest.update(opened.read(SAMPLE))
-
-
-def describe_place(key, report):
-    """Where the checkpoint has a missing key instead, if it has, and what to do."""
-    for other in sorted(report["unexpected_keys"]):
-        if other.endswith(f".{key}"):
-            return f", but has {other}: saved from inside a wrapper? rename its keys"
-    return ": the checkpoint is not complete; download or save it again"
-
-
-def belongs_to_body(key, model):
-    """Whether an unused key of a checkpoint changes what the body computes.
-
-    It does if it is of one more layer than the model has, or lies inside a layer of the model.
-    """
-    if COMPUTED_KEY.search(key):
-        return False
-    prefix = model.base_model_prefix + "."
-    body = model.base_model
-    short = key.removeprefix(prefix)
-    unnumbered = re.compile(r"\.\d+\.")
-    own_kinds = {unnumbered.sub(".N.", own) for own in body.state_dict()}
-    if unnumbered.search(short) and unnumbered.sub(".N.", short) in own_kinds:
-        return True
-    modules = dict(body.named_modules())
-    parent = short
-    while "." in parent:
-        parent = parent.rpartition(".")[0]
-        if parent in modules:
-            is_layer = "weight" in dict(modules[parent].named_parameters(recurse=False))
-            return is_layer or re.search(r"\.\d+(\.|$)", parent) is not None
-    return False
-
-
-def other_layers(head, unexpected, body):
-    """Layers with weights that a checkpoint has beside the head's last one, by their names there.
-
-    unexpected: keys, what was called `head` being score by now; body: the prefix of the body.
-    """
-    first, _, rest = head.partition(".")
-    family = head.rpartition(".")[0] if rest and first == body else first
-    found = set()
-    for key in unexpected:
-        layer = key.rpartition(".")[0]
-        if layer.startswith("score.") and family != "score":
-            found.add(head + layer.removeprefix("score"))
-        elif layer.startswith(f"{family}."):
-            found.add(layer)
-    return sorted(found)
 
 
 # ------------------------------------------------------------------------------------------------
