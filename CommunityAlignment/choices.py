@@ -135,7 +135,7 @@ def narrowed(cell, kept):
     return of_outcomes(cell, outcomes, users)
 
 
-def rows_of(cells, over="seeds"):
+def choice_rows(cells, over="seeds"):
     """summarise, without what it says of single pairs: calibration, and shuffled labels, whose opposite
     is no choice's; the plurality gives no probabilities."""
     rows = []
@@ -206,7 +206,9 @@ def by_trait(cell, frame, traits, least=LEAST_PEOPLE):
                 few.append([f"{trait} {one}", people])
                 continue
             kept = {"unseen": has_it[cell.outcomes["unseen"].user]}
-            row = {"kind": f"{trait} {one}", "people": people} | rows_of([narrowed(cell, kept)])[0]
+            row = {"kind": f"{trait} {one}", "people": people} | choice_rows(
+                [narrowed(cell, kept)]
+            )[0]
             rows.append(row | {"mixture": cell.W_unseen[np.flatnonzero(has_it)].mean(0).tolist()})
     fit = {"K": cell.K, "alpha": cell.alpha, "seed": cell.seed}
     return {"rows": rows, "too_few": few, "fit": fit}
@@ -224,7 +226,7 @@ def most_said(frame, trait):
 # ------------------------------------------------------------------------------------------------
 
 
-def print_choices(report, chance):
+def print_top_choices(report, chance):
     """report: by_choice, of_shared_items (rows of cells of Choices), consistency."""
     print("\nchoices: the preferred reply before all others (top 1)")
     print_table(accuracy_table(report["by_choice"], ["K", "alpha"], TESTED))

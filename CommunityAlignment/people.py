@@ -5,20 +5,17 @@ data/comparisons.parquet, a row per pair: `user_id`, `chosen` and `rejected` (ro
 `turn` (equal for the pairs of one choice), `item` (what was asked, with all replies), `group` (the
 conversation's first prompt), `lang`, and what the person says of themselves: `TRAITS`.
 
-    load(folder)                Prepared: what prepare.py has left
-    plant(seed, ..)             the same of people whose rewards are known; these are .planted
+    load(folder)                Split: what prepare.py has left
+    plant(args)                 the same of people whose rewards are known: the settings below
     split(prepared, .., seed)   Groups: who is seen and who is not, what each is fitted and tested on
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
-from choices import most_said
 from lore.common import InputError
 from lore.fit.groups import people_apart, print_groups, prompts_apart
 from lore.fit.planted import Planted, draw_choices, planted_rewards, temperature
-from lore.splits import Split, load_split
+from lore.splits import load_split
 
 # ------------------------------------------------------------------------------- settings ---
 planted_people = 160  # of --synthetic; the file has more than 3,500, 941 of them English and busy
@@ -41,27 +38,9 @@ GOES_ON = 0.71  # after each turn but the fourth: 2.58 turns of a conversation, 
 WITHIN = 5.0  # weight of a country's taste over what is a person's own; large = alike
 
 
-class Prepared(NamedTuple):
-    comparisons: Split
-    planted: Planted | None = None
-
-    @property
-    def head(self):
-        return self.comparisons.head
-
-    @property
-    def model(self):
-        return self.comparisons.model
-
-    @property
-    def language(self):
-        """{user id: what they mostly choose in}."""
-        return most_said(self.comparisons.frame, "lang")
-
-
 def load(folder):
     """The prepared comparisons. InputError: they are not there, or damaged."""
-    return Prepared(load_split(folder / "comparisons", PREPARE, needed=NEEDED))
+    return load_split(folder / "comparisons", PREPARE, needed=NEEDED)
 
 
 def split(prepared, deal, min_choices, max_few_shot, train_share, likelihood, seed):
@@ -75,74 +54,81 @@ def split(prepared, deal, min_choices, max_few_shot, train_share, likelihood, se
     if deal not in SPLITS or likelihood not in LIKELIHOODS or not 0 < train_share < 1:
         given = f"split {deal!r}, likelihood {likelihood!r}, train_share {train_share}"
         raise InputError(f"{given}: {[*SPLITS]}; {[*LIKELIHOODS]}; between 0 and 1")
-    whole = prepared.comparisons
-    known, new = prompts_apart(whole.frame, train_share, seed, column=deal)
-    sides = whole._replace(frame=known), whole._replace(frame=new)
+    train, test = prompts_apart(prepared.frame, train_share, seed, column=deal)
+    sides = prepared._replace(frame=train), prepared._replace(frame=test)
     groups = people_apart(
-        *sides, min_choices, len(whole.frame), max_few_shot, seed, prompt=SPLITS[deal],
+        *sides, min_choices, len(prepared.frame), max_few_shot, seed, prompt=SPLITS[deal],
         choice="turn", softmax=likelihood == "softmax",
     )  # fmt: skip
     print_groups(groups, "people")
-    both = len({*known["item"]} & {*new["item"]})
-    items = (
-        f"of {new['item'].nunique()} items on the test side {both} are on the training side as well"
-    )
-    print(f"split by {deal}: {items}")
+    shared = len({*train["item"]} & {*test["item"]})
+    tested = f"of {test['item'].nunique()} items on the test side {shared}"
+    print(f"split by {deal}: {tested} are on the training side as well")
     return groups
 
 
-def plant(
-    seed, num_people=planted_people, conversations=planted_conversations, prompts=planted_prompts,
-    num_features=planted_features, countries=planted_countries, popularity=planted_popularity,
-    best_accuracy=planted_accuracy,
-):  # fmt: skip
+def plant(args):
     """Conversations of the file's structure by people whose tastes lie around their country's.
 
     Some replies are liked more than others by all people alike, whatever their embeddings say: who
     knows an item knows that, and it helps with no other.
     """
-    import pandas as pd
-
-    rng = np.random.default_rng(seed)
-    V, _, head = planted_rewards(2, num_features, countries, 1.0, rng)
-    country = rng.integers(countries, size=num_people)
-    W = rng.dirichlet(np.ones(countries), num_people) / WITHIN + np.eye(countries)[country]
+    rng = np.random.default_rng(args.seed)
+    people = args.planted_people
+    countries = args.planted_countries
+    V, _, head = planted_rewards(2, args.planted_features, countries, 1.0, rng)
+    country = rng.integers(countries, size=people)
+    W = rng.dirichlet(np.ones(countries), people) / WITHIN + np.eye(countries)[country]
     W = W / W.sum(1, keepdims=True)
-    turns = []  # person, conversation, place, group, number of the turn whose replies it has
-    number = prompts
-    for person in range(num_people):
-        for talk in range(conversations):
-            own = rng.random() < WRITTEN
-            shared = rng.integers(prompts)
-            group = f"c{person}.{talk}" if own else f"p{shared}"
-            asked = [number if own else shared]
-            number += own
-            while len(asked) < 4 and rng.random() < GOES_ON:
-                asked.append(number)
-                number += 1
-            turns += [
-                (person, f"{person}.{talk}", at, group, item) for at, item in enumerate(asked)
-            ]
-    frame = pd.DataFrame(turns, columns=["person", "conversation", "place", "group", "item"])
-    table = rng.standard_normal((number * REPLIES, num_features)).astype(np.float32)
-    rewards = table @ V  # (rows, d) @ (d, countries)
-    liked = popularity * rewards.std() * rng.standard_normal(len(table))  # (rows,)
-    replies = frame["item"].to_numpy()[:, None] * REPLIES + rng.permuted(
-        np.tile(np.arange(REPLIES), (len(frame), 1)), axis=1
-    )  # in an order of each person's own, as letters are
-    worth = np.einsum("tra,ta->tr", rewards[replies], W[frame["person"]]) + liked[replies]
-    chosen = draw_choices(worth, temperature(worth, best_accuracy), rng)
-    turn, other = np.nonzero(np.arange(REPLIES) != chosen[:, None])
-    user_ids = [f"planted{person:04d}" for person in range(num_people)]
-    frame["user_id"] = np.array(user_ids)[frame["person"]]
-    frame["country"] = np.array([f"no. {name}" for name in range(countries)])[country][
-        frame["person"]
-    ]
-    frame = frame.assign(turn=np.arange(len(frame)), lang="en", age="", political="", gender="")
-    frame = frame.assign(education_level="", ethnicity="", item=frame["item"].astype(str))
+    turns = drawn_turns(args, rng)
+    rows = max(args.planted_prompts, turns["item"].max() + 1) * REPLIES
+    table = rng.standard_normal((rows, args.planted_features)).astype(np.float32)
+    replies, chosen = choices_of(turns, table, V, W, args, rng)
+    turn, other = np.nonzero(np.arange(REPLIES) != chosen[:, None])  # a row per pair
+    user_ids = np.array([f"planted{person:04d}" for person in range(people)])
+    frame = turns.assign(
+        item=turns["item"].astype(str), user_id=user_ids[turns["person"]], turn=turns.index,
+        **dict.fromkeys(TRAITS, ""),
+    )  # fmt: skip
+    frame["country"] = [f"no. {number}" for number in country[turns["person"]]]
+    frame["lang"] = "en"
     frame = frame.iloc[turn].assign(
         chosen=replies[turn, chosen[turn]], rejected=replies[turn, other]
     )
-    split = {"all": (table, frame.reset_index(drop=True), head)}
-    population = Planted.of(split, V, user_ids, W)
-    return Prepared(population.splits["all"], population)
+    return Planted.of(V, user_ids, W).split(table, frame.reset_index(drop=True), head)
+
+
+def drawn_turns(args, rng):
+    """Data frame, a row per turn: person, conversation, place in it, group, and number of its item.
+
+    The first items are the prompts that people share; what they write themselves follows.
+    """
+    import pandas as pd
+
+    rows = []
+    items = args.planted_prompts
+    for person in range(args.planted_people):
+        for number in range(args.planted_conversations):
+            conversation = f"{person}.{number}"
+            written = rng.random() < WRITTEN
+            shared = rng.integers(args.planted_prompts)
+            group = f"c{conversation}" if written else f"p{shared}"
+            asked = [items if written else shared]
+            items += written
+            while len(asked) < 4 and rng.random() < GOES_ON:
+                asked.append(items)
+                items += 1
+            for place, item in enumerate(asked):
+                rows.append((person, conversation, place, group, item))
+    return pd.DataFrame(rows, columns=["person", "conversation", "place", "group", "item"])
+
+
+def choices_of(turns, table, V, W, args, rng):
+    """Table rows of each turn's replies, in an order of each person's own as letters are, and the place
+    of the one chosen: (turns, REPLIES), (turns,)."""
+    rewards = table @ V  # (rows, d) @ (d, countries)
+    liked = args.planted_popularity * rewards.std() * rng.standard_normal(len(table))  # (rows,)
+    letters = rng.permuted(np.tile(np.arange(REPLIES), (len(turns), 1)), axis=1)
+    replies = turns["item"].to_numpy()[:, None] * REPLIES + letters
+    worth = np.einsum("tra,ta->tr", rewards[replies], W[turns["person"]]) + liked[replies]
+    return replies, draw_choices(worth, temperature(worth, args.planted_accuracy), rng)

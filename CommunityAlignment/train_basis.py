@@ -23,20 +23,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+import choices
 import people
-from choices import (
-    Choices,
-    another_of_language,
-    by_trait,
-    consistency,
-    print_choices,
-    print_traits,
-    rows_of,
-)  # fmt: skip
+from lore import sweep_settings
 from lore.common import InputError, pick_device, start
 from lore.fit.evaluation import ANOTHER, LORE
 from lore.report.results import report_run
-from lore.settings import repeats_of, settings
+from lore.settings import output_of, settings
+from lore.sweep_settings import repeats_of, run_options
 from utils import run
 
 # ------------------------------------------------------------------------------- settings ---
@@ -50,68 +44,61 @@ train_share = 0.5  # of the first prompts (or choices) to train on
 solver = "ridge"  # ridge = chooses its own penalties; adam = as published, num_iterations steps
 num_iterations = 1000  # Adam steps of the joint fit
 learning_rate = 0.5  # of the joint fit, as published
-repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over them
-resplit = False  # each repeat also draws its people and prompts anew: spread of splits
-mark_best = True  # say which rank held-out training prompts speak for; fits once more with adam
-baselines = False  # also one mixture for all, another's, shuffled labels, what is one's own alone
 who = False  # also accuracy and mixtures by what people say of themselves
 seed = 0  # of the choice of people and prompts, the start of the fits, the planted people
-device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared choices
 results = HERE / "results"  # table, picture and bases
-synthetic = False  # planted people instead of the prepared data; their settings: people.py
+synthetic = False  # planted people instead of the prepared data
 # -------------------------------------------------------------------------------------------
+# Repeats, baselines, device: lore/sweep_settings.py; what --synthetic plants: people.py.
 
 
 def main():
-    args = settings(globals(), people)
+    args = settings(globals(), people, sweep_settings)
     device = pick_device(args.device)
     if args.likelihood == "softmax" and (args.solver == "ridge" or args.baselines):
         wrong = "the ridge solver, and two of the --baselines, know pairs only"
         raise InputError(f"--likelihood softmax: {wrong}; --solver adam --no-baselines")
-    args.results.mkdir(parents=True, exist_ok=True)
-    if args.synthetic:
-        prepared = people.plant(
-            args.seed, args.planted_people, args.planted_conversations, args.planted_prompts,
-            args.planted_features, args.planted_countries, args.planted_popularity,
-            args.planted_accuracy,
-        )  # fmt: skip
+    output = output_of(args, "train_basis")
+    if args.split == "turn":
+        output = f"{output}_turn"
+    prepared = people.plant(args) if args.synthetic else people.load(args.data)
+    if prepared.planted:
         best = f"knows people and items is right about {args.planted_accuracy:.0%} of the pairs"
         print(f"planted people: who {best}")
-    else:
-        prepared = people.load(args.data)
-    name = "train_basis" + ("_synthetic" if args.synthetic else "")
-    output = args.results / (name + ("_turn" if args.split == "turn" else ""))
-    frame = prepared.comparisons.frame
-    cells, by_choice, shared = [], [], []
-    for starts in repeats_of(args):
+    frame = prepared.frame
+    language = choices.most_said(frame, "lang")
+    cells = []  # of pairs
+    top = []  # of choices
+    shared = []  # of choices that other people made as well
+    for seeds in repeats_of(args):
         groups = people.split(
             prepared, args.split, args.min_choices, args.max_few_shot, args.train_share,
-            args.likelihood, starts[0],
+            args.likelihood, seeds[0],
         )  # fmt: skip
-        N, N_unseen = len(groups.train.user_ids), len(groups.unseen.user_ids)
         result = run(
-            args.K_list, args.alpha_list, prepared.head, *groups, N, N_unseen, device,
-            num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=starts,
-            solver=args.solver, mark_best=args.mark_best, baselines=args.baselines, save=output,
-            model=prepared.model,
+            args.K_list, args.alpha_list, prepared.head, *groups, *groups.sizes, device,
+            seeds=seeds, save=output, model=prepared.model, **run_options(args),
         )  # fmt: skip
-        found = [cell for cell in result.cells if cell.variant != ANOTHER]
-        found += another_of_language(found, groups, prepared.language)
-        choices = Choices(groups)
-        first = [choices.first_places(cell) for cell in found]
-        cells += found
-        by_choice += first
-        shared += choices.of_shared_items(first, frame)
+        of_split = [cell for cell in result.cells if cell.variant != ANOTHER]
+        of_split += choices.another_of_language(of_split, groups, language)
+        tested = choices.Choices(groups)
+        first = [tested.first_places(cell) for cell in of_split]
+        cells += of_split
+        top += first
+        shared += tested.of_shared_items(first, frame)
     over = "splits" if args.resplit else "seeds"
-    more = {"by_choice": rows_of(by_choice, over), "of_shared_items": rows_of(shared, over)}
-    more["consistency"] = consistency(frame)
+    report = {
+        "by_choice": choices.choice_rows(top, over),
+        "of_shared_items": choices.choice_rows(shared, over),
+        "consistency": choices.consistency(frame),
+    }
     if args.who:
-        more["who"] = by_trait(best_of(found), frame, people.TRAITS)
-    report_run(output, cells, args, **more)
-    print_choices(more, choices.chance())
+        report["who"] = choices.by_trait(best_of(of_split), frame, people.TRAITS)
+    report_run(output, cells, args, **report)
+    choices.print_top_choices(report, tested.chance())
     if args.who:
-        print_traits(more["who"])
+        choices.print_traits(report["who"])
     print(f"\nresults are in {output}.json and .png, V and W beside them")
 
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(HERE.parent))
 import people
 from lore.common import pick_device, start
 from lore.report.results import report_few_shot
-from lore.settings import settings
+from lore.settings import output_of, settings
 from utils import run_few_shot_vary_shots
 
 # ------------------------------------------------------------------------------- settings ---
@@ -37,28 +37,28 @@ seed = 0  # of the choice of people and prompts, of the fits, the draws, the pla
 device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared choices
 results = HERE / "results"  # table and picture
-synthetic = False  # planted people instead of the prepared data, as people.py has them
+synthetic = False  # planted people instead of the prepared data
 # -------------------------------------------------------------------------------------------
+# What --synthetic plants: people.py.
 
 
 def main():
-    args = settings(globals())
+    args = settings(globals(), people)
     device = pick_device(args.device)
-    args.results.mkdir(parents=True, exist_ok=True)
-    prepared = people.plant(args.seed) if args.synthetic else people.load(args.data)
+    output = output_of(args, "vary_fewshot")
+    if args.split == "turn":
+        output = f"{output}_turn"
+    prepared = people.plant(args) if args.synthetic else people.load(args.data)
     groups = people.split(
         prepared, args.split, args.min_choices, args.max_few_shot, args.train_share,
         args.likelihood, args.seed,
     )  # fmt: skip
-    N, N_unseen = len(groups.train.user_ids), len(groups.unseen.user_ids)
     result = run_few_shot_vary_shots(
         args.trials, args.alpha_list, args.K_list, args.num_shots,
-        groups.train, groups.few_shot_train, groups.unseen, prepared.head, N, N_unseen, device,
+        groups.train, groups.few_shot_train, groups.unseen, prepared.head, *groups.sizes, device,
         num_iterations=args.num_iterations, learning_rate=args.learning_rate, seed=args.seed,
         solver=args.solver,
     )  # fmt: skip
-    name = "vary_fewshot" + ("_synthetic" if args.synthetic else "")
-    output = args.results / (name + ("_turn" if args.split == "turn" else ""))
     report_few_shot(output, result, args, "choices")
     print(f"results are in {output}.json and .png")
 

@@ -4,17 +4,15 @@ prepare.py leaves data/comparisons.safetensors (`embeddings`, and the reward mod
 data/comparisons.parquet, a row per comparison: `user_id`, `prompt`, `chosen` and `rejected` (rows of
 the embeddings), `side` (train or test, or nothing) and `row` (its place in the file).
 
-    load(folder)                Prepared: what prepare.py has left
-    plant(seed, ..)             the same of people whose rewards are known; these are .planted
+    load(folder)                Split: what prepare.py has left
+    plant(args)                 the same of people whose rewards are known: the settings below
     split(prepared, .., seed)   Groups: who is seen and who is not, what each is fitted and tested on
 """
 
-from typing import NamedTuple
-
 from lore.common import InputError
 from lore.fit.groups import people_apart, print_groups, prompts_apart
-from lore.fit.planted import Planted, planted_population
-from lore.splits import Split, load_split
+from lore.fit.planted import planted_population
+from lore.splits import load_split
 
 # ------------------------------------------------------------------------------- settings ---
 planted_people = 60  # of --synthetic: about as many as in MT-Bench's human judgments
@@ -29,44 +27,20 @@ PREPARE = "python OwnData/prepare.py --source FILE"
 NEEDED = ("user_id", "prompt", "side", "row")  # columns beside chosen and rejected
 
 
-class Prepared(NamedTuple):
-    comparisons: Split
-    planted: Planted | None = None
-
-    @property
-    def head(self):
-        return self.comparisons.head
-
-    @property
-    def model(self):
-        return self.comparisons.model
-
-
 def load(folder):
     """The prepared comparisons. InputError: they are not there, or damaged."""
-    return Prepared(load_split(folder / "comparisons", PREPARE, needed=NEEDED))
+    return load_split(folder / "comparisons", PREPARE, needed=NEEDED)
 
 
-def plant(
-    seed,
-    num_people=planted_people,
-    pairs=planted_pairs,
-    num_features=planted_features,
-    num_directions=planted_directions,
-    concentration=planted_concentration,
-    best_accuracy=planted_accuracy,
-):
-    """People whose rewards are known, each with as many comparisons."""
+def plant(args):
+    """Comparisons of people whose rewards are known, as many of each."""
     population = planted_population(
-        num_people,
-        {"all": pairs},
-        num_features=num_features,
-        num_directions=num_directions,
-        concentration=concentration,
-        best_accuracy=best_accuracy,
-        seed=seed,
-    )
-    return Prepared(population.splits["all"], population)
+        args.planted_people, {"all": args.planted_pairs},
+        num_features=args.planted_features, num_directions=args.planted_directions,
+        concentration=args.planted_concentration, best_accuracy=args.planted_accuracy,
+        seed=args.seed,
+    )  # fmt: skip
+    return population["all"]
 
 
 def split(prepared, min_comparisons, max_few_shot, train_prompts, seed):
@@ -76,17 +50,17 @@ def split(prepared, min_comparisons, max_few_shot, train_prompts, seed):
     `seed`; at most max_few_shot pairs of an unseen person are known. InputError: fewer than two people
     have min_comparisons on each side, a share that leaves one side empty.
     """
-    whole = prepared.comparisons
-    if "side" in whole.frame and whole.frame["side"].notna().any():
-        on_train = whole.frame["side"] == "train"
-        known, new = whole.frame[on_train], whole.frame[~on_train]
+    frame = prepared.frame
+    if "side" in frame and frame["side"].notna().any():
+        on_train = frame["side"] == "train"
+        train, test = frame[on_train], frame[~on_train]
     elif not 0 < train_prompts < 1:
         raise InputError(f"--train_prompts {train_prompts}: a share between 0 and 1")
     else:
-        known, new = prompts_apart(whole.frame, train_prompts, seed)
-    sides = whole._replace(frame=known), whole._replace(frame=new)
-    groups = people_apart(*sides, min_comparisons, len(whole.frame), max_few_shot, seed)
+        train, test = prompts_apart(frame, train_prompts, seed)
+    sides = prepared._replace(frame=train), prepared._replace(frame=test)
+    groups = people_apart(*sides, min_comparisons, len(frame), max_few_shot, seed)
     print_groups(groups, "people")
-    known, new = known["prompt"].nunique(), new["prompt"].nunique()
-    print(f"prompts trained on: {known}, tested on: {new}, both: 0")
+    trained, tested = train["prompt"].nunique(), test["prompt"].nunique()
+    print(f"prompts trained on: {trained}, tested on: {tested}, both: 0")
     return groups

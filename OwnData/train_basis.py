@@ -18,10 +18,12 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import people
+from lore import sweep_settings
 from lore.common import pick_device, start
 from lore.fit.evaluation import best_cell
 from lore.report.results import report_run
-from lore.settings import repeats_of, settings
+from lore.settings import output_of, settings
+from lore.sweep_settings import repeats_of, run_options
 from utils import run
 
 # ------------------------------------------------------------------------------- settings ---
@@ -33,45 +35,31 @@ train_prompts = 0.5  # share of the prompts to train on; where the file has a sp
 solver = "ridge"  # ridge = chooses its own penalties; adam = as published, num_iterations steps
 num_iterations = 1000  # Adam steps of the joint fit, as published
 learning_rate = 0.5  # of the joint fit, as published
-repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over them
-resplit = False  # each repeat also draws its people, prompts and comparisons anew: spread of splits
-mark_best = True  # say which rank held-out training prompts speak for; fits once more with adam
-baselines = False  # also one mixture for all, another's, shuffled labels, what is one's own alone
 seed = 0  # of the choice of people and prompts, the start of the fits, the planted people
-device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared comparisons
 results = HERE / "results"  # table, picture and bases
-synthetic = False  # planted people instead of the prepared data; their settings: people.py
+synthetic = False  # planted people instead of the prepared data
 # -------------------------------------------------------------------------------------------
+# Repeats, baselines, device: lore/sweep_settings.py; what --synthetic plants: people.py.
 
 
 def main():
-    args = settings(globals(), people)
+    args = settings(globals(), people, sweep_settings)
     device = pick_device(args.device)
-    args.results.mkdir(parents=True, exist_ok=True)
-    if args.synthetic:
-        prepared = people.plant(
-            args.seed, args.planted_people, args.planted_pairs, args.planted_features,
-            args.planted_directions, args.planted_concentration, args.planted_accuracy,
-        )  # fmt: skip
-    else:
-        prepared = people.load(args.data)
-    output = args.results / ("train_basis_synthetic" if args.synthetic else "train_basis")
+    output = output_of(args, "train_basis")
+    prepared = people.plant(args) if args.synthetic else people.load(args.data)
     cells = []
-    for starts in repeats_of(args):
+    for seeds in repeats_of(args):
         groups = people.split(
-            prepared, args.min_comparisons, args.max_few_shot, args.train_prompts, starts[0]
+            prepared, args.min_comparisons, args.max_few_shot, args.train_prompts, seeds[0]
         )
-        N, N_unseen = len(groups.train.user_ids), len(groups.unseen.user_ids)
         result = run(
-            args.K_list, args.alpha_list, prepared.head, *groups, N, N_unseen, device,
-            num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=starts,
-            solver=args.solver, mark_best=args.mark_best, baselines=args.baselines, save=output,
-            model=prepared.model,
+            args.K_list, args.alpha_list, prepared.head, *groups, *groups.sizes, device,
+            seeds=seeds, save=output, model=prepared.model, **run_options(args),
         )  # fmt: skip
         cells += result.cells
         if prepared.planted:
-            cells.append(best_cell(prepared.planted, groups, starts[0]))
+            cells.append(best_cell(prepared.planted, groups, seeds[0]))
     if prepared.planted:
         best = f"{args.planted_accuracy:.0%} by construction"
         print(f"planted people: the best possible accuracy is {best}")

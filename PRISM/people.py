@@ -4,8 +4,8 @@ The two steps before leave data/prism.safetensors (`embeddings` of dialogues up 
 reward model's `head`), data/prism.parquet, a row per comparison: `user_id`, `dialogue`, `turn`,
 `chosen`, `rejected` (rows of the embeddings), and data/prism_split_ids_50.json, the split: SPLIT_KEYS.
 
-    load(folder)            Dialogues: what is there; with .head and .model of the embeddings
-    plant(seed, ..)         the same of people whose rewards are known; these are .planted
+    load(folder)            Dialogues: what is there
+    plant(args)             the same of people whose rewards are known: the settings below
     split(dialogues, ..)    Groups: who is seen and who is not, what each is fitted and tested on
 """
 
@@ -14,13 +14,12 @@ import json
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from lore.common import InputError
 from lore.fit.comparisons import Comparisons
 from lore.fit.groups import Groups
 from lore.fit.planted import Planted, drawn_from, planted_rewards, planted_turns
-from lore.splits import load_split
+from lore.splits import Split, load_split
 
 # ------------------------------------------------------------------------------- settings ---
 planted_users = 200  # of --synthetic: people, 80 % of them seen
@@ -32,6 +31,8 @@ planted_accuracy = 0.9  # of --synthetic: how often a pair agrees with the perso
 
 PREPARE = "python PRISM/prepare.py"
 GENERATE = "python PRISM/generate-prism-embeddings.py"
+SEEN = 0.8  # share of planted people that are seen
+TRAINED = 0.5  # share of each one's dialogues that train
 SPLIT_KEYS = ("train_dialog_ids", "test_dialog_ids", "seen_user_ids", "unseen_user_ids")
 
 # Dialogues by number of replies, people by number of dialogues (from six): counted in the ids that
@@ -44,12 +45,8 @@ DIALOGUES_OF_REPLIES = {
 
 
 class Dialogues(NamedTuple):
-    table: torch.Tensor  # (rows, d)
-    frame: object  # pandas DataFrame of the comparisons
-    head: torch.Tensor | None  # V_ref, (d, 1)
-    model: str
+    comparisons: Split
     ids: dict  # SPLIT_KEYS -> ids
-    planted: Planted | None = None
 
 
 def load(folder):
@@ -66,7 +63,7 @@ def load(folder):
     if texts.exists() and hashlib.sha256(texts.read_bytes()).hexdigest() != prism.made_from:
         again = f"delete it and its .parquet and run again: {GENERATE}"
         raise InputError(f"{folder / 'prism'}.safetensors was made of another {texts}; {again}")
-    return Dialogues(*prism[:4], ids)
+    return Dialogues(prism, ids)
 
 
 def split(dialogues, seed=None, least=0):
@@ -74,7 +71,7 @@ def split(dialogues, seed=None, least=0):
 
     seed: draws the split anew, None = as prepared; least: training dialogues an unseen person needs.
     """
-    table, frame = dialogues.table, dialogues.frame
+    table, frame, *_ = dialogues.comparisons
     ids = dialogues.ids if seed is None else drawn_anew(dialogues, seed)
     on_train = frame["dialogue"].isin(ids["train_dialog_ids"])
     on_test = frame["dialogue"].isin(ids["test_dialog_ids"])
@@ -84,8 +81,8 @@ def split(dialogues, seed=None, least=0):
         raise InputError(f"a dialogue is on {sides}, or a person seen and unseen")
     train, test = frame[on_train], frame[on_test]
     if least:
-        known = train.groupby("user_id")["dialogue"].nunique()
-        few = unseen - {*known.index[known >= least]}
+        counts = train.groupby("user_id")["dialogue"].nunique()
+        few = unseen - {*counts.index[counts >= least]}
         print(f"left out: {len(few)} unseen people with fewer than {least} dialogues")
         unseen -= few
         if not unseen:
@@ -95,11 +92,12 @@ def split(dialogues, seed=None, least=0):
     seen, unseen = sorted(seen & complete), sorted(unseen & complete)
     if not (seen and unseen):
         raise InputError("no seen or no unseen people have pairs in training and test dialogues")
+    shots = {"shot": "dialogue", "prompt": "dialogue"}
     groups = Groups(
-        Comparisons.from_frame(table, train, seen, "dialogue", prompt="dialogue"),
-        Comparisons.from_frame(table, test, seen, "dialogue", prompt="dialogue"),
-        Comparisons.from_frame(table, train, unseen, "dialogue", prompt="dialogue"),
-        Comparisons.from_frame(table, test, unseen, "dialogue", prompt="dialogue"),
+        Comparisons.from_frame(table, train, seen, **shots),
+        Comparisons.from_frame(table, test, seen, **shots),
+        Comparisons.from_frame(table, train, unseen, **shots),
+        Comparisons.from_frame(table, test, unseen, **shots),
     )
     for name, group in groups._asdict().items():
         size = f"{len(group.user_ids):5} people {len(group.shot.unique()):6} dialogues"
@@ -114,7 +112,8 @@ def split(dialogues, seed=None, least=0):
 def drawn_anew(dialogues, seed):
     """Ids of the same people and dialogues, drawn anew: as many seen, the same share to train on."""
     train, test, seen, unseen = ({*dialogues.ids[name]} for name in SPLIT_KEYS)
-    used = dialogues.frame[dialogues.frame["dialogue"].isin(train | test)]
+    frame = dialogues.comparisons.frame
+    used = frame[frame["dialogue"].isin(train | test)]
     users = {user: sorted({*names}) for user, names in used.groupby("user_id")["dialogue"]}
     train_fraction = round(len(train) / len(train | test), 2)  # 0.4997: odd numbers round down
     return split_users(users, len(seen) / len(seen | unseen), train_fraction, 1, seed)
@@ -124,32 +123,41 @@ def split_users(users, seen_fraction, train_fraction, min_dialogues, seed):
     """The published split, draw by draw (NumPy's legacy generator), under its published keys."""
     rng = np.random.RandomState(seed)
     order = rng.permutation([user for user, ids in users.items() if ids])
-    train, test, seen, unseen = [], [], {}, {}
-    for place, user in enumerate(order.tolist()):
+    first_unseen = int(len(order) * seen_fraction)
+    split = {
+        "train_dialog_ids": [],
+        "test_dialog_ids": [],
+        "seen_user_ids": {},
+        "unseen_user_ids": {},
+    }
+    for number, user in enumerate(order.tolist()):
         if len(users[user]) < min_dialogues:
             continue
-        if place < int(len(order) * seen_fraction):
-            seen[user] = len(seen) + 1
+        if number < first_unseen:
+            split["seen_user_ids"][user] = len(split["seen_user_ids"]) + 1
         else:
-            unseen[user] = 0
+            split["unseen_user_ids"][user] = 0
         ids = rng.permutation(users[user])
         first_test = int(len(ids) * train_fraction)
-        train += ids[:first_test].tolist()
-        test += ids[first_test:].tolist()
-    return dict(zip(SPLIT_KEYS, (train, test, seen, unseen)))
+        split["train_dialog_ids"] += ids[:first_test].tolist()
+        split["test_dialog_ids"] += ids[first_test:].tolist()
+    return split
 
 
-def plant(
-    seed, num_users=planted_users, num_features=planted_features, num_directions=planted_directions,
-    concentration=planted_concentration, best_accuracy=planted_accuracy,
-):  # fmt: skip
+def plant(args):
     """Dialogues of PRISM's structure by people who mix hidden rewards."""
     import pandas as pd
 
-    rng = np.random.default_rng(seed)
-    V, W, head = planted_rewards(num_users, num_features, num_directions, concentration, rng)
-    users, turns, owners, sizes = {}, [], [], []
-    for number, count in enumerate(drawn_from(PEOPLE_OF_DIALOGUES, num_users, rng)):
+    rng = np.random.default_rng(args.seed)
+    V, W, head = planted_rewards(
+        args.planted_users, args.planted_features, args.planted_directions,
+        args.planted_concentration, rng,
+    )  # fmt: skip
+    users = {}
+    turns = []
+    owners = []
+    sizes = []
+    for number, count in enumerate(drawn_from(PEOPLE_OF_DIALOGUES, args.planted_users, rng)):
         user = f"planted{number:04d}"
         users[user] = [f"{user}.{i}" for i in range(count)]
         for dialogue, replies in zip(users[user], drawn_from(DIALOGUES_OF_REPLIES, count, rng)):
@@ -157,12 +165,12 @@ def plant(
                 turns.append((user, dialogue, turn))
                 owners.append(number)
                 sizes.append(size)
-    table, pairs = planted_turns(owners, np.array(sizes), V, W, best_accuracy, rng)
+    table, pairs = planted_turns(owners, np.array(sizes), V, W, args.planted_accuracy, rng)
     turns = pd.DataFrame(turns, columns=["user_id", "dialogue", "turn"])
     frame = turns.iloc[pairs[:, 0]].assign(chosen=pairs[:, 1], rejected=pairs[:, 2])
-    population = Planted.of({"prism": (table, frame.reset_index(drop=True), head)}, V, users, W)
-    ids = split_users(users, seen_fraction=0.8, train_fraction=0.5, min_dialogues=6, seed=seed)
-    return Dialogues(*population.splits["prism"][:4], ids, population)
+    comparisons = Planted.of(V, users, W).split(table, frame.reset_index(drop=True), head)
+    ids = split_users(users, SEEN, TRAINED, min_dialogues=6, seed=args.seed)
+    return Dialogues(comparisons, ids)
 
 
 def replies_per_turn(replies):

@@ -18,12 +18,14 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import people
+from lore import sweep_settings
 from lore.common import pick_device, start
 from lore.fit.basis import basis_health
 from lore.fit.evaluation import LORE, best_cell
 from lore.report.results import report_run, run_rows
 from lore.report.text_tables import health_table, print_table
-from lore.settings import repeats_of, settings
+from lore.settings import output_of, settings
+from lore.sweep_settings import repeats_of, run_options
 from utils import run_regularized
 
 # ------------------------------------------------------------------------------- settings ---
@@ -32,16 +34,12 @@ alpha_list = [1e4]  # pull of every basis reward to the reference head; 0 = none
 solver = "adam"  # adam = as published, num_iterations steps; ridge = chooses its own penalties
 num_iterations = 20000  # alternating Adam steps of the joint fit, as published
 learning_rate = 0.5  # of the joint fit, as published
-repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over them
-resplit = False  # each repeat also draws its people and dialogues anew, as many: spread of splits
-mark_best = True  # say which rank held-out training prompts speak for; fits once more with adam
-baselines = False  # also one mixture for all, another's, shuffled labels, what is one's own alone
 seed = 0  # of the start of the fits, of the planted people
-device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared dialogues
 results = HERE / "results"  # table, picture and bases
-synthetic = False  # planted people instead of the prepared data; their settings: people.py
+synthetic = False  # planted people instead of the prepared data
 # -------------------------------------------------------------------------------------------
+# Repeats, baselines, device: lore/sweep_settings.py; what --synthetic plants: people.py.
 
 COLLAPSED = 0.99  # cosine to the reference head above which a column is nothing but that head
 
@@ -56,32 +54,23 @@ def with_health(cells, V_ref):
 
 
 def main():
-    args = settings(globals(), people)
+    args = settings(globals(), people, sweep_settings)
     device = pick_device(args.device)
-    args.results.mkdir(parents=True, exist_ok=True)
-    if args.synthetic:
-        dialogues = people.plant(
-            args.seed, args.planted_users, args.planted_features, args.planted_directions,
-            args.planted_concentration, args.planted_accuracy,
-        )  # fmt: skip
-    else:
-        dialogues = people.load(args.data)
-    output = args.results / ("train_basis_synthetic" if args.synthetic else "train_basis")
+    output = output_of(args, "train_basis")
+    dialogues = people.plant(args) if args.synthetic else people.load(args.data)
+    comparisons = dialogues.comparisons
     cells = []
-    for starts in repeats_of(args):
-        groups = people.split(dialogues, seed=starts[0] if args.resplit else None)
-        N, N_unseen = len(groups.train.user_ids), len(groups.unseen.user_ids)
+    for seeds in repeats_of(args):
+        groups = people.split(dialogues, seed=seeds[0] if args.resplit else None)
         result = run_regularized(
-            args.K_list, args.alpha_list, dialogues.head, *groups, N, N_unseen, device,
-            num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=starts,
-            solver=args.solver, mark_best=args.mark_best, baselines=args.baselines, save=output,
-            model=dialogues.model,
+            args.K_list, args.alpha_list, comparisons.head, *groups, *groups.sizes, device,
+            seeds=seeds, save=output, model=comparisons.model, **run_options(args),
         )  # fmt: skip
         cells += result.cells
-        if dialogues.planted:
-            cells.append(best_cell(dialogues.planted, groups, starts[0]))
-    rows = with_health(cells, dialogues.head)
-    if dialogues.planted:
+        if comparisons.planted:
+            cells.append(best_cell(comparisons.planted, groups, seeds[0]))
+    rows = with_health(cells, comparisons.head)
+    if comparisons.planted:
         best = f"{args.planted_accuracy:.0%} by construction"
         print(f"planted people: the best possible accuracy is {best}")
     report_run(output, cells, args, rows)

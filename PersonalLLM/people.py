@@ -4,9 +4,9 @@ prepare.py leaves data/train and data/test. A side is NAME.safetensors (`embeddi
 a response, `head`) and NAME.parquet, a row per response, as many to each prompt: `prompt`,
 `response` (0, 1, ..), `reply` (row of the embeddings), a score by each reward model.
 
-    load(folder), plant(seed, ..)   Sides: what prepare.py has left, or with planted reward models;
-                                    with .head and .model of the embeddings
-    split(sides, a, ..)             Groups: people drawn for a, what each is fitted and tested on
+    load(folder)            PromptSides: what prepare.py has left
+    plant(args)             the same with planted reward models: the settings below
+    split(sides, a, ..)     Groups: people drawn for a, what each is fitted and tested on
 """
 
 from itertools import repeat
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lore.common import InputError
+from lore.common import InputError, require
 from lore.fit.groups import Groups
 from lore.fit.planted import blurred, float32
 from lore.splits import load_split
@@ -32,7 +32,7 @@ planted_unexplained = 0.15  # of --synthetic: share of a score's variance that n
 RESPONSES = 8  # of --synthetic, as upstream
 
 
-class Sides(NamedTuple):
+class PromptSides(NamedTuple):
     train: Prompts
     test: Prompts
     head: torch.Tensor | None  # V_ref, (d, 1)
@@ -40,10 +40,10 @@ class Sides(NamedTuple):
 
     def standardised(self):
         """Each reward model's scores in units of its spread over the training responses."""
-        mean, std = self.train.scores.mean((0, 1)), self.train.scores.std((0, 1))
-        if not std.all():
-            which = f"reward model number {std.argmin()}"
-            raise InputError(f"standardise: {which} gives all training responses one score")
+        mean = self.train.scores.mean((0, 1))
+        std = self.train.scores.std((0, 1))
+        which = f"reward model number {std.argmin()}"
+        require(std.all(), f"standardise: {which} gives all training responses one score")
         train = self.train._replace(scores=(self.train.scores - mean) / std)
         test = self.test._replace(scores=(self.test.scores - mean) / std)
         return self._replace(train=train, test=test)
@@ -51,42 +51,41 @@ class Sides(NamedTuple):
 
 def load(folder):
     """Both sides. InputError: incomplete rows; sides that differ in model, width, responses, scores."""
-    splits, sides = [], []
+    splits = []
+    sides = []
     for name in ("train", "test"):
         splits.append(load_split(folder / name, PREPARE, PLACE, needed=REWARD_MODELS))
         sides.append(prompts_of(splits[-1], folder / f"{name}.parquet"))
     kinds = [(s.model, s.table.shape[1], side.reply.shape[1]) for s, side in zip(splits, sides)]
     for what, train, test in zip(("model", "width", "responses"), *kinds):
-        if train != test:
-            raise InputError(f"{folder}: train and test differ in {what}: {train} and {test}")
-    return Sides(*sides, splits[0].head, splits[0].model)
+        require(train == test, f"{folder}: train and test differ in {what}: {train} and {test}")
+    return PromptSides(*sides, splits[0].head, splits[0].model)
 
 
-def plant(
-    seed, num_prompts=planted_prompts, num_tests=planted_tests, num_features=planted_features,
-    agreement=planted_agreement, unexplained=planted_unexplained,
-):  # fmt: skip
+def plant(args):
     """Sides with ten correlated reward models, linear in N(0, I) embeddings but for a part.
 
     The head is the mean of the ten directions, blurred: it knows roughly what people like.
     """
-    if not (num_prompts and num_tests and num_features and agreement <= 1 and unexplained < 1):
-        allowed = "at least one prompt, test and feature; agreement up to 1, unexplained below 1"
-        raise InputError(f"planted: {allowed}")
-    rng = np.random.default_rng(seed)
-    common = unit(rng.standard_normal((num_features, 1)))
-    own = unit(rng.standard_normal((num_features, len(REWARD_MODELS))))
-    directions = unit(np.sqrt(agreement) * common + np.sqrt(1 - agreement) * own)  # (d, M)
+    agreement = args.planted_agreement
+    unexplained = args.planted_unexplained
+    sizes = (args.planted_prompts, args.planted_tests, args.planted_features)
+    allowed = "at least one prompt, test and feature; agreement up to 1, unexplained below 1"
+    require(all(sizes) and agreement <= 1 and unexplained < 1, f"planted: {allowed}")
+    rng = np.random.default_rng(args.seed)
+    common = unit(rng.standard_normal((args.planted_features, 1)))
+    of_each = unit(rng.standard_normal((args.planted_features, len(REWARD_MODELS))))
+    directions = unit(np.sqrt(agreement) * common + np.sqrt(1 - agreement) * of_each)  # (d, M)
     head = blurred(directions.mean(axis=1, keepdims=True), rng)
     sides = []
-    for count in (num_prompts, num_tests):
-        table = rng.standard_normal((count * RESPONSES, num_features)).astype(np.float32)
-        known = table @ directions  # (rows, d) @ (d, M)
-        scores = np.sqrt(1 - unexplained) * known
-        scores += np.sqrt(unexplained) * rng.standard_normal(known.shape)
+    for count in (args.planted_prompts, args.planted_tests):
+        table = rng.standard_normal((count * RESPONSES, args.planted_features)).astype(np.float32)
+        explained = table @ directions  # (rows, d) @ (d, M)
+        scores = np.sqrt(1 - unexplained) * explained
+        scores += np.sqrt(unexplained) * rng.standard_normal(explained.shape)
         reply = np.arange(len(table)).reshape(count, RESPONSES)
         sides.append(Prompts(float32(table), reply, scores.reshape(count, RESPONSES, -1)))
-    return Sides(*sides, float32(head))
+    return PromptSides(*sides, float32(head))
 
 
 def unit(columns):
@@ -107,30 +106,28 @@ def split(sides, a, num_seen, num_unseen, train_prompts, few_shot_prompts, seed)
     Seen people are fitted on train_prompts each, few_shot_prompts of unseen ones are known, and all
     are tested on all test prompts. A person follows from seed, a and their number alone.
     """
-    P, every = len(sides.train.scores), np.arange(len(sides.test.scores))
-    if not (0 < train_prompts <= P and 0 < few_shot_prompts <= P):
-        asked = f"{train_prompts} and {few_shot_prompts} prompts a person"
-        raise InputError(f"{asked}: between 1 and {P} are there to draw from")
-    if not (num_seen and num_unseen):
-        raise InputError("num_seen and num_unseen: at least one person each")
-    groups, passed = [], []
+    P = len(sides.train.scores)
+    possible = 0 < train_prompts <= P and 0 < few_shot_prompts <= P
+    asked = f"{train_prompts} and {few_shot_prompts} prompts a person"
+    require(possible, f"{asked}: between 1 and {P} are there to draw from")
+    require(num_seen and num_unseen, "num_seen and num_unseen: at least one person each")
+    every = repeat(np.arange(len(sides.test.scores)))  # test prompts, in order, for each person
+    groups = []
+    passed = []
     kinds = (("seen", num_seen, train_prompts), ("unseen", num_unseen, few_shot_prompts))
-    for kind, count, known in kinds:
+    for kind, count, number in kinds:
         W, rng = true_mixtures(sides, a, kind, count, seed)
         names = tuple(f"{kind}{i:04d}" for i in range(count))
         orders = (rng.permutation(P) for _ in names)
-        for prompts, order, number in (
-            (sides.train, orders, known),
-            (sides.test, repeat(every), 0),
-        ):
-            group, dropped = best_against_worst(*prompts, W, order, number, names)
-            groups.append(group)
-            passed.append(dropped)
+        train = best_against_worst(*sides.train, W, orders, number, names)
+        test = best_against_worst(*sides.test, W, every, 0, names)
+        groups += [train[0], test[0]]
+        passed += [train[1], test[1]]
     groups = Groups(*groups)
-    for (name, group), dropped in zip(groups._asdict().items(), passed):
+    for (name, group), equal in zip(groups._asdict().items(), passed):
         size = f"{len(group.user_ids):5} people {len(group):8} pairs, d = {group.num_features}"
-        note = f"; {dropped} prompts passed over: equal scores, or one text"
-        print(f"{name:15} {size}{note if dropped else ''}")
+        note = f"; {equal} prompts passed over: equal scores, or one text"
+        print(f"{name:15} {size}{note if equal else ''}")
     return groups
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lore.common import InputError
+from lore.common import InputError, require
 from lore.fit.comparisons import Comparisons, content
 
 PREPARE = "python PersonalLLM/prepare.py"
@@ -46,27 +46,25 @@ def best_against_worst(table, replies, scores, W, orders, count, names):
     weigh by W (C, M); orders: C orders of prompt numbers; count 0 = all that do.
     -> (Comparisons, how many prompts were passed over: scores all equal, or best and worst one text)
     """
-    users, chosen, rejected, asked, passed = [], [], [], [], 0
+    parts = []  # of each person: numbers, chosen rows, rejected rows, prompts
+    passed = 0
+    every = np.arange(len(scores))
     for user, (w, order) in enumerate(zip(W, orders)):
         score = scores @ w  # (P, R, M) @ (M,) -> (P, R)
-        every = np.arange(len(score))
-        best, worst = score.argmax(axis=1), score.argmin(axis=1)  # (P,) each
-        reply, other = replies[every, best], replies[every, worst]
-        told = (score[every, best] > score[every, worst]) & (reply != other)
+        best = score.argmax(axis=1)  # (P,)
+        worst = score.argmin(axis=1)
+        chosen = replies[every, best]
+        rejected = replies[every, worst]
+        told = (score[every, best] > score[every, worst]) & (chosen != rejected)
         usable = np.flatnonzero(told[order])[: count or None]  # places in the order
-        if len(usable) < count:
-            there = f"{len(usable)} prompts tell responses apart"
-            raise InputError(f"{names[user]}: {there}, {count} were asked for")
+        there = f"{len(usable)} prompts tell responses apart"
+        require(len(usable) >= count, f"{names[user]}: {there}, {count} were asked for")
         looked_at = usable[-1] + 1 if count else len(order)
         passed += int((~told[order[:looked_at]]).sum())
-        users.append(np.full(len(usable), user))
-        chosen.append(reply[order[usable]])
-        rejected.append(other[order[usable]])
-        asked.append(order[usable])
-    parts = (users, chosen, rejected, asked)
-    user, chosen, rejected, prompt = (torch.from_numpy(np.concatenate(part)) for part in parts)
-    item = content(table[torch.from_numpy(replies[:, 0])])[
-        prompt
-    ]  # prompt 3 of a side is one of it
-    data = Comparisons(table, user, names, chosen, rejected, prompt=item)
-    return data, passed
+        asked = order[usable]
+        parts.append((np.full(len(usable), user), chosen[asked], rejected[asked], asked))
+    user, chosen, rejected, prompt = (
+        torch.from_numpy(np.concatenate(part)) for part in zip(*parts)
+    )
+    item = content(table[torch.from_numpy(replies[:, 0])])  # (P,) prompt 3 of a side is one of it
+    return Comparisons(table, user, names, chosen, rejected, prompt=item[prompt]), passed

@@ -16,12 +16,14 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import people
+from lore import sweep_settings
 from lore.common import pick_device, start
 from lore.fit.evaluation import LORE
 from lore.report.pictures import plot_mixtures
 from lore.report.results import report_run
 from lore.report.text_tables import key_text, print_aligned
-from lore.settings import repeats_of, settings
+from lore.settings import output_of, settings
+from lore.sweep_settings import repeats_of, run_options
 from utils import run
 
 # ------------------------------------------------------------------------------- settings ---
@@ -36,16 +38,12 @@ standardise = False  # each reward model's scores to mean 0 and std 1: none outw
 solver = "adam"  # adam = as published, num_iterations steps; ridge = chooses its own penalties
 num_iterations = 1000  # Adam steps of the joint fit, as published
 learning_rate = 0.5  # of the joint fit, as published
-repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over them
-resplit = False  # each repeat also draws its people and their prompts anew: spread of splits
-mark_best = True  # say which rank held-out training prompts speak for; fits once more with adam
-baselines = False  # also one mixture for all, another's, shuffled labels, what is one's own alone
 seed = 0  # of the people, of their prompts, of the start of the fits, of the planted reward models
-device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared responses
 results = HERE / "results"  # tables, pictures and bases
-synthetic = False  # planted reward models instead of the prepared; their settings: people.py
+synthetic = False  # planted reward models instead of the prepared
 # -------------------------------------------------------------------------------------------
+# Repeats, baselines, device: lore/sweep_settings.py; what --synthetic plants: people.py.
 
 
 def print_paper_table(populations, num_seen, num_unseen):
@@ -66,43 +64,44 @@ def print_paper_table(populations, num_seen, num_unseen):
     print_aligned(lines)
 
 
+def plot_learned(output, cells, sides, a, args):
+    """OUTPUT_mixtures.png: true and learned mixtures of the seen, for the largest rank and first seed."""
+    largest = (max(args.K_list), args.seed, LORE)
+    cell = next((cell for cell in cells if (cell.K, cell.seed, cell.variant) == largest), None)
+    if cell is None or not cell.K:
+        return
+    true, _ = people.true_mixtures(sides, a, "seen", args.num_seen, args.seed)
+    title = f"learned, K = {cell.K}, alpha = {cell.alpha:g}, seed {args.seed}"
+    plot_mixtures(f"{output}_mixtures", true, cell.fit.W.cpu().numpy(), title)
+
+
 def main():
-    args = settings(globals(), people)
+    args = settings(globals(), people, sweep_settings)
     device = pick_device(args.device)
-    args.results.mkdir(parents=True, exist_ok=True)
+    start_of_name = output_of(args, "train_basis")
     people.check_populations(args.dirichlet_list)
-    if args.synthetic:
-        sides = people.plant(
-            args.seed, args.planted_prompts, args.planted_tests, args.planted_features,
-            args.planted_agreement, args.planted_unexplained,
-        )  # fmt: skip
-    else:
-        sides = people.load(args.data)
+    sides = people.plant(args) if args.synthetic else people.load(args.data)
     if args.standardise:
         sides = sides.standardised()
-    kind = "_synthetic" * args.synthetic + "_standardised" * args.standardise
-    N, N_unseen, populations = args.num_seen, args.num_unseen, {}
-    known = args.train_prompts, args.few_shot_prompts
+        start_of_name = f"{start_of_name}_standardised"
+    populations = {}
     for a in args.dirichlet_list:
         print(f"\npeople mix the reward models with w ~ Dirichlet({a:g})")
-        output, cells = args.results / f"train_basis{kind}_a{a:g}", []
-        for starts in repeats_of(args):
-            groups = people.split(sides, a, N, N_unseen, *known, starts[0])
+        output = f"{start_of_name}_a{a:g}"
+        cells = []
+        for seeds in repeats_of(args):
+            groups = people.split(
+                sides, a, args.num_seen, args.num_unseen, args.train_prompts,
+                args.few_shot_prompts, seeds[0],
+            )  # fmt: skip
             result = run(
-                args.K_list, args.alpha_list, sides.head, *groups, N, N_unseen, device,
-                num_iterations=args.num_iterations, learning_rate=args.learning_rate, seeds=starts,
-                solver=args.solver, mark_best=args.mark_best, baselines=args.baselines,
-                save=output, model=sides.model,
+                args.K_list, args.alpha_list, sides.head, *groups, *groups.sizes, device,
+                seeds=seeds, save=output, model=sides.model, **run_options(args),
             )  # fmt: skip
             cells += result.cells
         populations[a] = report_run(output, cells, args)
-        for cell in cells:
-            if (cell.K, cell.seed, cell.variant) == (max(args.K_list), args.seed, LORE) and cell.K:
-                true, _ = people.true_mixtures(sides, a, "seen", N, args.seed)
-                title = f"learned, K = {cell.K}, alpha = {cell.alpha:g}, seed {args.seed}"
-                plot_mixtures(f"{output}_mixtures", true, cell.fit.W.cpu().numpy(), title)
-                break
-    print_paper_table(populations, N, N_unseen)
+        plot_learned(output, cells, sides, a, args)
+    print_paper_table(populations, args.num_seen, args.num_unseen)
     print(f"accuracy in percent; results are in {args.results}, a JSON and its pictures each")
 
 

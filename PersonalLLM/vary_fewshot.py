@@ -17,7 +17,7 @@ sys.path.insert(0, str(HERE.parent))
 import people
 from lore.common import pick_device, start
 from lore.report.results import report_few_shot
-from lore.settings import settings
+from lore.settings import output_of, settings
 from utils import run_few_shot_vary_shots
 
 # ------------------------------------------------------------------------------- settings ---
@@ -38,30 +38,32 @@ seed = 0  # of the people, their prompts, the start of the fits, the draws, what
 device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared responses
 results = HERE / "results"  # tables and pictures
-synthetic = False  # planted reward models instead of the prepared, as people.py has them
+synthetic = False  # planted reward models instead of the prepared
 # -------------------------------------------------------------------------------------------
+# What --synthetic plants: people.py.
 
 
 def main():
-    args = settings(globals())
+    args = settings(globals(), people)
     device = pick_device(args.device)
-    args.results.mkdir(parents=True, exist_ok=True)
+    start_of_name = output_of(args, "vary_fewshot")
     people.check_populations(args.dirichlet_list)
-    sides = people.plant(args.seed) if args.synthetic else people.load(args.data)
-    kind = "_synthetic" * args.synthetic + "_standardised" * args.standardise
+    sides = people.plant(args) if args.synthetic else people.load(args.data)
     if args.standardise:
         sides = sides.standardised()
-    N, N_unseen = args.num_seen, args.num_unseen
+        start_of_name = f"{start_of_name}_standardised"
     for a in args.dirichlet_list:
         print(f"\npeople mix the reward models with w ~ Dirichlet({a:g})")
-        groups = people.split(sides, a, N, N_unseen, args.train_prompts, args.max_shots, args.seed)
+        groups = people.split(
+            sides, a, args.num_seen, args.num_unseen, args.train_prompts, args.max_shots, args.seed
+        )
         result = run_few_shot_vary_shots(
             args.trials, args.alpha_list, args.K_list, args.num_shots,
-            groups.train, groups.few_shot_train, groups.unseen, sides.head, N, N_unseen, device,
+            groups.train, groups.few_shot_train, groups.unseen, sides.head, *groups.sizes, device,
             num_iterations=args.num_iterations, learning_rate=args.learning_rate, seed=args.seed,
             solver=args.solver,
         )  # fmt: skip
-        output = args.results / f"vary_fewshot{kind}_a{a:g}"
+        output = f"{start_of_name}_a{a:g}"
         report_few_shot(output, result, args)
         print(f"results are in {output}.json and .png")
 

@@ -5,8 +5,8 @@ NAME.safetensors (`embeddings` of posts with a summary, and the reward model's `
 NAME.parquet, a row per comparison: `user_id` (the worker), `prompt` (key of the post), `chosen` and
 `rejected` (rows of the embeddings).
 
-    load(folder)               Sides: what prepare.py has left; with .head and .model of the embeddings
-    plant(seed, ..)            the same of workers whose rewards are known; these are .planted
+    load(folder)               Sides: what prepare.py has left
+    plant(args)                the same of workers whose rewards are known: the settings below
     split(sides, .., seed)     Groups: who is seen and who is not, what each is fitted and tested on
 """
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from lore.common import InputError
 from lore.fit.groups import people_apart, print_groups, prompts_apart
-from lore.fit.planted import Planted, planted_population
+from lore.fit.planted import planted_population
 from lore.splits import Split, load_split
 
 # ------------------------------------------------------------------------------- settings ---
@@ -33,51 +33,30 @@ NEEDED = ("user_id", "prompt")  # columns beside chosen and rejected
 class Sides(NamedTuple):
     train: Split
     test: Split | None  # None: only one side was prepared, and `split` deals out its posts
-    planted: Planted | None = None
-
-    @property
-    def head(self):
-        return self.train.head
-
-    @property
-    def model(self):
-        return self.train.model
 
 
 def load(folder):
     """The prepared sides. InputError: neither is there, or they are of two models."""
-    found = [side for side in ("train", "validation") if (folder / f"{side}.safetensors").exists()]
-    if len(found) == 1:
-        return Sides(load_split(folder / found[0], PREPARE, needed=NEEDED), None)
+    names = [side for side in ("train", "validation") if (folder / f"{side}.safetensors").exists()]
+    if len(names) == 1:
+        return Sides(load_split(folder / names[0], PREPARE, needed=NEEDED), None)
     train = load_split(folder / "train", PREPARE, needed=NEEDED)
     test = load_split(folder / "validation", PREPARE, needed=NEEDED)
     if train.model != test.model:
-        raise InputError(
-            f"{folder}: train was embedded by {train.model}, validation by {test.model}"
-        )
+        text = f"train was embedded by {train.model}, validation by {test.model}"
+        raise InputError(f"{folder}: {text}")
     return Sides(train, test)
 
 
-def plant(
-    seed,
-    num_workers=planted_workers,
-    pairs=planted_pairs,
-    num_features=planted_features,
-    num_directions=planted_directions,
-    concentration=planted_concentration,
-    best_accuracy=planted_accuracy,
-):
+def plant(args):
     """Sides of workers whose rewards are known, each with as many comparisons on either side."""
-    population = planted_population(
-        num_workers,
-        {"train": pairs, "validation": pairs},
-        num_features=num_features,
-        num_directions=num_directions,
-        concentration=concentration,
-        best_accuracy=best_accuracy,
-        seed=seed,
-    )
-    return Sides(population.splits["train"], population.splits["validation"], population)
+    sides = planted_population(
+        args.planted_workers, {"train": args.planted_pairs, "validation": args.planted_pairs},
+        num_features=args.planted_features, num_directions=args.planted_directions,
+        concentration=args.planted_concentration, best_accuracy=args.planted_accuracy,
+        seed=args.seed,
+    )  # fmt: skip
+    return Sides(*sides.values())
 
 
 def split(sides, min_comparisons, max_train, max_few_shot, train_posts, seed):
@@ -90,8 +69,8 @@ def split(sides, min_comparisons, max_train, max_few_shot, train_posts, seed):
     train, test = two_sides(sides, train_posts, seed)
     groups = people_apart(train, test, min_comparisons, max_train, max_few_shot, seed, "workers")
     print_groups(groups, "workers")
-    both = set(train.frame["prompt"]) & set(test.frame["prompt"])
-    print(f"{'warning: ' if both else ''}posts on both the training and the test side: {len(both)}")
+    shared = len({*train.frame["prompt"]} & {*test.frame["prompt"]})
+    print(f"{'warning: ' * bool(shared)}posts on both the training and the test side: {shared}")
     return groups
 
 
@@ -100,14 +79,13 @@ def two_sides(sides, train_posts, seed):
 
     InputError: train_posts is not this share where one side is there, or is not 0 where two are.
     """
-    train, test = sides.train, sides.test
+    train, test = sides
     if test is not None:
         if train_posts:
             raise InputError(f"--train_posts {train_posts} is for one side only, but both are here")
         return train, test
     if not 0 < train_posts < 1:
-        raise InputError(
-            "only one side was prepared; a --train_posts between 0 and 1 splits it by post"
-        )
-    known, new = prompts_apart(train.frame, train_posts, seed)
-    return train._replace(frame=known), train._replace(frame=new)
+        share = "a --train_posts between 0 and 1 splits it by post"
+        raise InputError(f"only one side was prepared; {share}")
+    to_train, to_test = prompts_apart(train.frame, train_posts, seed)
+    return train._replace(frame=to_train), train._replace(frame=to_test)

@@ -38,6 +38,7 @@ from lore.fit.ridge import fit_ridge, fit_shared_and_own
 from lore.fit.sweeps import Recipe
 from lore.report.statistics import paired_difference, summarise
 from lore.report.text_tables import print_aligned
+from lore.settings import defaults_of
 from utils import fit_all, personalise
 
 RANK = 5  # of LoRe, as in the paper
@@ -177,14 +178,14 @@ def folder_module(folder):
 
 def planted_personal_llm(seed, a):
     people = folder_module("PersonalLLM")
-    sides = people.plant(seed)
+    sides = people.plant(defaults_of(people, seed=seed))
     return people.split(sides, a, 150, 150, 45, 9, seed), sides.head
 
 
 def planted_prism(seed):
     people = folder_module("PRISM")
-    prepared = people.plant(seed, num_users=200)
-    return people.split(prepared), prepared.head
+    dialogues = people.plant(defaults_of(people, seed=seed))
+    return people.split(dialogues), dialogues.comparisons.head
 
 
 PLANTED = {

@@ -33,17 +33,16 @@ def settings(script, *shared):
     and that help. shared: modules with a block of their own, which several scripts have in common;
     what the script states itself goes before it.
     """
+    as_written = argparse.RawDescriptionHelpFormatter
     parser = OneLineParser(
-        description=script["__doc__"],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        description=script["__doc__"], formatter_class=as_written, allow_abbrev=False
     )
-    known = set()
+    names = set()
     for module in (script, *map(vars, shared)):
         for name, meaning in stated(module["__file__"]):
-            if name not in known:
+            if name not in names:
                 add_flag(parser, name, module[name], meaning)
-                known.add(name)
+            names.add(name)
     arguments = parser.parse_args()
     vars(arguments).pop("flags_given", None)
     for name, value in vars(arguments).items():
@@ -84,9 +83,15 @@ def check(name, value):
         raise InputError(f"--seed {value}: a seed is below 2 ** 32")
 
 
-def repeats_of(args):
-    """Lists of seeds: one list, or, where each repeat draws its split anew, a list for each."""
-    if args.repeats < 1:
-        raise InputError("repeats = 0: at least one is needed")
-    seeds = list(range(args.seed, args.seed + args.repeats))
-    return [[seed] for seed in seeds] if args.resplit else [seeds]
+def defaults_of(*modules, **changed):
+    """The settings of some blocks as `settings` returns them, without a command line; `changed` holds."""
+    values = {}
+    for module in modules:
+        values |= {name: vars(module)[name] for name, _ in stated(module.__file__)}
+    return argparse.Namespace(**values | changed)
+
+
+def output_of(args, name):
+    """RESULTS/NAME, of planted people RESULTS/NAME_synthetic; the folder is made before the fits."""
+    args.results.mkdir(parents=True, exist_ok=True)
+    return args.results / (f"{name}_synthetic" if args.synthetic else name)

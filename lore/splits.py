@@ -24,6 +24,7 @@ class Split(NamedTuple):
     head: torch.Tensor | None  # V_ref, (d, 1) float32; None for a text encoder, which has none
     model: str = ""  # Encoder.identity of what made the embeddings, see identity_of
     made_from: str = ""  # hash of the file that the texts come from, where it may change unnoticed
+    planted: object | None = None  # Planted, where the people are made up: what they truly like
 
 
 def identity_of(text):

@@ -28,7 +28,7 @@ by_trait = CHOICES.by_trait
 consistency = CHOICES.consistency
 most_said = CHOICES.most_said
 narrowed = CHOICES.narrowed
-rows_of = CHOICES.rows_of
+choice_rows = CHOICES.choice_rows
 
 
 def turns(people=8, each=12, replies=4, seed=0, d=12):
@@ -210,7 +210,7 @@ def test_the_plurality_of_others_leaves_the_person_out():
         assert again.outcomes[name].right[kept[name]].tolist() == (
             found.outcomes[name].right[kept[name]].tolist()
         )
-    shared = rows_of(choices.of_shared_items([first], frame))
+    shared = choice_rows(choices.of_shared_items([first], frame))
     assert {row["K"] for row in shared} == {PLURALITY, 1}
     alone = frame[frame["item"].isin(["c", "d"])]
     lonely = Choices(groups_of(alone, torch.randn(8, 3)))

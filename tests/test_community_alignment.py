@@ -14,6 +14,7 @@ from conftest import ROOT, assert_one_line_error, call_script, load_script, run_
 from texts import WORDS
 
 from lore.common import InputError
+from lore.settings import defaults_of
 from lore.splits import load_split
 
 FOLDER = ROOT / "CommunityAlignment"
@@ -287,7 +288,7 @@ def test_from_a_file_to_tables(script, tmp_path, reward_model):
 
 def test_planted_tastes_are_found_by_group_and_the_split_by_turn_flatters(tmp_path):
     people = load_script(FOLDER / "people.py")
-    prepared = people.plant(0, num_people=100, popularity=1.5)
+    prepared = people.plant(defaults_of(people, seed=0, planted_people=100, planted_popularity=1.5))
     from utils import run
 
     found = {}

@@ -13,7 +13,7 @@ from texts import text
 
 from lore.common import InputError
 from lore.fit.basis import basis_path, load_basis
-from lore.settings import SETTING
+from lore.settings import SETTING, defaults_of
 from lore.splits import load_split, save_split
 from lore.text.conversations import exchange
 from lore.text.encoder import Encoder
@@ -23,6 +23,11 @@ PREPARE = load_script(FOLDER / "prepare.py")
 PEOPLE = load_script(FOLDER / "people.py")
 NAMES = PREPARE.REWARD_MODELS
 best_against_worst = PEOPLE.best_against_worst
+
+
+def planted(prompts, tests, features=64, seed=0, **changed):
+    sizes = {"planted_prompts": prompts, "planted_tests": tests, "planted_features": features}
+    return PEOPLE.plant(defaults_of(PEOPLE, seed=seed, **sizes, **changed))
 
 
 def drawn(sides, a, num_seen, num_unseen, train_prompts, few_shot_prompts, seed):
@@ -318,7 +323,7 @@ def test_from_embeddings_to_the_papers_table_and_pictures(prepared, tmp_path):
 
 
 def test_a_pair_is_the_best_against_the_worst_of_the_eight():
-    sides = PEOPLE.plant(0, 50, 20, 8)
+    sides = planted(50, 20, 8)
     train, test, *_ = sides
     groups, weights = drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
     assert [len(g.user_ids) for g in groups] == [5, 5, 4, 4]
@@ -347,7 +352,7 @@ def test_a_pair_is_the_best_against_the_worst_of_the_eight():
 
 
 def test_a_population_does_not_depend_on_the_others():
-    sides = PEOPLE.plant(0, 50, 20, 8)
+    sides = planted(50, 20, 8)
     first, weights = drawn(sides, 0.01, 5, 4, 7, 3, seed=1)
     again, same = drawn(sides, 0.01, 5, 4, 7, 3, seed=1)
     assert np.array_equal(weights, same) and all(
@@ -367,7 +372,7 @@ def test_a_population_does_not_depend_on_the_others():
 
 
 def test_prompts_whose_responses_are_all_equal_are_left_out_and_counted(capsys):
-    sides = PEOPLE.plant(0, 50, 20, 8)
+    sides = planted(50, 20, 8)
     train, test, *_ = sides
     test.scores[3] = 1.5
     groups, _ = drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
@@ -435,7 +440,7 @@ def test_standardise_is_heard_and_has_results_of_its_own(prepared, tmp_path):
         for kind in ("", "_standardised")
     )
     assert raw["rows"] != scaled["rows"]
-    sides = PEOPLE.plant(0, 50, 20, 8)
+    sides = planted(50, 20, 8)
     sides.train.scores[..., 2] = 1.0
     with pytest.raises(
         InputError, match="reward model number 2 gives all training responses one score"
@@ -444,7 +449,7 @@ def test_standardise_is_heard_and_has_results_of_its_own(prepared, tmp_path):
 
 
 def test_standardised_scores_have_one_scale_taken_from_training():
-    sides = PEOPLE.plant(0, 500, 50, 8)
+    sides = planted(500, 50, 8)
     wide = [side._replace(scores=side.scores * np.arange(1, 11) + 3) for side in sides[:2]]
     ours, tests, *_ = sides._replace(train=wide[0], test=wide[1]).standardised()
     assert np.allclose(ours.scores.mean((0, 1)), 0) and np.allclose(ours.scores.std((0, 1)), 1)
@@ -453,7 +458,7 @@ def test_standardised_scores_have_one_scale_taken_from_training():
 
 
 def test_planted_reward_models_agree_as_much_as_they_say():
-    sides = PEOPLE.plant(0, 2000, 10, 64, agreement=0.3, unexplained=0.2)
+    sides = planted(2000, 10, planted_agreement=0.3, planted_unexplained=0.2)
     train, test, *_ = sides
     correlation = np.corrcoef(train.scores.reshape(-1, 10).T)
     off = correlation[~np.eye(10, dtype=bool)]
@@ -578,7 +583,7 @@ def test_ridge_and_fresh_populations_from_the_shell(tmp_path):
 
 
 def test_pairs_know_the_prompts_they_are_about():
-    prompts = PEOPLE.plant(0, num_prompts=30, num_tests=5).train
+    prompts = planted(30, 5).train
     orders = [np.arange(30)[::-1], np.arange(30)]
     data, _ = best_against_worst(*prompts, np.full((2, 10), 0.1), orders, 7, ("a", "b"))
     asked = torch.tensor([*range(29, 22, -1), *range(7)])
@@ -586,6 +591,6 @@ def test_pairs_know_the_prompts_they_are_about():
     assert len(data.prompt.unique()) == 14
     same, _ = best_against_worst(*prompts, np.full((1, 10), 0.1), orders[1:], 30, ("c",))
     assert torch.equal(same.prompt[asked], data.prompt)  # a prompt has its number everywhere
-    other = PEOPLE.plant(1, num_prompts=30, num_tests=5).train
+    other = planted(30, 5, seed=1).train
     theirs, _ = best_against_worst(*other, np.full((1, 10), 0.1), orders[1:], 30, ("c",))
     assert not torch.isin(theirs.prompt, same.prompt).any()  # and prompt 3 of a side is one of it

@@ -62,8 +62,8 @@ def test_planted_populations_are_as_noisy_as_asked_for_and_reproducible():
         "concentration": 0.3,
         "best_accuracy": 0.85,
     }
-    population = planted_population(60, {"train": 300, "validation": 50}, **arguments, seed=1)
-    frame, table = population.splits["train"].frame, population.splits["train"].table
+    splits = planted_population(60, {"train": 300, "validation": 50}, **arguments, seed=1)
+    table, frame, *_, population = splits["train"]
     W = torch.stack([population.W[user] for user in sorted(population.W)])
     data = Comparisons.from_frame(table, frame)
     margins = likelihood.margins(project(data, [population.V])[0], W, data.user)
@@ -72,14 +72,12 @@ def test_planted_populations_are_as_noisy_as_asked_for_and_reproducible():
     assert (frame["chosen"] // 2 == frame["rejected"] // 2).all() and (
         frame["chosen"] != frame["rejected"]
     ).all()
-    assert not set(frame["prompt"]) & set(population.splits["validation"].frame["prompt"])
+    assert not set(frame["prompt"]) & set(splits["validation"].frame["prompt"])
     assert frame["prompt"].nunique() < len(frame)  # prompts are shared between users
     again = planted_population(60, {"train": 300, "validation": 50}, **arguments, seed=1)
-    assert again.splits["train"].frame.equals(frame) and torch.equal(
-        again.splits["train"].table, table
-    )
+    assert again["train"].frame.equals(frame) and torch.equal(again["train"].table, table)
     other = planted_population(60, {"train": 300, "validation": 50}, **arguments, seed=2)
-    assert not torch.equal(other.splits["train"].table, table)
+    assert not torch.equal(other["train"].table, table)
 
 
 @pytest.mark.parametrize("accuracy", [0.6, 0.9, 0.99])

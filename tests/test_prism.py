@@ -16,7 +16,7 @@ from texts import text
 import utils
 from lore.common import InputError
 from lore.fit.basis import Basis, basis_path, load_basis, save_basis
-from lore.settings import SETTING
+from lore.settings import SETTING, defaults_of
 from lore.splits import load_split
 from lore.text.encoder import Encoder
 
@@ -480,7 +480,7 @@ def test_no_person_and_no_dialogue_is_on_two_sides(prepared):
     for train, test in ((groups.train, groups.seen), (groups.few_shot_train, groups.unseen)):
         rows = [set(g.chosen.tolist()) | set(g.rejected.tolist()) for g in (train, test)]
         assert not rows[0] & rows[1]
-    frame = dialogues.frame
+    frame = dialogues.comparisons.frame
     for group in groups:
         pairs = list(
             zip(
@@ -509,7 +509,7 @@ def test_choices_drawn_at_random_are_not_predicted(tmp_path, reward_model):
     groups = PEOPLE.split(dialogues)
     sizes = (len(groups.train.user_ids), len(groups.unseen.user_ids))
     result = utils.run_regularized(
-        [1, 3], [0.0], dialogues.head, *groups, *sizes, "cpu", num_iterations=300
+        [1, 3], [0.0], dialogues.comparisons.head, *groups, *sizes, "cpu", num_iterations=300
     )
     pairs = min(len(groups.seen), len(groups.unseen))
     assert np.abs(np.concatenate([result.seen, result.unseen]) - 0.5).max() < 4 * np.sqrt(
@@ -520,10 +520,11 @@ def test_choices_drawn_at_random_are_not_predicted(tmp_path, reward_model):
 
 def test_a_person_without_pairs_on_a_side_is_left_out_and_counted(prepared, capsys):
     dialogues = PEOPLE.load(prepared / "data")
-    ids, frame = dialogues.ids, dialogues.frame
+    ids, frame = dialogues.ids, dialogues.comparisons.frame
     person, other = list(ids["seen_user_ids"])[:2]
     test_side = frame["dialogue"].isin(ids["test_dialog_ids"])
-    fewer = dialogues._replace(frame=frame[(frame["user_id"] != person) | ~test_side])
+    rest = frame[(frame["user_id"] != person) | ~test_side]
+    fewer = dialogues._replace(comparisons=dialogues.comparisons._replace(frame=rest))
     groups = PEOPLE.split(fewer)
     assert person not in groups.train.user_ids and other in groups.train.user_ids
     assert "left out: 1 people without pairs on both sides" in capsys.readouterr().out
@@ -593,9 +594,9 @@ def test_training_without_data_or_with_settings_that_cannot_be(prepared, tmp_pat
 
 
 def test_planted_dialogues_have_the_structure_and_the_accuracy_they_say():
-    dialogues = PEOPLE.plant(5, num_users=120)
-    population, ids = dialogues.planted, dialogues.ids
-    frame, table = dialogues.frame, dialogues.table
+    dialogues = PEOPLE.plant(defaults_of(PEOPLE, seed=5, planted_users=120))
+    ids = dialogues.ids
+    table, frame, *_, population = dialogues.comparisons
     assert len(ids["seen_user_ids"]) == 96 and len(ids["unseen_user_ids"]) == 24
     sizes = frame.groupby(["dialogue", "turn"]).size()
     assert sizes.groupby("turn").max()[0] == 3 and sizes[
@@ -611,8 +612,9 @@ def test_planted_dialogues_have_the_structure_and_the_accuracy_they_say():
     )
     agree = rewards[mine, chosen] > rewards[mine, rejected]
     assert agree.double().mean().item() == pytest.approx(0.9, abs=0.01)
-    again = PEOPLE.plant(5, num_users=120)
-    assert again.frame.equals(frame) and torch.equal(again.table, table)
+    again = PEOPLE.plant(defaults_of(PEOPLE, seed=5, planted_users=120))
+    assert again.comparisons.frame.equals(frame)
+    assert torch.equal(again.comparisons.table, table)
     assert [PEOPLE.replies_per_turn(n) for n in (3, 4, 5, 6, 9)] == [
         [1, 2],
         [2, 2],
@@ -1095,7 +1097,7 @@ def test_ridge_finds_planted_people_without_being_told_how(tmp_path):
 
 
 def test_people_drawn_anew_are_as_many_and_their_dialogues_are_halved_again():
-    dialogues = PEOPLE.plant(0)
+    dialogues = PEOPLE.plant(defaults_of(PEOPLE, seed=0))
     ids = dialogues.ids
     anew = PEOPLE.drawn_anew(dialogues, seed=3)
     for key in ("seen_user_ids", "unseen_user_ids", "train_dialog_ids"):

@@ -12,7 +12,7 @@ from conftest import ROOT, SHARED, assert_one_line_error, call_script, load_scri
 from texts import text
 
 from lore.fit.basis import load_basis
-from lore.settings import SETTING
+from lore.settings import SETTING, defaults_of
 from lore.splits import load_split
 from lore.text.conversations import exchange
 from lore.text.encoder import Encoder
@@ -221,7 +221,7 @@ def test_the_hubs_converted_files_are_read_from_a_local_copy(tmp_path, text_enco
 
 
 def test_no_worker_and_no_comparison_is_on_two_sides():
-    sides = PEOPLE.plant(0)
+    sides = PEOPLE.plant(defaults_of(PEOPLE, seed=0))
     train, test = sides.train, sides.test
     groups = PEOPLE.split(sides, 50, 30, 7, 0.0, seed=1)
     seen, unseen = groups.train.user_ids, groups.unseen.user_ids

@@ -30,7 +30,7 @@ def planted(seed=0, scale=1.0, **changes):
         "concentration": 0.1,
         "best_accuracy": 0.92,
     } | changes
-    splits = planted_population(60, {"train": 40, "test": 40}, **settings, seed=seed).splits
+    splits = planted_population(60, {"train": 40, "test": 40}, **settings, seed=seed)
     users, groups = sorted(splits["train"].frame["user_id"].unique()), []
     for side, people in (
         ("train", users[:40]),

@@ -1,6 +1,13 @@
 """Settings as flags: a script's own block, and those that several scripts share."""
 
+import re
+from itertools import chain
+
+import pytest
 from conftest import ROOT, assert_one_line_error, call_script
+
+from lore import sweep_settings
+from lore.settings import defaults_of, stated
 
 OWN = '''"""Says its settings."""
 import sys
@@ -70,22 +77,27 @@ def test_a_shared_block_is_taken_in_and_what_the_script_states_goes_before_it(tm
     assert "'model': 'mine'" in call_script(script)[1]
 
 
-def test_the_settings_of_an_encoder_are_flags_of_every_script_that_has_one():
-    names = ("model", "pooling", "head", "device", "dtype", "attention", "batch_tokens")
-    for script in (
-        "RedditTLDR/prepare.py",
-        "PRISM/generate-prism-embeddings.py",
-        "PRISM/eval_rb2.py",
-        "PersonalLLM/prepare.py",
-    ):
-        status, out, err = call_script(ROOT / script, "--help")
-        assert status == 0 and not err
-        for name in (*names, "no-share", "max_length", "limit"):
-            assert f"--{name}" in out, (script, name)
+CALL = re.compile(r"= settings\(globals\(\)(.*)\)")
+SCRIPTS = [file for file in sorted(ROOT.glob("[A-Za-z]*/*.py")) if CALL.search(file.read_text())]
+SCRIPTS = [file for file in SCRIPTS if file.parent.name != "tests"]
 
 
-def test_planted_settings_are_flags_of_training_alone():
-    for folder, name in (("RedditTLDR", "workers"), ("PRISM", "users"), ("PersonalLLM", "tests")):
-        assert f"--planted_{name}" in call_script(ROOT / folder / "train_basis.py", "--help")[1]
-        for script in ("vary_fewshot.py", "prepare.py"):
-            assert "--planted" not in call_script(ROOT / folder / script, "--help")[1]
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_help_says_what_every_setting_means(script):
+    blocks = [script]
+    for name in re.findall(r"\w+", CALL.search(script.read_text())[1]):  # the modules it shares
+        folders = (script.parent, ROOT / "lore", ROOT / "lore/text")
+        blocks += [folder / f"{name}.py" for folder in folders if (folder / f"{name}.py").exists()]
+    status, out, err = call_script(script, "--help")
+    assert status == 0 and not err
+    for name, meaning in chain.from_iterable(map(stated, blocks)):
+        assert f"--{name}" in out or f"--no-{name}" in out, name
+        assert meaning, f"{name} does not say on its line what it means"
+    if script.stem in ("train_basis", "vary_fewshot"):
+        assert "--planted_" in out  # both read what people.py plants
+
+
+def test_defaults_are_those_of_the_block():
+    assert vars(defaults_of(sweep_settings, seed=3, device="cpu")) == {
+        "repeats": 1, "resplit": False, "mark_best": True, "baselines": False, "device": "cpu", "seed": 3,
+    }  # fmt: skip

@@ -177,9 +177,9 @@ def through_others(train, test, same_users):
     return [len(test.item[asked > 0].unique()), len(test.item.unique())]
 
 
-def best_cell(population, groups, seed):
+def best_cell(planted, groups, seed):
     """The planted rewards and mixtures themselves (Planted): nobody can know better."""
-    W = torch.stack([population.W[user] for user in groups.train.user_ids])  # (N, K)
-    W_unseen = torch.stack([population.W[user] for user in groups.unseen.user_ids])
-    best = Cell(seed, None, "best", fit=Fit(population.V, W), W_unseen=W_unseen)
+    W = torch.stack([planted.W[user] for user in groups.train.user_ids])  # (N, K)
+    W_unseen = torch.stack([planted.W[user] for user in groups.unseen.user_ids])
+    best = Cell(seed, None, "best", fit=Fit(planted.V, W), W_unseen=W_unseen)
     return score_cells([best], groups)[0]

@@ -17,6 +17,11 @@ class Groups(NamedTuple):
     few_shot_train: Comparisons
     unseen: Comparisons
 
+    @property
+    def sizes(self):
+        """N, N_unseen: how many people are seen, and how many are not."""
+        return len(self.train.user_ids), len(self.unseen.user_ids)
+
     def checked(self, N, N_unseen):
         """Packed. InputError: other than N or N_unseen users, or in training others than in test;
         different widths."""

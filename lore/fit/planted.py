@@ -13,17 +13,18 @@ WIDEST = 1e6  # T lies within this factor of the size of the rewards
 
 
 class Planted(NamedTuple):
-    splits: dict  # side -> Split
-    V: torch.Tensor  # (d, directions) the hidden rewards
-    W: dict  # user id -> (directions,) hidden mixture
+    """What planted people like: the hidden rewards, and how each person mixes them."""
+
+    V: torch.Tensor  # (d, directions)
+    W: dict  # user id -> (directions,)
 
     @classmethod
-    def of(cls, splits, V, user_ids, W):
-        """splits: side -> (embeddings, frame, head), all arrays as NumPy has them."""
-        by_side = {}
-        for side, (table, frame, head) in splits.items():
-            by_side[side] = Split(float32(table), frame, float32(head))
-        return cls(by_side, float32(V), dict(zip(user_ids, float32(W))))
+    def of(cls, V, user_ids, W):
+        return cls(float32(V), dict(zip(user_ids, float32(W))))
+
+    def split(self, table, frame, head):
+        """Split of the choices that they made; arrays as NumPy has them."""
+        return Split(float32(table), frame, float32(head), planted=self)
 
 
 def float32(array):
@@ -33,7 +34,7 @@ def float32(array):
 def planted_population(
     num_users, pairs, *, num_features, num_directions, concentration, best_accuracy, seed
 ):
-    """Users who mix a few hidden reward directions and judge shared prompts with noise: Planted.
+    """Users who mix a few hidden reward directions and judge shared prompts with noise: {side: Split}.
 
     pairs: side -> comparisons per user; every side has twice as many prompts of its own, two
     replies each, embeddings N(0, I). Whom a user prefers is drawn as `draw_choices` says, which for two
@@ -46,6 +47,7 @@ def planted_population(
     user_ids = [f"planted{i:04d}" for i in range(num_users)]
     sides = {side: shared_prompts(count, V, W, rng) for side, count in pairs.items()}
     T = temperature(np.concatenate([rewards for _, _, rewards in sides.values()]), best_accuracy)
+    planted = Planted.of(V, user_ids, W)
     splits = {}
     for side, (table, replies, rewards) in sides.items():
         choice = draw_choices(rewards, T, rng)
@@ -54,8 +56,8 @@ def planted_population(
         frame["prompt"] = [f"{side}{row // 2}" for row in replies[:, 0]]
         frame["chosen"] = replies[every, choice]
         frame["rejected"] = replies[every, 1 - choice]
-        splits[side] = (table, frame, head)
-    return Planted.of(splits, V, user_ids, W)
+        splits[side] = planted.split(table, frame, head)
+    return splits
 
 
 def shared_prompts(count, V, W, rng):

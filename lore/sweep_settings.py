@@ -1,0 +1,26 @@
+"""Settings of a sweep of ranks, stated once: flags of every train_basis.py."""
+
+from lore.common import InputError
+
+# ------------------------------------------------------------------------------- settings ---
+repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over them
+resplit = False  # each repeat also draws its people and what they are asked anew: spread of splits
+mark_best = True  # say which rank held-out training prompts speak for; fits once more with adam
+baselines = False  # also one mixture for all, another's, shuffled labels, what is one's own alone
+device = "auto"  # auto, cpu, cuda, cuda:1
+# -------------------------------------------------------------------------------------------
+
+OF_RUN = ("num_iterations", "learning_rate", "solver", "mark_best", "baselines")
+
+
+def run_options(args):
+    """The settings that `run` takes under their own names."""
+    return {name: getattr(args, name) for name in OF_RUN}
+
+
+def repeats_of(args):
+    """Lists of seeds: one list, or, where each repeat draws its split anew, a list for each."""
+    if args.repeats < 1:
+        raise InputError("repeats = 0: at least one is needed")
+    seeds = list(range(args.seed, args.seed + args.repeats))
+    return [[seed] for seed in seeds] if args.resplit else [seeds]
