@@ -32,18 +32,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lore.common import InputError, progress
+from lore.common import InputError, progress, require
 from lore.fit.basis import Basis, load_basis, save_fits
 from lore.fit.comparisons import Comparisons, check_rank, pack
 from lore.fit.evaluation import ALL_SHOTS, fitted_cell, score_cells
 from lore.fit.few_shot import Draws, draw_shots, drawn_terms, score_draws
 from lore.fit.groups import Groups
-from lore.fit.likelihood import (
-    LOGIT_SCALE,
-    equal_weights,
-    negative_log_likelihood,
-    user_mean_weights,
-)
+from lore.fit.likelihood import LOGIT_SCALE, equal_weights, mean_weights, negative_log_likelihood
 from lore.fit.mixtures import EVERYBODY, Fit, Mixtures, Prior, solve_mixtures
 from lore.fit.product import TallProduct, joint_likelihoods, project
 from lore.fit.refits import baseline_cells, mark_best_rank
@@ -77,7 +72,7 @@ class LoRe(nn.Module):
     """
 
     draw_W = staticmethod(torch.randn)
-    pair_weights = staticmethod(user_mean_weights)  # 1 / m_i: every user counts the same, Eq. 10
+    pair_weights = staticmethod(mean_weights)  # 1 / m_i: every user counts the same, Eq. 10
 
     def __init__(
         self, V_sft, alpha, num_classes, num_features, num_basis_vectors, num_iterations,
@@ -85,11 +80,11 @@ class LoRe(nn.Module):
     ):  # fmt: skip
         super().__init__()
         check_rank(num_basis_vectors, num_features, smallest=1)
-        if not alpha >= 0 or (alpha > 0 and V_sft is None):
-            raise InputError(
-                f"alpha = {alpha:g}: never negative, and 0 (--alpha_list 0) where there is no"
-                " reference head to pull to"
-            )
+        require(
+            alpha == 0 or (alpha > 0 and V_sft is not None),
+            f"alpha = {alpha:g}: never negative, and 0 (--alpha_list 0) where there is no"
+            " reference head to pull to",
+        )
         self.register_buffer("V_sft", reference_head(V_sft, num_features))
         self.alpha = float(alpha)
         self.num_iterations = num_iterations
@@ -233,11 +228,11 @@ class PersonalizeBatch(nn.Module):
         data = pack(features)
         C, K = self.w.shape
         data.expect(C, self.num_features)
-        if V.shape != (self.num_features, K):
-            expected = (self.num_features, K)
-            raise InputError(f"a basis of shape {tuple(V.shape)} for a model of one of {expected}")
+        expected = (self.num_features, K)
+        words = f"a basis of shape {tuple(V.shape)} for a model of one of {expected}"
+        require(V.shape == expected, words)
         Zs = project(data, [V.detach().to(self.w)])  # (n, d) @ (d, K) -> (n, K)
-        return self.fit_together([self], Zs, *data.terms(user_mean_weights, self.w))[0]
+        return self.fit_together([self], Zs, *data.terms(mean_weights, self.w))[0]
 
     @staticmethod
     def fit_together(models, Zs, *terms):
@@ -348,9 +343,10 @@ def fit_by_adam(recipe, settings, V_ref, train):
         recipe.model_class.fit_together([*models.values()], train)
     fits = {}
     for setting, model in models.items():
-        if not model.V.isfinite().all():
-            where = f"K = {setting.K}, alpha = {setting.alpha:g}"
-            raise InputError(f"the fit of {where} diverged; lower learning_rate")
+        words = (
+            f"the fit of K = {setting.K}, alpha = {setting.alpha:g} diverged; lower learning_rate"
+        )
+        require(model.V.isfinite().all(), words)
         W, V = model.solution()
         fits[setting] = Fit(V, W, generators[setting])
     return fits
@@ -375,10 +371,8 @@ def personalise(recipe, fits, Zs, pairs, draws):
     """
     if recipe.solver == "ridge":
         user = draws.problem.to(Zs[0].device)
-        mixtures = []
-        for fit, Z in zip(fits, Zs):
-            mixtures.append(solve_mixtures(Z, user, len(draws), fit.prior, pairs, draws.row))
-        return mixtures
+        given = (pairs, draws.row)
+        return [solve_mixtures(Z, user, len(draws), fit.prior, *given) for fit, Z in zip(fits, Zs)]
     trials, S, people = draws.axes
     models = []
     for fit in fits:

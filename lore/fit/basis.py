@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lore.common import InputError, written_whole
+from lore.common import InputError, require, written_whole
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import Prior
 from lore.processes import by_first_process
@@ -167,9 +167,8 @@ def stacked_deviations(deviations, user_ids):
 
 def load_basis(path, num_features=None):
     """The Basis of save_basis. InputError: missing, not such a file, NaN, of another width than asked."""
-    if not Path(path).exists():
-        folder = "a train_basis.py writes such files to its results folder"
-        raise InputError(f"{path} is missing; {folder}")
+    folder = "a train_basis.py writes such files to its results folder"
+    require(Path(path).exists(), f"{path} is missing; {folder}")
     try:
         with safe_open(path, framework="pt") as file:
             names = {*file.keys()} & {*MORE} | {*NEEDED}
@@ -181,15 +180,13 @@ def load_basis(path, num_features=None):
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a basis saved by train_basis.py ({error})") from error
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise InputError(f"{path}: {name} is of {tensor.dtype}, no floating-point numbers")
-        if not tensor.isfinite().all():
-            raise InputError(f"{path}: {name} holds NaN or infinity")
+        words = f"{path}: {name} is of {tensor.dtype}, no floating-point numbers"
+        require(tensor.is_floating_point(), words)
+        require(tensor.isfinite().all(), f"{path}: {name} holds NaN or infinity")
     basis = basis._replace(**{name: tensor.float() for name, tensor in tensors.items()})
     require_shapes(path, basis)
-    if num_features not in (None, len(basis.V)):
-        widths = f"basis of width {len(basis.V)}, but the embeddings have {num_features}"
-        raise InputError(f"{path}: {widths}: not the same model")
+    widths = f"basis of width {len(basis.V)}, but the embeddings have {num_features}"
+    require(num_features in (None, len(basis.V)), f"{path}: {widths}: not the same model")
     return basis
 
 
@@ -207,31 +204,27 @@ def is_mixture(shares):
 
 def require_shapes(path, basis):
     """InputError unless all tensors fit one another, mixtures are such, and each person stands once."""
-    if basis.V.ndim != 2 or not basis.V.numel() or not basis.user_ids:
-        raise InputError(f"{path}: V has shape {tuple(basis.V.shape)}, for nobody or nothing")
+    there = basis.V.ndim == 2 and basis.V.numel() and basis.user_ids
+    require(there, f"{path}: V has shape {tuple(basis.V.shape)}, for nobody or nothing")
     d, K = basis.V.shape
     expected = {"W": (len(basis.user_ids), K), "W_unseen": (len(basis.unseen_ids), K), "mean": (K,)}
     expected |= {"E": (len(basis.user_ids), d), "E_unseen": (len(basis.unseen_ids), d)}
     for name, shape in expected.items():
         tensor = getattr(basis, name)
-        if tensor is not None and tensor.shape != shape:
+        if tensor is not None:
             shapes = f"{name} has shape {tuple(tensor.shape)}, not {shape}"
-            raise InputError(f"{path}: {shapes}: written by something else?")
+            require(tensor.shape == shape, f"{path}: {shapes}: written by something else?")
     for name in ("W", "W_unseen", "mean"):
         shares = getattr(basis, name)
-        if shares is not None and not is_mixture(shares):
-            raise InputError(
-                f"{path}: {name} holds no mixtures: weights below 0, or of another sum than 1"
-            )
+        words = f"{path}: {name} holds no mixtures: weights below 0, or of another sum than 1"
+        require(shares is None or is_mixture(shares), words)
     for ids in (basis.user_ids, basis.unseen_ids):
         if len({*ids}) < len(ids):
             raise InputError(f"{path}: the id {max(ids, key=ids.count)} stands for two people")
-    if not (basis.strength >= 0 and basis.deviation_spread >= 0):
-        raise InputError(
-            f"{path}: a prior of strength {basis.strength} and spread {basis.deviation_spread}"
-        )
-    if (basis.E is None) != (basis.E_unseen is None):
-        raise InputError(f"{path}: only one of E and E_unseen is there")
+    words = f"{path}: a prior of strength {basis.strength} and spread {basis.deviation_spread}"
+    require(basis.strength >= 0 and basis.deviation_spread >= 0, words)
+    one_sided = (basis.E is None) != (basis.E_unseen is None)
+    require(not one_sided, f"{path}: only one of E and E_unseen is there")
 
 
 def basis_health(V, W, V_ref):

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from lore.common import InputError
+from lore.common import InputError, require
 from lore.splits import TABLE_ROWS, unfinite_rows
 
 ODD = -7046029254386353131  # a pair of numbers as one: the first times this, plus the second
@@ -41,18 +41,16 @@ class Comparisons:
     softmax: bool = False
 
     def __post_init__(self):
-        if (self.user.diff() < 0).any():
-            raise InputError("comparisons must be sorted by user")
+        require((self.user.diff() >= 0).all(), "comparisons must be sorted by user")
         for user, count in zip(self.user_ids, self.counts.tolist()):
-            if count == 0:
-                raise InputError(f"user {user} has no pairs; leave this user out")
+            require(count, f"user {user} has no pairs; leave this user out")
         if self.shot is not None:
             owned = torch.stack([self.shot, self.user.to(self.shot)])
             number, user = owned.unique(dim=1)  # (2, n) -> (2, shots)
-            if (number != torch.arange(len(number))).any() or (user.diff() < 0).any():
-                raise InputError(
-                    "shots are numbered 0, 1, .. without a gap, user by user, and each has one user"
-                )
+            require(
+                torch.equal(number, torch.arange(len(number))) and (user.diff() >= 0).all(),
+                "shots are numbered 0, 1, .. without a gap, user by user, and each has one user",
+            )
 
     # ----------------------------------------------------------------------------- from data ---
 
@@ -62,13 +60,11 @@ class Comparisons:
 
         InputError: an empty user, unequal widths, NaN or infinity.
         """
-        if not features:
-            raise InputError("no users: the list of per-user features is empty")
+        require(features, "no users: the list of per-user features is empty")
         d = features[0].shape[-1]
         for i, x in enumerate(features):
-            if x.ndim != 2 or x.shape[1] != d:
-                shape = tuple(x.shape)
-                raise InputError(f"user {i}: features of shape {shape}, not (pairs, {d})")
+            words = f"user {i}: features of shape {tuple(x.shape)}, not (pairs, {d})"
+            require(x.ndim == 2 and x.shape[1] == d, words)
         table = torch.cat(list(features))  # C x (m_i, d) -> (n, d)
         counts = torch.tensor([len(x) for x in features], device=table.device)
         user = torch.arange(len(features), device=table.device).repeat_interleave(counts)
@@ -91,12 +87,12 @@ class Comparisons:
         number = {user: i for i, user in enumerate(user_ids)}
         frame = frame[frame["user_id"].isin(number)]
         frame = frame.assign(user=frame["user_id"].map(number)).sort_values("user", kind="stable")
-        user = whole_numbers(frame, "user")
-        shot, choice = (numbered(frame, name) for name in (shot, choice))
+        user = row_numbers(frame, "user")
+        shot, choice = (numbers_within_users(frame, name) for name in (shot, choice))
         if prompt is not None:
             prompt = numbers_of(frame[prompt])
-        chosen = whole_numbers(frame, "chosen")
-        rejected = whole_numbers(frame, "rejected")
+        chosen = row_numbers(frame, "chosen")
+        rejected = row_numbers(frame, "rejected")
         more = {"shot": shot, "prompt": prompt, "choice": choice, "softmax": softmax}
         return cls(table, user, tuple(user_ids), chosen, rejected, **more)
 
@@ -132,9 +128,11 @@ class Comparisons:
 
     def expect(self, C, d):
         """InputError: not the number of users, or the width, that a model was made for."""
-        if (len(self.user_ids), self.num_features) != (C, d):
-            data = f"data of {len(self.user_ids)} users, width {self.num_features}"
-            raise InputError(f"{data} for a model of {C} users, width {d}")
+        users = len(self.user_ids)
+        words = (
+            f"data of {users} users, width {self.num_features} for a model of {C} users, width {d}"
+        )
+        require((users, self.num_features) == (C, d), words)
 
     @cached_property
     def item(self):
@@ -191,7 +189,7 @@ class Comparisons:
         return replace(self, chosen=chosen, rejected=torch.where(coin, self.chosen, self.rejected))
 
 
-def numbered(frame, name):
+def numbers_within_users(frame, name):
     """A column's values of each user as numbers 0, 1, .., user by user as they occur. (n,)"""
     if name is None:
         return None
@@ -231,15 +229,12 @@ def pack(features):
     return features if isinstance(features, Comparisons) else Comparisons.from_list(features)
 
 
-def whole_numbers(frame, name):
-    """A column of whole numbers, (n,)."""
+def row_numbers(frame, name):
+    """A column of row numbers, (n,)."""
     return torch.tensor(frame[name].to_numpy(dtype=np.int64))
 
 
 def check_rank(K, num_features, smallest):
     """InputError unless smallest <= K <= d."""
-    if not smallest <= K <= num_features:
-        raise InputError(
-            f"K = {K}: a rank lies between {smallest} and the width of the embeddings,"
-            f" {num_features}"
-        )
+    limits = f"{smallest} and the width of the embeddings, {num_features}"
+    require(smallest <= K <= num_features, f"K = {K}: a rank lies between {limits}")

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import torch
 
-from lore.common import InputError
+from lore.common import require
 from lore.fit.evaluation import ALL_SHOTS, Cell, outcomes_of, share_right, through_others
 from lore.fit.groups import shuffled_positions
-from lore.fit.likelihood import LOGIT_SCALE, margins, user_mean_weights
+from lore.fit.likelihood import LOGIT_SCALE, margins, mean_weights
 from lore.fit.mixtures import Deviations
 
 
@@ -50,25 +50,21 @@ def draw_shots(few, num_shots, trials, seed):
 
 def check_shots(few, counts, num_shots, trials):
     """counts (C,): shots of each user."""
-    if trials < 1 or not num_shots:
-        raise InputError(
-            "trials and num_shots: at least one draw of at least one number of shots is needed"
-        )
-    if len({*num_shots}) < len(num_shots):
-        raise InputError("num_shots holds a value twice")
+    words = "trials and num_shots: at least one draw of at least one number of shots is needed"
+    require(trials >= 1 and num_shots, words)
+    require(len({*num_shots}) == len(num_shots), "num_shots holds a value twice")
+    least = counts.min()
     for user, count in zip(few.user_ids, counts.tolist()):
         for shots in num_shots:
-            if not ALL_SHOTS <= shots <= count:
-                raise InputError(
-                    f"shots = {shots}: user {user} has {count} to draw from; use 1..{counts.min()}"
-                )
+            words = f"shots = {shots}: user {user} has {count} to draw from; use 1..{least}"
+            require(ALL_SHOTS <= shots <= count, words)
 
 
 def drawn_terms(pairs, draws, Z):
     """`terms` of the drawn pairs, for the users that are the problems; on the device of Z."""
     if draws.row is None:
-        return pairs.terms(user_mean_weights, Z)
-    weight = user_mean_weights(draws.problem, pairs.votes[draws.row])
+        return pairs.terms(mean_weights, Z)
+    weight = mean_weights(draws.problem, pairs.votes[draws.row])
     choice = None
     if pairs.softmax:  # one that is drawn for two is two
         choices = torch.stack([draws.problem, pairs.choice[draws.row]])  # (2, drawn)

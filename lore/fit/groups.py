@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lore.common import InputError
+from lore.common import require
 from lore.fit.comparisons import Comparisons, pack
 
 
@@ -33,12 +33,10 @@ class Groups(NamedTuple):
             else:
                 users, expected = groups.few_shot_train.user_ids, N_unseen
             count = len(group.user_ids)
-            if count != expected or group.user_ids != users:
-                raise InputError(
-                    f"{name}: {count} users; expected the same {expected} in training and test"
-                )
-            if group.num_features != d:
-                raise InputError(f"{name}: embeddings of width {group.num_features}, train: {d}")
+            words = f"{name}: {count} users; expected the same {expected} in training and test"
+            require(count == expected and group.user_ids == users, words)
+            words = f"{name}: embeddings of width {group.num_features}, train: {d}"
+            require(group.num_features == d, words)
         return groups
 
 
@@ -59,10 +57,9 @@ def people_apart(train, test, least, most, few, seed, people="people", choice=No
     InputError: fewer than two people have `least` on each side.
     """
     enough = busy(train, least, choice) & busy(test, least, choice)
-    if len(enough) < 2:
-        counted = "comparisons" if choice is None else "choices"
-        flag = f"lower --min_{counted}"
-        raise InputError(f"{len(enough)} {people} have {least} {counted} on each side; {flag}")
+    counted = "comparisons" if choice is None else "choices"
+    few_people = f"{len(enough)} {people} have {least} {counted} on each side"
+    require(len(enough) > 1, f"{few_people}; lower --min_{counted}")
     everybody = np.random.default_rng(seed).permutation(sorted(enough)).tolist()
     half = len(everybody) // 2
     seen = sorted(everybody[:half])

@@ -22,7 +22,7 @@ def minimise(loss, theta, owner, passes, tolerance=TOLERANCE):
     """
     at = evaluate(loss, theta)
     curvature = Curvature(at, owner)
-    direction = curvature.newton_step(at.grad)
+    direction = curvature.quasi_newton_step(at.grad)
     size = torch.ones_like(at.value)
     done = curvature.dot(at.grad, at.grad) == 0
     for _ in range(passes):
@@ -32,14 +32,14 @@ def minimise(loss, theta, owner, passes, tolerance=TOLERANCE):
         curvature.remember(at, trial, accepted)
         little = at.value - trial.value <= tolerance * at.value.abs()
         done = done | accepted & little | (size < SHORTEST)
-        size = torch.where(accepted, 1, shortened(size, slope, trial.value - at.value))
+        size = torch.where(accepted, 1, shorter_step(size, slope, trial.value - at.value))
         value = torch.where(accepted, trial.value, at.value)
         moved = accepted[owner]
         theta = torch.where(moved, trial.theta, at.theta)
         at = Point(theta, value, torch.where(moved, trial.grad, at.grad))
         if agreed(bool(done.all())):
             break
-        direction = torch.where(moved, curvature.newton_step(at.grad), direction)
+        direction = torch.where(moved, curvature.quasi_newton_step(at.grad), direction)
     return agreed(at.theta)
 
 
@@ -57,7 +57,7 @@ def evaluate(loss, theta):
     return Point(theta.detach(), agreed(value.detach()), agreed(grad))
 
 
-def shortened(size, slope, change):
+def shorter_step(size, slope, change):
     """The minimum of the parabola through both values and the slope, within limits. (F,)"""
     return (-slope * size**2 / (2 * (change - slope * size))).clamp(0.1 * size, 0.5 * size)
 
@@ -85,7 +85,7 @@ class Curvature:
         self.history = [*self.history[1 - MEMORY :], (s, y, torch.where(curved, 1 / sy, 0))]
         self.scale = torch.where(curved, sy / yy, self.scale)
 
-    def newton_step(self, grad):
+    def quasi_newton_step(self, grad):
         """Minus the inverse Hessian times the gradient (two loops). (D,)"""
         q = grad
         weights = []

@@ -44,7 +44,7 @@ def top_choice(logits, choice):
     return (least - (least.exp() + odds).log())[choice]
 
 
-def user_mean_weights(user, votes):
+def mean_weights(user, votes):
     """votes / their sum over the user's pairs: a sum over pairs becomes the sum of the users' means.
 
     Of pairs that are one vote each, 1 / m_i. user (n,), votes (n,) -> (n,)

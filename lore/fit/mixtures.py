@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from lore.common import InputError
+from lore.common import require
 from lore.fit.comparisons import Comparisons, pack
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.product import project
@@ -102,8 +102,8 @@ class Fit(NamedTuple):
         features: Comparisons, or a list of per-user (m_i, d), (0, d) for who is unknown.
         InputError: a fit without a prior.
         """
-        if self.prior is None:
-            raise InputError("new_people is of the ridge solver; after adam use PersonalizeBatch")
+        words = "new_people is of the ridge solver; after adam use PersonalizeBatch"
+        require(self.prior is not None, words)
         if isinstance(features, Comparisons):
             pairs = features
             user = pairs.user
@@ -206,11 +206,9 @@ def solve_batches(people, Z, votes, num_users, prior, spread=False):
         return Mixtures(W, gap, logits, a, std if spread else None)
     center = mean.new_ones(1) if everybody else mean
     strength = 0.0 if everybody else prior.strength
-    if len(Z) and not Z.abs().max() <= LARGEST_LOG_ODDS * LOGIT_SCALE:
-        raise InputError(
-            f"a pair's rewards differ by log-odds above {LARGEST_LOG_ODDS:g}:"
-            " an outlier in the embeddings?"
-        )
+    words = f"a pair's rewards differ by log-odds above {LARGEST_LOG_ODDS:g}"
+    within = (Z.abs() <= LARGEST_LOG_ODDS * LOGIT_SCALE).all()
+    require(within, f"{words}: an outlier in the embeddings?")
     for batch in people:
         who = batch.who
         rows, real, G = batch.only(votes > 0)

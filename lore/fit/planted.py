@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lore.common import InputError
+from lore.common import require
 from lore.splits import Split
 
 BISECTIONS = 100  # of log T: more than float64 can tell apart
@@ -107,10 +107,10 @@ def planted_rewards(num_users, num_features, num_directions, concentration, rng)
     The head is the mean direction, blurred: it knows roughly what people like, as a reward model
     does.
     """
-    if not (1 <= num_directions <= num_features and concentration > 0 and num_users > 1):
-        raise InputError(
-            "planted: at least 2 people, directions between 1 and the width, a concentration above 0"
-        )
+    require(
+        1 <= num_directions <= num_features and concentration > 0 and num_users > 1,
+        "planted: at least 2 people, directions between 1 and the width, a concentration above 0",
+    )
     V = np.linalg.qr(rng.standard_normal((num_features, num_directions)))[0]
     W = rng.dirichlet(np.full(num_directions, concentration), num_users)
     return V, W, blurred(V.mean(axis=1, keepdims=True), rng)
@@ -152,9 +152,10 @@ def temperature(rewards, accuracy):
 
 def solve_temperature(accuracy_at, accuracy, scale):
     """T with accuracy_at(T) = accuracy, by bisection of log T around `scale`."""
-    if not 0.5 < accuracy < 1:
-        raise InputError(f"planted accuracy {accuracy:g}: above 0.5, which is chance, and below 1")
-    low, high = np.log(scale / WIDEST), np.log(scale * WIDEST)
+    words = f"planted accuracy {accuracy:g}: above 0.5, which is chance, and below 1"
+    require(0.5 < accuracy < 1, words)
+    low = np.log(scale / WIDEST)
+    high = np.log(scale * WIDEST)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         if accuracy_at(np.exp(middle)) > accuracy:  # more noise makes it smaller

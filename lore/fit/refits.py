@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from lore.fit import evaluation
 from lore.fit.evaluation import LORE, Cell, Setting, fitted_cell, score_cells, share_right
 from lore.fit.lbfgs import minimise
-from lore.fit.likelihood import LOGIT_SCALE, margins, user_mean_weights
+from lore.fit.likelihood import LOGIT_SCALE, margins, mean_weights
 from lore.fit.mixtures import stretch
 from lore.fit.product import project
 from lore.fit.ridge import FIRST_PASSES, fit_shared_and_own
@@ -135,7 +135,7 @@ def each_alone(groups, V_ref, seed, device, s):
 def fit_alone(pairs, test, users, problem, s):
     """Margins of the pairs of U users in a row: those that they are fitted on, those of `test`."""
     X, user, votes = pairs_of_users(pairs, users, problem.X.rest)
-    weight = user_mean_weights(user, votes)
+    weight = mean_weights(user, votes)
     m = torch.bincount(user, votes)
     U = len(users)
     number = torch.arange(U)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from lore.common import InputError
+from lore.common import require
 from lore.fit.comparisons import check_rank, pack
 from lore.fit.groups import shuffled_positions
 from lore.fit.likelihood import LOGIT_SCALE, margins, negative_log_likelihood
@@ -83,11 +83,8 @@ class Folds:
         self.prompt = train.prompts().to(device)  # (n,)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(int(self.prompt.max()) + 1, generator=generator).to(device)
-        if len(order) < FOLDS:
-            raise InputError(
-                f"{len(order)} different prompts to train on; to choose a ridge, at least {FOLDS}"
-                " are needed"
-            )
+        words = f"to choose a ridge, at least {FOLDS} are needed"
+        require(len(order) >= FOLDS, f"{len(order)} different prompts to train on; {words}")
         self.number = order[self.prompt] % FOLDS  # (n,) of the fit that leaves a pair out
         self.fitted = [self.number != fold for fold in range(FOLDS)]  # masks (n,)
         user = train.user.to(device)
@@ -194,7 +191,7 @@ class Search:
         prior = bradley_terry.prior._replace(deviation_spread=self.problem.unit * self.o)
         gained, _ = self.gain(self.log_p_own, self.log_p, self.folds.asked)
         choice = bradley_terry.choice | {"held_out_gain": gained}
-        deviations = self.people_of(bradley_terry.V, prior).deviations
+        deviations = self.solved(bradley_terry.V, prior).deviations
         return bradley_terry._replace(prior=prior, choice=choice, deviations=deviations)
 
     # -------------------------------------------------------------------------- higher ranks ---
@@ -283,7 +280,7 @@ class Search:
             choice = bradley_terry.choice | candidates[K].choice
             V, W = problem.solution(theta, K, self.s, ps[K])
             prior = Prior(W.mean(0), SEEN_STRENGTH, problem.unit * choice["deviation_spread"])
-            seen = self.people_of(V, prior)
+            seen = self.solved(V, prior)
             prior = prior._replace(strength=float(choice["strength"]))
             fits[K] = Fit(V, seen.W.float(), prior=prior, choice=choice, deviations=seen.deviations)
         return fits
@@ -352,7 +349,7 @@ class Search:
             errors.append(sums.norm().item())
         return agreed((mean.item(), max(errors)))
 
-    def people_of(self, V, prior):
+    def solved(self, V, prior):
         """(R2) of everybody, by all pairs."""
         (Z,) = TallProduct.apply(self.problem.X, V)  # (n, d) @ (d, K) -> (n, K)
         return solve_mixtures(Z, self.problem.user, self.problem.C, prior, self.train)

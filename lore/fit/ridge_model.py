@@ -34,7 +34,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from lore.common import InputError
+from lore.common import require
 from lore.fit.lbfgs import TOLERANCE, minimise
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.product import accumulate, joint_likelihoods
@@ -66,10 +66,9 @@ class JointProblem:
     """
 
     def __init__(self, train, V_ref, device, weigh):
-        if weigh not in WEIGH:
-            raise InputError(f"weigh = {weigh!r}: {' or '.join(WEIGH)}")
-        if train.softmax:
-            raise InputError("the ridge solver knows pairs only; choices of a softmax need adam")
+        require(weigh in WEIGH, f"weigh = {weigh!r}: {' or '.join(WEIGH)}")
+        words = "the ridge solver knows pairs only; choices of a softmax need adam"
+        require(not train.softmax, words)
         self.weigh = weigh
         self.X = Rows.of(train, torch.zeros((), device=device))  # (n, d)
         self.d = train.num_features

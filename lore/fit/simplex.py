@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from lore.common import InputError
+from lore.common import require
 
 CERTIFIED = 1e-6  # largest gap of a few-shot fit, in the unit of Eq. 11
 
@@ -154,11 +154,10 @@ def newton_on_simplex(problems):
         at = problems.slopes(w, a)
         better = at.gap < best[2]
         best = [better_of(better, *pair) for pair in zip((w, a, at.gap, at.H), best)]
-    if best[2].max() <= CERTIFIED:
-        return best
-    raise InputError(
-        f"a few-shot fit is not certified: its gap {best[2].max():.1e} is above {CERTIFIED:g}"
-    )
+    gap = best[2].max()
+    words = f"a few-shot fit is not certified: its gap {gap:.1e} is above {CERTIFIED:g}"
+    require(gap <= CERTIFIED, words)
+    return best
 
 
 def better_of(better, new, old):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lore.common import InputError
+from lore.common import require
 from lore.fit.comparisons import check_rank
 from lore.fit.evaluation import LORE, VARIANTS, Setting
 from lore.fit.groups import Groups
@@ -26,14 +26,13 @@ class Recipe(NamedTuple):
 
 def grid_of(solver, K_list, alpha_list, seeds):
     """The grid of a sweep, seeds outer, ranks inner. InputError: an unknown solver, a value twice."""
-    if solver not in ("adam", "ridge"):
-        raise InputError(f"solver = {solver!r}: adam, as published, or ridge")
+    require(solver in ("adam", "ridge"), f"solver = {solver!r}: adam, as published, or ridge")
     if solver == "ridge" and any(alpha_list):
         print(f"alpha_list = {[*alpha_list]} is not used: the ridge solver chooses its own pull")
         alpha_list = [0.0]
     grid = list(itertools.starmap(Setting, itertools.product(seeds, alpha_list, K_list)))
-    if len({*grid}) < len(grid):
-        raise InputError("K_list, alpha_list or seeds holds a value twice")
+    words = "K_list, alpha_list or seeds holds a value twice"
+    require(len({*grid}) == len(grid), words)
     return grid
 
 
@@ -42,10 +41,8 @@ def fittable(grid, V_ref, num_features):
     for setting in grid:
         check_rank(setting.K, num_features, smallest=0)
     settings = [setting for setting in grid if setting.K > 0 or V_ref is not None]
-    if not settings:
-        raise InputError(
-            "nothing to fit: an empty list, or K = 0 alone for embeddings without a reference head"
-        )
+    words = "an empty list, or K = 0 alone for embeddings without a reference head"
+    require(settings, f"nothing to fit: {words}")
     if len(settings) < len(grid):
         print("K = 0 is left out: these embeddings come without a reference head")
     return settings
