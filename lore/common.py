@@ -4,7 +4,7 @@ import io
 import os
 import signal
 import sys
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from lore.processes import one_of_several, one_run, rank, world
 
 QUIET_SECONDS = 3.0  # a progress bar appears after this long
+LONGEST_ERROR = 300  # characters: a line of input may have any number
 LOG_SECONDS = 60.0  # between two lines of it where there is no terminal to draw on
 
 
@@ -31,26 +32,54 @@ def start(main):
     """Run a script's main: a mistake in the input is one line on stderr and status 2, Ctrl-C 130,
     SIGTERM and SIGHUP 143 and 129, with nothing half written left behind."""
     status = 0
+    open_streams()
     try:
-        with redirect_stdout(Output(sys.stdout)), redirect_stderr(Output(sys.stderr)), one_run():
-            with ending_on_signals():
-                main()
-            sys.stdout.flush()
+        with one_run(), ending_on_signals():
+            main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough
+        status = 128 + signal.SIGPIPE
     # OSError: a folder that cannot be written, a full disk, another process gone; it says which
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=Output(sys.stderr))
+        print(f"error: {shortened(error)}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt as ending:
-        print("interrupted", file=Output(sys.stderr))
+        print("interrupted", file=sys.stderr)
         status = 128 + (ending.args[0] if ending.args else signal.SIGINT)
+    close_streams()
     if one_of_several():
         # of several, one was seen to abort while its interpreter was taken down: a library's thread
         # that still lives asks for what is gone (pytorch pull request 179291)
-        Output(sys.stdout).flush()
-        Output(sys.stderr).flush()
         os._exit(status)
     if status:
         sys.exit(status)
+
+
+def shortened(error):
+    """An error as one line of at most LONGEST_ERROR characters, its beginning and its end."""
+    text = " ".join(str(error).split())
+    if len(text) <= LONGEST_ERROR:
+        return text
+    half = (LONGEST_ERROR - 4) // 2
+    return f"{text[:half]} .. {text[-half:]}"
+
+
+def open_streams():
+    """stdout and stderr take any character, as a question mark where need be, and are there if closed."""
+    sys.stdout = sys.stdout or io.StringIO()
+    sys.stderr = sys.stderr or io.StringIO()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def close_streams():
+    """What is printed still goes out; where its reader has gone or the disk is full, nowhere."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
@@ -70,40 +99,6 @@ def ending_on_signals():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Output:
-    """stdout or stderr for a long run: whatever becomes of its reader, the run goes on.
-
-    A character that the terminal does not know is printed as a question mark; after a reader like
-    `| head` has gone, or on a full disk, what is printed goes nowhere, as where there is no stream.
-    """
-
-    def __init__(self, stream):
-        self.stream = io.StringIO() if stream is None else stream
-        if hasattr(self.stream, "reconfigure"):
-            self.stream.reconfigure(errors="replace")
-
-    def write(self, text):
-        try:
-            self.stream.write(text)
-        except OSError:
-            self.close_pipe()
-
-    def flush(self):
-        try:
-            self.stream.flush()
-        except OSError:
-            self.close_pipe()
-
-    def close_pipe(self):
-        """What is in the buffer still, and all that follows, goes nowhere."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.stream.fileno())
-        os.close(nowhere)
-
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
 
 
 def pick_device(name):

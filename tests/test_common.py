@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -102,45 +103,49 @@ def test_progress_in_a_log_file_is_a_line_now_and_then(capsys, monkeypatch):
     assert all(line.startswith("joint fit: ") for line in lines)
 
 
-def start_training(results, **options):
-    flags = ["--synthetic", "--K_list", "1", "2", "--num_iterations", "20", "--repeats", "2"]
-    command = [sys.executable, "RedditTLDR/train_basis.py", *flags, "--results", str(results)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, **options)
+def run_main(code, shell="", **setting):
+    """A script whose main is a line of code, in a process of its own."""
+    code = f"from lore.common import InputError, start; start(lambda: {code})"
+    command = f"{sys.executable} -c {shlex.quote(code)} {shell}"
+    return subprocess.run(
+        command, shell=True, cwd=ROOT, capture_output=True, timeout=120, env=os.environ | setting
+    )
 
 
-def assert_results(results):
-    (saved,) = results.glob("*.json")
-    assert len(json.loads(saved.read_text())["rows"]) >= 4
-    assert saved.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+def test_a_reader_that_has_gone_leaves_no_traceback():
+    done = run_main("print('x' * 1_000_000)", "| head -c 1")
+    assert (done.stdout, done.stderr) == (b"x", b"")
 
 
-def test_a_reader_that_has_gone_takes_no_results_with_it(tmp_path):
-    process = start_training(tmp_path, stdout=subprocess.PIPE)
-    process.stdout.close()
-    error = process.stderr.read()
-    assert process.wait() == 0 and error == b""
-    assert_results(tmp_path)
+def test_a_full_disk_is_one_line_and_closed_streams_are_nothing(tmp_path):
+    done = run_main("print('x')", ">/dev/full")
+    assert done.returncode == 2 and done.stderr.startswith(b"error: [Errno 28] No space left")
+    assert len(done.stderr.splitlines()) == 1
+    made = f"print('x', open({str(tmp_path / 'made')!r}, 'w'))"
+    assert run_main(made, ">&- 2>&-").returncode == 0 and (tmp_path / "made").exists()
 
 
 def test_neither_a_terminal_of_ascii_nor_the_backend_of_a_notebook_ends_a_run(tmp_path):
     setting = {"PYTHONIOENCODING": "ascii", "MPLBACKEND": "nonsense"}
-    process = start_training(tmp_path, stdout=subprocess.PIPE, env=os.environ | setting)
-    out, error = process.communicate()
-    assert process.returncode == 0 and error == b""
-    assert b" ? std over seeds" in out
-    assert_results(tmp_path)
-
-
-@pytest.mark.parametrize("where", ["full", "closed"])
-def test_neither_a_full_disk_nor_closed_streams_take_the_results(tmp_path, where):
-    redirect = ">/dev/full" if where == "full" else ">&- 2>&-"
-    script = (
-        f"{sys.executable} RedditTLDR/train_basis.py --synthetic --K_list 1 2 --num_iterations 20"
-    )
-    command = f"{script} --results {tmp_path} {redirect}"
-    done = subprocess.run(command, shell=True, cwd=ROOT, timeout=120)
+    flags = ["--synthetic", "--K_list", "1", "2", "--num_iterations", "5", "--repeats", "2"]
+    command = [sys.executable, "RedditTLDR/train_basis.py", *flags, "--results", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | setting)
+    assert done.returncode == 0 and done.stderr == b""
+    assert b" ? std over seeds" in done.stdout
     (saved,) = tmp_path.glob("*.json")
-    assert done.returncode == 0 and len(json.loads(saved.read_text())["rows"]) >= 2
+    assert len(json.loads(saved.read_text())["rows"]) >= 4
+    assert saved.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_error_is_one_short_line(capsys):
+    def main():
+        raise InputError("file.jsonl, line 2: " + "long\n" * 1000 + "end")
+
+    with pytest.raises(SystemExit) as ending:
+        common.start(main)
+    told = capsys.readouterr().err
+    assert ending.value.code == 2 and told.count("\n") == 1 and len(told) < 320
+    assert told.startswith("error: file.jsonl, line 2: long") and told.endswith(" end\n")
 
 
 def test_importing_the_package_calls_each_elementwise_function_with_one_number(monkeypatch):
