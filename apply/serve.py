@@ -6,125 +6,53 @@
         -d '{"query": ["Name a fruit. Quince."], "prompts": ["Name a fruit. "], "labels": ["ann"]}'
 
 Takes:  {"query": [..], "prompts": [..], "labels": [..]}, the last two as long as the first, or not there.
-        A query is a text that the model's own chat template has made, or a list of messages, or plain
-        text that begins with its prompt; a label is a user id, or {"user_id": id}, or nothing: the
-        population.
-Gives:  {"rewards": [..], "scores": [..], "extra_logs": {}}, log-odds as of score.py; 400 with
-        {"error": one line} for what cannot be scored, 413 for more than --max_bytes.
+        A query is a text that the model's own chat template (or that of --policy) has made, or a list
+        of messages, or plain text that begins with its prompt; a label is a user id, or {"user_id": id},
+        or nothing: the population. docs/apply.md says what becomes of other texts.
+Gives:  {"rewards": [..], "scores": [..], "extra_logs": {}}, log-odds as of score.py; null, and a line
+        in "errors", for a query that cannot be scored; 400 with {"error": one line} where none can,
+        or the request is broken; 413 for more than --max_bytes.
 Reads:  --basis, a .safetensors file of a train_basis.py or of adapt.py
-Cost:   requests that come while others are computed wait, and are then computed together.
+Cost:   requests that come while others are computed wait, and are then computed together; of large
+        ones a part at a time, so that small ones do not wait for them.
 """
 
 import asyncio
 import json
 import socket
 import sys
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from queries import NoReply, Reader
+
 import saved_basis
 from lore.common import InputError, start
 from lore.settings import settings
-from lore.text.conversations import distinct, exchange
-from lore.text.input_rows import finished, identifier, messages_of
+from lore.text.checkpoint import Checkpoint
+from lore.text.conversations import distinct, text_bytes
+from lore.text.encoder import ReplyTooLong
 from lore.text.throughput import Tally
-from lore.text.tokens import RENDERED
 from saved_basis import encoder_of_basis, open_basis
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
+policy = (
+    ""  # folder or Hub name of the model that writes the queries, if its chat template is another
+)
 host = "127.0.0.1"  # loopback: this machine alone can ask; there is no password
 port = 8000  # of the server
 max_bytes = 8_000_000  # of a request; more is refused before it is read
-max_queries = 4096  # that are computed together
+max_queries = 64  # that are computed together, of all who wait alike
+unscored = ""  # reward of an empty or too long reply, for clients that take numbers only; "" = null
 # -------------------------------------------------------------------------------------------
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-
-class Reader:
-    """Requests to conversations."""
-
-    def __init__(self, encoder):
-        self.tokenizer = encoder.tokenizer
-        self.between = None  # what a chat template writes between prompt and reply
-        if encoder.pooling == "last":
-            rendered = encoder.tokeniser.render(exchange("PROMPT", "REPLY"))
-            self.between, self.end = rendered.partition("PROMPT")[2].split("REPLY", 1)
-
-    def conversations(self, request):
-        """(conversations, user ids or None) of a request. InputError: what it cannot mean."""
-        if not isinstance(request, dict) or not isinstance(request.get("query"), list):
-            raise InputError("a JSON object with a list query is needed")
-        queries = request["query"]
-        prompts = self.beside(request, "prompts", len(queries))
-        labels = self.beside(request, "labels", len(queries))
-        talks = []
-        users = []
-        for number, (query, prompt, label) in enumerate(zip(queries, prompts, labels)):
-            place = f"query {number}"
-            talks.append(self.conversation(place, query, prompt))
-            users.append(user_of(place, label))
-        return talks, users
-
-    def beside(self, request, name, count):
-        """A list as long as the queries; of nothing where the request has none."""
-        values = request.get(name)
-        if values is None:
-            return [None] * count
-        if not isinstance(values, list) or len(values) != count:
-            raise InputError(f"{name} is no list of {count}, as query is")
-        return values
-
-    def conversation(self, place, query, prompt):
-        if isinstance(query, list):
-            return finished(place, messages_of(place, query, "query"), "query")
-        if not isinstance(query, str) or not query.strip():
-            raise InputError(f"{place} is neither a text nor a list of messages")
-        if self.between and self.between in query:
-            head, _, reply = query.rpartition(self.between)
-            text = head + self.between + self.without_end(reply) + self.end
-            return [{"role": RENDERED, "content": text}]
-        if isinstance(prompt, str) and prompt.strip() and query.startswith(prompt):
-            talk = exchange(prompt.strip(), query[len(prompt) :].strip())
-            return finished(place, messages_of(place, talk, "query"), "query")
-        raise InputError(
-            f"{place} is not of this model's chat template, and does not begin with its prompt"
-        )
-
-    def without_end(self, reply):
-        """A reply without the tokens that a template or a sampler has left behind it."""
-        special = [self.end.strip(), *self.tokenizer.all_special_tokens]
-        before = None
-        while before != reply:
-            before = reply
-            reply = reply.rstrip()
-            for token in special:
-                reply = reply.removesuffix(token)
-        return reply
-
-
-def user_of(place, label):
-    """The user id of a label: text or number, or user_id of an object or of its JSON text."""
-    if isinstance(label, str) and label.lstrip().startswith("{"):
-        try:
-            label = json.loads(label)
-        except ValueError as error:
-            raise InputError(f"{place}: its label is broken JSON") from error
-    if label is None:
-        return None
-    if not isinstance(label, dict):
-        label = {"user_id": label}
-    if "user_id" not in label:
-        raise InputError(f"{place}: its label is an object without a user_id")
-    if label["user_id"] in (None, ""):
-        return None
-    user = identifier(place, label, "user_id")
-    if user is None:
-        raise InputError(f"{place}: its label is NaN")
-    return user
+PART = 2**18  # bytes of text that are computed together
 
 
 class Scorer:
@@ -145,57 +73,133 @@ class Scorer:
         rewards[personal] = self.basis.log_odds_by_row(table[personal], named)
         return rewards.tolist()
 
-    def together(self, jobs):
-        """Rewards, or an InputError, for each (talks, users) of a list, in one pass of the encoder."""
-        talks = []
-        users = []
-        for own_talks, own_users in jobs:
-            talks += own_talks
-            users += own_users
+    def each(self, talks, users):
+        """Their rewards, with an InputError in place of what cannot be scored."""
         try:
-            rewards = iter(self.rewards(talks, users))
+            return self.rewards(talks, users)
         except InputError as error:
-            if len(jobs) == 1:
+            if len(talks) == 1:
                 return [error]
-            return [
-                self.together([job])[0] for job in jobs
-            ]  # so that it is told to whom it belongs
-        return [[next(rewards) for _ in own_talks] for own_talks, _ in jobs]
+        middle = len(talks) // 2  # so that it costs its neighbours nothing but time
+        first = self.each(talks[:middle], users[:middle])
+        return first + self.each(talks[middle:], users[middle:])
+
+
+class Job:
+    """A request: its queries, of which each becomes a reward or an InputError."""
+
+    def __init__(self, talks, users, answer):
+        self.talks = talks
+        self.users = users
+        self.answer = answer  # a future
+        self.results = list(talks)
+        self.waiting = deque()
+        for number, talk in enumerate(talks):
+            if not isinstance(talk, InputError):
+                self.waiting.append(number)
+
+    def take(self, count, size):
+        """Numbers of the next queries: so many, of so many bytes of text, but one at least."""
+        numbers = []
+        while self.waiting and len(numbers) < count and (size > 0 or not numbers):
+            numbers.append(self.waiting.popleft())
+            size -= text_bytes(self.talks[numbers[-1]])
+        return numbers
+
+    def end(self):
+        """Tell those who asked, unless they have gone."""
+        if not self.answer.done():
+            self.answer.set_result(self.results)
 
 
 class Queue:
-    """Requests that wait, computed together when the encoder is free."""
+    """Requests that wait; a part of each is computed together with parts of the others."""
 
     def __init__(self, scorer, most):
         self.scorer = scorer
-        self.most = most
-        self.waiting = asyncio.Queue()
+        self.most = most  # queries at a time
+        self.jobs = []
+        self.arrival = asyncio.Event()
+        self.thread = ThreadPoolExecutor(1)
 
     async def ask(self, talks, users):
-        answer = asyncio.get_running_loop().create_future()
-        await self.waiting.put((talks, users, answer))
-        return await answer
+        """Rewards and InputErrors, one for each query."""
+        job = Job(talks, users, asyncio.get_running_loop().create_future())
+        if not job.waiting:
+            return job.results
+        self.jobs.append(job)
+        self.arrival.set()
+        return await job.answer
 
     async def work(self):
         while True:
-            batch = [await self.waiting.get()]
-            count = len(batch[0][0])
-            while not self.waiting.empty() and count < self.most:
-                batch.append(self.waiting.get_nowait())
-                count += len(batch[-1][0])
-            jobs = [(talks, users) for talks, users, _ in batch]
-            computing = asyncio.to_thread(self.scorer.together, jobs)
+            await self.arrival.wait()
+            part = self.next_part()
+            talks = [job.talks[number] for job, number in part]
+            users = [job.users[number] for job, number in part]
+            loop = asyncio.get_running_loop()
+            computing = loop.run_in_executor(self.thread, self.scorer.each, talks, users)
             # a fault of ours is told to those who asked, and the server goes on
-            (found,) = await asyncio.gather(computing, return_exceptions=True)
-            if isinstance(found, BaseException):
-                found = [found] * len(batch)
-            for (_, _, answer), rewards in zip(batch, found):
-                if answer.cancelled():
-                    continue
-                if isinstance(rewards, BaseException):
-                    answer.set_exception(rewards)
-                else:
-                    answer.set_result(rewards)
+            (results,) = await asyncio.gather(computing, return_exceptions=True)
+            if isinstance(results, BaseException):
+                self.fail(part, results)
+            else:
+                for (job, number), result in zip(part, results):
+                    job.results[number] = result
+            self.end_jobs()
+
+    def next_part(self):
+        """[(job, number of a query)] to compute: of each job alike, those who wait longest first."""
+        jobs = self.jobs[: self.most]
+        self.jobs = self.jobs[self.most :] + jobs
+        part = []
+        for job in jobs:
+            for number in job.take(max(self.most // len(jobs), 1), PART // len(jobs)):
+                part.append((job, number))
+        return part
+
+    def fail(self, part, error):
+        for job, _ in part:
+            job.waiting.clear()
+            if not job.answer.done():
+                job.answer.set_exception(error)
+
+    def end_jobs(self):
+        unfinished = []
+        for job in self.jobs:
+            if job.waiting and not job.answer.done():
+                unfinished.append(job)
+            else:
+                job.end()
+        self.jobs = unfinished
+        if not unfinished:
+            self.arrival.clear()
+
+
+def answer_of(results, unscored):
+    """What a client gets for rewards and InputErrors. InputError: no query has a reward.
+
+    unscored: the reward of an empty or too long reply, or None.
+    """
+    rewards = []
+    errors = []
+    for number, result in enumerate(results):
+        failed = isinstance(result, InputError)
+        errors.append(one_line(result, f"query {number}") if failed else None)
+        if failed:
+            result = unscored if isinstance(result, NoReply | ReplyTooLong) else None
+        rewards.append(result)
+    if errors and rewards == [None] * len(rewards):
+        raise InputError(errors[0])
+    answer = {"rewards": rewards, "scores": rewards, "extra_logs": {}}
+    return answer | {"errors": errors} if any(errors) else answer
+
+
+def one_line(error, place=""):
+    """The first line of an error, which names its place."""
+    text = str(error).splitlines()[0]
+    text = text if text.startswith(place) else f"{place}: {text}"
+    return text.encode("utf-8", "backslashreplace").decode()  # half a character is none
 
 
 async def read_body(request, most):
@@ -208,13 +212,13 @@ async def read_body(request, most):
     return body
 
 
-def application(basis, encoder, max_bytes, max_queries):
+def application(basis, encoder, reader, args):
     """The FastAPI application."""
     from fastapi import FastAPI, Request
     from fastapi.responses import JSONResponse
 
-    reader = Reader(encoder)
-    queue = Queue(Scorer(basis, encoder), max_queries)
+    queue = Queue(Scorer(basis, encoder), args.max_queries)
+    unscored = float(args.unscored) if args.unscored else None
 
     @asynccontextmanager
     async def lifespan(_):
@@ -224,22 +228,24 @@ def application(basis, encoder, max_bytes, max_queries):
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None)
 
-    def refuse(status, text):
-        printable = text.encode("utf-8", "backslashreplace").decode()  # half a character is none
-        return JSONResponse({"error": printable}, status_code=status)
+    def refuse(status, error):
+        return JSONResponse({"error": one_line(error)}, status_code=status)
+
+    def read(body):
+        talks, users = reader.queries(json.loads(body))
+        basis.positions([user for user in users if user is not None])
+        return talks, users
 
     @app.post("/get_reward")
     async def get_reward(request: Request):
-        body = await read_body(request, max_bytes)
+        body = await read_body(request, args.max_bytes)
         if body is None:
-            return refuse(413, f"more than {max_bytes} bytes (--max_bytes)")
+            return refuse(413, f"more than {args.max_bytes} bytes (--max_bytes)")
         try:
-            talks, users = reader.conversations(json.loads(body))
-            basis.positions([user for user in users if user is not None])
-            rewards = await queue.ask(talks, users) if talks else []
+            talks, users = await asyncio.to_thread(read, body)
+            return answer_of(await queue.ask(talks, users), unscored)
         except (InputError, ValueError, RecursionError) as error:
-            return refuse(400, str(error).splitlines()[0])
-        return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
+            return refuse(400, error)
 
     @app.get("/health")
     async def health():
@@ -270,7 +276,8 @@ def main():
         ) from error
     encoder = encoder_of_basis(args.basis, basis, args)
     encoder.load()
-    app = application(basis, encoder, args.max_bytes, args.max_queries)
+    policy = Checkpoint(args.policy).load_tokenizer(with_template=True) if args.policy else None
+    app = application(basis, encoder, Reader(encoder, policy), args)
     if args.host not in LOOPBACK:
         print(f"--host {args.host}: whoever reaches this machine can ask; there is no password")
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))

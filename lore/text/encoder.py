@@ -41,6 +41,10 @@ DTYPES = {
 }
 
 
+class ReplyTooLong(InputError):
+    """A reply that alone has more tokens than the model takes."""
+
+
 class Prepared(NamedTuple):
     """A list of conversations, ready to be computed."""
 
@@ -404,7 +408,7 @@ class Encoder:
                 where = f"{places[rows[number]]}: " if places else ""
                 limit = f"more than {self.tokeniser.longest} tokens (--max_length)"
                 reply = part[number][-1]["content"]
-                raise InputError(f"{where}{limit} for the reply alone: {reply[:60]!r}")
+                raise ReplyTooLong(f"{where}{limit} for the reply alone: {reply[:60]!r}")
             table[rows] = found.table
         return table
 

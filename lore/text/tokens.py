@@ -13,7 +13,6 @@ from lore.text.conversations import first_line
 TEMPLATE_FAULTS = (  # what running one raises; RuntimeError: a macro that calls itself without end
     TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError,
 )  # fmt: skip
-RENDERED = "rendered"  # role of the only message where a chat template has been applied already
 OTHER_WORDS = "Something else was said here, in 17 other words."
 CHARACTERS = 16  # a token that a model takes: of a longer text, the rest is not even tokenised
 
@@ -54,15 +53,13 @@ class Tokeniser:
         # the template writes its own special tokens; twice would be wrong
         return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
 
-    def render(self, conversation):
+    def render(self, conversation, **options):
         """The text that the chat template makes of it. InputError: it refuses, or fails."""
         from jinja2 import TemplateError
 
-        if conversation[0]["role"] == RENDERED:
-            return conversation[0]["content"]
         try:
             return self.tokenizer.apply_chat_template(
-                conversation, tokenize=False, date_string=TEMPLATE_DATE
+                conversation, tokenize=False, date_string=TEMPLATE_DATE, **options
             )
         except TemplateError as error:
             reason = f"refuses a conversation: {error}"

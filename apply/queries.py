@@ -1,0 +1,163 @@
+"""What a reward server is asked: texts and messages of a policy, each read as one conversation or refused."""
+
+import json
+import math
+
+from rendered import (
+    OPENS_REPLY,
+    ChatTemplate,
+    sign_of_template,
+    special_tokens,
+    split_thoughts,
+    without_empty_thoughts,
+    without_ends,
+    without_padding,
+)
+
+from lore.common import InputError
+from lore.text.conversations import exchange
+from lore.text.input_rows import finished, identifier, messages_of
+from lore.text.tokens import Tokeniser
+
+
+class NoReply(InputError):
+    """A conversation that does not end in a reply, as where a policy says nothing."""
+
+
+class Reader:
+    """Requests to conversations; policy: a tokenizer whose chat template writes queries, or None."""
+
+    def __init__(self, encoder, policy=None):
+        tokenizer = encoder.tokenizer
+        self.special = special_tokens(tokenizer)
+        self.ends = {tokenizer.eos_token, tokenizer.pad_token} - {None}
+        self.padding = self.ends | {tokenizer.bos_token, tokenizer.cls_token} - {None}
+        self.thinks = False  # whether the model's template does something about thoughts
+        self.templates = []
+        if policy is not None:
+            tokeniser = Tokeniser("--policy", policy, "last", math.inf, 0)
+            self.templates.append(ChatTemplate(tokeniser))
+            self.special |= self.templates[0].special
+        if encoder.pooling == "last":
+            template = ChatTemplate(encoder.tokeniser)
+            self.templates.append(template)
+            self.thinks = template.thinks
+        for template in self.templates:
+            self.ends |= template.ends
+
+    def queries(self, request):
+        """([conversation, or the InputError of a query that has none], [user id or None]).
+
+        InputError: a request that means nothing.
+        """
+        if not isinstance(request, dict) or not isinstance(request.get("query"), list):
+            raise InputError("a JSON object with a list query is needed")
+        queries = request["query"]
+        prompts = self.beside(request, "prompts", len(queries))
+        labels = self.beside(request, "labels", len(queries))
+        talks = []
+        users = []
+        for number, (query, prompt, label) in enumerate(zip(queries, prompts, labels)):
+            place = f"query {number}"
+            users.append(user_of(place, label))
+            try:
+                talks.append(self.conversation(place, query, prompt))
+            except InputError as error:
+                talks.append(error)
+        return talks, users
+
+    def beside(self, request, name, count):
+        """A list as long as the queries; of nothing where the request has none."""
+        values = request.get(name)
+        if values is None:
+            return [None] * count
+        if not isinstance(values, list) or len(values) != count:
+            raise InputError(f"{name} is no list of {count}, as query is")
+        return values
+
+    def conversation(self, place, query, prompt):
+        """The messages of a query, whichever of the three forms it has. InputError: none, no reply."""
+        if isinstance(query, str) and query.strip():
+            talk = self.taken_apart(query) or self.plain(place, query, prompt)
+        elif isinstance(query, list):
+            talk = query
+        else:
+            raise InputError(f"{place} is neither a text nor a list of messages")
+        return self.cleaned(place, messages_of(place, talk, "query"))
+
+    def taken_apart(self, text):
+        """The messages of a text that a chat template has written, or None."""
+        for template in self.templates:
+            talk = template.messages_of(text)
+            if talk:
+                return talk
+        return None
+
+    def plain(self, place, text, prompt):
+        """A prompt and its reply, of a text that begins with its prompt. InputError: another text."""
+        text = without_ends(without_padding(text, self.padding), self.ends)
+        prompt = without_padding(prompt, self.padding) if isinstance(prompt, str) else ""
+        self.require_words(place, text)
+        begins = text.startswith(prompt) or text == prompt.rstrip()
+        if not prompt.strip() or not begins:
+            raise InputError(
+                f"{place} is not of this model's chat template, and does not begin with its prompt"
+            )
+        if OPENS_REPLY.search(prompt):
+            start = repr(prompt.strip()[-30:])
+            raise InputError(
+                f"{place}: its prompt ends in {start}: of another chat template (--policy)?"
+            )
+        return exchange(prompt, text[len(prompt) :])
+
+    def cleaned(self, place, talk):
+        """A conversation without what is no word of anybody: ends of texts, no thoughts."""
+        for message in talk:
+            message["content"] = message["content"].strip()
+        last = talk[-1]
+        reply = without_empty_thoughts(without_ends(last["content"], self.ends))
+        thinks, answer = split_thoughts(reply)
+        if thinks and answer.strip() and not self.thinks:
+            raise InputError(
+                f"{place}: its reply begins with thoughts, of which this model's chat template knows"
+                " nothing; send what follows them"
+            )
+        last["content"] = reply.strip() if answer.strip() else ""
+        for message in talk:
+            self.require_words(place, message["content"])
+        try:
+            return finished(place, talk, "query")
+        except InputError as error:
+            raise NoReply(str(error)) from error
+
+    def require_words(self, place, text):
+        """InputError: a text with signs of a chat template where there should be words alone."""
+        sign = sign_of_template(text, self.special)
+        if sign is None:
+            return
+        if sign in self.special:
+            raise InputError(f"{place} has {sign} where its chat template writes none")
+        raise InputError(
+            f"{place} has {sign}, of a chat template that is not this model's (--policy)"
+        )
+
+
+def user_of(place, label):
+    """The user id of a label: text or number, or user_id of an object or of its JSON text."""
+    if isinstance(label, str) and label.lstrip().startswith("{"):
+        try:
+            label = json.loads(label)
+        except ValueError as error:
+            raise InputError(f"{place}: its label is broken JSON") from error
+    if label is None:
+        return None
+    if not isinstance(label, dict):
+        label = {"user_id": label}
+    if "user_id" not in label:
+        raise InputError(f"{place}: its label is an object without a user_id")
+    if label["user_id"] in (None, ""):
+        return None
+    user = identifier(place, label, "user_id")
+    if user is None:
+        raise InputError(f"{place}: its label is NaN")
+    return user
