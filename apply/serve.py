@@ -35,8 +35,8 @@ from lore.common import InputError, start
 from lore.settings import settings
 from lore.text.checkpoint import Checkpoint
 from lore.text.conversations import distinct, text_bytes
-from lore.text.encoder import ReplyTooLong
 from lore.text.throughput import Tally
+from lore.text.tokens import ReplyTooLong
 from saved_basis import encoder_of_basis, open_basis
 
 # ------------------------------------------------------------------------------- settings ---

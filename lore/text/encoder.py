@@ -27,7 +27,7 @@ from lore.text.packing import (
     split_into_parts,
 )
 from lore.text.throughput import Tally, count_tokens
-from lore.text.tokens import Tokeniser
+from lore.text.tokens import ReplyTooLong, Tokeniser
 from lore.text.vector_checks import VectorChecks, out_of_memory
 
 GPU_BATCH = 2**14  # tokens at a time that keep a GPU busy
@@ -39,10 +39,6 @@ DTYPES = {
     "float16": torch.float16,
     "mixed": torch.float32,  # weights and states; matrix products alone in bfloat16
 }
-
-
-class ReplyTooLong(InputError):
-    """A reply that alone has more tokens than the model takes."""
 
 
 class Prepared(NamedTuple):
@@ -388,15 +384,11 @@ class Encoder:
     def embed_distinct(self, conversations, tally, places=None):
         """(vectors of the distinct conversations, (c, d); row of each one given among them, (n,)).
 
-        tally: counts what is done, of which this may be a piece; places: where in its file each one
-        stands. InputError, with the place of the first: a reply alone is too long.
+        tally: of which this may be a piece; places: where each stands, for the error of a long reply.
         """
         unique, row_of = distinct(conversations)
-        first = {}
-        for row, where in zip(row_of, places or ()):
-            first.setdefault(row, where)
-        table = self.embed_counted(unique, tally, first)
-        return table, torch.tensor(row_of)
+        first = dict(zip(row_of[::-1], (places or [])[::-1]))
+        return self.embed_counted(unique, tally, first), torch.tensor(row_of)
 
     def embed_counted(self, unique, tally, places=None):
         """Vectors of distinct conversations, (c, d); places: {number: where it stands}."""

@@ -17,6 +17,10 @@ OTHER_WORDS = "Something else was said here, in 17 other words."
 CHARACTERS = 16  # a token that a model takes: of a longer text, the rest is not even tokenised
 
 
+class ReplyTooLong(InputError):
+    """A reply that alone has more tokens than the model takes."""
+
+
 class TokenLists(NamedTuple):
     """What the texts have become."""
 
