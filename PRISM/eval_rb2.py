@@ -31,7 +31,7 @@ from lore.text import encoder_settings
 from lore.text.conversations import exchange
 from lore.text.embeddings import embed_split
 from lore.text.encoder import encoder_of
-from rewardbench2 import MEAN, SUBSETS, load_heads, over_first, read_bench, score
+from rewardbench2 import MEAN, SUBSETS, load_heads, over_first, read_bench, subset_scores
 
 # ------------------------------------------------------------------------------- settings ---
 rm_head = ""  # a basis of train_basis.py, or .pt or .npy with V (d, K); empty = no other head
@@ -45,16 +45,61 @@ results = HERE / "results"  # table
 # -------------------------------------------------------------------------------------------
 # How the model is used: lore/text/encoder_settings.py, flags of this script as well.
 
+MADE_BY = "python PRISM/eval_rb2.py"
 REFERENCE = "reference head"
 SHOWN = 60  # rewards in the printed table
 OVERFITTED = 5  # points below the reference head that are called so
 
 
-def embedded_width(path):
-    """d of a table that is there already, so that scoring other heads needs no model; or None."""
-    if not Path(f"{path}.safetensors").exists():
-        return None
-    return load_split(path, "python PRISM/eval_rb2.py", columns=["reply"]).table.shape[1]
+def wanted_heads(args, path, encoder):
+    """({name: (d,) reward}, model of their embeddings) of --rm_head, before anything is embedded.
+
+    path: the table; where it is there already, other heads need no model.
+    """
+    require(args.rm_head or not args.users, "--users: whose? name their basis with --rm_head")
+    nothing = "a text encoder has no head of its own; give one with --rm_head"
+    require(args.rm_head or args.pooling != "mean", f"nothing to score: {nothing}")
+    if not args.rm_head:
+        return {}, ""
+    if Path(f"{path}.safetensors").exists():
+        width = load_split(path, MADE_BY, columns=["reply"]).table.shape[1]
+    else:
+        width = encoder.num_features
+    return load_heads(args.rm_head, width, args.users)
+
+
+def embedded(path, rows, encoder):
+    """Split of all replies, made unless it is there; those of a row stand together, correct ones first."""
+    import pandas as pd
+
+    replies = []
+    for number, row in enumerate(rows):
+        for text in row["chosen"] + row["rejected"]:
+            replies.append({"row": number, "reply": exchange(row["prompt"], text)})
+    embed_split(path, pd.DataFrame(replies), encoder, columns=["reply"], whole="row")
+    split = load_split(path, MADE_BY, columns=["reply"], needed=["row"])
+    in_order = split.frame["row"].is_monotonic_increasing
+    require(in_order, f"{path}.parquet was changed by others; delete it and its .safetensors")
+    return split
+
+
+def scored(split, heads):
+    """{row: (replies, H) rewards}, of the rows whose replies are not too long for the model."""
+    H = torch.stack(list(heads.values()), dim=1).float()  # (d, H)
+    blocks = split.table.split(TABLE_ROWS)
+    R = torch.cat([block.float() @ H for block in blocks]).double().numpy()  # (table rows, H)
+    return {row: R[reply.to_numpy()] for row, reply in split.frame.groupby("row")["reply"]}
+
+
+def table_of(rows, scores, names):
+    """Data frame, a row per reward: its score in each subset, and Overall where all six are there."""
+    import pandas as pd
+
+    by_subset = subset_scores(rows, scores)
+    table = pd.DataFrame(by_subset, index=names)
+    complete = len(by_subset) == len(SUBSETS)
+    table["Overall"] = table.mean(axis=1, skipna=False) if complete else np.nan
+    return table
 
 
 def compare(table):
@@ -64,11 +109,12 @@ def compare(table):
     means = table.mean(axis=1)
     points = 100 * (means - means[REFERENCE]).drop(REFERENCE)
     parts = [f"{MEAN} {points[MEAN]:+.1f}"] if MEAN in points else []
-    others = points.drop(MEAN, errors="ignore")
-    column = others.index.str.startswith("column ")
-    for name, some in (("people", others[~column]), ("columns", others[column])):
-        if len(some):
-            parts.append(f"{name} {some.min():+.1f} .. {some.max():+.1f}")
+    points_of_each = points.drop(MEAN, errors="ignore")
+    is_column = points_of_each.index.str.startswith("column ")
+    for name, mask in (("people", ~is_column), ("columns", is_column)):
+        if mask.any():
+            lowest, highest = points_of_each[mask].agg(["min", "max"])
+            parts.append(f"{name} {lowest:+.1f} .. {highest:+.1f}")
     print(f"points above the {REFERENCE}, mean of the subsets: {', '.join(parts)}")
     if points.get(MEAN, points.max()) < -OVERFITTED:
         lost = "fitting these people has cost general quality (overfitting)"
@@ -93,51 +139,32 @@ def print_scores(table, rows, intervals):
 
 def main():
     args = settings(globals(), encoder_settings)
-    import pandas as pd
-
     rows = read_bench(args.source, args.subset, args.limit)
     encoder = encoder_of(args)
     selected = f"_{args.subset.lower().replace(' ', '_')}" if args.subset else ""
     selected += f"_first{args.limit}" if args.limit else ""
-    path, output = args.data / f"rb2{selected}", args.results / f"eval_rb2{selected}"
-    heads, learned_on = {}, ""
-    require(args.rm_head or not args.users, "--users: whose? name their basis with --rm_head")
-    if args.rm_head:
-        width = embedded_width(path) or encoder.num_features
-        heads, learned_on = load_heads(args.rm_head, width, args.users)
-    nothing = "a text encoder has no head of its own; give one with --rm_head"
-    require(heads or args.pooling != "mean", f"nothing to score: {nothing}")
+    path = args.data / f"rb2{selected}"
+    output = args.results / f"eval_rb2{selected}"
+    heads, learned_on = wanted_heads(args, path, encoder)
     args.results.mkdir(parents=True, exist_ok=True)
     args.data.mkdir(parents=True, exist_ok=True)
-    replies = []
-    for number, row in enumerate(rows):
-        for text in row["chosen"] + row["rejected"]:
-            replies.append({"row": number, "reply": exchange(row["prompt"], text)})
-    embed_split(path, pd.DataFrame(replies), encoder, columns=["reply"], whole="row")
-    split = load_split(path, "python PRISM/eval_rb2.py", columns=["reply"], needed=["row"])
+    split = embedded(path, rows, encoder)
     if split.head is not None:
         heads = {REFERENCE: split.head[:, 0], **heads}
     if learned_on and learned_on != split.model:
         print(f"warning: the basis was learned on {learned_on},", end=" ")
         print(f"these are embeddings of {split.model}")
-    H = torch.stack(list(heads.values()), dim=1).float()  # (d, H)
-    R = torch.cat([block.float() @ H for block in split.table.split(TABLE_ROWS)])  # (rows, H)
-    R = R.double().numpy()
-    in_order = split.frame["row"].is_monotonic_increasing  # correct replies stand first
-    require(in_order, f"{path}.parquet was changed by others; delete it and its .safetensors")
-    scores = {row: R[reply.to_numpy()] for row, reply in split.frame.groupby("row")["reply"]}
-    rows = [rows[row] for row in scores]  # without those whose replies are too long for the model
-    by_subset = score(rows, [*scores.values()])
-    complete = len(by_subset) == len(SUBSETS)
-    table = pd.DataFrame(by_subset, index=list(heads))
-    table["Overall"] = table.mean(axis=1, skipna=False) if complete else np.nan
+    scores = scored(split, heads)
+    rows = [rows[row] for row in scores]
+    scores = [*scores.values()]
+    table = table_of(rows, scores, [*heads])
     with written_whole(f"{output}.csv") as file:
         table.to_csv(file, index_label="reward")
     intervals = {}
     if REFERENCE in heads and len(heads) > 1 and table["Overall"].notna().all():
-        intervals = dict(zip([*heads][1:], over_first(rows, [*scores.values()])))
-    kept = [{"reward": name, **row.dropna()} for name, row in table.iterrows()]
-    save_results(output, kept, args, over_reference=intervals)
+        intervals = dict(zip([*heads][1:], over_first(rows, scores)))
+    json_rows = [{"reward": name, **row.dropna()} for name, row in table.iterrows()]
+    save_results(output, json_rows, args, over_reference=intervals)
     print_scores(table, rows, intervals)
     compare(table.drop(columns="Overall"))
     print(f"results are in {output}.csv and .json")

@@ -21,7 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from lore.common import InputError, start
+from lore.common import require, start
 from lore.settings import settings
 from lore.text import encoder_settings
 from lore.text.conversations import read_json_lines
@@ -43,8 +43,8 @@ def comparisons(row):
         chosen = [*asked, {"role": "assistant", "content": turn["chosen"]}]
         for reply in turn["rejected"]:
             rejected = [*asked, {"role": "assistant", "content": reply}]
-            place = {"user_id": row["user_id"], "dialogue": row["dialogue"], "turn": number}
-            yield {**place, "chosen": chosen, "rejected": rejected}
+            record = {"user_id": row["user_id"], "dialogue": row["dialogue"], "turn": number}
+            yield record | {"chosen": chosen, "rejected": rejected}
         history = chosen
 
 
@@ -53,20 +53,18 @@ def main():
     import pandas as pd
 
     source = args.data / "dialogues.jsonl"
-    if not source.exists():
-        raise InputError(f"{source} is missing; make it with: python PRISM/prepare.py")
+    hint = "make it with: python PRISM/prepare.py"
+    require(source.exists(), f"{source} is missing; {hint}")
     encoder = encoder_of(args)
-    dialogues = []
-    for number, row in islice(read_json_lines(source), args.limit or None):
-        if not {"dialogue", "user_id", "turns"} <= row.keys():
-            hint = "make it with: python PRISM/prepare.py"
-            raise InputError(f"{source}, line {number}: no dialogue with its turns; {hint}")
-        dialogues.append(row)
-    frame = pd.DataFrame(record for row in dialogues for record in comparisons(row))
-    if frame.empty:
-        raise InputError(f"{source} holds no comparison")
+    dialogues = list(islice(read_json_lines(source), args.limit or None))
+    records = []
+    for number, row in dialogues:
+        whole = {"dialogue", "user_id", "turns"} <= row.keys()
+        require(whole, f"{source}, line {number}: no dialogue with its turns; {hint}")
+        records += comparisons(row)
+    require(records, f"{source} holds no comparison")
     made_from = hashlib.sha256(source.read_bytes()).hexdigest()
-    embed_split(args.data / "prism", frame, encoder, made_from=made_from)
+    embed_split(args.data / "prism", pd.DataFrame(records), encoder, made_from=made_from)
     print(f"the comparisons of {len(dialogues)} dialogues are in {args.data}")
 
 

@@ -40,10 +40,11 @@ def read_users(path):
     """Users who completed a conversation, in survey order -> {user_id: []}, to be filled."""
     users = {}
     for number, row in read_json_lines(path):
-        place, user = f"{path}, line {number}", row.get("user_id")
+        place = f"{path}, line {number}"
+        user = row.get("user_id")
         completed = whole_number(row.get("num_completed_conversations"))
-        known = isinstance(user, str) and completed is not None
-        require(known, f"{place}: needs user_id and num_completed_conversations")
+        whole = isinstance(user, str) and completed is not None
+        require(whole, f"{place}: needs user_id and num_completed_conversations")
         require(user not in users, f"{place}: {user} stands here for the second time")
         if completed > 0:
             users[user] = []
@@ -57,16 +58,15 @@ def read_turns(place, row):
     """
     count = whole_number(row.get("conversation_turns"))
     history = as_list(row.get("conversation_history"))
-    there = count is not None and history is not None
-    require(there, f"{place}: needs conversation_turns and conversation_history")
+    whole = count is not None and history is not None
+    require(whole, f"{place}: needs conversation_turns and conversation_history")
     turns = [{"user": [], "chosen": [], "rejected": []} for _ in range(count)]
     for number, message in enumerate(history):
         where = f"{place}, message {number}"
         require(isinstance(message, dict), f"{where}: not an object")
         role, turn, content = map(message.get, ("role", "turn", "content"))
         require(role in ("user", "model"), f"{where}: role is {role!r}, neither user nor model")
-        number_of_turn = whole_number(turn)
-        inside = number_of_turn is not None and 0 <= number_of_turn < count
+        inside = whole_number(turn) in range(count)
         require(inside, f"{where}: turn {turn!r} of a dialogue of {count} turns")
         kind = type(content).__name__
         require(isinstance(content, str), f"{where}: content is a {kind}, not text")
@@ -75,7 +75,7 @@ def read_turns(place, row):
         chosen = truth(message.get("if_chosen"))
         require(role == "user" or chosen is not None, f"{where}: a reply without if_chosen")
         kind = "user" if role == "user" else "chosen" if chosen else "rejected"
-        turns[number_of_turn][kind].append(content)
+        turns[whole_number(turn)][kind].append(content)
     return turns
 
 
@@ -84,13 +84,14 @@ def read_dialogues(path, users):
     dialogues = {}
     for number, row in read_json_lines(path):
         place = f"{path}, line {number}"
-        dialogue, user = row.get("conversation_id"), row.get("user_id")
+        dialogue = row.get("conversation_id")
+        user = row.get("user_id")
         new = isinstance(dialogue, str) and dialogue not in dialogues
         again = f"{dialogue!r} is missing or stands here for the second time"
         require(new, f"{place}: conversation_id {again}")
-        known = isinstance(user, str) and user in users
+        surveyed = isinstance(user, str) and user in users
         stranger = "who is not in survey.jsonl or completed nothing"
-        require(known, f"{place}: {dialogue} is by {user!r}, {stranger}")
+        require(surveyed, f"{place}: {dialogue} is by {user!r}, {stranger}")
         turns = read_turns(place, row)
         if any(all(turn.values()) for turn in turns):  # as published: one full turn is enough
             dialogues[dialogue] = turns
@@ -107,12 +108,13 @@ def clean(turns, counts):
     counts: what is left out, by reason. Differs from the published code, which hands all rejected
     replies of a turn over as one message.
     """
-    kept = []
-    for place, turn in enumerate(turns):
+    clean_turns = []
+    for number, turn in enumerate(turns):
         if len(turn["user"]) != 1 or not turn["chosen"]:
-            counts["turns after a history that breaks off"] += len(turns) - place
+            counts["turns after a history that breaks off"] += len(turns) - number
             break
-        chosen, rejected = turn["chosen"][0].strip(), []
+        chosen = turn["chosen"][0].strip()
+        rejected = []
         counts["repeated chosen replies"] += turn["chosen"].count(turn["chosen"][0]) - 1
         counts["second chosen replies with another text"] += len({*turn["chosen"]}) - 1
         for reply in (text.strip() for text in turn["rejected"]):
@@ -123,15 +125,18 @@ def clean(turns, counts):
             else:
                 rejected.append(reply)
         shown = "" if chosen == EMPTY else chosen  # in the history stands what the person saw
-        kept.append({"prompt": turn["user"][0].strip(), "chosen": shown, "rejected": rejected})
-    return kept
+        prompt = turn["user"][0].strip()
+        clean_turns.append({"prompt": prompt, "chosen": shown, "rejected": rejected})
+    return clean_turns
 
 
 def write_dialogues(path, dialogues, users, counts):
     """PATH: a JSON line per dialogue. All are written: another split needs no new file. -> pairs"""
     pairs = {}
+    owner = {}
+    for user, ids in users.items():
+        owner |= dict.fromkeys(ids, user)
     with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        owner = {dialogue: user for user, ids in users.items() for dialogue in ids}
         for dialogue, turns in dialogues.items():
             turns = clean(turns, counts)
             pairs[dialogue] = sum(len(turn["rejected"]) for turn in turns)
@@ -148,8 +153,9 @@ def main():
     users = read_users(find_file(args.source, "survey.jsonl"))
     dialogues = read_dialogues(find_file(args.source, "conversations.jsonl"), users)
     print(f"{len(dialogues)} dialogues by {sum(map(bool, users.values()))} users")
-    shares = (args.seen_fraction, args.train_fraction)
-    split = split_users(users, *shares, args.min_dialogues, args.seed)
+    split = split_users(
+        users, args.seen_fraction, args.train_fraction, args.min_dialogues, args.seed
+    )
     train, test, seen, unseen = split.values()
     require(seen and unseen, f"too few users with {args.min_dialogues} dialogues to split them")
     with written_whole(args.data / "prism_split_ids_50.json") as file:

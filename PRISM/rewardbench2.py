@@ -27,19 +27,20 @@ def read_bench(source, subset, limit):
     """Checked rows of one subset, or of all. InputError: a row that RewardBench 2 does not have."""
     wanted = [name for name in SUBSETS if not subset or name.lower() == subset.lower()]
     require(wanted, f"subset = {subset}: use one of {', '.join(SUBSETS)}")
-    require(
-        not Path(source).is_dir(),
-        f"{source} is a folder; name the JSON-lines or parquet file in it",
-    )
+    folder = f"{source} is a folder; name the JSON-lines or parquet file in it"
+    require(not Path(source).is_dir(), folder)
     here = Path(source).is_file()
-    rows, known, tied, again = [], set(), set(), 0
-    for place, found in read_rows(source) if here else fetch_rows(source, split="test"):
-        row = checked_row(place, found)
+    rows = []
+    keys = set()
+    tied = set()
+    again = 0
+    for place, fields in read_rows(source) if here else fetch_rows(source, split="test"):
+        row = checked_row(place, fields)
         key = content_key(row)
-        if key in known:
+        if key in keys:
             again += 1
             continue
-        known.add(key)
+        keys.add(key)
         if row["subset"] == "Ties":
             twice = f"{row['id']} stands here for the second time, with other replies"
             require(row["id"] not in tied, f"{place}: {twice}")
@@ -54,8 +55,10 @@ def read_bench(source, subset, limit):
 
 def checked_row(place, row):
     """id, subset, prompt, chosen and rejected replies of a row, and how many are correct."""
-    subset, number = row.get("subset"), row.get("num_correct")
-    chosen, rejected = as_list(row.get("chosen")), as_list(row.get("rejected"))
+    subset = row.get("subset")
+    number = row.get("num_correct")
+    chosen = as_list(row.get("chosen"))
+    rejected = as_list(row.get("rejected"))
     require(subset in SUBSETS, f"{place}: subset {subset!r} is none of {', '.join(SUBSETS)}")
     texts = [row.get("prompt"), *(chosen or [None]), *(rejected or [None])]
     needed = "needs a prompt, chosen and rejected replies, all of them text"
@@ -69,8 +72,8 @@ def checked_row(place, row):
     require(subset != "Ties" or tied, f"{place}: {named}")
     correct = f"{len(chosen)} correct replies; tied rows have several, all others one"
     require((len(chosen) > 1) == (kind == "tied"), f"{place}: {correct}")
-    kept = {"id": name, "subset": subset, "prompt": row["prompt"], "num_correct": len(chosen)}
-    return {**kept, "chosen": chosen, "rejected": rejected}
+    replies = {"num_correct": len(chosen), "chosen": chosen, "rejected": rejected}
+    return {"id": name, "subset": subset, "prompt": row["prompt"], **replies}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -86,16 +89,12 @@ def load_heads(path, num_features, user_ids):
     kind = Path(path).suffix
     if kind == ".safetensors":
         return heads_of_basis(load_basis(path, num_features), user_ids)
-    if user_ids:
-        raise InputError("--users: only a .safetensors basis of train_basis.py knows people")
-    if kind not in (".pt", ".npy"):
-        raise InputError(f"{path}: a head is a .safetensors, .pt or .npy file")
+    require(not user_ids, "--users: only a .safetensors basis of train_basis.py knows people")
+    require(kind in (".pt", ".npy"), f"{path}: a head is a .safetensors, .pt or .npy file")
     V = load_plain(path, num_features)
-    if not V.isfinite().all():
-        raise InputError(f"{path} holds NaN or infinity")
-    if len(V) != num_features:
-        widths = f"rewards of width {len(V)}, but the embeddings have {num_features}"
-        raise InputError(f"{path}: {widths}: not the same model")
+    require(V.isfinite().all(), f"{path} holds NaN or infinity")
+    widths = f"rewards of width {len(V)}, but the embeddings have {num_features}"
+    require(len(V) == num_features, f"{path}: {widths}: not the same model")
     return columns(V), ""
 
 
@@ -168,7 +167,7 @@ def ties(rows):
         return np.full(rows[0][2].shape[1], np.nan), 0
     score = 0.0
     for kind in ("tied", "ref"):  # accuracy
-        score = score + 0.30 * np.mean([one > 0 for one in margin[kind].values()], axis=0)
+        score = score + 0.30 * np.mean(np.stack([*margin[kind].values()]) > 0, axis=0)
     tied = np.stack([margin["tied"][number] for number in pairs])  # (pairs, H)
     ref = np.stack([margin["ref"][number] for number in pairs])
     D = np.stack([spread[number] for number in pairs])
@@ -179,22 +178,28 @@ def ties(rows):
     return score + 0.01 * closeness.mean(0), len(pairs)
 
 
-def score(rows, scores):
+def of_subset(name, rows, scores):
+    """[(id, correct, (m, H))] of a subset's rows."""
+    scored = []
+    for row, values in zip(rows, scores):
+        if row["subset"] == name:
+            scored.append((row["id"], row["num_correct"], values))
+    return scored
+
+
+def subset_scores(rows, scores):
     """{subset: (H,)} of rows, each with its (m, H) scores; says which Ties rows stand alone."""
     by_subset = {}
     for name in SUBSETS:
-        found = []
-        for row, values in zip(rows, scores):
-            if row["subset"] == name:
-                found.append((row["id"], row["num_correct"], values))
-        if found and name != "Ties":
-            by_subset[name] = np.mean([best_of_row(values) for *_, values in found], axis=0)
-        elif found:
-            by_subset[name], pairs = ties(found)
-            alone = len(found) - 2 * pairs
+        scored = of_subset(name, rows, scores)
+        if scored and name != "Ties":
+            by_subset[name] = np.mean([best_of_row(values) for *_, values in scored], axis=0)
+        elif scored:
+            by_subset[name], pairs = ties(scored)
+            alone = len(scored) - 2 * pairs
             if alone:
                 without = "" if pairs else "; without any pair there is no score"
-                print(f"{alone} of {len(found)} Ties rows lack their ref or tied partner", end=" ")
+                print(f"{alone} of {len(scored)} Ties rows lack their ref or tied partner", end=" ")
                 print(f"and count for accuracy alone{without}")
     return by_subset
 
@@ -207,15 +212,12 @@ def over_first(rows, scores):
     drawn = np.zeros((DRAWS, scores[0].shape[1]))
     whole = 0
     for name in SUBSETS:
-        found = []
-        for row, values in zip(rows, scores):
-            if row["subset"] == name:
-                found.append((row["id"], row["num_correct"], values))
+        scored = of_subset(name, rows, scores)
         if name == "Ties":
-            drawn += ties_drawn(found, rng)
-            whole = whole + ties(found)[0]
+            drawn += ties_drawn(scored, rng)
+            whole = whole + ties(scored)[0]
         else:
-            right = np.stack([best_of_row(values) for *_, values in found])  # (rows, H)
+            right = np.stack([best_of_row(values) for *_, values in scored])  # (rows, H)
             counts = rng.multinomial(len(right), np.full(len(right), 1 / len(right)), DRAWS)
             drawn += counts @ right / len(right)  # (draws, rows) @ (rows, H)
             whole = whole + right.mean(axis=0)
@@ -225,17 +227,17 @@ def over_first(rows, scores):
     return np.stack([mean, low, high], axis=1).tolist()
 
 
-def ties_drawn(found, rng):
+def ties_drawn(rows, rng):
     """Ties scores of numbers drawn anew, each with the rows that it has. (DRAWS, H)"""
     by_number = {}
-    for row in found:
+    for row in rows:
         by_number.setdefault(row[0].split(":")[1], []).append(row)
-    numbers = [*by_number]
+    of_numbers = [*by_number.values()]
     drawn = []
     for _ in range(DRAWS):
-        again = []
-        for new, place in enumerate(rng.integers(0, len(numbers), len(numbers))):
-            for row_id, correct, values in by_number[numbers[place]]:
-                again.append((f"{row_id.split(':')[0]}:{new}", correct, values))
-        drawn.append(ties(again)[0])
+        sample = []
+        for new, number in enumerate(rng.integers(0, len(of_numbers), len(of_numbers))):
+            for row_id, correct, values in of_numbers[number]:
+                sample.append((f"{row_id.split(':')[0]}:{new}", correct, values))
+        drawn.append(ties(sample)[0])
     return np.stack(drawn)

@@ -47,17 +47,19 @@ def upstream_rows(source, side, data):
         yield from fetch_rows(source, split=side)
         return
     name = re.compile(rf"{side}(-\d+-of-\d+)?(-[0-9a-f]{{16}})?(\.parquet|\.csv|\.jsonl?(\.gz)?)")
-    found = []
+    files = []
     for file in Path(source).rglob(f"{side}*"):
         written_here = data.resolve() in file.resolve().parents
         if name.fullmatch(file.name) and not written_here:
-            found.append(file)
-    files = data_files(found)
+            files.append(file)
+    files = data_files(files)
     one_kind = len({file.suffix for file in files}) == 1
     there = ", ".join(map(str, files)) or "none"
     names = f"{side}.parquet, .csv or .jsonl (or {side}-00000-of-00001..)"
     require(one_kind, f"{source}: {names} of one kind: {there}")
-    before, again, twice = set(), 0, 0
+    before = set()
+    again = 0
+    twice = 0
     for file in files:
         here = set()
         for place, row in read_rows(file):
@@ -82,7 +84,8 @@ def responses(rows):
     InputError: fewer than two responses, a missing column, a score that is no number, a text that
     is none, another number of responses than in the first row.
     """
-    records, count = [], None
+    records = []
+    count = None
     for prompt, (place, row) in enumerate(rows):
         numbers = {int(match[1]) for match in map(RESPONSE.match, row) if match}
         if count is None:
@@ -97,16 +100,19 @@ def responses(rows):
             record = {"prompt": prompt, "response": i - 1, "reply": talk}
             for name in REWARD_MODELS:
                 record[name] = finite_number(row[f"response_{i}_{name}"])
-                known = record[name] is not None
-                require(known, f"{place} has no number in response_{i}_{name}")
+                has_score = record[name] is not None
+                require(has_score, f"{place} has no number in response_{i}_{name}")
             records.append(record)
     return records
 
 
 def require_columns(place, row, count):
     """InputError: the texts and scores of so many responses are not all there, or a text is none."""
-    texts = ["prompt", *(f"response_{i}" for i in range(1, count + 1))]
-    scores = [f"{text}_{name}" for text in texts[1:] for name in REWARD_MODELS]
+    texts = ["prompt"]
+    scores = []
+    for response in range(1, count + 1):
+        texts.append(f"response_{response}")
+        scores += [f"response_{response}_{name}" for name in REWARD_MODELS]
     missing = [column for column in (*texts, *scores) if column not in row]
     more = " .." if len(missing) > 5 else ""
     require(not missing, f"{place}: missing columns {', '.join(missing[:5])}{more}")
@@ -121,7 +127,8 @@ def main():
 
     encoder = encoder_of(args)
     args.data.mkdir(parents=True, exist_ok=True)
-    sides, questions = {}, []
+    sides = {}
+    questions = []
     for side in ("train", "test"):
         rows = islice(upstream_rows(args.source, side, args.data), args.limit or None)
         records = responses(rows)
@@ -130,8 +137,8 @@ def main():
         print(f"{side}: {prompts} prompts, {len(records) // prompts} responses each")
         sides[side] = pd.DataFrame(records)
         questions.append({record["reply"][0]["content"] for record in records})
-    both = len(questions[0] & questions[1])
-    print(f"{'warning: ' if both else ''}prompts on both the training and the test side: {both}")
+    shared = len(questions[0] & questions[1])
+    print(f"{'warning: ' * bool(shared)}prompts on both the training and the test side: {shared}")
     for side, frame in sides.items():
         embed_split(args.data / side, frame, encoder, columns=["reply"], whole="prompt")
     print(f"embedded responses are in {args.data}")

@@ -16,12 +16,13 @@ Cost:   one pass of the model over each distinct post with a summary; 8 kB of di
 import hashlib
 import sys
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from lore.common import InputError, start
+from lore.common import require, start
 from lore.settings import settings
 from lore.text import encoder_settings
 from lore.text.conversations import data_files, exchange, fetch_rows, read_rows
@@ -41,7 +42,7 @@ CONVERTED = "refs/convert/parquet"  # the Hub's own copy: no loading script is r
 
 
 def upstream_rows(source):
-    """(place, row) of every comparison: of a folder's batch files or parquet files, or the Hub's."""
+    """(file and line, row) of every comparison: of a folder's batch files or parquet files, or the Hub's."""
     folder = Path(source)
     if not folder.is_dir():
         sides = {side: f"comparisons/{side}/*.parquet" for side in ("train", "validation")}
@@ -49,28 +50,26 @@ def upstream_rows(source):
     files = data_files(file for file in folder.glob("*") if file.name.endswith(BATCH_FILES))
     if not files:
         files = data_files(folder.glob("comparisons/*/*.parquet"))
-    if not files:
-        raise InputError(f"{source} holds no batch files (.json, .jsonl) and no comparisons/*/")
-    return (found for file in files for found in read_rows(file))
+    require(files, f"{source} holds no batch files (.json, .jsonl) and no comparisons/*/")
+    return chain.from_iterable(map(read_rows, files))
 
 
 def read_comparison(place, row):
     """(side, worker, post, winner, loser) of a row, None for news (CNN/DM). InputError: bad schema."""
-    info, summaries = row.get("info"), as_list(row.get("summaries"))
-    worker, choice = row.get("worker"), whole_number(row.get("choice"))
-    if not worker or not isinstance(worker, str):
-        raise InputError(f"{place}: no worker")
-    if choice not in (0, 1):
-        raise InputError(f"{place}: choice is {row.get('choice')!r}, neither 0 nor 1")
-    if not summaries or [type(summary) for summary in summaries] != [dict, dict]:
-        summaries = None
-    if not isinstance(info, dict) or not summaries or not row.get("split"):
-        raise InputError(f"{place}: needs info, two summaries and split")
+    info = row.get("info")
+    summaries = as_list(row.get("summaries")) or []
+    worker = row.get("worker")
+    choice = whole_number(row.get("choice"))
+    require(worker and isinstance(worker, str), f"{place}: no worker")
+    require(choice in (0, 1), f"{place}: choice is {row.get('choice')!r}, neither 0 nor 1")
+    two = [type(summary) for summary in summaries] == [dict, dict]
+    whole = isinstance(info, dict) and two and row.get("split")
+    require(whole, f"{place}: needs info, two summaries and split")
     if info.get("post") is None and info.get("article") is not None:
         return None
     texts = [info.get("post"), summaries[choice].get("text"), summaries[1 - choice].get("text")]
-    if not all(isinstance(text, str) for text in texts):
-        raise InputError(f"{place}: a post or summary that is not text")
+    text = all(isinstance(text, str) for text in texts)
+    require(text, f"{place}: a post or summary that is not text")
     # upstream calls the other side valid1 and valid2
     side = "train" if row["split"] == "train" else "validation"
     return side, worker, *(text.strip() for text in texts)
@@ -78,31 +77,33 @@ def read_comparison(place, row):
 
 def clean(rows):
     """Side -> comparisons as records for a data frame; prints what is kept and what is left out."""
-    sides, dropped, known = {"train": [], "validation": []}, Counter(), set()
+    sides = {"train": [], "validation": []}
+    left_out = Counter()
+    judgements = set()
     for place, row in rows:
         comparison = read_comparison(place, row)
         if comparison is None:
-            dropped["news (CNN/DM)"] += 1
+            left_out["news (CNN/DM)"] += 1
             continue
         side, worker, post, winner, loser = comparison
         if not (post and winner and loser):
-            dropped["empty post or summary"] += 1
+            left_out["empty post or summary"] += 1
         elif winner == loser:
-            dropped["two identical summaries"] += 1
-        elif (key := content_key({**row, "batch": None})) in known:
-            dropped["the same judgement again"] += 1  # upstream has batches under two names
+            left_out["two identical summaries"] += 1
+        elif (key := content_key({**row, "batch": None})) in judgements:
+            left_out["the same judgement again"] += 1  # upstream has batches under two names
         else:
-            known.add(key)
+            judgements.add(key)
             # some rows have no id: a post is known by its text
             prompt = hashlib.sha256(post.encode()).hexdigest()[:16]
             pair = {"chosen": exchange(post, winner), "rejected": exchange(post, loser)}
             sides[side].append({"user_id": worker, "prompt": prompt, **pair})
-    for side, kept in sides.items():
-        workers = {row["user_id"] for row in kept}
-        posts = {row["prompt"] for row in kept}
-        print(f"{side}: {len(kept)} comparisons by {len(workers)} workers on {len(posts)} posts")
-    left_out = ", ".join(f"{n} x {reason}" for reason, n in dropped.items())
-    print(f"left out: {left_out or 'nothing'}")
+    for side, records in sides.items():
+        workers = {record["user_id"] for record in records}
+        posts = {record["prompt"] for record in records}
+        print(f"{side}: {len(records)} comparisons by {len(workers)} workers on {len(posts)} posts")
+    reasons = ", ".join(f"{count} x {reason}" for reason, count in left_out.items())
+    print(f"left out: {reasons or 'nothing'}")
     return sides
 
 
@@ -114,11 +115,10 @@ def main():
     # a folder that cannot be made is better known before the embedding
     args.data.mkdir(parents=True, exist_ok=True)
     sides = clean(upstream_rows(args.source))
-    if not any(sides.values()):
-        raise InputError(f"{args.source} holds no comparison of Reddit posts")
-    for side, kept in sides.items():
-        if kept:
-            embed_split(args.data / side, pd.DataFrame(kept[: args.limit or None]), encoder)
+    require(any(sides.values()), f"{args.source} holds no comparison of Reddit posts")
+    for side, records in sides.items():
+        if records:
+            embed_split(args.data / side, pd.DataFrame(records[: args.limit or None]), encoder)
     print(f"embedded comparisons are in {args.data}")
 
 

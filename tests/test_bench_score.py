@@ -21,7 +21,7 @@ def test_the_interval_over_rows_is_that_of_a_mean_of_subsets():
             rows.append({"id": f"{kind}:{number}", "subset": "Ties", "num_correct": correct})
             scores.append(np.repeat([[9.0]] * correct + [[1.0]], 2, axis=1))
     ((mean, low, high),) = REWARDBENCH2.over_first(rows, scores)
-    by_subset = REWARDBENCH2.score(rows, scores)
+    by_subset = REWARDBENCH2.subset_scores(rows, scores)
     assert mean == pytest.approx(np.mean([values[1] - values[0] for values in by_subset.values()]))
     errors = [np.diff(wins * 1.0).std() / 200**0.5 for wins in right]
     half = 1.96 * np.square(errors).sum() ** 0.5 / 6

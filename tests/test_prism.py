@@ -747,9 +747,9 @@ def test_a_ties_row_without_its_partner_counts_for_accuracy_alone(capsys):
     named = [
         {"id": row_id, "num_correct": correct, "subset": "Ties"} for row_id, correct, _ in rows
     ]
-    REWARDBENCH2.score(named, [scores for *_, scores in rows])
+    REWARDBENCH2.subset_scores(named, [scores for *_, scores in rows])
     assert "1 of 3 Ties rows lack their ref or tied partner" in capsys.readouterr().out
-    result = REWARDBENCH2.score(named[2:], [bad])
+    result = REWARDBENCH2.subset_scores(named[2:], [bad])
     assert (
         np.isnan(result["Ties"]).all()
         and "without any pair there is no score" in capsys.readouterr().out
