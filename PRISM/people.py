@@ -17,7 +17,7 @@ import numpy as np
 
 from lore.common import InputError
 from lore.fit.comparisons import Comparisons
-from lore.fit.groups import Groups
+from lore.fit.groups import Groups, names_of
 from lore.fit.planted import Planted, drawn_from, planted_rewards, planted_turns
 from lore.splits import Split, load_split
 
@@ -83,7 +83,8 @@ def split(dialogues, seed=None, least=0):
     if least:
         counts = train.groupby("user_id")["dialogue"].nunique()
         few = unseen - {*counts.index[counts >= least]}
-        print(f"left out: {len(few)} unseen people with fewer than {least} dialogues")
+        text = f"{len(few)} unseen people with fewer than {least} dialogues"
+        print(f"left out: {text} (the largest of --num_shots){names_of(few)}")
         unseen -= few
         if not unseen:
             raise InputError(f"no unseen person has {least} training dialogues; lower --num_shots")

@@ -11,12 +11,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lore.common import InputError, require, written_whole
+from lore.fit.evaluation import log_losses, person_margins
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import Prior
+from lore.fit.product import project
 from lore.processes import by_first_process
 
 NEEDED = ("V", "W", "W_unseen")  # tensors of a file
 MORE = ("E", "E_unseen", "mean")  # where e is not 0; where the solver has a prior
+SAID = ("held_out", "pairs", "words")  # JSON in the header
 OFF = 1e-3  # by how much a mixture may miss the simplex
 STRENGTH = 1.0  # pairs that the mean mixture counts as, where the solver (adam) has no prior
 
@@ -39,6 +42,9 @@ class Basis(NamedTuple):
     mean: torch.Tensor | None = None  # (K,) the population's mixture; None: the mean of W
     strength: float = STRENGTH  # and how many pairs it counts as, for new people
     deviation_spread: float = 0.0  # std of e_i in each direction
+    held_out: dict | None = None  # log-loss on new prompts of unseen people: see losses_held_out
+    pairs: dict | None = None  # of each person, how many they were fitted to
+    words: dict | None = None  # of people whom adapt.py has taken in, what it said of them
 
     @property
     def everybody(self):
@@ -139,6 +145,8 @@ def save_basis(path, basis, **metadata):
     for name in (*NEEDED, *MORE):
         if getattr(basis, name) is not None:
             tensors[name] = getattr(basis, name).detach().cpu().contiguous()
+    for name in SAID:
+        header[name] = json.dumps(getattr(basis, name))
     with written_whole(path) as file:
         save_file(tensors, file, header)
 
@@ -147,15 +155,39 @@ def save_fits(prefix, cells, groups, model):
     """One basis file for each fit of a rank above 0."""
     seen = groups.train.user_ids
     unseen = groups.unseen.user_ids
-    for cell in cells:
+    pairs = {}
+    for group in (groups.train, groups.few_shot_train):
+        pairs |= dict(zip(group.user_ids, group.counts.tolist()))
+    for cell, held_out in zip(cells, losses_held_out(cells, groups.unseen)):
         seed, alpha, K = cell.setting
         if K > 0:
             E = stacked_deviations(cell.fit.deviations, seen)
             E_unseen = stacked_deviations(cell.deviations_unseen, unseen)
             basis = Basis(cell.fit.V, cell.fit.W, seen, cell.W_unseen, unseen, model, E, E_unseen)
+            basis = basis._replace(held_out=held_out, pairs=pairs)
             if cell.fit.prior is not None:
                 basis = basis._replace(**cell.fit.prior._asdict())
             save_basis(basis_path(prefix, K, alpha, seed), basis, alpha=alpha, seed=seed)
+
+
+def losses_held_out(cells, group):
+    """For each Cell the mean over unseen people of -log P of their pairs of a group, none of them fitted.
+
+    {personal: by their own rewards, population: by the mean mixture of everybody}
+    """
+    user = group.user
+    losses = []
+    for cell, Z in zip(cells, project(group, [cell.fit.V for cell in cells])):  # (n, K)
+        mean = cell.fit.W.mean(0) if cell.fit.prior is None else cell.fit.prior.mean
+        margins = {"personal": person_margins(Z, cell.W_unseen, cell.deviations_unseen, group)}
+        margins["population"] = Z @ mean.to(Z)  # (n, K) @ (K,)
+        of_cell = {}
+        for name, margin in margins.items():
+            loss = log_losses(margin)
+            sums = loss.new_zeros(len(group.counts)).index_add_(0, user.to(loss.device), loss)
+            of_cell[name] = (sums / group.counts.to(loss.device)).mean().item()
+        losses.append(of_cell)
+    return losses
 
 
 def stacked_deviations(deviations, user_ids):
@@ -176,7 +208,10 @@ def load_basis(path, num_features=None):
             header = file.metadata()
         numbers = {name: float(header[name]) for name in ("strength", "deviation_spread")}
         ids = {name: ids_of(header[name]) for name in ("user_ids", "unseen_ids")}
-        basis = Basis(**tensors, **ids, model=header["model"], **numbers)
+        said = {name: json.loads(header.get(name, "null")) for name in SAID}
+        if not all(isinstance(value, dict | None) for value in said.values()):
+            raise ValueError(f"{', '.join(SAID)} are objects")
+        basis = Basis(**tensors, **ids, **said, model=header["model"], **numbers)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a basis saved by train_basis.py ({error})") from error
     for name, tensor in tensors.items():

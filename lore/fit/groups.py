@@ -8,6 +8,8 @@ import torch
 from lore.common import require
 from lore.fit.comparisons import Comparisons, pack
 
+NAMED = 8  # ids in a printed line
+
 
 class Groups(NamedTuple):
     """The four sets of comparisons of an experiment: two of seen users, two of unseen users."""
@@ -57,7 +59,12 @@ def people_apart(train, test, least, most, few, seed, people="people", choice=No
     InputError: fewer than two people have `least` on each side.
     """
     enough = busy(train, least, choice) & busy(test, least, choice)
+    there = {*train.frame["user_id"], *test.frame["user_id"]}
     counted = "comparisons" if choice is None else "choices"
+    if len(enough) < len(there):
+        out = there - enough
+        reason = f"with fewer than {least} {counted} on one of the sides (--min_{counted})"
+        print(f"left out: {len(out)} of {len(there)} {people} {reason}{names_of(out)}")
     few_people = f"{len(enough)} {people} have {least} {counted} on each side"
     require(len(enough) > 1, f"{few_people}; lower --min_{counted}")
     everybody = np.random.default_rng(seed).permutation(sorted(enough)).tolist()
@@ -73,6 +80,13 @@ def people_apart(train, test, least, most, few, seed, people="people", choice=No
         Comparisons.from_frame(train.table, shuffled[number < few], unseen, **columns),
         Comparisons.from_frame(test.table, test.frame, unseen, **columns),
     )
+
+
+def names_of(people):
+    """`: a, b, c and 9 more`, or nothing where there is nobody."""
+    names = sorted(map(str, people))[:NAMED]
+    more = f" and {len(people) - NAMED} more" if len(people) > NAMED else ""
+    return f": {', '.join(names)}{more}" if names else ""
 
 
 def shot_numbers(frame, choice):
