@@ -18,15 +18,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pandas as pd
 import torch
+from outputs import require_output, require_people, require_results
 
 import saved_basis
 from leave_one_out import adapt
-from lore.common import InputError, require, require_apart, start
+from lore.common import InputError, require, start
 from lore.fit.basis import save_basis, stacked_deviations
 from lore.fit.comparisons import Comparisons
+from lore.fit.groups import names_of
 from lore.fit.mixtures import EVERYBODY
 from lore.report.results import save_results
-from lore.report.text_tables import print_aligned
+from lore.report.text_tables import Table, print_table
 from lore.settings import settings
 from lore.text.conversations import text_bytes
 from lore.text.input_rows import first_times, read_judgements
@@ -42,12 +44,24 @@ output = ""  # where the basis with these people goes, a .safetensors file
 SHOWN = 20  # people in the printed table
 
 
+def to_fit(judgements):
+    """Those that tell something new and are not of a test side; prints what is left out, and whom."""
+    judgements = [judgements[number] for number in first_times(judgements)]
+    fitted = [each for each in judgements if each.side != "test"]
+    if len(fitted) < len(judgements):
+        count = len(judgements) - len(fitted)
+        nobody = {each.user_id for each in judgements} - {each.user_id for each in fitted}
+        print(f"left out: {count} x of a test side (split), {len(nobody)} people{names_of(nobody)}")
+    require(fitted, "every comparison is of a test side (split): none is left to fit")
+    return fitted
+
+
 def embedded_pairs(judgements, encoder):
     """Comparisons of all people of a file, sorted by id."""
     talks = [each.chosen for each in judgements] + [each.rejected for each in judgements]
-    places = [each.place for each in judgements]
+    lines = [each.place for each in judgements]
     with Tally(sum(map(text_bytes, talks))) as tally:
-        table, rows = encoder.embed_distinct(talks, tally, places + places)
+        table, rows = encoder.embed_distinct(talks, tally, lines + lines)
     tally.report()
     frame = pd.DataFrame({"user_id": [each.user_id for each in judgements]})
     frame["chosen"], frame["rejected"] = rows.view(2, -1).numpy()
@@ -56,78 +70,91 @@ def embedded_pairs(judgements, encoder):
 
 def require_new(judgements, basis, path):
     """InputError: somebody stands in the basis already."""
-    known = {*basis.everybody}
-    for one in judgements:
-        if one.user_id in known:
-            raise InputError(
-                f"{one.place}: {path} has a user {one.user_id} already; give new people other ids"
-            )
+    there = {*basis.everybody}
+    for each in judgements:
+        if each.user_id in there:
+            text = f"{path} has a user {each.user_id} already; give new people other ids"
+            raise InputError(f"{each.place}: {text}")
 
 
-def extend(basis, pairs, found):
-    """The basis with these people among its unseen ones."""
+def extend(basis, pairs, newcomers, rows):
+    """The basis with these people among its unseen ones, and what is said of them."""
+    mixtures = newcomers.mixtures
     more = {"unseen_ids": (*basis.unseen_ids, *pairs.user_ids)}
-    more["W_unseen"] = torch.cat([basis.W_unseen, found.mixtures.W.float()])
-    if found.mixtures.deviations is not None:
-        E = stacked_deviations(found.mixtures.deviations, pairs.user_ids)
+    more["W_unseen"] = torch.cat([basis.W_unseen, mixtures.W.float()])
+    if mixtures.deviations is not None:
+        E = stacked_deviations(mixtures.deviations, pairs.user_ids)
         more["E_unseen"] = torch.cat([basis.E_unseen, E])
+    for name, column in (("pairs", "pairs"), ("words", "word")):
+        said = {row["user_id"]: row[column] for row in rows}
+        more[name] = (getattr(basis, name) or {}) | said
     return basis._replace(**more)
 
 
-def rows_of(pairs, found):
+def people_rows(pairs, newcomers):
     """One dict per person."""
     counts = pairs.counts.tolist()
+    mixtures = newcomers.mixtures
     rows = []
     for person, user in enumerate(pairs.user_ids):
         row = {"user_id": user, "pairs": counts[person]}
-        row["mixture"] = found.mixtures.W[person].tolist()
-        row["spread"] = found.mixtures.spread[person].tolist()
-        row["gap"] = found.mixtures.gap[person].item()
-        row["leave_one_out"] = found.accuracy[person].item()
-        row["population"] = found.population[person].item()
-        row["gain"] = found.gain[person].item()
-        row["gain_error"] = found.error[person].item() if counts[person] > 1 else None
-        row["word"] = found.word(person, counts[person])
+        row["mixture"] = mixtures.W[person].tolist()
+        row["spread"] = mixtures.spread[person].tolist()
+        row["gap"] = mixtures.gap[person].item()
+        row["leave_one_out"] = newcomers.accuracy[person].item()
+        row["population"] = newcomers.population[person].item()
+        row["gain"] = newcomers.gain[person].item()
+        row["gain_error"] = newcomers.error[person].item() if counts[person] > 1 else None
+        row["word"] = newcomers.word(person, counts[person])
         rows.append(row)
     return rows
 
 
-def print_people(rows):
-    lines = [["", "pairs", "left out", "population", "gain in log P", "mixture", "", ""]]
-    lines[0][-2:] = ["certificate", "word"]
+def people_table(rows):
+    head = [
+        "",
+        "pairs",
+        "left out",
+        "population",
+        "gain in log P",
+        "mixture",
+        "certificate",
+        "word",
+    ]
+    lines = []
     for row in rows[:SHOWN]:
         error = "" if row["gain_error"] is None else f" ±{row['gain_error']:.3f}"
-        mixture = []
-        for weight, spread in zip(row["mixture"], row["spread"]):
-            mixture.append(f"{weight:.2f}±{spread:.2f}")
+        weights = zip(row["mixture"], row["spread"])
+        mixture = " ".join(f"{weight:.2f}±{spread:.2f}" for weight, spread in weights)
         accuracies = [f"{100 * row[name]:.0f}" for name in ("leave_one_out", "population")]
-        gain = f"{row['gain']:+.3f}{error}"
-        line = [row["user_id"], str(row["pairs"]), *accuracies, gain, " ".join(mixture)]
-        lines.append([*line, f"{row['gap']:.0e}", row["word"]])
-    print_aligned(lines)
+        line = [row["user_id"], str(row["pairs"]), *accuracies, f"{row['gain']:+.3f}{error}"]
+        lines.append([*line, mixture, f"{row['gap']:.0e}", row["word"]])
+    notes = [
+        "left out: accuracy (%) on each pair by the fit to all others; ±: posterior spread",
+        "certificate: the fit is within it of the best there is, in log P of a pair",
+    ]
     if len(rows) > SHOWN:
-        print(f"and {len(rows) - SHOWN} more people in the .json")
-    print("left out: accuracy (%) on each pair by the fit to all others; ±: posterior spread")
-    print("certificate: the fit is within it of the best there is, in log P of a pair")
+        notes.insert(0, f"and {len(rows) - SHOWN} more people in the .json")
+    return Table(head, lines, notes)
 
 
 def main():
     args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
-    right = Path(args.output).suffix == ".safetensors"
-    require(right, "--output: name a .safetensors file for the basis with the new people")
-    beside = Path(args.output).with_suffix(".json")
-    require_apart([args.output, beside], [args.basis, args.input])
+    prefix = Path(args.output).with_suffix("")
+    require_output(args.output, [args.basis, args.input], (".safetensors",), [f"{prefix}.json"])
+    require_results(prefix, args.output)
     judgements = read_judgements(args.input)
     require_new(judgements, basis, args.basis)
-    judgements = [judgements[number] for number in first_times(judgements)]
+    judgements = to_fit(judgements)
+    require_people(args.output, basis, {each.user_id for each in judgements})
     encoder = encoder_of_basis(args.basis, basis, args)
     pairs = embedded_pairs(judgements, encoder)
-    found = adapt(basis, pairs)
-    save_basis(args.output, extend(basis, pairs, found))
-    rows = rows_of(pairs, found)
-    save_results(Path(args.output).with_suffix(""), rows, args)
-    print_people(rows)
+    newcomers = adapt(basis, pairs)
+    rows = people_rows(pairs, newcomers)
+    save_basis(args.output, extend(basis, pairs, newcomers, rows))
+    save_results(prefix, rows, args)
+    print_table(people_table(rows))
     if basis.strength == EVERYBODY and not basis.deviation_spread:
         print("this basis found one reward for everybody: nothing was there to adapt")
     print(f"a basis with {len(rows)} more people is in {args.output}, the table in its .json")

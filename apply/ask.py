@@ -22,22 +22,17 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from outputs import require_results, require_rows, written_rows
 
 import saved_basis
-from lore.common import InputError, require, require_apart, start
+from lore.common import InputError, require, start
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import EVERYBODY, solve_mixtures
 from lore.report.pictures import plot_questions
 from lore.report.results import save_results
 from lore.settings import settings
 from lore.text.input_rows import candidates_of, rows_of
-from saved_basis import (
-    encoder_of_basis,
-    extended,
-    open_basis,
-    scored_rows,
-    written_rows,
-)
+from saved_basis import as_read, encoder_of_basis, extended, open_basis, scored_rows
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -60,23 +55,23 @@ SURE = 1.96  # standard errors of a difference that is called one
 class Trial(NamedTuple):
     """Accuracy on other pairs of planted people after 0, 1, .. N questions."""
 
-    right: dict  # way -> (trials, N + 1)
+    agreed: dict  # way -> (trials, N + 1)
     best: torch.Tensor  # (trials,) of who knows the planted mixture
 
     def rows(self):
         """One dict per number of questions: mean of each way and its standard error."""
         rows = []
-        for asked in range(self.right["random"].shape[1]):
+        for asked in range(self.agreed["random"].shape[1]):
             row = {"questions": asked, "best": self.best.mean().item()}
             for way in WAYS:
-                row[way] = self.right[way][:, asked].mean().item()
-                row[f"{way}_error"] = standard_error(self.right[way][:, asked])
+                row[way] = self.agreed[way][:, asked].mean().item()
+                row[f"{way}_error"] = standard_error(self.agreed[way][:, asked])
             rows.append(row)
         return rows
 
     def difference(self):
         """[mean, low, high] of chosen minus random questions after all of them."""
-        gained = (self.right["chosen"] - self.right["random"])[:, -1]
+        gained = (self.agreed["chosen"] - self.agreed["random"])[:, -1]
         half = SURE * standard_error(gained)
         return [gained.mean().item(), gained.mean().item() - half, gained.mean().item() + half]
 
@@ -134,22 +129,22 @@ def try_out(z, prior, W, count, trials, seed):
             for size in range(1, len(chosen) + 1):
                 fits[way][0].append(signed[asked[:size]])
                 fits[way][1].append(size)
-    right = {}
+    agreed = {}
     for way, (answers, sizes) in fits.items():
         user = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-        found = solve_mixtures(torch.cat(answers) * LOGIT_SCALE, user, len(sizes), prior).W
-        found = found.view(trials, -1, z.shape[1])
+        fitted = solve_mixtures(torch.cat(answers) * LOGIT_SCALE, user, len(sizes), prior).W
+        fitted = fitted.view(trials, -1, z.shape[1])
         start = prior.mean.double().expand(trials, 1, -1)  # before any question
-        found = torch.cat([start, found], dim=1)  # (trials, N + 1, K)
-        right[way] = torch.stack([*map(agreement, found, W[people], (z[test] for test in tests))])
+        fitted = torch.cat([start, fitted], dim=1)  # (trials, N + 1, K)
+        agreed[way] = torch.stack([*map(agreement, fitted, W[people], (z[test] for test in tests))])
     best = [agreement(w[None], w, z[test])[0] for w, test in zip(W[people], tests)]
-    return Trial(right, torch.stack(best))
+    return Trial(agreed, torch.stack(best))
 
 
-def agreement(found, w, z):
-    """Mean probability that a person w (K,) agrees with predictions by found (fits, K). (fits,)"""
+def agreement(fitted, w, z):
+    """Mean probability that a person w (K,) agrees with predictions by mixtures (fits, K). (fits,)"""
     first = torch.sigmoid(z @ w)  # (pairs, K) @ (K,)
-    says_first = z @ found.T > 0  # (pairs, fits)
+    says_first = z @ fitted.T > 0  # (pairs, fits)
     return torch.where(says_first, first.unsqueeze(1), 1 - first.unsqueeze(1)).mean(0)
 
 
@@ -158,12 +153,22 @@ def agreement(found, w, z):
 # ------------------------------------------------------------------------------------------------
 
 
-def two_of(place, fields):
+def two_of(where, fields):
     """InputError: other than two candidates, or two that are one."""
-    pair = candidates_of(place, fields)
-    if len(pair) != 2 or pair[0] == pair[1]:
-        raise InputError(f"{place}: two different candidates are needed")
+    pair = candidates_of(where, fields)
+    if len({*map(as_read, pair)}) != 2 or len(pair) != 2:
+        raise InputError(f"{where}: two different candidates are needed")
     return pair
+
+
+def different(pool):
+    """Numbers of the pairs that are not there before, turned round or not; says how many are."""
+    first = {}
+    for number, pair in enumerate(pool):
+        first.setdefault(frozenset(map(as_read, pair)), number)
+    if len(first) < len(pool):
+        print(f"left out: {len(pool) - len(first)} x the same question again")
+    return [*first.values()]
 
 
 def describe(trial, count):
@@ -186,18 +191,20 @@ def main():
             f"{args.basis} has one reward for everybody: no question tells people apart"
         )
     require(args.questions > 0 and args.trials > 1, "--questions: at least 1; --trials: at least 2")
-    path = Path(args.output).with_suffix("")
-    beside = [f"{path}.json", f"{path}.png"]
-    require(args.output, "where to? name a file with --output")
-    require_apart([args.output, *beside], [args.basis, args.input])
-    pool = [two_of(place, fields) for place, fields in rows_of(args.input)]
+    prefix = Path(args.output).with_suffix("")
+    results = [f"{prefix}.json", f"{prefix}.png"]
+    require_rows(args.output, [args.basis, args.input], "told", results)
+    require_results(prefix, args.output)
+    pool = different([two_of(where, fields) for where, fields in rows_of(args.input)])
     if len(pool) < 2 * args.questions:
         raise InputError(
-            f"{args.input} has {len(pool)} pairs; the trial asks {args.questions} of one half of them"
+            f"{args.input} has {len(pool)} different pairs; the trial asks {args.questions} of one"
+            " half of them"
         )
     encoder = encoder_of_basis(args.basis, basis, args)
     columns = basis.of_columns()
     rows = [*scored_rows(args.input, two_of, encoder, columns, columns.user_ids, ["told"])]
+    rows = [rows[number] for number in pool]
     z = torch.stack([row.rewards[0] - row.rewards[1] for row in rows])  # (pool, K)
     numbers, told = most_telling(z, prior, args.questions)
     W = torch.cat([basis.W, basis.W_unseen])
@@ -205,8 +212,8 @@ def main():
     with written_rows(args.output) as write:
         for number, more in zip(numbers, told):
             write(extended(rows[number], {"told": more}))
-    save_results(path, trial.rows(), args, difference=trial.difference())
-    plot_questions(path)
+    save_results(prefix, trial.rows(), args, difference=trial.difference())
+    plot_questions(prefix)
     before, after = trial.rows()[0], trial.rows()[-1]
     print(
         f"planted people, on other pairs: {100 * before['random']:.1f} % before any question,"
@@ -214,7 +221,7 @@ def main():
         f" {100 * after['chosen']:.1f} after the chosen ones, {100 * after['best']:.1f} at best"
     )
     print(describe(trial, args.questions))
-    print(f"the questions are in {args.output}, the trial in {path}.json and .png")
+    print(f"the questions are in {args.output}, the trial in {prefix}.json and .png")
 
 
 if __name__ == "__main__":

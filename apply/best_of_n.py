@@ -14,24 +14,27 @@ Cost:   one pass of the encoder over the candidates, in constant memory; people 
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+from outputs import require_rows, written_rows
 
 import saved_basis
-from lore.common import require, require_apart, start
+from lore.common import require, start
 from lore.report.text_tables import print_aligned
 from lore.settings import settings
 from lore.text.input_rows import candidates_of
 from saved_basis import (
+    as_read,
     chosen_users,
     encoder_of_basis,
     extended,
     open_basis,
+    print_worth,
     scored_rows,
-    written_rows,
 )
 
 # ------------------------------------------------------------------------------- settings ---
@@ -43,37 +46,43 @@ everybody = False  # for all people of the basis
 vote = False  # also what these people would choose together
 # -------------------------------------------------------------------------------------------
 
-FOUND = ("population_best", "best", "gain", "tied", "vote")  # fields that are written
+ADDED = ("population_best", "best", "gain", "tied", "vote")  # fields that are written
 SAME = 1e-6  # log-odds: two replies nearer than this are worth the same
+VOTERS = 2**22  # pairs of replies, of one person each, that are compared at a time
 SHOWN = 20  # people in the printed table
 
 
-def best_of(candidates, rewards):
-    """Best candidate for each column of rewards (candidates, P): (P,), and who has ties.
+def best_of(replies, rewards):
+    """Best reply for each column of rewards (replies, P): (P,), and who has ties.
 
-    Ties: {column: [candidates that are worth the same in other words]}.
+    Ties: {column: [replies that are worth the same in other words]}.
     """
     best = rewards.argmax(0)
     close = rewards >= rewards.max(0) - SAME
     tied = {}
     for column in np.flatnonzero(close.sum(0) > 1).tolist():
-        words = candidates[best[column]]
-        others = [i for i in np.flatnonzero(close[:, column]).tolist() if candidates[i] != words]
-        if others:
-            tied[column] = others
+        words = replies[best[column]]
+        equals = [i for i in np.flatnonzero(close[:, column]).tolist() if replies[i] != words]
+        if equals:
+            tied[column] = equals
     return best, tied
 
 
-def vote_of(candidates, rewards):
-    """What people (columns of rewards, (candidates, P)) choose together, of replies that differ.
+def vote_of(replies, rewards):
+    """What people (columns of rewards, (replies, P)) choose together, of replies that differ.
 
     borda: most points, one for each person and each reply that it beats, half of one for a tie;
     majority: the reply that more people prefer to each other one than the other way round (Condorcet).
     """
-    first = [i for i, reply in enumerate(candidates) if reply not in candidates[:i]]
+    first = [i for i, reply in enumerate(replies) if reply not in replies[:i]]
     rewards = rewards[first]
-    lead = rewards[:, None] - rewards[None]  # (candidates, others, P)
-    wins = (lead > SAME).sum(2) + (abs(lead) <= SAME).sum(2) / 2  # (candidates, others)
+    count = len(first)
+    wins = np.zeros((count, count))
+    people = max(1, VOTERS // count**2)  # at a time
+    for begin in range(0, rewards.shape[1], people):
+        some = rewards[:, begin : begin + people]
+        lead = some[:, None] - some[None]  # (replies, rivals, people)
+        wins += (lead > SAME).sum(2) + (abs(lead) <= SAME).sum(2) / 2
     beats = wins > wins.T
     np.fill_diagonal(beats, True)
     winner = np.flatnonzero(beats.all(1))
@@ -83,59 +92,58 @@ def vote_of(candidates, rewards):
     }
 
 
+def choose(row, users, vote):
+    """The fields that are added to one Row."""
+    replies = [as_read(talk) for talk in candidates_of(row.where, row.fields)]
+    common, tied = best_of(replies, row.population[:, None].numpy())
+    added = {"population_best": int(common[0])}
+    ties = {"population": tied[0]} if tied else {}
+    if users:
+        rewards = row.rewards.numpy()  # (replies, P)
+        best, tied = best_of(replies, rewards)
+        added["best"] = dict(zip(users, best.tolist()))
+        added["gain"] = dict(zip(users, (rewards.max(0) - rewards[common[0]]).tolist()))
+        ties |= {users[column]: equals for column, equals in tied.items()}
+    if vote:
+        added["vote"] = vote_of(replies, rewards)
+    return added | {"tied": ties}
+
+
 class Summary:
     """How often, and by how much, people's choices differ from the population's."""
 
     def __init__(self, users):
-        self.rows = 0
-        self.population_ties = 0
         self.users = users
+        self.rows = 0
         self.gains = np.zeros(len(users))
         self.differ = np.zeros(len(users), dtype=int)
-        self.ties = np.zeros(len(users), dtype=int)
+        self.ties = Counter()
+
+    def add(self, chosen):
+        """What `choose` has added to a row."""
+        self.rows += 1
+        self.ties.update(chosen["tied"].keys())
+        if self.users:
+            gains = np.array([*chosen["gain"].values()])
+            self.gains += gains
+            self.differ += gains > SAME
 
     def print(self):
-        print(f"{self.rows} prompts; population: {self.population_ties} with ties")
+        print(f"{self.rows} prompts; population: {self.ties['population']} with ties")
         if not self.users:
             return
         lines = [["", "another reply than the population's", "gain there, log-odds", "ties"]]
-        gains = self.gains / np.maximum(self.differ, 1)
-        for place, user in enumerate(self.users[:SHOWN]):
-            share = f"{self.differ[place]} ({self.differ[place] / self.rows:.0%})"
-            gain = f"{gains[place]:.3f}" if self.differ[place] else "-"
-            lines.append([user, share, gain, str(self.ties[place])])
+        for user, differ, gains in [*zip(self.users, self.differ, self.gains)][:SHOWN]:
+            gain = f"{gains / differ:.3f}" if differ else "-"
+            share = f"{differ} ({differ / self.rows:.0%})"
+            lines.append([user, share, gain, str(self.ties[user])])
         print_aligned(lines)
         if len(self.users) > SHOWN:
             print(f"and {len(self.users) - SHOWN} more people in the file")
         share = self.differ.mean() / self.rows
         mean = self.gains.sum() / max(self.differ.sum(), 1)
-        print(
-            f"over all {len(self.users)}: another reply in {share:.1%} of the choices, worth"
-            f" {mean:.3f} log-odds there"
-        )
-
-
-def choose(row, users, summary, vote):
-    """What is chosen of one Row."""
-    candidates = candidates_of(row.place, row.fields)
-    common, tied = best_of(candidates, row.population[:, None].numpy())
-    ties = {"population": tied[0]} if tied else {}
-    summary.rows += 1
-    summary.population_ties += len(tied)
-    found = {"population_best": int(common[0])}
-    if users:
-        rewards = row.rewards.numpy()  # (candidates, P)
-        best, tied = best_of(candidates, rewards)
-        gain = rewards.max(0) - rewards[common[0]]
-        summary.differ += gain > SAME
-        summary.gains += gain
-        summary.ties[[*tied]] += 1
-        found["best"] = dict(zip(users, best.tolist()))
-        found["gain"] = dict(zip(users, gain.tolist()))
-        ties |= {users[column]: others for column, others in tied.items()}
-    if vote:
-        found["vote"] = vote_of(candidates, rewards)
-    return found | {"tied": ties}
+        over_all = f"over all {len(self.users)}: another reply in {share:.1%} of the choices"
+        print(f"{over_all}, worth {mean:.3f} log-odds there")
 
 
 def main():
@@ -143,14 +151,16 @@ def main():
     basis = open_basis(args.basis)
     users = chosen_users(basis, args.users, args.everybody)
     require(users or not args.vote, "--vote: whose? name them with --users, or take --everybody")
-    require(args.output, "where to? name a file with --output")
-    require_apart([args.output], [args.basis, args.input])
+    require_rows(args.output, [args.basis, args.input], "population_best")
     encoder = encoder_of_basis(args.basis, basis, args)
     summary = Summary(users)
     with written_rows(args.output) as write:
-        for row in scored_rows(args.input, candidates_of, encoder, basis, users, FOUND):
-            write(extended(row, choose(row, users, summary, args.vote)))
+        for row in scored_rows(args.input, candidates_of, encoder, basis, users, ADDED):
+            chosen = choose(row, users, args.vote)
+            write(extended(row, chosen))
+            summary.add(chosen)
     summary.print()
+    print_worth(basis)
     print(f"what was chosen is in {args.output}")
 
 

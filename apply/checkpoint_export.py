@@ -1,14 +1,13 @@
 """A reward as a checkpoint that other tools load: one linear head, or several, on the base's own weights.
 
-The folder links the base's weights and tokenizer and holds a shard of its own with the heads, so that
-a person takes the disk of d numbers. Heads are V w + e over LOGIT_SCALE: differences are log-odds.
+The folder links the base's weights and tokenizer, or holds copies of them, and has a shard of its own
+with the heads, so that a person takes the disk of d numbers. Heads are V w + e over LOGIT_SCALE:
+differences are log-odds.
 """
 
 import json
-import os
-import shutil
-from contextlib import contextmanager
 from pathlib import Path
+from shutil import copyfile
 
 import torch
 from safetensors import safe_open
@@ -17,9 +16,14 @@ from safetensors.torch import save_file
 from lore.common import InputError
 from lore.text.conversations import exchange, first_line
 
-INDEX = "model.safetensors.index.json"
-REWRITTEN = ("tokenizer_config.json", "special_tokens_map.json")  # of a tokenizer: the pad token
+WHOLE = "model.safetensors"
+INDEX = f"{WHOLE}.index.json"
+SETTINGS = "tokenizer_config.json"
+REWRITTEN = (SETTINGS, "special_tokens_map.json", "config.json")  # the pad token is another
 TOKENIZER = (".json", ".model", ".txt")  # files that it may consist of
+EXACT = 1e-3  # of its length, by which a vector of the exported folder may be off
+ROUNDED = 0.05  # the same in half precision
+TINY = 1e-12
 FETCHED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md"]
 
 
@@ -37,30 +41,33 @@ def base_folder(encoder):
 
 
 def weight_files(base):
-    """Names of the safetensors files of a model, and which tensor is where."""
-    if (base / INDEX).exists():
-        places = json.loads((base / INDEX).read_text())["weight_map"]
-        return sorted({*places.values()}), places
-    if not (base / "model.safetensors").exists():
+    """Names of the safetensors files of a model, and which tensor is where.
+
+    As transformers does it: one whole file goes before an index of several.
+    """
+    if (base / WHOLE).exists():
+        with safe_open(base / WHOLE, framework="pt") as file:
+            return [WHOLE], dict.fromkeys(file.keys(), WHOLE)
+    if not (base / INDEX).exists():
         raise InputError(f"{base} has no .safetensors weights to link; save the model anew as such")
-    with safe_open(base / "model.safetensors", framework="pt") as file:
-        return ["model.safetensors"], dict.fromkeys(file.keys(), "model.safetensors")
+    file_of = json.loads((base / INDEX).read_text())["weight_map"]
+    return sorted({*file_of.values()}), file_of
 
 
-def write_weights(folder, base, heads):
-    """Links to the base's shards, and after them, so that it is read last, one with score.weight."""
-    files, places = weight_files(base)
+def write_weights(folder, base, heads, take):
+    """The base's shards, and after them, so that it is read last, one with score.weight."""
+    files, file_of = weight_files(base)
     count = len(files) + 1
-    name_of = {file: f"model-{i:05d}-of-{count:05d}.safetensors" for i, file in enumerate(files, 1)}
-    own = f"model-{count:05d}-of-{count:05d}.safetensors"
-    for file, name in name_of.items():
-        (folder / name).symlink_to((base / file).resolve())
+    names = {file: f"model-{i:05d}-of-{count:05d}.safetensors" for i, file in enumerate(files, 1)}
+    last = f"model-{count:05d}-of-{count:05d}.safetensors"
+    for file, name in names.items():
+        take((base / file).resolve(), folder / name)
     # float32: in bfloat16 rewards tie often
-    save_file({"score.weight": heads.float().contiguous()}, folder / own, {"format": "pt"})
-    (folder / own).chmod(0o644)  # safetensors hides its files from the group
-    places = {key: name_of[file] for key, file in places.items()} | {"score.weight": own}
-    size = sum((folder / name).stat().st_size for name in (*name_of.values(), own))
-    index = {"metadata": {"total_size": size}, "weight_map": places}
+    save_file({"score.weight": heads.float().contiguous()}, folder / last, {"format": "pt"})
+    (folder / last).chmod(0o644)  # safetensors hides its files from the group
+    file_of = {key: names[file] for key, file in file_of.items()} | {"score.weight": last}
+    size = sum((folder / name).stat().st_size for name in (*names.values(), last))
+    index = {"metadata": {"total_size": size}, "weight_map": file_of}
     (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
 
 
@@ -69,8 +76,8 @@ def write_config(folder, encoder, labels, pad):
     from transformers import AutoModelForSequenceClassification
 
     config = encoder.config
-    known = AutoModelForSequenceClassification._model_mapping
-    config.architectures = [known[type(config)].__name__]
+    classes = AutoModelForSequenceClassification._model_mapping
+    config.architectures = [classes[type(config)].__name__]
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: number for number, label in enumerate(labels)}
     config.problem_type = "regression"  # else a sigmoid is put on a single label
@@ -80,20 +87,22 @@ def write_config(folder, encoder, labels, pad):
     config.save_pretrained(folder)
 
 
-def write_tokenizer(folder, base, encoder, pad):
+def write_tokenizer(folder, base, encoder, pad, take):
     """The base's tokenizer with its one chat template and a pad token that ends no reply."""
     tokenizer = encoder.tokenizer
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
-    tokenizer.padding_side = "right"
-    tokenizer.truncation_side = "left"  # what is too long loses the oldest part of its prompt
     if encoder.max_length:
         tokenizer.model_max_length = encoder.max_length
     tokenizer.save_pretrained(folder)
+    # what is too long loses the oldest part of its prompt; a side set after loading is not saved
+    stated = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    stated |= {"padding_side": "right", "truncation_side": "left"}
+    (folder / SETTINGS).write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
     for file in folder.iterdir():
-        own = file.name in REWRITTEN or file.suffix not in TOKENIZER
-        if not own and file.name != "config.json" and (base / file.name).exists():
+        is_rewritten = file.name in REWRITTEN or file.suffix not in TOKENIZER
+        if not is_rewritten and (base / file.name).exists():
             file.unlink()
-            file.symlink_to((base / file.name).resolve())
+            take((base / file.name).resolve(), file)
 
 
 def pad_token(encoder):
@@ -118,55 +127,66 @@ def pad_token(encoder):
     raise InputError(f"{encoder.name} has no special token left to pad with")
 
 
-def write_checkpoint(folder, encoder, heads, labels):
-    """A whole folder but for its card: heads (labels, d) in units of log-odds."""
+def write_checkpoint(folder, encoder, heads, labels, copy=False):
+    """A whole folder but for its card: heads (labels, d) in units of log-odds; copy: no links to the base.
+
+    InputError: what was written does not score as the encoder and the heads do.
+    """
     base = base_folder(encoder)
     pad = pad_token(encoder)
+    take = copyfile if copy else link
     write_config(folder, encoder, labels, pad)
-    write_tokenizer(folder, base, encoder, pad)
-    write_weights(folder, base, heads)
+    write_tokenizer(folder, base, encoder, pad, take)
+    write_weights(folder, base, heads, take)
+    require_same_scores(folder, encoder, heads)
+
+
+def link(source, path):
+    path.symlink_to(source)
+
+
+def require_same_scores(folder, encoder, heads):
+    """InputError unless the folder, loaded as others load it, has the encoder's vector and its rewards."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    talk = exchange("What is worth reading?", "It depends on what you liked.")
+    vector = encoder.embed([talk])[0].float()  # (d,)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = tokenizer.apply_chat_template(talk, tokenize=False)
+    tokens = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+    options = {"dtype": encoder.dtype, "output_hidden_states": True}
+    model = AutoModelForSequenceClassification.from_pretrained(folder, **options)
+    with torch.no_grad():
+        read = model.to(encoder.device).eval()(**tokens.to(encoder.device))
+    again = read.hidden_states[-1][0, -1].float().cpu()  # (d,)
+    off = float((again - vector).norm() / vector.norm())
+    off_head = (read.logits[0].float().cpu() - heads.float() @ again).abs()  # (labels, d) @ (d,)
+    off_head = float((off_head / (heads.norm(dim=1) * again.norm() + TINY)).max())
+    if not max(off, off_head) < (EXACT if encoder.precision == "float32" else ROUNDED):
+        text = f"exported, it does not score as it did before ({off:.1g} of a vector off)"
+        raise InputError(f"{encoder.name}: {text}: are weights of another model beside its own?")
 
 
 def licence_of(base):
-    """What the card of a model says of its licence, or that it says nothing."""
+    """What the card of a model says of its licence: {license: .., license_name: .., license_link: ..}."""
     card = base / "README.md"
+    stated = {}
     if card.exists():
         for line in card.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("license:"):
-                return line.partition(":")[2].strip()
-    return "not stated in its folder"
-
-
-@contextmanager
-def whole_folder(path):
-    """A temporary folder that is renamed to PATH when the block ends well, removed otherwise.
-
-    InputError: something is there already.
-    """
-    if not path:
-        raise InputError("where to? name a new folder with --output")
-    path = Path(path)
-    if path.exists():
-        raise InputError(f"{path} is there already; name a new folder, or delete it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            name, _, value = line.partition(":")
+            if name in ("license", "license_name", "license_link") and value.strip():
+                stated.setdefault(name, value.strip())
+    return stated if "license" in stated else {"license": "unknown"}
 
 
 def score_heads(basis, users):
     """(labels, d) and names of heads of which everybody's reward is a mixture: the columns of V, and,
     where people have something of their own, that of each; and these mixtures (P, labels)."""
     names = [f"basis reward {k}" for k in range(basis.V.shape[1])]
-    places = basis.positions(users)
-    W = torch.cat([basis.W, basis.W_unseen])[places]  # (P, K)
+    W, E = basis.parameters_of(users)  # (P, K), (P, d)
     heads = basis.V.T
-    if basis.E is not None:
-        heads = torch.cat([heads, torch.cat([basis.E, basis.E_unseen])[places]])  # (K + P, d)
+    if E is not None:
+        heads = torch.cat([heads, E])  # (K + P, d)
         W = torch.cat([W, torch.eye(len(users))], dim=1)
         names += [f"own part of {user}" for user in users]
     return heads, names, W

@@ -7,9 +7,9 @@
 Reads:  --basis, a .safetensors file of a train_basis.py or of adapt.py, and its model
 Writes: --output, a folder that AutoModelForSequenceClassification loads; the model's weights are
         linked, not copied: the folder itself takes the disk of the heads (and moves with its model
-        only). With --all everybody's mixtures stand in mixtures.safetensors: rewards are logits @ W.T.
-        README.md in it is a model card.
-Cost:   seconds.
+        only; with --copy it moves alone). With --all everybody's mixtures stand in
+        mixtures.safetensors: rewards are logits @ W.T. README.md in it is a model card.
+Cost:   the model is loaded twice: what was written is scored once, and must give what the basis gives.
 """
 
 import json
@@ -19,32 +19,28 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from outputs import require_folder, whole_folder
 from safetensors.torch import save_file
 
 import saved_basis
-from checkpoint_export import (
-    base_folder,
-    licence_of,
-    score_heads,
-    whole_folder,
-    write_checkpoint,
-)
+from checkpoint_export import base_folder, licence_of, score_heads, write_checkpoint
 from lore.common import InputError, require, start
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.settings import settings
-from saved_basis import encoder_of_basis, open_basis
+from saved_basis import encoder_of_basis, open_basis, worth_of
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
 output = ""  # a folder that is not there yet
 user = ""  # id of the person whose reward it is; empty = the population's
 all = False  # a head for each basis reward, and everybody's mixtures
+copy = False  # copy the model's weights and tokenizer as well, for a folder that moves elsewhere
 # -------------------------------------------------------------------------------------------
 
 CARD = """---
 library_name: transformers
 pipeline_tag: text-classification
-base_model: {base}
+{stated}
 ---
 
 # {title}
@@ -56,7 +52,8 @@ base_model: {base}
   (so tokenise with `add_special_tokens=False`); read up to {longest} tokens, longer ones lose the
   beginning. Padding goes to the right, with {pad}, which ends no reply.
 - **Basis**: {basis}, rank {K}, learned on {base} ({version}), pooling last, {dtype}.
-- **Licence of the base**: {licence}. The base's weights are linked into this folder, not copied.
+- **Held out**: {held_out}
+- **Licence of the base**: {licence}. {weights}
 
 {tools}
 Learned with LoRe (arXiv 2504.14439). How well a reward predicts choices and how good a policy is that
@@ -77,38 +74,56 @@ sizes, and rewardbench scores with whichever it finds first; export a person by 
 
 
 def card_of(args, basis, encoder, title, what, tools):
-    difference = (
-        "the difference of two replies to one prompt is the log-odds of a choice between them"
+    """README.md of the folder."""
+    is_folder = Path(
+        encoder.name
+    ).is_dir()  # its path is of this machine, and names nothing elsewhere
+    base = Path(encoder.name).name if is_folder else encoder.name
+    licence = licence_of(base_folder(encoder))
+    stated = licence if is_folder else licence | {"base_model": base}
+    difference = "the difference of two replies to one prompt is the log-odds of a choice"
+    linked = (
+        "The base's weights are linked into this folder: it moves with its base only (or --copy)."
     )
     return CARD.format(
-        base=encoder.name,
-        title=title,
-        what=what,
-        scale=f"V w / {LOGIT_SCALE:g}: {difference}; by itself a reward says nothing",
+        stated="\n".join(f"{name}: {value}" for name, value in stated.items()),
+        title=" ".join(title.split()),
+        what=" ".join(what.split()),
+        scale=f"V w / {LOGIT_SCALE:g}: {difference} between them; by itself a reward says nothing",
         longest=encoder.tokeniser.longest,
         pad=f"`{encoder.tokenizer.pad_token}`",
         basis=Path(args.basis).name,
         K=basis.V.shape[1],
+        base=base,
         version=encoder.identity["version"],
         dtype=encoder.precision,
-        licence=licence_of(base_folder(encoder)),
+        held_out=worth_of(basis) or "this basis does not say how well it predicts.",
+        licence=licence["license"],
+        weights="The base's weights are in this folder." if args.copy else linked,
         tools=tools,
     )
+
+
+def known_of(basis, user):
+    """A sentence on a person: by how many comparisons they are known, and adapt.py's word on them."""
+    pairs = (basis.pairs or {}).get(user, "an unknown number of")
+    word = (basis.words or {}).get(user)
+    seen = "one of those it was fitted to" if user in basis.user_ids else "a later one"
+    what = f"The reward of person {user} of a low-rank basis, {seen}, known by {pairs} comparisons"
+    return f"{what}; leave-one-out says: {word}." if word else f"{what}."
 
 
 def write_one(folder, args, basis, encoder):
     """One head."""
     if args.user:
         head = basis.rewards([args.user]).T  # (1, d)
-        place = basis.positions([args.user])[0]
-        seen = "one of those it was fitted to" if place < len(basis.user_ids) else "a later one"
-        what = f"The reward of person {args.user} of a low-rank basis, {seen}."
+        what = known_of(basis, args.user)
         title = f"Reward of {args.user}"
     else:
         head = (basis.V @ basis.prior.mean.float()).unsqueeze(0)  # (d, K) @ (K,) -> (1, d)
         what = f"The population's reward of a low-rank basis of {len(basis.user_ids)} people."
         title = "Reward of a population"
-    write_checkpoint(folder, encoder, head / LOGIT_SCALE, ["reward"])
+    write_checkpoint(folder, encoder, head / LOGIT_SCALE, ["reward"], args.copy)
     card = card_of(args, basis, encoder, title, what, ONE_HEAD)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -117,7 +132,7 @@ def write_all(folder, args, basis, encoder):
     """A head for each basis reward, and everybody's mixtures of them."""
     users = basis.everybody
     heads, labels, W = score_heads(basis, users)
-    write_checkpoint(folder, encoder, heads / LOGIT_SCALE, labels)
+    write_checkpoint(folder, encoder, heads / LOGIT_SCALE, labels, args.copy)
     population = torch.zeros(len(labels))
     population[: len(basis.prior.mean)] = basis.prior.mean
     tensors = {"W": W.contiguous(), "population": population}
@@ -133,16 +148,16 @@ def main():
     basis = open_basis(args.basis)
     require(not (args.user and args.all), "--user and --all: one of the two")
     basis.positions([args.user] if args.user else [])
+    require_folder(args.output)
     encoder = encoder_of_basis(args.basis, basis, args)
     if encoder.pooling != "last":
-        raise InputError(
-            f"{args.basis} was learned on means of a text encoder, which no standard classifier has"
-        )
+        text = "was learned on means of a text encoder, which no standard classifier has"
+        raise InputError(f"{args.basis} {text}")
     write = write_all if args.all else write_one
     with whole_folder(args.output) as folder:
         write(folder, args, basis, encoder)
-    own = sum(f.stat().st_size for f in Path(args.output).iterdir() if not f.is_symlink())
-    print(f"{args.output} takes {own / 1000:.0f} kB beside {encoder.name}; its card: README.md")
+    size = sum(f.stat().st_size for f in Path(args.output).iterdir() if not f.is_symlink())
+    print(f"{args.output} takes {size / 1000:.0f} kB beside {encoder.name}; its card: README.md")
 
 
 if __name__ == "__main__":

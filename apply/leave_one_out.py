@@ -21,9 +21,7 @@ class Newcomers(NamedTuple):
     """What is found of C people, and how well it does on pairs that it was not fitted to."""
 
     mixtures: Mixtures  # W, gap, spread, deviations
-    accuracy: (
-        np.ndarray
-    )  # (C,) leave-one-out: share of the pairs that the fit to all others gets right
+    accuracy: np.ndarray  # (C,) share of the pairs left out that the fit to all others gets right
     population: np.ndarray  # (C,) the same of the population's mixture
     gain: np.ndarray  # (C,) mean log P of a pair left out, over that of the population's mixture
     error: np.ndarray  # (C,) its standard error; infinite for a single pair
@@ -32,7 +30,8 @@ class Newcomers(NamedTuple):
         """What so many pairs say of a person, plainly."""
         if pairs < FEW:
             return "too few pairs to say"
-        gain, error = self.gain[person], self.error[person]
+        gain = self.gain[person]
+        error = self.error[person]
         if gain > CLEAR * error:
             return "clearly better than the population"
         if gain < -CLEAR * error:
@@ -44,43 +43,49 @@ def adapt(basis, pairs):
     """(R2) of each person of Comparisons, V frozen -> Newcomers."""
     (Z,) = project(pairs, [basis.V])  # (n, d) @ (d, K) -> (n, K)
     C = len(pairs.user_ids)
-    found = solve_mixtures(Z, pairs.user, C, basis.prior, pairs, spread=True)
-    left, own = leave_one_out(Z, basis.prior, pairs)  # (l,), (l,)
-    common = Z.double() @ basis.prior.mean.double() / LOGIT_SCALE  # (n, K) @ (K,)
-    user = pairs.user[left].numpy()
+    mixtures = solve_mixtures(Z, pairs.user, C, basis.prior, pairs, spread=True)
+    row, personal = leave_one_out(Z, basis.prior, pairs)  # (l,), (l,)
+    common = Z[row].double() @ basis.prior.mean.double() / LOGIT_SCALE  # (l, K) @ (K,)
+    user = pairs.user[row].numpy()
     count = np.bincount(user, minlength=C)
-    gained = (F.logsigmoid(own) - F.logsigmoid(common[left])).numpy()
+    gained = (F.logsigmoid(personal) - F.logsigmoid(common)).numpy()
     gain = np.bincount(user, gained, C) / count
-    off = np.bincount(user, (gained - gain[user]) ** 2, C)
+    squares = np.bincount(user, (gained - gain[user]) ** 2, C)
     with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.where(count > 1, np.sqrt(off / (count - 1) / count), np.inf)
-    right = np.bincount(user, own.numpy() > 0, C) / count
-    by_all = np.bincount(user, common[left].numpy() > 0, C) / count
-    return Newcomers(found, right, by_all, gain, error)
+        error = np.where(count > 1, np.sqrt(squares / (count - 1) / count), np.inf)
+    accuracy = np.bincount(user, personal.numpy() > 0, C) / count
+    by_all = np.bincount(user, common.numpy() > 0, C) / count
+    return Newcomers(mixtures, accuracy, by_all, gain, error)
 
 
 def leave_one_out(Z, prior, pairs):
     """Rows of pairs (l,), some of each person, and their log-odds by a fit to all others.
 
-    One problem for each: all pairs of its person, of which that one does not count.
+    One problem for each: all pairs of its person, of which that one does not count. Of a person with
+    three pairs, rows 4, 5, 6, whose problems are 7, 8, 9:
+
+        problem   7 7 7   8 8 8   9 9 9
+        row       4 5 6   4 5 6   4 5 6
+        is_out    x . .   . x .   . . x
     """
     user = pairs.user
     counts = pairs.counts
-    places = shuffled_positions(user, 1, torch.Generator().manual_seed(0))[0]
+    order = shuffled_positions(user, 1, torch.Generator().manual_seed(0))[0]
     most = max(FEW, min(LEFT_OUT, PROBLEMS // len(counts)))
-    left = (places < most).nonzero().flatten()  # (l,)
-    sizes = counts[user[left]]  # pairs in each problem
-    problem = torch.arange(len(left)).repeat_interleave(sizes)  # (sum of sizes,)
-    first = counts.cumsum(0) - counts
+    out = (order < most).nonzero().flatten()  # (l,)
+    owner = user[out]
+    sizes = counts[owner]  # pairs in each problem
+    problem = torch.arange(len(out)).repeat_interleave(sizes)  # (sum of sizes,)
+    first = counts.cumsum(0) - counts  # row of each person's first pair
     begin = sizes.cumsum(0) - sizes  # of each problem
-    row = first[user[left]][problem] + torch.arange(len(problem)) - begin[problem]
-    here = row == left[problem]
-    problems = person_batches(problem, len(left), Z.shape[1])
+    row = first[owner][problem] + torch.arange(len(problem)) - begin[problem]
+    is_out = row == out[problem]
+    problems = person_batches(problem, len(out), Z.shape[1])
     if prior.deviation_spread:
         people = person_batches(user, len(counts), Z.shape[1], pairs)
-        problems = repeated(people, user[left], begin, len(row))
-    found = solve_batches(problems, Z[row], (~here).double(), len(left), prior)
-    return left, found.logits[here]
+        problems = repeated(people, owner, begin, len(row))
+    fitted = solve_batches(problems, Z[row], (~is_out).double(), len(out), prior)
+    return out, fitted.logits[is_out]
 
 
 def repeated(people, owner, begin, total):
@@ -92,9 +97,9 @@ def repeated(people, owner, begin, total):
     for batch in people:
         m = batch.rows.shape[1]
         numbers = torch.isin(owner, batch.who).nonzero().flatten()
-        place = torch.zeros(int(owner.max()) + 1, dtype=torch.long)
-        place[batch.who] = torch.arange(len(batch.who))
+        line = torch.zeros(int(owner.max()) + 1, dtype=torch.long)  # of each owner in the batch
+        line[batch.who] = torch.arange(len(batch.who))
         for some in numbers.split(max(1, BATCH // m**2)):
-            of = place[owner[some]]
+            lines = line[owner[some]]
             rows = (begin[some, None] + torch.arange(m)).clamp_max(total - 1)
-            yield Batch(some, rows, batch.real[of], batch.G[of])
+            yield Batch(some, rows, batch.real[lines], batch.G[lines])

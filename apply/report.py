@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from outputs import require_page
 
-from lore.common import InputError, require, require_apart, start, written_whole
+from lore.common import InputError, require, start, written_whole
 from lore.fit.basis import basis_health, basis_path, load_basis
 from lore.fit.evaluation import LORE
 from lore.report.pictures import rank_figure, shots_figure, svg_of
@@ -42,6 +43,7 @@ people = 20  # at most, whose pairs are shown
 # -------------------------------------------------------------------------------------------
 
 CURVE = "Accuracy against what is known"
+ROUNDING = 1e-5  # of a log-loss
 OF_A_FIT = {"K", "alpha", "seed", "variant"}
 
 
@@ -77,19 +79,19 @@ def drawn(figure):
 
 
 def curve_beside(path, results):
-    """The few-shot curve beside the results of a run, named and dated; none where it is of other people."""
+    """(HTML of the few-shot curve beside the results of a run, why there is none): one of them empty."""
     path = path.with_name(path.name.replace("train_basis", "vary_fewshot"))
     file = Path(f"{path}.json")
     if not file.exists():
-        return ""
+        return "", ""
     curve, tables = read_results(file)
     if "summary" in curve:  # these results themselves, under another name
-        return ""
+        return "", ""
     written = datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
     origin = f"{file}, written {written}, of {data_of(curve)}"
     if data_of(curve) != data_of(results) or not people_of(curve) <= people_of(results):
-        return note(f"{origin}, is of other people than these results, and is not shown.")
-    return drawn(shots_figure(path)) + in_html(tables) + note(f"From {origin}.")
+        return "", f"{origin}: a curve of other people than these results"
+    return drawn(shots_figure(path)) + in_html(tables) + note(f"From {origin}."), ""
 
 
 def data_of(results):
@@ -107,23 +109,34 @@ def people_of(results):
 
 
 def bases_of(path, rows):
-    """{(K, alpha, seed): Basis} of the run that wrote these rows, and files of another one."""
+    """{(K, alpha, seed): Basis} of the run that wrote these rows, and the files of another one."""
     prefix = Path(path).with_suffix("")
     bases = {}
     strangers = []
     for row in rows:
         key = (row["K"], row["alpha"], row["seed"])
-        file = Path(basis_path(prefix, *key)) if isinstance(row["alpha"], float) else None
-        if row["variant"] != LORE or row["K"] in (0, "best") or not file.exists():
+        if row["variant"] != LORE or row["K"] in (0, "best") or row["alpha"] is None:
             continue
-        basis = load_basis(file)
-        of_each = row.get("of_each_user", {})
-        ids = [tuple(of_each.get(name, {}).get("user", ())) for name in ("train", "unseen")]
-        if ids == [basis.user_ids, basis.unseen_ids]:
-            bases[key] = basis
-        else:
-            strangers.append(file)
+        file = Path(basis_path(prefix, *key))
+        if file.exists():
+            basis = load_basis(file)
+            if is_of(basis, row):
+                bases[key] = basis
+            else:
+                strangers.append(f"{file}: a basis of another run")
     return bases, strangers
+
+
+def is_of(basis, row):
+    """Whether a basis is that of a row: of the same people, and as right about the unseen ones."""
+    groups = row.get("of_each_user", {})
+    if any(name not in groups for name in ("train", "unseen")):
+        return False
+    people = [tuple(groups[name]["user"]) for name in ("train", "unseen")]
+    if people != [basis.user_ids, basis.unseen_ids]:
+        return False
+    loss = np.mean(groups["unseen"]["log_loss"])
+    return basis.held_out is None or abs(basis.held_out["personal"] - loss) < ROUNDING
 
 
 def health_of(bases, V_ref):
@@ -215,10 +228,14 @@ def sections_of(args, results, tables):
     if "summary" in results:
         yield "Accuracy", in_html(tables)
         yield "Accuracy against rank", drawn(rank_figure(path))
-        curve = curve_beside(path, results)
+        curve, stranger = curve_beside(path, results)
+        bases, strangers = bases_of(args.input, results["rows"])
         if curve:
             yield CURVE, curve
-        yield from sections_of_bases(args, results)
+        yield from sections_of_bases(args, results, bases)
+        strangers = [*filter(None, [stranger]), *strangers]
+        if strangers:
+            yield "Not shown", "".join(map(note, strangers))
     else:
         yield CURVE, drawn(shots_figure(path)) + in_html(tables)
     made_by = results["settings"] | results["environment"]
@@ -227,25 +244,21 @@ def sections_of(args, results, tables):
     yield "Settings and versions", shown_table(Table(["setting", "value"], rows))
 
 
-def sections_of_bases(args, results):
+def sections_of_bases(args, results, bases):
     """Yield (heading, HTML) of the bases that the run has left beside its results."""
-    bases, strangers = bases_of(args.input, results["rows"])
     replies = Replies(args, results) if args.texts else None
+    if not bases:
+        return
     for (K, _, _), basis in bases.items():
         if replies:
             replies.require_model(basis, K)
-    left_out = [note(f"{file} is of another run, and is not shown.") for file in strangers]
-    if bases or left_out:
-        V_ref = replies.split.head if replies else None
-        health = shown_table(health_of(bases, V_ref)) if bases else ""
-        yield "Health of the bases", health + "".join(left_out)
+    yield "Health of the bases", shown_table(health_of(bases, replies and replies.split.head))
     key = shown_basis(results["summary"], bases)
     if key is not None:
-        basis = bases[key]
-        W = torch.cat([basis.W, basis.W_unseen]).numpy()
-        bars = f'<div class="wide">{mixture_bars(basis.everybody, W)}</div>'
+        W = torch.cat([bases[key].W, bases[key].W_unseen]).numpy()
+        bars = f'<div class="wide">{mixture_bars(bases[key].everybody, W)}</div>'
         yield f"People's mixtures, K = {key[0]}, ordered by likeness", bars
-    if replies and bases:
+    if replies:
         key = key or max(bases)
         yield f"Replies, K = {key[0]}", replies.extremes(bases[key], args.replies)
         worst = replies.worst_pairs(bases[key], args.people, args.pairs)
@@ -255,8 +268,7 @@ def sections_of_bases(args, results):
 def main():
     args = settings(globals())
     results, tables = read_results(args.input)
-    require(args.output, "where to? name an .html file with --output")
-    require_apart([args.output], [args.input, args.texts])
+    require_page(args.output, [args.input, args.texts])
     sections = [*sections_of(args, results, tables)]
     title = f"LoRe: {Path(args.input).with_suffix('').name}"
     with written_whole(args.output) as file:

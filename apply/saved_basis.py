@@ -1,15 +1,14 @@
 """A saved basis at work: the encoder that it was learned on, rows of text in, rewards out."""
 
-import gzip
-import io
 import json
-from contextlib import contextmanager
+import math
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from lore.common import InputError, pick_device, written_whole
+from lore.common import InputError, pick_device
 from lore.fit.basis import load_basis
 from lore.splits import identity_of
 from lore.text.conversations import text_bytes
@@ -27,8 +26,11 @@ share = True  # compute once what conversations share; off for a model that refu
 # -------------------------------------------------------------------------------------------
 
 BLOCK = 2**22  # bytes of text that are embedded before their rows are written
-KNOWN = {"model", "version", "pooling", "dtype", "max_length", "head"}  # of every identity
-SAME = ("version", "pooling", "max_length", "head")  # of an identity: what must not differ
+COIN = math.log(2)  # log-loss of who does not look
+TOLD = 1e-4  # a difference of log-losses that is no rounding
+REWARDS = 2**24  # rewards that are in memory at a time, one row's at least
+STATED = {"model", "version", "pooling", "dtype", "max_length", "head"}  # of every identity
+THE_SAME = ("version", "pooling", "max_length", "head")  # in a basis and in its encoder
 
 
 def open_basis(path):
@@ -45,7 +47,7 @@ def open_basis(path):
 def encoder_of_basis(path, basis, args):
     """The Encoder that a basis was learned on. InputError: it is unknown, or another one by now."""
     identity = identity_of(basis.model)
-    if identity is None or not identity.keys() >= KNOWN:
+    if identity is None or not identity.keys() >= STATED:
         raise InputError(f"{path} says of no encoder (planted people?), so it knows no text")
     for name in ("model", "version", "pooling", "dtype"):
         if not isinstance(identity[name], str):
@@ -67,7 +69,7 @@ def encoder_of_basis(path, basis, args):
         identity["head"] or "",
         None if Path(name).is_dir() else identity["version"],
     )
-    for what in SAME:
+    for what in THE_SAME:
         then, now = identity.get(what), encoder.identity.get(what)
         if then != now:
             raise InputError(
@@ -90,6 +92,28 @@ def chosen_users(basis, users, everybody):
     return [*basis.everybody] if everybody else users
 
 
+def worth_of(basis):
+    """What it knows of itself: the log-loss of pairs that no fit has seen. Empty: nothing."""
+    if not basis.held_out:
+        return ""
+    personal = basis.held_out["personal"]
+    population = basis.held_out["population"]
+    words = f"log-loss {personal:.3f} on new prompts of people it was not fitted to"
+    words += f", with everybody's mixture {population:.3f}, of a coin {COIN:.3f}"
+    if personal > COIN:
+        return f"{words}: these log-odds are worse than none."
+    if personal > population + TOLD:
+        return f"{words}: what is personal here makes it worse."
+    return f"{words}."
+
+
+def print_worth(basis):
+    """Says so where people would have been predicted better by a coin, or by everybody's mixture."""
+    worth = worth_of(basis)
+    if "worse" in worth:
+        print(f"beware: this basis has a {worth}")
+
+
 # ------------------------------------------------------------------------------------------------
 # Rows of text
 # ------------------------------------------------------------------------------------------------
@@ -98,42 +122,40 @@ def chosen_users(basis, users, everybody):
 class Row(NamedTuple):
     """One row of a file, with rewards of its conversations on the scale of log-odds."""
 
-    place: str  # file and line
+    where: str  # file and line
     fields: dict  # as they stand in the file
     population: torch.Tensor  # (conversations,)
     rewards: torch.Tensor  # (conversations, P) of the users asked for
 
 
-def scored_rows(path, conversations_of, encoder, basis, users, found=()):
+def scored_rows(path, conversations_of, encoder, basis, users, added=()):
     """Yield a Row for each of a file, which is first read through once, so that no fault comes late.
 
-    conversations_of(place, fields): the conversations of a row; found: names of the fields that are
-    added to it. Memory for BLOCK bytes of text.
+    conversations_of(where, fields): the conversations of a row; added: names of the fields that are
+    added to it. Memory for BLOCK bytes of text and REWARDS rewards.
     InputError, with file and line: whatever that raises; no row; a reply too long for the model.
     """
     size = 0
-    for place, fields in rows_of(path):
-        require_free(place, fields, found)
-        size += sum(map(text_bytes, conversations_of(place, fields)))
+    for where, fields in rows_of(path):
+        require_free(where, fields, added)
+        size += sum(map(text_bytes, conversations_of(where, fields)))
     if not size:
         raise InputError(f"{path} holds no row")
     with Tally(size) as tally:
         for block in blocks(path, conversations_of):
             table, numbers = embed_block(block, encoder, tally)
-            population = basis.population(table)
-            rewards = basis.log_odds(table, users)  # all replies and people as one product
-            for (place, fields, _), own in zip(block, numbers):
-                yield Row(place, fields, population[own], rewards[own])
+            for rows in pieces([*zip(block, numbers)], len(users)):
+                yield from rewarded(rows, table, basis, users)
     tally.report()
 
 
 def blocks(path, conversations_of):
-    """Yield lists of (place, fields, conversations), of about BLOCK bytes each."""
+    """Yield lists of (where, fields, conversations), of about BLOCK bytes each."""
     block = []
     size = 0
-    for place, fields in rows_of(path):
-        talks = conversations_of(place, fields)
-        block.append((place, fields, talks))
+    for where, fields in rows_of(path):
+        talks = conversations_of(where, fields)
+        block.append((where, fields, talks))
         size += sum(map(text_bytes, talks))
         if size >= BLOCK:
             yield block
@@ -146,38 +168,60 @@ def blocks(path, conversations_of):
 def embed_block(block, encoder, tally):
     """Table (distinct conversations, d) of a block, and which of it each of its rows has."""
     talks = []
-    places = []
-    for place, _, of_row in block:
+    lines = []
+    for where, _, of_row in block:
         talks.extend(of_row)
-        places.extend([place] * len(of_row))
-    table, rows = encoder.embed_distinct(talks, tally, places)
+        lines.extend([where] * len(of_row))
+    table, rows = encoder.embed_distinct(talks, tally, lines)
     return table, rows.split([len(of_row) for _, _, of_row in block])
 
 
-@contextmanager
-def written_rows(path):
-    """write(fields), for JSON lines that are there whole in the end, or not at all; gzip by the name."""
-    if not path:
-        raise InputError("where to? name a file with --output")
-    with written_whole(path) as temporary:
-        packed = str(path).endswith(".gz")
-        with gzip.open(temporary, "wb") if packed else open(temporary, "wb") as file:
-            text = io.TextIOWrapper(file, encoding="utf-8")
-
-            def write(fields):
-                text.write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
-
-            yield write
-            text.flush()
+def pieces(rows, people):
+    """Yield lists of (row, its conversations' numbers), each of about REWARDS rewards of so many people."""
+    piece = []
+    count = 0
+    for row, numbers in rows:
+        piece.append((row, numbers))
+        count += len(numbers) * people
+        if count >= REWARDS:
+            yield piece
+            piece = []
+            count = 0
+    if piece:
+        yield piece
 
 
-def extended(row, found):
-    """The fields of a row and what was found of it. InputError: it has such fields already."""
-    require_free(row.place, row.fields, found)
-    return row.fields | found
+def rewarded(rows, table, basis, users):
+    """Yield the Rows of some: all their replies and people as one product."""
+    vectors = table[torch.cat([numbers for _, numbers in rows])]
+    sizes = [len(numbers) for _, numbers in rows]
+    population = basis.population(vectors).split(sizes)
+    rewards = basis.log_odds(vectors, users).split(sizes)
+    for ((where, fields, _), _), common, personal in zip(rows, population, rewards):
+        yield Row(where, fields, common, personal)
 
 
-def require_free(place, fields, found):
-    both = fields.keys() & {*found}
-    if both:
-        raise InputError(f"{place}: it has a field {min(both)} already, which would be lost")
+def extended(row, added):
+    """The fields of a row and what is added to it. InputError: it has such fields already."""
+    require_free(row.where, row.fields, added)
+    return row.fields | added
+
+
+def require_free(where, fields, added):
+    twice = fields.keys() & {*added}
+    if twice:
+        raise InputError(f"{where}: it has a field {min(twice)} already, which would be lost")
+
+
+# ------------------------------------------------------------------------------------------------
+# Words
+# ------------------------------------------------------------------------------------------------
+
+
+def as_read(conversation):
+    """Its messages as text, without what no reader sees: kinds of line ends, spaces where lines end."""
+    seen = []
+    for message in conversation:
+        lines = unicodedata.normalize("NFC", message["content"]).strip().splitlines()
+        seen.append(message | {"content": "\n".join(map(str.rstrip, lines))})
+    return json.dumps(seen, sort_keys=True)

@@ -9,7 +9,7 @@ Reads:  --basis, a .safetensors file of a train_basis.py or of adapt.py
 Writes: --output, the same rows as JSON lines (gzip where the name says so) with `population`, and with
         `rewards`, {id: reward}. On the scale of log-odds: of two replies to one prompt, a person
         prefers the first with probability sigmoid(their difference). By itself a reward says nothing.
-Cost:   one pass of the encoder over the replies, in constant memory.
+Cost:   one pass of the encoder over the replies; memory for 4 MB of text and one row's rewards, or 64 MB.
 """
 
 import sys
@@ -17,8 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from outputs import require_rows, written_rows
+
 import saved_basis
-from lore.common import require, require_apart, start
+from lore.common import start
 from lore.settings import settings
 from lore.text.input_rows import reply_of
 from saved_basis import (
@@ -26,8 +28,8 @@ from saved_basis import (
     encoder_of_basis,
     extended,
     open_basis,
+    print_worth,
     scored_rows,
-    written_rows,
 )
 
 # ------------------------------------------------------------------------------- settings ---
@@ -39,28 +41,28 @@ everybody = False  # those of all people of the basis
 # -------------------------------------------------------------------------------------------
 
 
-FOUND = ("population", "rewards")  # fields that are written
+ADDED = ("population", "rewards")  # fields that are written
 
 
-def replies_of(place, fields):
-    return [reply_of(place, fields)]
+def replies_of(where, fields):
+    return [reply_of(where, fields)]
 
 
 def main():
     args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
     users = chosen_users(basis, args.users, args.everybody)
-    require(args.output, "where to? name a file with --output")
-    require_apart([args.output], [args.basis, args.input])
+    require_rows(args.output, [args.basis, args.input], "population")
     encoder = encoder_of_basis(args.basis, basis, args)
     count = 0
     with written_rows(args.output) as write:
-        for row in scored_rows(args.input, replies_of, encoder, basis, users, FOUND):
-            found = {"population": row.population.item()}
+        for row in scored_rows(args.input, replies_of, encoder, basis, users, ADDED):
+            added = {"population": row.population.item()}
             if users:
-                found["rewards"] = dict(zip(users, row.rewards[0].tolist()))
-            write(extended(row, found))
+                added["rewards"] = dict(zip(users, row.rewards[0].tolist()))
+            write(extended(row, added))
             count += 1
+    print_worth(basis)
     print(f"{count} rows, with rewards of {len(users)} people and the population: {args.output}")
 
 
