@@ -183,3 +183,13 @@ def test_what_utils_lists_can_be_imported_from_it():
     assert {*PROMISED} <= {*utils.__all__} and len({*utils.__all__}) == len(utils.__all__)
     for name in utils.__all__:
         assert hasattr(utils, name), name
+
+
+def test_the_first_page_is_short_and_shows_the_line_that_is_edited():
+    readme = (ROOT / "README.md").read_text()
+    script = (ROOT / "RedditTLDR/train_basis.py").read_text().splitlines()
+    (edited,) = [line for line in script if line.startswith("K_list = ")]
+    assert f"\n    {edited}\n" in readme
+    assert len(readme.splitlines()) <= 150
+    pages = [page.read_text().splitlines() for page in (ROOT / "docs").glob("*.md")]
+    assert sum(map(len, pages)) <= 800
