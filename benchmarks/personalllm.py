@@ -9,28 +9,24 @@ to pictures. Beside it, the published way: two steps of a loop over people for e
 the memory of people x prompts x d in float32, computed. Nothing here says anything about accuracy.
 """
 
-import argparse
-import os
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
-
-TOP = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TOP), str(TOP / "PersonalLLM")]
 
 import numpy as np
 import torch
-from fit import loop_loss, loop_steps, seconds, verdict
+from fit import loop_loss, loop_steps
+from measure import ROOT, flags, load_module, run_alone, seconds, verdict
 
-import people
+from lore.common import start
 from lore.splits import Split, save_split
 
-TRAIN_BASIS = TOP / "PersonalLLM/train_basis.py"
-PROMPTS, RESPONSES, REWARD_MODELS = {"train": 9402, "test": 1000}, 8, len(people.REWARD_MODELS)
-PEOPLE, PAIRS, RANKS, STEPS = 1000, 45, [1, 2, 3, 4, 5], 1000
+REWARD_MODELS = [*load_module("PersonalLLM/people.py").REWARD_MODELS]
+PROMPTS = {"train": 9402, "test": 1000}
+RESPONSES = 8
+PEOPLE = 1000
+PAIRS = 45
+RANKS = [1, 2, 3, 4, 5]
+STEPS = 1000
 
 
 def write_prepared(folder, d):
@@ -38,87 +34,63 @@ def write_prepared(folder, d):
     import pandas as pd
 
     generator = torch.Generator().manual_seed(0)
-    directions = torch.randn(d, REWARD_MODELS, generator=generator) / d**0.5
+    directions = torch.randn(d, len(REWARD_MODELS), generator=generator) / d**0.5
     for side, count in PROMPTS.items():
         table = torch.empty(count * RESPONSES, d, dtype=torch.bfloat16)
-        scores = torch.empty(len(table), REWARD_MODELS)
+        scores = torch.empty(len(table), len(REWARD_MODELS))
         for rows, values in zip(table.split(4096), scores.split(4096)):
             made_up = torch.randn(len(rows), d, generator=generator)
             rows.copy_(made_up)
             values.copy_(made_up @ directions)  # (rows, d) @ (d, M)
-        place = {
-            "prompt": np.repeat(np.arange(count), RESPONSES),
-            "response": np.tile(np.arange(RESPONSES), count),
-        }
-        frame = pd.DataFrame({**place, "reply": np.arange(len(table))})
-        frame = frame.join(pd.DataFrame(scores.numpy(), columns=list(people.REWARD_MODELS)))
-        save_split(
-            folder / side, Split(table, frame, torch.randn(d, 1, generator=generator), "made up")
-        )
+        frame = pd.DataFrame(scores.numpy(), columns=REWARD_MODELS)
+        frame["prompt"] = np.repeat(np.arange(count), RESPONSES)
+        frame["response"] = np.tile(np.arange(RESPONSES), count)
+        frame["reply"] = np.arange(len(table))
+        head = torch.randn(d, 1, generator=generator)
+        save_split(folder / side, Split(table, frame, head, "made up"))
 
 
 def published_minutes(d):
     """Minutes of the joint fits of all ranks as a loop over people, from two steps of each."""
-    X = torch.randn(PEOPLE * PAIRS, d)
-    users = X.split(PAIRS)
+    users = torch.randn(PEOPLE * PAIRS, d).split(PAIRS)
     spent = sum(seconds(loop_steps, loop_loss, users, rank, 2) / 2 for rank in RANKS)
     return spent * STEPS / 60
 
 
-def run_here(folder, arguments):
-    """(minutes, peak GB) of train_basis.py. First of all in a process that holds little: the peak is inherited."""
-    flags = [
-        "--data",
-        folder,
-        "--results",
-        folder / "results",
-        "--dirichlet_list",
-        str(arguments.dirichlet),
-        "--no-mark_best",
-    ]
-    begin = time.perf_counter()
-    subprocess.run([sys.executable, TRAIN_BASIS, *flags], check=True, stderr=subprocess.DEVNULL)
-    return (time.perf_counter() - begin) / 60, resource.getrusage(
-        resource.RUSAGE_CHILDREN
-    ).ru_maxrss / 2**20
+def train(folder, dirichlet):
+    """(seconds, peak GB) of train_basis.py."""
+    paths = ("--data", folder, "--results", folder / "results")
+    script = ROOT / "PersonalLLM/train_basis.py"
+    return run_alone(script, *paths, "--dirichlet_list", dirichlet, "--no-mark_best")
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = flags(__doc__)
     parser.add_argument("--features", type=int, default=4096)
     parser.add_argument("--dirichlet", type=float, default=0.1)
-    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.write:
-        return write_prepared(arguments.write, arguments.features)
+    parser.add_argument("--write", type=Path, help="only write the files, to this folder")
+    args = parser.parse_args()
+    if args.write:
+        write_prepared(args.write, args.features)
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # in a process of its own, so that its memory is not counted below
-        subprocess.run(
-            [sys.executable, __file__, "--write", folder, f"--features={arguments.features}"],
-            check=True,
-        )
-        disk = sum(os.path.getsize(file) for file in folder.iterdir()) / 1e9
-        writer_peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-        minutes, peak = run_here(folder, arguments)
-    if peak <= writer_peak:  # RUSAGE_CHILDREN is the largest of all of them
-        print("the peak below is that of writing the files, not of training")
+        run_alone(__file__, "--write", folder, "--features", args.features)
+        disk = sum(file.stat().st_size for file in folder.iterdir()) / 1e9
+        spent, peak = train(folder, args.dirichlet)
+    minutes = spent / 60
     print(f"one population, K = 0 .. 5, seen and unseen evaluated: {minutes:.1f} minutes,", end=" ")
+    print(f"target 15: {verdict(minutes < 15)}")
+    print(f"peak {peak:.2f} GB for {disk:.2f} GB on disk, target 8: {verdict(peak < 8)}")
+    plain = published_minutes(args.features)
     print(
-        f"target 15: {verdict(minutes < 15)}; peak {peak:.2f} GB for {disk:.2f} GB on disk,",
-        end=" ",
+        f"joint fits alone as a loop over {PEOPLE} people x {PAIRS} pairs, rank by rank:", end=" "
     )
-    print(f"target 8: {verdict(peak < 8)}")
-    plain = published_minutes(arguments.features)
-    held = 4 * arguments.features * (PEOPLE * PROMPTS["train"] + 2 * PEOPLE * PROMPTS["test"]) / 1e9
-    print(
-        f"joint fits alone as a loop over people, rank by rank: {plain:.0f} minutes ({plain / minutes:.0f} x)",
-        end=" ",
-    )
-    print(f"for {PEOPLE} people x {PAIRS} pairs; people x prompts x d in float32: {held:.0f} GB")
+    print(f"{plain:.0f} minutes ({plain / minutes:.0f} x)")
+    rows = PEOPLE * PROMPTS["train"] + 2 * PEOPLE * PROMPTS["test"]
+    print(f"people x prompts x d in float32: {4 * args.features * rows / 1e9:.0f} GB")
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

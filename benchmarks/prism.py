@@ -9,120 +9,86 @@ question, which gives files of about the public ones' size. The step is measured
 rounds in which both ways run in turn in this process.
 """
 
-import argparse
 import json
 import random
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "PRISM"))
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fit import every_user_steps
+from measure import ROOT, flags, in_turn, load_module, ratio, run_alone, seconds, verdict
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lore.common import start
 from lore.fit.comparisons import Comparisons
 from lore.fit.product import TallProduct
 from lore.text.packing import pack_trees
-from people import DIALOGUES_OF_REPLIES, replies_per_turn
 from utils import LoRe_regularized
 
-PREPARE = Path(__file__).resolve().parent.parent / "PRISM/prepare.py"
+people = load_module("PRISM/people.py")
+
 RANKS = [1, 5, 10, 15, 20, 25, 50]
-DIALOGUES_OF_PEOPLE = {
-    1: 25,
-    2: 28,
-    3: 34,
-    4: 10,
-    5: 11,
-    6: 1283,
-    7: 5,
-}  # all of PRISM, counted as in people.py
-QUESTION_TOKENS, REPLY_TOKENS, TURN_TOKENS = (
-    18,
-    110,
-    5,
-)  # of the made-up texts; 5 for the template's marks around each
+PULL = 1e4  # alpha: how strongly V is held to the reference head
+PEOPLE_OF_DIALOGUES = {1: 25, 2: 28, 3: 34, 4: 10, 5: 11} | people.PEOPLE_OF_DIALOGUES
+QUESTION_TOKENS = 18  # of the made-up texts
+REPLY_TOKENS = 110
+TURN_TOKENS = 5  # for the template's marks around each
 
 
-def verdict(reached):
-    return "reached" if reached else "MISSED"
-
-
-# ------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # Preparing and tokens
-# ------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
+
+
+def repeated(counts):
+    """Each value as often as it was counted. counts: {value: how often}"""
+    return np.repeat([*counts], [*counts.values()]).tolist()
 
 
 def dialogues():
     """Replies per turn of all 8,011 dialogues, in an order of its own."""
-    sizes = [
-        replies_per_turn(replies)
-        for replies, count in DIALOGUES_OF_REPLIES.items()
-        for _ in range(count)
-    ]
+    sizes = [*map(people.replies_per_turn, repeated(people.DIALOGUES_OF_REPLIES))]
     random.Random(0).shuffle(sizes)
     return sizes
+
+
+def words(rng):
+    """5,000 of them."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return ["".join(rng.choices(letters, k=rng.randint(2, 10))) for _ in range(5000)]
+
+
+def history(sizes, text):
+    """The turns of a dialogue as upstream writes them. text: characters -> a text of about that size"""
+    turns = []
+    for turn, size in enumerate(sizes):
+        turns.append({"turn": turn, "role": "user", "content": text(70)})
+        for number in range(size):
+            reply = {"turn": turn, "role": "model", "content": text(480), "if_chosen": number == 0}
+            reply |= {"model_name": "a/model", "model_provider": "a provider", "score": 50}
+            turns.append(reply | {"within_turn_id": number})
+    return turns
 
 
 def write_upstream(folder):
     """survey.jsonl and conversations.jsonl of the real size."""
     rng = random.Random(0)
-    words = [
-        "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 10)))
-        for _ in range(5000)
-    ]
-    text = lambda characters: " ".join(rng.choices(words, k=characters // 7))
-    counts = [count for count, people in DIALOGUES_OF_PEOPLE.items() for _ in range(people)]
-    owners = [user for user, count in enumerate(counts) for _ in range(count)]
+    vocabulary = words(rng)
+    text = lambda characters: " ".join(rng.choices(vocabulary, k=characters // 7))
+    counts = repeated(PEOPLE_OF_DIALOGUES)
     with open(folder / "survey.jsonl", "w") as file:
         for user in range(1500):
-            file.write(
-                json.dumps(
-                    {
-                        "user_id": f"user{user}",
-                        "num_completed_conversations": int(user < len(counts)),
-                    }
-                )
-                + "\n"
-            )
+            row = {"user_id": f"user{user}", "num_completed_conversations": int(user < len(counts))}
+            file.write(json.dumps(row) + "\n")
+    owners = repeated(dict(enumerate(counts)))
     with open(folder / "conversations.jsonl", "w") as file:
         for number, (owner, sizes) in enumerate(zip(owners, dialogues())):
-            history = []
-            for turn, size in enumerate(sizes):
-                history.append({"turn": turn, "role": "user", "content": text(70)})
-                for reply in range(size):
-                    about = {
-                        "model_name": "a/model",
-                        "model_provider": "a provider",
-                        "score": 50,
-                        "within_turn_id": reply,
-                    }
-                    history.append(
-                        {
-                            "turn": turn,
-                            "role": "model",
-                            "content": text(480),
-                            "if_chosen": reply == 0,
-                            **about,
-                        }
-                    )
-            row = {
-                "conversation_id": f"c{number}",
-                "user_id": f"user{owner}",
-                "conversation_turns": len(sizes),
-            }
-            file.write(
-                json.dumps({**row, "conversation_history": history, "open_feedback": text(1500)})
-                + "\n"
-            )
+            row = {"conversation_id": f"c{number}", "user_id": f"user{owner}"}
+            row |= {"conversation_turns": len(sizes), "conversation_history": history(sizes, text)}
+            file.write(json.dumps(row | {"open_feedback": text(1500)}) + "\n")
 
 
 def measure_prepare():
@@ -130,70 +96,47 @@ def measure_prepare():
         folder = Path(name)
         write_upstream(folder)
         size = (folder / "conversations.jsonl").stat().st_size / 1e6
-        begin = time.perf_counter()
-        command = [sys.executable, PREPARE, "--source", folder, "--data", folder / "data"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(
-        f"prepare.py, 8,011 dialogues, {size:.0f} MB: {seconds:.1f} s, target 60 s: {verdict(seconds < 60)};",
-        end=" ",
-    )
-    print(f"peak {peak:.2f} GB, target 2 GB: {verdict(peak < 2)}", flush=True)
+        script = ROOT / "PRISM/prepare.py"
+        spent, peak = run_alone(script, "--source", folder, "--data", folder / "data")
+    time_told = f"{spent:.1f} s, target 60 s: {verdict(spent < 60)}"
+    peak_told = f"peak {peak:.2f} GB, target 2 GB: {verdict(peak < 2)}"
+    print(f"prepare.py, 8,011 dialogues, {size:.0f} MB: {time_told}; {peak_told}", flush=True)
 
 
 def measure_tokens():
     """Tokens of one pass per dialogue, of one pass per distinct conversation, and of two passes per pair."""
-    rng, shared, apart, published = np.random.default_rng(0), 0, 0, 0
-    draw = lambda mean: rng.integers(
-        0, 30000, TURN_TOKENS + max(1, int(rng.gamma(2, mean / 2)))
-    ).astype(np.int32)
+    rng = np.random.default_rng(0)
+    shared, apart, published = 0, 0, 0
+
+    def draw(mean):
+        size = TURN_TOKENS + max(1, int(rng.gamma(2, mean / 2)))
+        return rng.integers(0, 30000, size).astype(np.int32)
+
     for sizes in dialogues():
-        history, ids = np.zeros(1, np.int32), []
+        before = np.zeros(1, np.int32)
+        paths = []
         for size in sizes:
-            asked = np.concatenate([history, draw(QUESTION_TOKENS)])
+            asked = np.concatenate([before, draw(QUESTION_TOKENS)])
             replies = [np.concatenate([asked, draw(REPLY_TOKENS)]) for _ in range(size)]
             published += (size - 1) * len(replies[0]) + sum(map(len, replies[1:]))
-            ids += replies if size > 1 else []  # a turn with one reply has no pair
-            history = replies[0]
-        apart += sum(map(len, ids))
-        shared += sum(len(tree.tokens) for tree in pack_trees(range(len(ids)), ids))
-    ratios = f"({apart / shared:.1f} x); with two for each pair {published / 1e6:.1f} ({published / shared:.1f} x)"
-    print(f"tokens to embed PRISM, millions: as trees {shared / 1e6:.1f};", end=" ")
-    print(f"with a pass for each distinct conversation {apart / 1e6:.1f} {ratios}")
+            paths += replies if size > 1 else []  # a turn with one reply has no pair
+            before = replies[0]
+        apart += sum(map(len, paths))
+        shared += sum(len(tree.tokens) for tree in pack_trees(range(len(paths)), paths))
+    print(f"tokens to embed PRISM, millions: as trees {shared / 1e6:.1f}")
+    print(f"a pass for each distinct conversation {apart / 1e6:.1f} ({apart / shared:.1f} x)")
+    print(f"two passes for each pair {published / 1e6:.1f} ({published / shared:.1f} x)")
 
 
-# ------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # One step of the regularised sweep
-# ------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
-def every_user_step(X, y, users, rank, V_ref):
-    """W, then V with its pull; logits of every pair for every user, of which one column is kept."""
-    V, W = (
-        torch.randn(X.shape[1], rank, requires_grad=True),
-        torch.rand(users, rank, requires_grad=True),
-    )
-    adam_W, adam_V = torch.optim.Adam([W], lr=0.5), torch.optim.Adam([V], lr=0.5)
-    begin = time.perf_counter()
-    for optimizer in (adam_W, adam_V):
-        optimizer.zero_grad()
-        logits = X @ (V @ W.softmax(1).T) / 100  # (n, d) @ (d, C) -> (n, C)
-        pull = (1 - F.cosine_similarity(V, V_ref, dim=0)).mean()
-        (-F.logsigmoid(logits.gather(1, y.unsqueeze(1))).mean() + 1e4 * pull).backward()
-        optimizer.step()
-    return time.perf_counter() - begin
-
-
-def our_models(users, d, V_ref, steps):
-    return [LoRe_regularized(V_ref, 1e4, users, d, rank, steps, 0.5) for rank in RANKS]
-
-
-def our_step(data, V_ref, steps=5):
-    models = our_models(len(data.user_ids), data.num_features, V_ref, steps)
-    begin = time.perf_counter()
+def our_steps(data, V_ref, steps):
+    size = len(data.user_ids), data.num_features
+    models = [LoRe_regularized(V_ref, PULL, *size, rank, steps, 0.5) for rank in RANKS]
     LoRe_regularized.fit_together(models, data)
-    return (time.perf_counter() - begin) / steps
 
 
 class Traffic(TorchDispatchMode):
@@ -210,16 +153,15 @@ class Traffic(TorchDispatchMode):
             for tensor in torch.utils._pytree.tree_leaves((args, kwargs, result)):
                 if isinstance(tensor, torch.Tensor):
                     storage = tensor.untyped_storage()
-                    seen[storage.data_ptr()] = min(
-                        storage.nbytes(), tensor.numel() * tensor.element_size()
-                    )
+                    size = tensor.numel() * tensor.element_size()
+                    seen[storage.data_ptr()] = min(storage.nbytes(), size)
             self.bytes += sum(seen.values())
         return result
 
 
-def traffic(function):
+def traffic(function, *arguments):
     with Traffic() as count:
-        function()
+        function(*arguments)
     return count.bytes
 
 
@@ -228,55 +170,52 @@ def one_pass(X, Vs):
     torch.autograd.grad(Zs, Vs, [torch.ones_like(Z) for Z in Zs])
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def measure_step(data, rounds):
+    """Seconds against the plain way, and memory traffic against that of one bare pass over X."""
+    X = data.table
+    V_ref = torch.randn(data.num_features, 1)
+    Vs = [torch.randn(rank, data.num_features).T.requires_grad_() for rank in RANKS]
+
+    def plain():
+        pull = lambda V: PULL * (1 - F.cosine_similarity(V, V_ref, dim=0)).mean()
+        return sum(seconds(every_user_steps, data, rank, 1, pull) for rank in RANKS)
+
+    ours = lambda: seconds(our_steps, data, V_ref, 5) / 5
+    bare = lambda: sum(seconds(one_pass, X, Vs) for _ in range(5)) / 5
+    ours()  # warm up
+    spent = in_turn(rounds, plain, ours, bare)
+    slow, fast, floor = map(statistics.median, spent)
+    median, told = ratio(*spent[:2])
+    print(f"one step of the sweep: {slow:.1f} s rank by rank, {fast:.3f} s here:", end=" ")
+    print(f"{told}, target 40 x: {verdict(median >= 40)}")
+    print(f"one forward and backward pass over X: {floor:.3f} s")
+
+    step = (traffic(our_steps, data, V_ref, 6) - traffic(our_steps, data, V_ref, 1)) / 5
+    least = traffic(one_pass, X, Vs)
+    print(
+        f"memory traffic of a step {step / 1e6:.0f} MB, of that pass {least / 1e6:.0f} MB:", end=" "
     )
+    print(f"{step / least:.2f} x, target 1.3 x: {verdict(step / least <= 1.3)}")
+
+
+def main():
+    parser = flags(__doc__)
     parser.add_argument("--users", type=int, default=1029)
     parser.add_argument("--pairs", type=int, default=15000)
     parser.add_argument("--features", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    measure_prepare()  # first of all, because a process starts with the peak of the one that started it
+    args = parser.parse_args()
+    measure_prepare()  # first of all: see run_alone
     measure_tokens()
 
     torch.manual_seed(0)
-    users, d = arguments.users, arguments.features
-    user = torch.arange(arguments.pairs) * users // arguments.pairs
-    data = Comparisons(torch.randn(arguments.pairs, d), user, tuple(map(str, range(users))))
-    X, V_ref = data.table, torch.randn(d, 1)
-    print(
-        f"{len(data)} pairs of {users} people, d = {d}, K = {RANKS}, {torch.get_num_threads()} threads"
-    )
-    Vs = [torch.randn(rank, d).T.requires_grad_() for rank in RANKS]
-    our_step(data, V_ref)  # warm up
-    rounds = []
-    for _ in range(arguments.rounds):
-        plain = sum(every_user_step(X, user, users, rank, V_ref) for rank in RANKS)
-        ours, begin = our_step(data, V_ref), time.perf_counter()
-        for _ in range(5):
-            one_pass(X, Vs)
-        rounds.append((plain, ours, (time.perf_counter() - begin) / 5))
-    plain, ours, bare = (statistics.median(values) for values in zip(*rounds))
-    ratios = [plain / ours for plain, ours, _ in rounds]
-    ratio = statistics.median(ratios)
-    print(
-        f"one step of the sweep: {plain:.1f} s rank by rank, {ours:.3f} s here: {ratio:.0f} x",
-        end=" ",
-    )
-    print(f"({min(ratios):.0f} .. {max(ratios):.0f}), target 40 x: {verdict(ratio >= 40)}")
-    print(f"one forward and backward pass over X: {bare:.3f} s")
-
-    steps = lambda count: traffic(
-        lambda: LoRe_regularized.fit_together(our_models(users, d, V_ref, count), data)
-    )
-    step, least = (steps(6) - steps(1)) / 5, traffic(lambda: one_pass(X, Vs))
-    print(
-        f"memory traffic of a step {step / 1e6:.0f} MB, of that pass {least / 1e6:.0f} MB: {step / least:.2f} x,",
-        end=" ",
-    )
-    print(f"target 1.3 x: {verdict(step / least <= 1.3)}")
+    C, n, d = args.users, args.pairs, args.features
+    user = torch.arange(n) * C // n
+    data = Comparisons(torch.randn(n, d), user, tuple(map(str, range(C))))
+    here = f"{torch.get_num_threads()} threads"
+    print(f"{n} pairs of {C} people, d = {d}, K = {RANKS}, {here}")
+    measure_step(data, args.rounds)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)
