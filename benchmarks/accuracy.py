@@ -12,22 +12,18 @@ used; their tables are kept in benchmarks/data. Accuracies of planted people are
 populations or splits, each with fits of its own.
 """
 
-import argparse
 import importlib.util
+import itertools
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
 import numpy as np
 import torch
+from measure import HERE, ROOT, Clock, flags, judge, run_alone, timed
 
-from lore.common import InputError, start
+from lore.common import require, start
 from lore.fit.comparisons import Comparisons
 from lore.fit.evaluation import Setting, fitted_cell, score_cells
 from lore.fit.few_shot import Draws
@@ -40,12 +36,12 @@ from lore.fit.ridge import fit_ridge, fit_shared_and_own
 from lore.fit.ridge_model import WEIGH
 from lore.fit.sweeps import Recipe
 from lore.report.statistics import by_user, mean_accuracies, paired_difference
-from lore.report.text_tables import print_aligned
+from lore.report.text_tables import difference_text, print_aligned
 from lore.splits import load_split
 from utils import LoRe, fit_all, personalise
 
 K_LIST = [1, 2, 4, 8]
-SHOWN = 4  # the rank whose accuracies are printed; the averages and targets are over all of K_LIST above 1
+SHOWN = 4  # the rank whose accuracies are printed; targets are over all of K_LIST above 1
 SHARED_BY_ALL, STRONG, MILD = 0.0, 1.0, 0.3  # share of a reward that is a person's own
 
 # name: users on each side, training pairs of a seen user, few-shot pairs, what differs from the defaults of planted
@@ -68,18 +64,9 @@ PLANTED = {
 
 
 def planted(
-    users,
-    pairs,
-    few,
-    seed,
-    personal=STRONG,
-    directions=4,
-    d=64,
-    best=0.9,
-    scale=1.0,
-    tests=40,
+    users, pairs, few, seed, personal=STRONG, directions=4, d=64, best=0.9, scale=1.0, tests=40,
     signed=False,
-):
+):  # fmt: skip
     """(Groups, head): people mix hidden rewards, judge prompts with noise; who knows their reward is right `best`.
 
     signed: each hidden reward is liked by a half of the people and disliked by the other, beside a common one.
@@ -89,101 +76,119 @@ def planted(
     W = personal * W + (1 - personal) / directions
     if signed:
         W = rng.choice([-1.0, 1.0], W.shape) + 0.5
-    groups, temperature = [], None
-    for people, count in ((0, pairs), (0, tests), (users, few), (users, tests)):
+    groups = []
+    temperature = None
+    for first_user, count in ((0, pairs), (0, tests), (users, few), (users, tests)):
         prompts = max(2 * count, 400)
-        table = rng.standard_normal((2 * prompts, d)).astype(
-            np.float32
-        )  # rows 2p and 2p + 1: the replies to prompt p
+        table = rng.standard_normal((2 * prompts, d)).astype(np.float32)  # 2p, 2p + 1: prompt p's
         prompt = np.stack([rng.permutation(prompts)[:count] for _ in range(users)])
-        first = 2 * prompt + rng.integers(0, 2, prompt.shape)
+        reply = 2 * prompt + rng.integers(0, 2, prompt.shape)
         rewards = table @ V  # (rows, d) @ (d, directions)
-        margin = ((rewards[first] - rewards[first ^ 1]) * W[people : people + users, None]).sum(
-            -1
-        )  # (users, count)
+        mixtures = W[first_user : first_user + users, None]
+        margin = ((rewards[reply] - rewards[reply ^ 1]) * mixtures).sum(-1)  # (users, count)
         if temperature is None:
-            size = np.abs(margin)
-            right = lambda T, size=size: np.mean(1 / (1 + np.exp(-size / T)))
-            temperature = solve_temperature(right, best, size.mean())
-        prefers_first = rng.random(margin.shape) < 1 / (1 + np.exp(-margin / temperature))
-        chosen = torch.from_numpy(np.where(prefers_first, first, first ^ 1).ravel())
-        names = tuple(f"{seed}.{people + i}" for i in range(users))
+            temperature = temperature_of(np.abs(margin), best)
+        preferred = rng.random(margin.shape) < 1 / (1 + np.exp(-margin / temperature))
+        chosen = torch.from_numpy(np.where(preferred, reply, reply ^ 1).ravel())
+        names = tuple(f"{seed}.{first_user + i}" for i in range(users))
         user = torch.arange(users).repeat_interleave(count)
         groups.append(Comparisons(torch.from_numpy(scale * table), user, names, chosen, chosen ^ 1))
     return Groups(*groups), torch.from_numpy(head.astype(np.float32))
 
 
+def temperature_of(size, best):
+    """T at which a pair agrees with the true reward as often as `best`; size: |margins|."""
+    right = lambda T: np.mean(1 / (1 + np.exp(-size / T)))
+    return solve_temperature(right, best, size.mean())
+
+
 def halves(split, key, least, few, seed):
     """Groups of real workers: half of the values of `key` (a pair, a post, a topic) to train on, half of them seen."""
-    rng, frame = np.random.default_rng(seed), split.frame
+    rng = np.random.default_rng(seed)
+    frame = split.frame
     values = rng.permutation(sorted(frame[key].unique()))
     to_train = frame[key].isin(values[: len(values) // 2])
-    train, test = frame[to_train].sample(frac=1, random_state=seed), frame[~to_train]
-    counts = [side["user_id"].value_counts() for side in (train, test)]
-    workers = rng.permutation(
-        sorted(set.intersection(*({*c.index[c >= least]} for c in counts)))
-    ).tolist()
-    seen, unseen = sorted(workers[: len(workers) // 2]), sorted(workers[len(workers) // 2 :])
-    known = train.groupby("user_id").head(few)
-    sides = ((train, seen), (test, seen), (known, unseen), (test, unseen))
-    return Groups(
-        *(Comparisons.from_frame(split.table, side, users, prompt=key) for side, users in sides)
-    ), split.head
+    train = frame[to_train].sample(frac=1, random_state=seed)
+    test = frame[~to_train]
+    workers = rng.permutation(sorted(busy(train, least) & busy(test, least))).tolist()
+    half = len(workers) // 2
+    seen = sorted(workers[:half])
+    unseen = sorted(workers[half:])
+    few_shot = train.groupby("user_id").head(few)
+    groups = []
+    for frame, users in ((train, seen), (test, seen), (few_shot, unseen), (test, unseen)):
+        groups.append(Comparisons.from_frame(split.table, frame, users, prompt=key))
+    return Groups(*groups), split.head
 
 
-def embedded(shared, encoder, decoder):
-    """{name: (Split, key, least pairs of a worker on each side, few-shot pairs)} of the real comparisons."""
+def busy(frame, least):
+    """The workers with at least so many pairs."""
+    counts = frame["user_id"].value_counts()
+    return {*counts.index[counts >= least]}
+
+
+class Real(NamedTuple):
+    """Comparisons of real people, and how they are split."""
+
+    split: object  # lore.splits.Split
+    key: str  # the column whose values are trained on or tested on
+    least: int  # pairs of a worker on each side
+    few: int  # few-shot pairs
+
+    def groups(self, seed):
+        return halves(self.split, self.key, self.least, self.few, seed)
+
+
+def embed_rows(folder, path, model, columns):
+    """The embedded comparisons of a file of JSON lines. columns: name -> row -> value"""
     import pandas as pd
 
     from lore.text.conversations import exchange, read_json_lines
     from lore.text.embeddings import embed_split
+
+    rows = [row for _, row in read_json_lines(path)]
+    frame = pd.DataFrame({name: map(value, rows) for name, value in columns.items()})
+    for side in ("chosen", "rejected"):
+        frame[side] = [exchange(row["prompt"], row[side]) for row in rows]
+    embed_split(folder, frame, model)
+    return load_split(folder, "this")
+
+
+def embedded(shared, encoder, decoder):
+    """{name: Real} of the real comparisons."""
     from lore.text.encoder import Encoder
 
     data = HERE / "data"
-    script, source = HERE.parent / "RedditTLDR/prepare.py", shared / "data/tldr_comparisons"
-    flags = (
-        "--source",
-        source,
-        "--model",
-        encoder,
-        "--pooling",
-        "mean",
-        "--device",
-        "cpu",
-        "--data",
-        data / "tldr",
-    )
-    subprocess.run([sys.executable, script, *flags], check=True)
-    rows = [row for _, row in read_json_lines(shared / "data/arguments/comparisons.jsonl.gz")]
-    columns = {"user_id": [row["user_id"] for row in rows], "topic": [row["topic"] for row in rows]}
-    columns["pair"] = ["|".join(sorted((row["chosen_id"], row["rejected_id"]))) for row in rows]
-    for side in ("chosen", "rejected"):
-        columns[side] = [exchange(row["prompt"], row[side]) for row in rows]
-    model = Encoder(encoder, "mean", torch.device("cpu"))
-    embed_split(data / "arguments", pd.DataFrame(columns), model)
-    arguments, tldr = (
-        load_split(data / "arguments", "this"),
-        load_split(data / "tldr/validation", "this"),
-    )
-    tables = {
-        "arguments, split by pair": (arguments, "pair", 10, 10),
-        "arguments, split by pair, busy workers": (arguments, "pair", 40, 20),
-        "arguments, split by topic": (arguments, "topic", 10, 10),
-        "Reddit TL;DR, split by post": (tldr, "prompt", 10, 50),
+    mean_pooled = ("--model", encoder, "--pooling", "mean", "--device", "cpu")
+    source = ("--source", shared / "data/tldr_comparisons", "--data", data / "tldr")
+    run_alone(ROOT / "RedditTLDR/prepare.py", *source, *mean_pooled)
+    tldr = load_split(data / "tldr/validation", "this")
+    cpu = torch.device("cpu")
+    columns = {
+        "user_id": lambda row: row["user_id"],
+        "topic": lambda row: row["topic"],
+        "pair": lambda row: "|".join(sorted((row["chosen_id"], row["rejected_id"]))),
     }
-    if decoder:
-        rows = [row for _, row in read_json_lines(shared / "data/mtbench/comparisons.jsonl.gz")]
-        columns = {"user_id": [str(row["user_id"]) for row in rows]}
-        columns["prompt"] = [str(row["prompt_id"]) for row in rows]
-        for side in ("chosen", "rejected"):
-            columns[side] = [exchange(row["prompt"], row[side]) for row in rows]
-        model = Encoder(decoder, "last", torch.device("cpu"), dtype="bfloat16", max_length=2048)
-        embed_split(data / "mtbench", pd.DataFrame(columns), model)
-        mtbench = load_split(data / "mtbench", "this")._replace(head=None)
-        tables["MT-Bench, split by question"] = (mtbench, "prompt", 5, 10)
-    else:
+    path = shared / "data/arguments/comparisons.jsonl.gz"
+    model = Encoder(encoder, "mean", cpu)
+    arguments = embed_rows(data / "arguments", path, model, columns)
+    tables = {
+        "arguments, split by pair": Real(arguments, "pair", 10, 10),
+        "arguments, split by pair, busy workers": Real(arguments, "pair", 40, 20),
+        "arguments, split by topic": Real(arguments, "topic", 10, 10),
+        "Reddit TL;DR, split by post": Real(tldr, "prompt", 10, 50),
+    }
+    if not decoder:
         print("MT-Bench left out: no --decoder")
-    return tables
+        return tables
+    columns = {
+        "user_id": lambda row: str(row["user_id"]),
+        "prompt": lambda row: str(row["prompt_id"]),
+    }
+    path = shared / "data/mtbench/comparisons.jsonl.gz"
+    model = Encoder(decoder, "last", cpu, dtype="bfloat16", max_length=2048)
+    mtbench = embed_rows(data / "mtbench", path, model, columns)._replace(head=None)
+    return tables | {"MT-Bench, split by question": Real(mtbench, "prompt", 5, 10)}
 
 
 def default_encoder():
@@ -197,103 +202,121 @@ def study(populations, weigh):
     cells = {}
     seconds = {"adam": 0.0, "ridge": 0.0}
     for seed, (groups, head) in enumerate(populations):
+        train = groups.train
         few = groups.few_shot_train
-        fitted = []
+        fitted = []  # (way, Cell)
         for solver in seconds:
-            begin = time.perf_counter()
             recipe = Recipe(LoRe, "cpu", 1000, 0.1, solver=solver, weigh=weigh)
             settings = [Setting(seed, 0.0, K) for K in K_LIST]
-            fits = fit_all(recipe, settings, head, groups.train)
-            seconds[solver] += time.perf_counter() - begin
+            fits, spent = timed(fit_all, recipe, settings, head, train)
+            seconds[solver] += spent
             Zs = project(few, [fit.V for fit in fits])
             people = personalise(recipe, fits, Zs, few, Draws(few.user, len(few.user_ids)))
-            for setting, fit, found in zip(settings, fits, people):
-                fitted.append((solver, fitted_cell(setting, fit, found)))
+            for setting, fit, new in zip(settings, fits, people):
+                fitted.append((solver, fitted_cell(setting, fit, new)))
                 if solver == "ridge":
-                    alone = fit._replace(
-                        deviations=None, prior=fit.prior._replace(deviation_spread=0.0)
-                    )
-                    fitted.append(("no own", fitted_cell(setting, alone, alone.new_people(few))))
-        shared_own = fit_shared_and_own(groups.train, head, seed, weigh=weigh)
-        new = shared_own.new_people(few)
-        fitted.append(("shared + own", fitted_cell(Setting(seed, None, 1), shared_own, new)))
-        ways, fits = zip(*fitted)
-        for way, cell in zip(ways, score_cells(fits, groups)):
+                    fit = without_deviations(fit)
+                    new = fit.new_people(few)
+                    fitted.append(("no deviations", fitted_cell(setting, fit, new)))
+        fit = fit_shared_and_own(train, head, seed, weigh=weigh)
+        setting = Setting(seed, None, 1)
+        fitted.append(("shared + own", fitted_cell(setting, fit, fit.new_people(few))))
+        ways, unscored = zip(*fitted)
+        for way, cell in zip(ways, score_cells(unscored, groups)):
             cells.setdefault((way, cell.K), []).append(cell)
-        s = shared_own.choice["common_spread"]
-        cells.setdefault(("alone", 1), []).append(each_alone(groups, head, seed, "cpu", s))
+        cell = each_alone(groups, head, seed, "cpu", fit.choice["common_spread"])
+        cells.setdefault(("alone", 1), []).append(cell)
     return cells, seconds
 
 
-def mean(cells):
+def without_deviations(fit):
+    """A ridge fit in which nobody has anything of their own beside the mixture."""
+    return fit._replace(deviations=None, prior=fit.prior._replace(deviation_spread=0.0))
+
+
+# ------------------------------------------------------------------------------------------------
+# The tables
+# ------------------------------------------------------------------------------------------------
+
+
+def unseen_accuracy(cells):
     return 100 * np.mean(mean_accuracies(cells, "unseen")).item()
 
 
-def difference(ours, theirs):
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(
-        *(100 * np.array(paired_difference(ours, theirs, "unseen")))
-    )
+def unseen_log_loss(cells):
+    of_cells = []
+    for cell in cells:
+        outcomes = cell.outcomes["unseen"]
+        of_cells.append(by_user(outcomes.user, outcomes.log_loss).mean())
+    return np.mean(of_cells)
 
 
-class Found(NamedTuple):
+class Gains(NamedTuple):
     """Points of unseen accuracy in one row of the table, over all of K_LIST."""
 
-    over_one: float  # least of ridge minus the published Bradley-Terry
+    over_bradley_terry: float  # least of ridge minus the published Bradley-Terry
     over_adam: float  # mean over K > 1 of ridge minus the published recipe
-    over_simple: (
-        float  # least over K > 1 of ridge minus the better of Bradley-Terry and shared + own, ridge
-    )
+    over_simple: float  # least over K > 1 of ridge minus the better of Bradley-Terry, shared + own
     ratio: float  # seconds of the published joint fits to those of the ridge solver
 
-
-def table_of(rows):
-    """Aligned lines, two tables; returns {name: Found}."""
-    ways = [("adam", 1), ("adam", SHOWN), ("ridge", 1), ("ridge", SHOWN), ("no own", SHOWN)]
-    ways += [("shared + own", 1), ("alone", 1)]
-    head = ["", "users", "1 adam", f"{SHOWN} adam", "1 ridge", f"{SHOWN} ridge", "without own"]
-    head += [
-        "shared + own",
-        "each alone",
-        f"{SHOWN} ridge - 1 adam",
-        f"{SHOWN} ridge - {SHOWN} adam",
-    ]
-    lines = [[*head, "times faster"]]
-    ranks = [[""]]
-    for solver in ("ridge", "adam"):
-        ranks[0] += [f"{K} {solver}" for K in K_LIST]
-    ranks[0] += ["log-loss: 1 ridge", f"{SHOWN} ridge", "shared + own"]
-    found = {}
-    for name, (cells, seconds) in rows.items():
-        best = cells["ridge", SHOWN]
-        users = {user for cell in best for user in cell.users["unseen"]}
-        accuracies = [f"{mean(cells[way]):.1f}" for way in ways]
-        gains = [difference(best, cells["adam", K]) for K in (1, SHOWN)]
-        ratio = seconds["adam"] / seconds["ridge"]
-        lines.append([name, str(len(users)), *accuracies, *gains, f"{ratio:.1f}"])
-        by_rank = [f"{mean(cells[solver, K]):.1f}" for solver in ("ridge", "adam") for K in K_LIST]
-        for way in (("ridge", 1), ("ridge", SHOWN), ("shared + own", 1)):
-            of_users = [
-                by_user(o.user, o.log_loss).mean()
-                for o in (c.outcomes["unseen"] for c in cells[way])
-            ]
-            by_rank.append(f"{np.mean(of_users):.3f}")
-        ranks.append([name, *by_rank])
-        personal = [mean(cells["ridge", K]) for K in K_LIST if K > 1]
-        recipe = [mean(cells["adam", K]) for K in K_LIST if K > 1]
-        simple = max(mean(cells["ridge", 1]), mean(cells["shared + own", 1]))
-        found[name] = Found(
-            min(*personal, mean(cells["ridge", 1])) - mean(cells["adam", 1]),
+    @classmethod
+    def of(cls, accuracy, seconds):
+        """accuracy: {(way, K): unseen accuracy}"""
+        personal = [accuracy["ridge", K] for K in K_LIST if K > 1]
+        recipe = [accuracy["adam", K] for K in K_LIST if K > 1]
+        bradley_terry = accuracy["ridge", 1]
+        simple = max(bradley_terry, accuracy["shared + own", 1])
+        return cls(
+            min(*personal, bradley_terry) - accuracy["adam", 1],
             statistics.mean(personal) - statistics.mean(recipe),
             min(personal) - simple,
-            ratio,
+            seconds["adam"] / seconds["ridge"],
         )
+
+
+WAYS = {  # columns of the first table
+    "1 adam": ("adam", 1),
+    f"{SHOWN} adam": ("adam", SHOWN),
+    "1 ridge": ("ridge", 1),
+    f"{SHOWN} ridge": ("ridge", SHOWN),
+    "without own": ("no deviations", SHOWN),
+    "shared + own": ("shared + own", 1),
+    "each alone": ("alone", 1),
+}
+
+
+def texts(accuracy, ways):
+    return [f"{accuracy[way]:.1f}" for way in ways]
+
+
+def table_of(studies):
+    """Aligned lines, two tables; returns {name: Gains}. studies: {name: what study returns}"""
+    ranks = [*itertools.product(("ridge", "adam"), K_LIST)]
+    losses = [("ridge", 1), ("ridge", SHOWN), ("shared + own", 1)]
+    differences = [f"{SHOWN} ridge - {K} adam" for K in (1, SHOWN)]
+    lines = [["", "users", *WAYS, *differences, "times faster"]]
+    loss_names = ["log-loss: 1 ridge", f"{SHOWN} ridge", "shared + own"]
+    rank_lines = [["", *(f"{K} {solver}" for solver, K in ranks), *loss_names]]
+    gains = {}
+    for name, (cells, seconds) in studies.items():
+        accuracy = {way: unseen_accuracy(cells[way]) for way in cells}
+        gains[name] = Gains.of(accuracy, seconds)
+        best = cells["ridge", SHOWN]
+        users = set().union(*(cell.users["unseen"] for cell in best))
+        line = [name, str(len(users)), *texts(accuracy, WAYS.values())]
+        for K in (1, SHOWN):
+            line.append(difference_text(paired_difference(best, cells["adam", K], "unseen")))
+        lines.append([*line, f"{gains[name].ratio:.1f}"])
+        line = [name, *texts(accuracy, ranks)]
+        rank_lines.append([*line, *(f"{unseen_log_loss(cells[way]):.3f}" for way in losses)])
     print_aligned(lines)
-    print_aligned(ranks)
-    return found
+    print_aligned(rank_lines)
+    return gains
 
 
-def verdict(text, reached):
-    print(f"{text}: {'reached' if reached else 'MISSED'}", flush=True)
+# ------------------------------------------------------------------------------------------------
+# The three studies
+# ------------------------------------------------------------------------------------------------
 
 
 def seconds_at_full_size():
@@ -303,103 +326,93 @@ def seconds_at_full_size():
 
     def adam(steps):
         models = [LoRe(None, 0.0, 1000, 4096, K, steps, 0.5) for K in K_list]
-        begin = time.perf_counter()
-        LoRe.fit_together(models, groups.train)
-        return time.perf_counter() - begin
+        return timed(LoRe.fit_together, models, groups.train)[1]
 
     adam(1)
     ratios = []
     for _ in range(2):
-        step = adam(20) / 20
-        begin = time.perf_counter()
-        fits = fit_ridge(groups.train, K_list, head)
-        spent = time.perf_counter() - begin
-        ratios.append(1000 * step / spent)
+        published = 1000 * adam(20) / 20
+        fits, spent = timed(fit_ridge, groups.train, K_list, head)
+        ratios.append(published / spent)
         chosen = {K: fit.choice.get("personal_spread") for K, fit in fits.items()}
-        print(
-            f"full size: ridge {spent:.1f} s, adam {1000 * step:.1f} s by its step; ratio {ratios[-1]:.1f}; {chosen}"
-        )
-    verdict("full size: at least 5 times faster", min(ratios) >= 5)
+        told = f"ridge {spent:.1f} s, adam {published:.1f} s by its step"
+        print(f"full size: {told}; ratio {ratios[-1]:.1f}; {chosen}")
+    judge("full size: at least 5 times faster", min(ratios) >= 5)
 
 
 def planted_people(seeds, weigh):
     """Tables of PLANTED and what they are to show; new users' seconds."""
-    rows = {}
+    studies = {}
     for name, (users, pairs, few, how) in PLANTED.items():
-        rows[name] = study([planted(users, pairs, few, seed, **how) for seed in seeds], weigh)
+        populations = [planted(users, pairs, few, seed, **how) for seed in seeds]
+        studies[name] = study(populations, weigh)
         print(f"{name}: done", file=sys.stderr, flush=True)
-    print(
-        f"planted people (synthetic accuracy), unseen users, in percent, over {len(seeds)} populations"
-    )
-    found = table_of(rows)
-    personal = [name for name in PLANTED if not name.startswith("alike")]
-    worst = min(one.over_one for one in found.values())
-    simple = min(one.over_simple for one in found.values())
-    gain = statistics.mean(found[name].over_adam for name in personal)
-    ratio = statistics.median(one.ratio for one in found.values())
-    verdict(
-        f"least difference of any rank to the published Bradley-Terry {worst:+.2f}, target -0.3",
-        worst >= -0.3,
-    )
-    verdict(
-        f"and to the better of Bradley-Terry and shared + own {simple:+.2f}, target -0.3",
-        simple >= -0.3,
-    )
-    verdict(
-        f"mean gain on the published recipe where people differ {gain:+.1f}, target +2", gain >= 2
-    )
+    over = f"over {len(seeds)} populations"
+    print(f"planted people (synthetic accuracy), unseen users, in percent, {over}")
+    gains = table_of(studies)
+    worst = min(row.over_bradley_terry for row in gains.values())
+    what = "least difference of any rank to the published Bradley-Terry"
+    judge(f"{what} {worst:+.2f}, target -0.3", worst >= -0.3)
+    worst = min(row.over_simple for row in gains.values())
+    what = "and to the better of Bradley-Terry and shared + own"
+    judge(f"{what} {worst:+.2f}, target -0.3", worst >= -0.3)
+    different = [row.over_adam for name, row in gains.items() if not name.startswith("alike")]
+    gain = statistics.mean(different)
+    what = "mean gain on the published recipe where people differ"
+    judge(f"{what} {gain:+.1f}, target +2", gain >= 2)
+    ratio = statistics.median(row.ratio for row in gains.values())
     print(f"joint fits of all ranks: adam takes {ratio:.1f} times as long in the median")
-    names = ("different, 50 pairs", "embeddings x 100, 50 pairs")
-    apart = abs(mean(rows[names[0]][0]["ridge", SHOWN]) - mean(rows[names[1]][0]["ridge", SHOWN]))
-    verdict(f"embeddings x 100 move the accuracy by {apart:.3f} points, target 0.1", apart <= 0.1)
+    accuracies = []
+    for name in ("different, 50 pairs", "embeddings x 100, 50 pairs"):
+        accuracies.append(unseen_accuracy(studies[name][0]["ridge", SHOWN]))
+    apart = abs(accuracies[0] - accuracies[1])
+    judge(f"embeddings x 100 move the accuracy by {apart:.3f} points, target 0.1", apart <= 0.1)
+    time_new_users()
 
+
+def time_new_users():
     pairs = Comparisons.from_list([*torch.randn(10_000, 20, 64)])
     Z = 100 * torch.randn(200_000, 10, generator=torch.Generator().manual_seed(0))
-    for own in (0.0, 10.0):
-        begin = time.perf_counter()
-        prior = Prior(torch.full((10,), 0.1), 1.0, own)
-        found = solve_mixtures(Z, pairs.user, 10_000, prior, pairs)
-        spent, gap = time.perf_counter() - begin, found.gap.max().item()
-        said = "with something of their own" if own else "mixtures alone"
-        text = f"10,000 new users x 20 pairs, K = 10, {said}: {spent:.2f} s, largest gap {gap:.1e}"
-        verdict(f"{text}; target 3 s", spent < 3)
+    for deviation_spread in (0.0, 10.0):
+        clock = Clock()
+        prior = Prior(torch.full((10,), 0.1), 1.0, deviation_spread)
+        mixtures = solve_mixtures(Z, pairs.user, 10_000, prior, pairs)
+        spent = clock()
+        kind = "with something of their own" if deviation_spread else "mixtures alone"
+        told = f"{spent:.2f} s, largest gap {mixtures.gap.max().item():.1e}"
+        judge(f"10,000 new users x 20 pairs, K = 10, {kind}: {told}; target 3 s", spent < 3)
 
 
-def real_people(arguments, seeds):
+def real_people(args, seeds):
     """Tables of the real people whose texts and encoders are at hand."""
-    encoder = arguments.encoder or default_encoder()
-    if not encoder or not (arguments.shared / "data").exists():
-        print(f"real people left out: no encoder, or no {arguments.shared / 'data'}")
+    encoder = args.encoder or default_encoder()
+    if not encoder or not (args.shared / "data").exists():
+        print(f"real people left out: no encoder, or no {args.shared / 'data'}")
         return
-    rows = {}
-    tables = embedded(arguments.shared, encoder, arguments.decoder)
-    for name, (split, key, least, few) in tables.items():
-        splits = [halves(split, key, least, few, seed) for seed in seeds]
-        rows[name] = study(splits, arguments.weigh)
+    studies = {}
+    for name, real in embedded(args.shared, encoder, args.decoder).items():
+        studies[name] = study([real.groups(seed) for seed in seeds], args.weigh)
     print(f"real people, unseen workers, in percent, over {len(seeds)} splits")
-    table_of(rows)
+    table_of(studies)
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
-    parser.add_argument("--encoder", default=None)
-    parser.add_argument("--decoder", default=None)
+    parser = flags(__doc__)
+    parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
+    parser.add_argument("--encoder")
+    parser.add_argument("--decoder")
     parser.add_argument("--weigh", choices=WEIGH, default="pairs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--real", action="store_true", help="real people alone")
-    arguments = parser.parse_args()
-    if arguments.seeds < 1:
-        raise InputError("--seeds: at least one population of each kind is needed")
-    seeds = range(arguments.seeds)
-    if not arguments.real:
-        planted_people(seeds, arguments.weigh)
-    if arguments.full:
+    args = parser.parse_args()
+    require(args.seeds >= 1, "--seeds: at least one population of each kind is needed")
+    seeds = range(args.seeds)
+    if not args.real:
+        planted_people(seeds, args.weigh)
+    if args.full:
         seconds_at_full_size()
-    real_people(arguments, seeds)
+    real_people(args, seeds)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Every rival on the same embeddings, people, splits and statistics as LoRe: tables, ranks and a picture.
 
-    python benchmarks/compare_rivals.py                           planted people only
-    python benchmarks/compare_rivals.py --shared FOLDER           also real people; --decoder MODEL for MT-Bench (accuracy.py)
+    python benchmarks/compare_rivals.py                      planted people only
+    python benchmarks/compare_rivals.py --shared FOLDER      also real people; --decoder MODEL for MT-Bench
+                                                             (accuracy.py)
     python benchmarks/compare_rivals.py --only "arguments" --seeds 1      data sets whose name holds that
 
 Writes: results/rivals.json and .png (accuracy of unseen people against seconds, one panel a data set)
@@ -10,24 +11,18 @@ Accuracies of planted people are planted. Each row is over --seeds populations o
 differences are to the ridge solver's Bradley-Terry. A rival that cannot take a data set says so in its row.
 """
 
-import argparse
-import importlib.util
 import json
-import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
 import accuracy
 import numpy as np
 import torch
-from rivals import Rival, mrm, pal, pref, rbd, vpl
+from measure import HERE, Clock, flags, judge, load_module, timed
+from rivals import mrm, pal, pref, rbd, vpl
 
-from lore.common import InputError, start, written_whole
+from lore.common import InputError, require, start, written_whole
 from lore.fit.evaluation import Cell, Setting, fitted_cell, score_cells
 from lore.fit.few_shot import Draws
 from lore.fit.likelihood import LOGIT_SCALE
@@ -37,15 +32,21 @@ from lore.fit.refits import each_alone
 from lore.fit.ridge import fit_ridge, fit_shared_and_own
 from lore.fit.sweeps import Recipe
 from lore.report.statistics import paired_difference, summarise
-from lore.report.text_tables import print_aligned
+from lore.report.text_tables import difference_text, print_aligned
 from lore.settings import defaults_of
-from utils import fit_all, personalise
+from utils import LoRe, fit_all, personalise
 
 RANK = 5  # of LoRe, as in the paper
 COMMON = "Bradley-Terry, ridge"
 OURS = "LoRe, ridge"
-RIVALS = {"RBD": rbd.fit, "RBD, tuned ridge": partial(rbd.fit, person=rbd.TUNED)}
-RIVALS |= {"PReF": pref.fit, "VPL": vpl.fit, "PAL-A": pal.fit}
+HEAD = "reference head"
+RIVALS = {
+    "RBD": rbd.fit,
+    "RBD, tuned ridge": partial(rbd.fit, person=rbd.TUNED),
+    "PReF": pref.fit,
+    "VPL": vpl.fit,
+    "PAL-A": pal.fit,
+}
 MRM = ("MRM, last epoch", "MRM, best test epoch", "MRM, 20 steps of 0.1")
 ORDER = ("LoRe, published", "Bradley-Terry, published", "VPL", "PAL-A")  # of the paper's Table 1
 RESAMPLES = 2000  # of the data sets, for the interval of a mean rank
@@ -54,8 +55,8 @@ RESAMPLES = 2000  # of the data sets, for the interval of a mean rank
 class Entry(NamedTuple):
     """How one method did on one population or split."""
 
-    cell: object
-    seconds: float
+    cell: object  # lore.fit.evaluation.Cell
+    seconds: float  # to fit the seen people
     seconds_new: float  # to take in one person
     numbers: int  # stored per person
 
@@ -65,100 +66,104 @@ class Entry(NamedTuple):
 # ------------------------------------------------------------------------------------------------
 
 
-def timed(work):
-    begin = time.perf_counter()
-    found = work()
-    return found, time.perf_counter() - begin
-
-
 def named(cell, name):
     return cell._replace(K=name, alpha=None)
 
 
-def ours(groups, head, seed):
-    """Yield (name, Entry) of LoRe and what is simpler."""
-    few = groups.few_shot_train
-    C = len(few.user_ids)
+class Ours:
+    """LoRe and what is simpler, on one population."""
 
-    def entry(name, fit, people, seconds, seconds_new, numbers):
-        (cell,) = score_cells([fitted_cell(Setting(seed, None, name), fit, people)], groups)
-        return name, Entry(cell, seconds, seconds_new / C, numbers)
+    def __init__(self, groups, head, seed):
+        self.groups = groups
+        self.head = head
+        self.seed = seed
+        self.few = groups.few_shot_train
+        self.new = len(self.few.user_ids)
+        self.d = groups.train.num_features
 
-    if head is not None:
-        ones = torch.ones(len(groups.train.user_ids), 1)
-        fit = Fit(head.float(), ones, prior=Prior(ones[0], EVERYBODY))
-        yield entry("reference head", fit, fit.new_people(few), 0.0, 0.0, 0)
-    for K, name in ((1, "Bradley-Terry, published"), (RANK, "LoRe, published")):
-        recipe = Recipe(accuracy.LoRe, "cpu", 1000, 0.1)
-        make = lambda K=K, recipe=recipe: fit_all(
-            recipe, [Setting(seed, 0.0, K)], head, groups.train
-        )
-        (fit,), seconds = timed(make)
-        Zs = project(few, [fit.V])
-        work = lambda r=recipe, f=fit, Z=Zs: personalise(r, [f], Z, few, Draws(few.user, C))
-        (people,), seconds_new = timed(work)
-        yield entry(name, fit, people, seconds, seconds_new, K if K > 1 else 0)
-    fits, seconds = timed(lambda: fit_ridge(groups.train, [RANK], head, seed))
-    for K, name in ((1, COMMON), (RANK, OURS)):
-        people, seconds_new = timed(lambda fit=fits[K]: fit.new_people(few))
-        numbers = fits[K].V.shape[1] if K > 1 else 0
-        numbers += groups.train.num_features if fits[K].deviations is not None else 0
-        yield entry(name, fits[K], people, seconds, seconds_new, numbers)
-    plain = fits[RANK]._replace(
-        deviations=None, prior=fits[RANK].prior._replace(deviation_spread=0.0)
-    )
-    people, seconds_new = timed(lambda: plain.new_people(few))
-    yield entry("LoRe, ridge, without own", plain, people, seconds, seconds_new, plain.V.shape[1])
-    fit, seconds = timed(lambda: fit_shared_and_own(groups.train, head, seed))
-    people, seconds_new = timed(lambda: fit.new_people(few))
-    d = groups.train.num_features
-    yield entry(
-        "shared + own", fit, people, seconds, seconds_new, d if fit.deviations is not None else 0
-    )
-    s = fit.choice["common_spread"]
-    cell, seconds = timed(lambda: each_alone(groups, head, seed, "cpu", s))
-    yield "each alone", Entry(named(cell, "each alone"), seconds, seconds / 2 / C, d)
+    def entries(self):
+        """Yield (name, Entry)."""
+        if self.head is not None:
+            yield self.reference()
+        yield self.published(1, "Bradley-Terry, published", 0)
+        yield self.published(RANK, "LoRe, published", RANK)
+        fits, seconds = timed(fit_ridge, self.groups.train, [RANK], self.head, self.seed)
+        yield self.ridge(COMMON, fits[1], seconds, 0)
+        yield self.ridge(OURS, fits[RANK], seconds, fits[RANK].V.shape[1])
+        plain = accuracy.without_deviations(fits[RANK])
+        yield self.ridge("LoRe, ridge, without own", plain, seconds, plain.V.shape[1])
+        fit, seconds = timed(fit_shared_and_own, self.groups.train, self.head, self.seed)
+        yield self.ridge("shared + own", fit, seconds, 0)
+        yield self.alone(fit.choice["common_spread"])
+
+    def entry(self, name, fit, people, seconds, seconds_new, numbers):
+        unscored = fitted_cell(Setting(self.seed, None, name), fit, people)
+        (cell,) = score_cells([unscored], self.groups)
+        return name, Entry(cell, seconds, seconds_new / self.new, numbers)
+
+    def reference(self):
+        ones = torch.ones(len(self.groups.train.user_ids), 1)
+        fit = Fit(self.head.float(), ones, prior=Prior(ones[0], EVERYBODY))
+        return self.entry(HEAD, fit, fit.new_people(self.few), 0.0, 0.0, 0)
+
+    def published(self, K, name, numbers):
+        recipe = Recipe(LoRe, "cpu", 1000, 0.1)
+        settings = [Setting(self.seed, 0.0, K)]
+        clock = Clock()
+        fits = fit_all(recipe, settings, self.head, self.groups.train)
+        seconds = clock()
+        Zs = project(self.few, [fits[0].V])
+        clock()
+        (people,) = personalise(recipe, fits, Zs, self.few, Draws(self.few.user, self.new))
+        return self.entry(name, fits[0], people, seconds, clock(), numbers)
+
+    def ridge(self, name, fit, seconds, numbers):
+        people, seconds_new = timed(fit.new_people, self.few)
+        if fit.deviations is not None:
+            numbers += self.d
+        return self.entry(name, fit, people, seconds, seconds_new, numbers)
+
+    def alone(self, spread):
+        """Seen and unseen people are fitted alike, half of the seconds each."""
+        cell, seconds = timed(each_alone, self.groups, self.head, self.seed, "cpu", spread)
+        name = "each alone"
+        return name, Entry(named(cell, name), seconds, seconds / 2 / self.new, self.d)
 
 
 def rivals(groups, head, seed):
-    """Yield (name, Entry, or the reason why there is none)."""
-    C = len(groups.unseen.user_ids)
+    """Yield (name, Rival, or the reason why there is none)."""
     for name, fit in RIVALS.items():
         try:
-            found = {name: fit(groups, head, seed)}
+            yield name, fit(groups, head, seed)
         except InputError as error:
-            found = {name: str(error)}
-        for each, rival in found.items():
-            yield each, of_rival(rival, each, groups, seed, C)
+            yield name, str(error)
     try:
-        found = mrm.fits(groups, head, seed)
+        yield from mrm.fits(groups, head, seed).items()
     except InputError as error:
-        found = dict.fromkeys(MRM, str(error))
-    for name, rival in found.items():
-        yield name, of_rival(rival, name, groups, seed, C)
+        yield from dict.fromkeys(MRM, str(error)).items()
 
 
-def of_rival(rival, name, groups, seed, C):
-    if not isinstance(rival, Rival):
-        return rival
-    margins = {}
-    for group, log_odds in rival.log_odds.items():
-        margins[group] = LOGIT_SCALE * log_odds.float()
+def of_rival(rival, name, groups, seed):
+    margins = {group: LOGIT_SCALE * odds.float() for group, odds in rival.log_odds.items()}
     cell = Cell(seed, None, name).scored(margins, groups)
-    return Entry(cell, rival.seconds, rival.seconds_new / C, rival.numbers)
+    return Entry(
+        cell, rival.seconds, rival.seconds_new / len(groups.unseen.user_ids), rival.numbers
+    )
 
 
 def study(populations):
     """{name: [Entry, ..] or the reason why there are none}; populations: (Groups, head)s."""
     entries = {}
+    reasons = {}
     for seed, (groups, head) in enumerate(populations):
-        for ways in (ours, rivals):
-            for name, entry in ways(groups, head, seed):
-                if isinstance(entry, str) or isinstance(entries.get(name), str):
-                    entries[name] = entry if isinstance(entry, str) else entries[name]
-                else:
-                    entries.setdefault(name, []).append(entry)
-    return entries
+        for name, entry in Ours(groups, head, seed).entries():
+            entries.setdefault(name, []).append(entry)
+        for name, rival in rivals(groups, head, seed):
+            if isinstance(rival, str):
+                reasons[name] = rival
+            else:
+                entries.setdefault(name, []).append(of_rival(rival, name, groups, seed))
+    return entries | reasons
 
 
 # ------------------------------------------------------------------------------------------------
@@ -166,24 +171,14 @@ def study(populations):
 # ------------------------------------------------------------------------------------------------
 
 
-def folder_module(folder):
-    """people.py of a data set, under a name of its own."""
-    spec = importlib.util.spec_from_file_location(
-        f"people_of_{folder}", HERE.parent / folder / "people.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def planted_personal_llm(seed, a):
-    people = folder_module("PersonalLLM")
+    people = load_module("PersonalLLM/people.py")
     sides = people.plant(defaults_of(people, seed=seed))
     return people.split(sides, a, 150, 150, 45, 9, seed), sides.head
 
 
 def planted_prism(seed):
-    people = folder_module("PRISM")
+    people = load_module("PRISM/people.py")
     dialogues = people.plant(defaults_of(people, seed=seed))
     return people.split(dialogues), dialogues.comparisons.head
 
@@ -202,24 +197,17 @@ PLANTED = {
 
 
 def data_sets(args):
-    """{name: list of (Groups, head)s, made when they are asked for}."""
-    found = {}
-    for name, make in PLANTED.items():
-        found[f"planted: {name}"] = lambda make=make: [make(seed) for seed in range(args.seeds)]
+    """{name: seed -> (Groups, head)}"""
+    makers = {f"planted: {name}": make for name, make in PLANTED.items()}
     if not args.shared:
         print("real people left out: no --shared")
-        return found
+        return makers
     encoder = args.encoder or accuracy.default_encoder()
-    if not encoder:
-        raise InputError("--shared: a text encoder is needed; name it with --encoder")
-    tables = accuracy.embedded(args.shared, encoder, args.decoder)
-    for name, (split, key, least, few) in tables.items():
+    require(encoder, "--shared: a text encoder is needed; name it with --encoder")
+    for name, real in accuracy.embedded(args.shared, encoder, args.decoder).items():
         if "busy" not in name:
-            parts = (split, key, least, few)
-            found[name] = lambda parts=parts: [
-                accuracy.halves(*parts, seed) for seed in range(args.seeds)
-            ]
-    return found
+            makers[name] = real.groups
+    return makers
 
 
 # ------------------------------------------------------------------------------------------------
@@ -230,82 +218,91 @@ def data_sets(args):
 def rows_of(entries):
     """A dict per method, the best on unseen people first; those without a fit last."""
     rows = []
-    common = [entry.cell for entry in entries[COMMON]]
-    for name, found in entries.items():
-        if isinstance(found, str):
-            rows.append({"name": name, "reason": found, "unseen": -1.0})
+    for name, by_seed in entries.items():
+        if isinstance(by_seed, str):
+            rows.append({"name": name, "reason": by_seed, "unseen": -1.0})
             continue
-        cells = [named(entry.cell, name) for entry in found]
-        (row,) = summarise(cells)
-        row |= {"name": name, "over_common": paired_difference(cells, common, "unseen")}
-        row["seconds"] = float(np.mean([entry.seconds for entry in found]))
-        row["milliseconds_new"] = 1000 * float(np.mean([entry.seconds_new for entry in found]))
-        row["numbers"] = found[0].numbers
+        (row,) = summarise(cells_of(entries, name))
+        row |= {"name": name, "over_common": difference(entries, name, COMMON)}
+        row["seconds"] = float(np.mean([entry.seconds for entry in by_seed]))
+        row["milliseconds_new"] = 1000 * float(np.mean([entry.seconds_new for entry in by_seed]))
+        row["numbers"] = by_seed[0].numbers
         rows.append(row)
     return sorted(rows, key=lambda row: -row["unseen"])
 
 
-def print_rows(name, rows):
-    lines = [
-        [name, "seen", "unseen", f"over {COMMON}", "log-loss", "s to fit", "ms a person", "numbers"]
-    ]
+def cells_of(entries, name):
+    return [named(entry.cell, name) for entry in entries[name]]
+
+
+def difference(entries, name, other_name):
+    """[mean, low, high] on unseen people."""
+    return paired_difference(cells_of(entries, name), cells_of(entries, other_name), "unseen")
+
+
+def print_rows(data_set, rows):
+    columns = ["seen", "unseen", f"over {COMMON}", "log-loss", "s to fit", "ms a person", "numbers"]
+    lines = [[data_set, *columns]]
+    reasons = []
     for row in rows:
+        texts = [""] * len(columns)
         if "reason" in row:
-            lines.append([row["name"], *[""] * 7])
-            continue
-        cells = []
-        for group in ("seen", "unseen"):
-            low, high = row[f"{group}_interval"]
-            cells.append(f"{100 * row[group]:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
-        cells.append("{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * np.array(row["over_common"]))))
-        loss = "-" if row["name"] == "reference head" else f"{row['unseen_log_loss']:.3f}"
-        cells += [
-            loss,
-            f"{row['seconds']:.1f}",
-            f"{row['milliseconds_new']:.1f}",
-            str(row["numbers"]),
-        ]
-        lines.append([row["name"], *cells])
+            reasons.append(f"{row['name']}: {row['reason']}")
+        else:
+            texts = row_texts(row)
+        lines.append([row["name"], *texts])
     print_aligned(lines)
-    for row in rows:
-        if "reason" in row:
-            print(f"{row['name']}: {row['reason']}")
+    for reason in reasons:
+        print(reason)
     print(flush=True)
 
 
+def row_texts(row):
+    texts = []
+    for group in ("seen", "unseen"):
+        low, high = row[f"{group}_interval"]
+        texts.append(f"{100 * row[group]:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
+    texts.append(difference_text(row["over_common"]))
+    texts.append("-" if row["name"] == HEAD else f"{row['unseen_log_loss']:.3f}")
+    texts.append(f"{row['seconds']:.1f}")
+    texts.append(f"{row['milliseconds_new']:.1f}")
+    return [*texts, str(row["numbers"])]
+
+
 def mean_ranks(tables):
-    """{name: [mean, low, high]} of the places in all tables, those without a fit last; drawn over tables."""
-    names = [row["name"] for row in next(iter(tables.values())) if row["name"] != "reference head"]
-    places = np.array([[place_of(name, rows) for name in names] for rows in tables.values()])
-    drawn = np.random.default_rng(0).integers(len(places), size=(RESAMPLES, len(places)))
-    means = places[drawn].mean(1)  # (RESAMPLES, methods)
+    """{name: [mean, low, high]} of the ranks in all tables, those without a fit last; drawn over tables."""
+    by_name = {}
+    for rows in tables.values():
+        for name, rank in ranks_of(rows).items():
+            by_name.setdefault(name, []).append(rank)
+    ranks = np.array([*by_name.values()]).T  # (tables, methods)
+    drawn = np.random.default_rng(0).integers(len(ranks), size=(RESAMPLES, len(ranks)))
+    means = ranks[drawn].mean(1)  # (RESAMPLES, methods)
     low, high = np.percentile(means, (2.5, 97.5), axis=0)
-    return {name: [*found] for name, *found in zip(names, places.mean(0), low, high)}
+    return dict(zip(by_name, np.stack([ranks.mean(0), low, high], axis=1).tolist()))
 
 
-def place_of(name, rows):
-    """1 = best on unseen people; equal ones share a mean place."""
-    scores = {
-        row["name"]: round(row["unseen"], 6) for row in rows if row["name"] != "reference head"
-    }
-    above = sum(score > scores[name] for score in scores.values())
-    equal = sum(score == scores[name] for score in scores.values())
-    return above + (equal + 1) / 2
+def ranks_of(rows):
+    """{name: rank}; 1 = best on unseen people; equal ones share a mean rank."""
+    scores = {row["name"]: round(row["unseen"], 6) for row in rows if row["name"] != HEAD}
+    ranks = {}
+    for name, score in scores.items():
+        above = sum(higher > score for higher in scores.values())
+        equal = sum(same == score for same in scores.values())
+        ranks[name] = above + (equal + 1) / 2
+    return ranks
 
 
-def significantly_below(tables):
+def significantly_below(studies):
     """(data set, rival) where OURS is below a rival of the literature, its interval without zero."""
-    found = []
-    for data, entries in tables.items():
-        own = [named(entry.cell, OURS) for entry in entries[OURS]]
+    below = []
+    for data_set, entries in studies.items():
         for name in (*RIVALS, *MRM):
-            if isinstance(entries[name], str):
-                continue
-            rival = [named(entry.cell, name) for entry in entries[name]]
-            mean, _, high = paired_difference(own, rival, "unseen")
-            if high < 0:
-                found.append(f"{data}: {name}, {100 * mean:+.1f}")
-    return found
+            if not isinstance(entries[name], str):
+                mean, _, high = difference(entries, OURS, name)
+                if high < 0:
+                    below.append(f"{data_set}: {name}, {100 * mean:+.1f}")
+    return below
 
 
 def plot(path, tables):
@@ -316,22 +313,21 @@ def plot(path, tables):
 
     columns = min(5, len(tables))
     count = -(-len(tables) // columns)
-    figure, panels = plt.subplots(
-        count, columns, figsize=(4 * columns + 1, 3.2 * count + 1.2), squeeze=False
-    )
-    names = sorted({row["name"] for rows in tables.values() for row in rows} - {"reference head"})
-    colours = dict(zip(names, plt.get_cmap("tab20").colors))
-    for panel, (data, rows) in zip(panels.flat, tables.items()):
+    size = (4 * columns + 1, 3.2 * count + 1.2)
+    figure, panels = plt.subplots(count, columns, figsize=size, squeeze=False)
+    names = {row["name"] for row in next(iter(tables.values()))}
+    colours = dict(zip(sorted(names - {HEAD}), plt.get_cmap("tab20").colors))
+    for panel, (data_set, rows) in zip(panels.flat, tables.items()):
         for row in rows:
-            if "reason" not in row and row["name"] != "reference head":
+            if "reason" not in row and row["name"] != HEAD:
                 low, high = row["unseen_interval"]
-                size = [[100 * (row["unseen"] - low)], [100 * (high - row["unseen"])]]
+                bars = [[100 * (row["unseen"] - low)], [100 * (high - row["unseen"])]]
                 panel.errorbar(
-                    max(row["seconds"], 0.01), 100 * row["unseen"], size, fmt="o", ms=5, lw=0.8,
+                    max(row["seconds"], 0.01), 100 * row["unseen"], bars, fmt="o", ms=5, lw=0.8,
                     color=colours[row["name"]], label=row["name"],
                 )  # fmt: skip
         panel.set_xscale("log")
-        panel.set_title(data, fontsize=10)
+        panel.set_title(data_set, fontsize=10)
     for panel in panels.flat[len(tables) :]:
         panel.axis("off")
     handles, labels = panels.flat[0].get_legend_handles_labels()
@@ -343,56 +339,50 @@ def plot(path, tables):
         figure.savefig(file, format="png", dpi=130)
 
 
-def verdict(text, reached):
-    print(f"{text}: {'reached' if reached else 'MISSED'}", flush=True)
+def judge_order(data_set, rows):
+    """Whether published LoRe is above the others of the paper's Table 1."""
+    unseen = {row["name"]: row["unseen"] for row in rows}
+    accuracies = [unseen[name] for name in ORDER]
+    told = ", ".join(f"{name} {100 * unseen[name]:.1f}" for name in ORDER)
+    what = f"{data_set}: LoRe above the others, as in the paper ({told})"
+    judge(what, accuracies[0] == max(accuracies))
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = flags(__doc__)
     parser.add_argument("--shared", type=Path, help="folder whose data/ holds the real comparisons")
     parser.add_argument("--encoder", help="a text encoder")
     parser.add_argument("--decoder", help="a decoder, for MT-Bench")
-    parser.add_argument(
-        "--seeds", type=int, default=2, help="populations or splits of each data set"
-    )
+    parser.add_argument("--seeds", type=int, default=2, help="populations or splits of a data set")
     parser.add_argument("--only", default="", help="data sets whose name holds this")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     args = parser.parse_args()
-    begin = time.perf_counter()
-    entries, tables = {}, {}
+    clock = Clock()
+    studies = {}
+    tables = {}
     for name, make in data_sets(args).items():
         if args.only in name:
-            entries[name] = study(make())
-            tables[name] = rows_of(entries[name])
+            studies[name] = study([make(seed) for seed in range(args.seeds)])
+            tables[name] = rows_of(studies[name])
             print_rows(name, tables[name])
-    if not tables:
-        raise InputError(f"--only {args.only}: no data set has that in its name")
+    require(tables, f"--only {args.only}: no data set has that in its name")
     ranks = mean_ranks(tables)
+    names = sorted(ranks, key=lambda name: ranks[name][0])
     lines = [["mean place over the data sets", ""]]
-    for name, (mean, low, high) in sorted(ranks.items(), key=lambda item: item[1][0]):
-        lines.append([name, f"{mean:.1f} [{low:.1f}, {high:.1f}]"])
+    lines += [[name, "{:.1f} [{:.1f}, {:.1f}]".format(*ranks[name])] for name in names]
     print_aligned(lines)
     args.results.mkdir(parents=True, exist_ok=True)
     with written_whole(args.results / "rivals.json") as file:
         file.write_text(json.dumps({"tables": tables, "ranks": ranks}, indent=1))
     plot(args.results / "rivals.png", tables)
-    below = significantly_below(entries)
     for name, rows in tables.items():
         if "PersonalLLM" in name:
-            places = {row["name"]: row["unseen"] for row in rows}
-            accuracies = [places[method] for method in ORDER]
-            told = ", ".join(f"{method} {100 * places[method]:.1f}" for method in ORDER)
-            verdict(
-                f"{name}: LoRe above the others, as in the paper ({told})",
-                accuracies[0] == max(accuracies),
-            )
-    verdict(f"{OURS} is significantly below no rival ({'; '.join(below) or 'none'})", not below)
-    first = min(ranks, key=lambda name: ranks[name][0])
-    verdict(f"{OURS} has the best mean place ({first})", first == OURS)
-    minutes = (time.perf_counter() - begin) / 60
-    verdict(f"whole study {minutes:.0f} minutes, target 60", minutes < 60)
+            judge_order(name, rows)
+    below = significantly_below(studies)
+    judge(f"{OURS} is significantly below no rival ({'; '.join(below) or 'none'})", not below)
+    judge(f"{OURS} has the best mean place ({names[0]})", names[0] == OURS)
+    minutes = clock() / 60
+    judge(f"whole study {minutes:.0f} minutes, target 60", minutes < 60)
 
 
 if __name__ == "__main__":

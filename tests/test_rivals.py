@@ -15,24 +15,13 @@ from lore.fit.groups import Groups
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import accuracy
+import compare_rivals
 from rivals import bradley_terry, mrm, pal, pref, rbd, vpl
 
 
 @pytest.fixture(autouse=True)
 def same_numbers():
     torch.manual_seed(0)
-
-
-def load_harness():
-    """benchmarks/compare_rivals.py, whose name its folder has."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location(
-        "compare_rivals", ROOT / "benchmarks/compare_rivals.py"
-    )
-    harness = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(harness)
-    return harness
 
 
 @pytest.fixture(scope="module")
@@ -150,22 +139,21 @@ def test_the_harness_tells_of_all_and_of_who_cannot(population, tmp_path, monkey
         (mrm, "EPOCHS", mrm.LOOK), (rbd, "STEPS", 5), (pal, "EPOCHS", 1), (pal, "NEW_STEPS", 2),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
-    harness = load_harness()
-    entries = harness.study([population])
-    rows = harness.rows_of(entries)
+    entries = compare_rivals.study([population])
+    rows = compare_rivals.rows_of(entries)
     names = [row["name"] for row in rows]
-    assert {*harness.RIVALS, *harness.MRM, harness.OURS, harness.COMMON, "each alone"} <= {*names}
+    assert {*compare_rivals.RIVALS, *compare_rivals.MRM, compare_rivals.OURS, compare_rivals.COMMON, "each alone"} <= {*names}
     assert "no overlap" in next(row for row in rows if row["name"] == "PReF")["reason"]
     assert names[-1] == "PReF" and rows[0]["unseen"] == max(row["unseen"] for row in rows)
     by_name = {row["name"]: row for row in rows}
-    assert by_name[harness.COMMON]["over_common"] == [0, 0, 0]
+    assert by_name[compare_rivals.COMMON]["over_common"] == [0, 0, 0]
     best, last = by_name["MRM, best test epoch"], by_name["MRM, last epoch"]
     assert best["seen"] + best["unseen"] >= last["seen"] + last["unseen"] - 0.05
-    ranks = harness.mean_ranks({"one": rows})
+    ranks = compare_rivals.mean_ranks({"one": rows})
     assert ranks["PReF"][0] == len(ranks) and min(ranks.values())[0] >= 1
-    harness.plot(tmp_path / "p.png", {"one": rows})
+    compare_rivals.plot(tmp_path / "p.png", {"one": rows})
     assert (tmp_path / "p.png").stat().st_size > 10_000
-    harness.print_rows("one", rows)
+    compare_rivals.print_rows("one", rows)
 
 
 def test_differences_alone_are_too_little_for_who_needs_both_replies():

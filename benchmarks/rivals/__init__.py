@@ -6,13 +6,12 @@ All use what the published code does by default; where one departs from it, its 
 InputError: a rival that cannot take the data, or whose fit diverges.
 """
 
-import time
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from lore.common import InputError
+from lore.common import require
 
 
 class Rival(NamedTuple):
@@ -24,17 +23,6 @@ class Rival(NamedTuple):
     numbers: int  # stored of each person
 
 
-class Clock:
-    """Seconds between calls."""
-
-    def __init__(self):
-        self.last = time.perf_counter()
-
-    def __call__(self):
-        before, self.last = self.last, time.perf_counter()
-        return self.last - before
-
-
 def differences(group):
     """X (n, d) = e(chosen) - e(rejected), float32, and whose each is (n,)."""
     return group.differences(torch.zeros(())), group.user
@@ -42,8 +30,7 @@ def differences(group):
 
 def replies(group):
     """e(chosen), e(rejected), (n, d) each. InputError: only their differences are known."""
-    if group.chosen is None:
-        raise InputError("only differences of embeddings are known, and both are needed")
+    require(group.chosen is not None, "only differences of embeddings are known; both are needed")
     return group.table[group.chosen].float(), group.table[group.rejected].float()
 
 
@@ -57,7 +44,14 @@ def bradley_terry(log_odds):
     return -F.logsigmoid(log_odds).mean()
 
 
-def require_finite(name, log_odds):
-    for group, values in log_odds.items():
-        if not values.isfinite().all():
-            raise InputError(f"{name} diverged ({group})")
+def over_groups(name, groups, log_odds, seen, unseen):
+    """{group: log_odds(group, what is known of its people)}, of seen or of unseen ones.
+
+    InputError: the fit of the rival of this name has diverged.
+    """
+    result = {}
+    for group_name, group in groups._asdict().items():
+        people = seen if group_name in ("train", "seen") else unseen
+        result[group_name] = log_odds(group, people)
+        require(result[group_name].isfinite().all(), f"{name} diverged ({group_name})")
+    return result

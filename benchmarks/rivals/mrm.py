@@ -6,15 +6,17 @@
     new     one Adam step on s with all known pairs
 
 An Adam step from nothing is rate * g / (|g| + eps), so that a weight moves by next to nothing: to show which of
-the two acts, `fit_long` gives new people (and seen ones) 20 steps of 0.1. The published number is that of the
-epoch best on the test pairs: `fit_best_epoch`, looked at every LOOK epochs here, every epoch there.
+the two acts, one of the fits gives new people (and seen ones) 20 steps of 0.1. The published number is that of the
+epoch best on the test pairs, looked at every LOOK epochs here, every epoch there.
 """
 
 import math
 
 import torch
+import torch.nn.functional as F
+from measure import Clock
 
-from rivals import Clock, Rival, bradley_terry, differences, require_finite, rows_by_user
+from rivals import Rival, bradley_terry, differences, over_groups, rows_by_user
 
 K = 2
 RATE = 1e-3
@@ -40,15 +42,33 @@ def step(g, rate):
 
 
 def adapted(Z, user, C, s, rate=RATE, steps=1):
-    """s (C, K) of everybody after some Adam steps on their own pairs from the common start."""
-    own = s.expand(C, K).clone().requires_grad_()
+    """s (C, K) of everybody after some Adam steps on their pairs from the common start."""
+    person_s = s.expand(C, K).clone().requires_grad_()
     m = torch.bincount(user, minlength=C)[user]
-    adam = torch.optim.Adam([own], lr=rate, eps=EPSILON)
+    adam = torch.optim.Adam([person_s], lr=rate, eps=EPSILON)
     for _ in range(steps):
         adam.zero_grad()
-        (-torch.nn.functional.logsigmoid(log_odds(Z, own, user)) / m).sum().backward()
+        (-F.logsigmoid(log_odds(Z, person_s, user)) / m).sum().backward()
         adam.step()
-    return own.detach()
+    return person_s.detach()
+
+
+def share(number, total):
+    """Of the learning rate: linear warm-up, then a cosine."""
+    warm = WARM_UP * total
+    if number < warm:
+        return (number + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (number - warm) / (total - warm)))
+
+
+def outer_loss(X, V, s, generator):
+    """L_u of one person's pairs in a random order: the first of them for the inner step."""
+    X = X[torch.randperm(len(X), generator=generator)]
+    support = max(1, round(SUPPORT * len(X)))
+    Z = X @ V  # (m, d) @ (d, K)
+    (g,) = torch.autograd.grad(bradley_terry(log_odds(Z[:support], s)), s, create_graph=True)
+    query = Z[support:] if len(X) > 1 else Z
+    return bradley_terry(log_odds(query, s - step(g, RATE)))
 
 
 def meta_fit(X, user, seed, look):
@@ -57,28 +77,13 @@ def meta_fit(X, user, seed, look):
     d = X.shape[1]
     V = ((2 * torch.rand(d, K, generator=generator) - 1) / d**0.5).requires_grad_()
     s = torch.randn(K, generator=generator).requires_grad_()
-    people = rows_by_user(user)
+    rows = rows_by_user(user)
     adam = torch.optim.Adam([V, s], lr=RATE)
-    total = EPOCHS * math.ceil(len(people) / BUFFER)
-
-    def share(number):
-        warm = WARM_UP * total
-        if number < warm:
-            return (number + 1) / warm
-        return 0.5 * (1 + math.cos(math.pi * (number - warm) / (total - warm)))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(adam, share)
+    total = EPOCHS * math.ceil(len(rows) / BUFFER)
+    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda number: share(number, total))
     for epoch in range(EPOCHS):
-        for some in torch.randperm(len(people), generator=generator).split(BUFFER):
-            losses = []
-            for person in some.tolist():
-                rows = people[person][torch.randperm(len(people[person]), generator=generator)]
-                support = max(1, round(SUPPORT * len(rows)))
-                Z = X[rows] @ V  # (m, d) @ (d, K)
-                inner = bradley_terry(log_odds(Z[:support], s))
-                (g,) = torch.autograd.grad(inner, s, create_graph=True)
-                query = Z[support:] if len(rows) > 1 else Z
-                losses.append(bradley_terry(log_odds(query, s - step(g, RATE))))
+        for people in torch.randperm(len(rows), generator=generator).split(BUFFER):
+            losses = [outer_loss(X[rows[person]], V, s, generator) for person in people.tolist()]
             losses = torch.stack(losses)
             weight = torch.sigmoid((losses - losses.quantile(0.5)) / GAMMA)
             adam.zero_grad()
@@ -90,47 +95,39 @@ def meta_fit(X, user, seed, look):
             look(V.detach().clone(), s.detach().clone())
 
 
-class Fits:
-    """All of one meta-fit: its epochs, and what is made of them."""
-
-    def __init__(self, groups, seed):
-        self.data = {name: differences(group) for name, group in groups._asdict().items()}
-        self.sizes = {name: len(group.user_ids) for name, group in groups._asdict().items()}
-        self.epochs = []
-        clock = Clock()
-        meta_fit(*self.data["train"], seed, lambda *found: self.epochs.append(found))
-        self.seconds = clock()
-
-    def log_odds(self, V, s, **how):
-        found = {}
-        for known, tested in (("train", "seen"), ("few_shot_train", "unseen")):
-            X, user = self.data[known]
-            own = adapted(X @ V, user, self.sizes[known], s, **how)
-            for name in (known, tested):
-                X, user = self.data[name]
-                found[name] = log_odds(X @ V, own, user)
-        require_finite("MRM", found)
-        return found
-
-    def rival(self, V, s, **how):
-        clock = Clock()
-        found = self.log_odds(V, s, **how)
-        return Rival(found, self.seconds, clock(), K)
-
-    def best_epoch(self):
-        def right(epoch):
-            found = self.log_odds(*epoch)
-            return sum((found[name] > 0).float().mean() for name in ("seen", "unseen"))
-
-        return max(self.epochs, key=right)
-
-
 def fits(groups, head, seed):
     """{name: Rival} of one meta-fit."""
-    found = Fits(groups, seed)
-    last = found.epochs[-1]
+    epochs = []
+    clock = Clock()
+    meta_fit(*differences(groups.train), seed, lambda *epoch: epochs.append(epoch))
+    seconds = clock()
+
+    def rival(V, s, **how):
+        """how: of `adapted`, for seen and unseen people."""
+
+        def of_people(group):
+            X, user = differences(group)
+            return adapted(X @ V, user, len(group.user_ids), s, **how)
+
+        def of_pairs(group, person_s):
+            X, user = differences(group)
+            return log_odds(X @ V, person_s, user)
+
+        seen = of_people(groups.train)
+        clock()
+        unseen = of_people(groups.few_shot_train)
+        seconds_new = clock()
+        odds = over_groups("MRM", groups, of_pairs, seen, unseen)
+        return Rival(odds, seconds, seconds_new, K)
+
+    rivals = [rival(*epoch) for epoch in epochs]
     return {
-        "MRM, last epoch": found.rival(*last),
-        "MRM, best test epoch": found.rival(*found.best_epoch()),
-        "MRM, 20 steps of 0.1": found.rival(*last, rate=0.1, steps=20),
+        "MRM, last epoch": rivals[-1],
+        "MRM, best test epoch": max(rivals, key=right),
+        "MRM, 20 steps of 0.1": rival(*epochs[-1], rate=0.1, steps=20),
     }
+
+
+def right(rival):
+    """How often on the test pairs of the seen, and of the unseen."""
+    return sum((rival.log_odds[name] > 0).float().mean() for name in ("seen", "unseen"))

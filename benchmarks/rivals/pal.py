@@ -5,9 +5,10 @@ New people: w alone, AdamW. Departure: batches of 4 pairs where there are few, l
 """
 
 import torch
+from measure import Clock
 from torch import nn
 
-from rivals import Clock, Rival, bradley_terry, replies, require_finite
+from rivals import Rival, bradley_terry, over_groups, replies
 
 B = 2
 WIDTH = 512
@@ -30,8 +31,11 @@ class Pal(nn.Module):
     def log_odds(self, chosen, rejected, w):
         """r_u(e_c) - r_u(e_r), people as logits w (n, B). (n,)"""
         ideal = self.f(w.softmax(1) @ self.Q)  # (n, B) @ (B, d)
-        far, near = self.f(rejected) - ideal, self.f(chosen) - ideal
-        return far.square().sum(1) - near.square().sum(1)
+        return distance(self.f(rejected), ideal) - distance(self.f(chosen), ideal)
+
+
+def distance(point, ideal):
+    return (point - ideal).square().sum(1)
 
 
 def fit(groups, head, seed):
@@ -46,32 +50,30 @@ def fit(groups, head, seed):
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(user)).split(batch):
             adam.zero_grad()
-            found = model.log_odds(chosen[rows], rejected[rows], model.w[user[rows]])
-            bradley_terry(found).backward()
+            odds = model.log_odds(chosen[rows], rejected[rows], model.w[user[rows]])
+            bradley_terry(odds).backward()
             adam.step()
     seconds = clock()
     w = new_people(model, groups.few_shot_train)
     seconds_new = clock()
-    found = {}
     with torch.no_grad():
-        for name, group in groups._asdict().items():
-            own = model.w if name in ("train", "seen") else w
-            found[name] = model.log_odds(*replies(group), own[group.user])
-    require_finite("PAL", found)
-    return Rival(found, seconds, seconds_new, B)
+        of_group = lambda group, w: model.log_odds(*replies(group), w[group.user])
+        log_odds = over_groups("PAL", groups, of_group, model.w, w)
+    return Rival(log_odds, seconds, seconds_new, B)
 
 
 def new_people(model, few):
     """w (C, B) by NEW_STEPS over everybody's pairs at once; each person's path is their own."""
     chosen, rejected = replies(few)
     with torch.no_grad():
-        chosen, rejected = model.f(chosen), model.f(rejected)
+        chosen = model.f(chosen)
+        rejected = model.f(rejected)
     w = torch.randn(len(few.user_ids), B).requires_grad_()
     m = few.counts[few.user]
     adam = torch.optim.AdamW([w], lr=PERSON_RATE)
     for _ in range(NEW_STEPS):
         ideal = model.f(w.softmax(1) @ model.Q)[few.user]
-        odds = (rejected - ideal).square().sum(1) - (chosen - ideal).square().sum(1)
+        odds = distance(rejected, ideal) - distance(chosen, ideal)
         adam.zero_grad()
         (-nn.functional.logsigmoid(odds) / m).sum().backward()
         adam.step()

@@ -11,9 +11,10 @@ that their 50 iterations towards U sqrt(S) aim at. Needs pairs that several peop
 """
 
 import torch
+from measure import Clock
 
-from lore.common import InputError
-from rivals import Clock, Rival, bradley_terry, differences, require_finite
+from lore.common import require
+from rivals import Rival, bradley_terry, differences, over_groups
 
 J = 6
 RANK = 100
@@ -33,24 +34,23 @@ def log_odds(X, user, A, lam):
 
 def completed(pair, sign, user, pairs, people):
     """(pairs, people) preferences of the first reply of each pair, between -1/2 and 1/2."""
-    known = torch.zeros(pairs, people, dtype=torch.bool)
-    known[pair, user] = True
+    judged = torch.zeros(pairs, people, dtype=torch.bool)
+    judged[pair, user] = True
     given = torch.zeros(pairs, people)
     given[pair, user] = sign / 2
     M = given
     for _ in range(ROUNDS):
         U, S, Vh = torch.linalg.svd(M, full_matrices=False)
         M = (U[:, :RANK] * S[:RANK]) @ Vh[:RANK]
-        M = torch.where(known, given, M).clamp(-0.5, 0.5)
+        M = torch.where(judged, given, M).clamp(-0.5, 0.5)
     return M
 
 
 def pairs_of(group):
     """Number of each row's pair, and +1 where its reply of the smaller row number was preferred. (n,), (n,)"""
-    if group.chosen is None:
-        raise InputError("PReF: which pairs are the same is not known")
-    both = torch.stack([group.chosen, group.rejected])
-    number = both.sort(0).values.unique(dim=1, return_inverse=True)[1]
+    require(group.chosen is not None, "PReF: which pairs are the same is not known")
+    pair = torch.stack([group.chosen, group.rejected]).sort(0).values
+    number = pair.unique(dim=1, return_inverse=True)[1]
     return number, torch.where(group.chosen < group.rejected, 1.0, -1.0)
 
 
@@ -58,12 +58,11 @@ def start(group, X, user):
     """A (d, J), lam (C, J)."""
     pair, sign = pairs_of(group)
     count = int(pair.max()) + 1
-    if len(pair) < OVERLAP * count:
-        each = len(pair) / count
-        raise InputError(f"PReF: {each:.1f} people judged each pair: no overlap to start from")
-    U, S, Vh = torch.linalg.svd(
-        completed(pair, sign, user, count, len(group.user_ids)), full_matrices=False
-    )
+    each = len(pair) / count
+    few = f"PReF: {each:.1f} people judged each pair: no overlap to start from"
+    require(each >= OVERLAP, few)
+    M = completed(pair, sign, user, count, len(group.user_ids))
+    U, S, Vh = torch.linalg.svd(M, full_matrices=False)
     root = S[:J].sqrt()
     target = U[:, :J] * root  # (pairs, J)
     first = torch.zeros(count, X.shape[1]).index_copy(0, pair, X * sign[:, None])
@@ -77,7 +76,8 @@ def fit(groups, head, seed):
     generator = torch.Generator().manual_seed(seed)
     X, user = differences(groups.train)
     A, lam = start(groups.train, X, user)
-    A, lam = A.contiguous().requires_grad_(), lam.contiguous().requires_grad_()
+    A = A.contiguous().requires_grad_()
+    lam = lam.contiguous().requires_grad_()
     sgd = torch.optim.SGD([A, lam], lr=RATE)
     for _ in range(STEPS):
         rows = torch.randint(len(X), (BATCH,), generator=generator)
@@ -85,16 +85,14 @@ def fit(groups, head, seed):
         features = (X[rows] @ A).norm(dim=1).mean()
         (bradley_terry(log_odds(X[rows], user[rows], A, lam)) + FEATURES * features).backward()
         sgd.step()
-    A, lam = A.detach(), lam.detach()
+    A = A.detach()
     seconds = clock()
     X_few, few = differences(groups.few_shot_train)
     new = new_people(X_few @ A, few, len(groups.unseen.user_ids), generator)
     seconds_new = clock()
-    found = {"train": log_odds(X, user, A, lam), "few_shot_train": log_odds(X_few, few, A, new)}
-    found["seen"] = log_odds(*differences(groups.seen), A, lam)
-    found["unseen"] = log_odds(*differences(groups.unseen), A, new)
-    require_finite("PReF", found)
-    return Rival(found, seconds, seconds_new, J)
+    of_group = lambda group, lam: log_odds(*differences(group), A, lam)
+    odds = over_groups("PReF", groups, of_group, lam.detach(), new)
+    return Rival(odds, seconds, seconds_new, J)
 
 
 def new_people(Z, user, C, generator):

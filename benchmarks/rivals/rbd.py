@@ -11,8 +11,9 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from measure import Clock
 
-from rivals import Clock, Rival, bradley_terry, differences, require_finite
+from rivals import Rival, bradley_terry, differences, over_groups
 
 K = 8
 POPULATION = 0.01
@@ -50,7 +51,9 @@ def joint_fit(X, user, C, generator, person):
     fitted = ~held_out
     parameters = start(X.shape[1], C, X, generator)
     adam = torch.optim.Adam(parameters, lr=RATE)
-    best, since, kept = float("inf"), 0, None
+    least = float("inf")
+    since = 0  # steps
+    best = None
     for _ in range(STEPS):
         adam.zero_grad()
         loss(X[fitted], user[fitted], *parameters, person).backward()
@@ -58,11 +61,13 @@ def joint_fit(X, user, C, generator, person):
         with torch.no_grad():
             value = bradley_terry(log_odds(X[held_out], user[held_out], *parameters)).item()
         since += 1
-        if value < best - TOLERANCE:
-            best, since, kept = value, 0, copy.deepcopy(parameters)
+        if value < least - TOLERANCE:
+            least = value
+            since = 0
+            best = copy.deepcopy(parameters)
         if since >= PATIENCE:
             break
-    return [parameter.detach() for parameter in kept or parameters]
+    return [parameter.detach() for parameter in best or parameters]
 
 
 def new_people(X, user, C, V, w, person=PERSON):
@@ -105,11 +110,6 @@ def fit(groups, head, seed, person=PERSON):
     X_few, few = differences(groups.few_shot_train)
     new = new_people(X_few, few, len(groups.unseen.user_ids), V, w, person)
     seconds_new = clock()
-    found = {
-        "train": log_odds(X, user, V, w, delta),
-        "few_shot_train": log_odds(X_few, few, V, w, new),
-    }
-    found["seen"] = log_odds(*differences(groups.seen), V, w, delta)
-    found["unseen"] = log_odds(*differences(groups.unseen), V, w, new)
-    require_finite("RBD", found)
-    return Rival(found, seconds, seconds_new, K)
+    of_group = lambda group, delta: log_odds(*differences(group), V, w, delta)
+    odds = over_groups("RBD", groups, of_group, delta, new)
+    return Rival(odds, seconds, seconds_new, K)

@@ -11,9 +11,10 @@ import itertools
 import math
 
 import torch
+from measure import Clock
 from torch import nn
 
-from rivals import Clock, Rival, bradley_terry, replies, require_finite, rows_by_user
+from rivals import Rival, bradley_terry, over_groups, replies, rows_by_user
 
 WIDTH = 512
 CONTEXT = 8
@@ -50,8 +51,8 @@ class Vpl(nn.Module):
         return self.mu(h).clamp(-1, 1), self.logvar(h).clamp(-1, 1)
 
     def log_odds(self, chosen, rejected, z):
-        both = [self.reward(torch.cat([e, z], 1)).squeeze(1) for e in (chosen, rejected)]
-        return both[0] - both[1]
+        reward = lambda e: self.reward(torch.cat([e, z], 1)).squeeze(1)
+        return reward(chosen) - reward(rejected)
 
 
 def divergence(mu, logvar):
@@ -74,8 +75,8 @@ def fit(groups, head, seed):
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(user)).split(BATCH):
             whose = user[rows]
-            place = (torch.rand(len(rows), CONTEXT) * counts[whose, None]).long()
-            mu, logvar = model.encode(pairs[first[whose, None] + place])
+            context = (torch.rand(len(rows), CONTEXT) * counts[whose, None]).long()
+            mu, logvar = model.encode(pairs[first[whose, None] + context])
             z = mu + (logvar / 2).exp() * torch.randn_like(mu)
             z = math.sqrt(WIDTH) * nn.functional.normalize(z, dim=1)
             beta = BETA * (1 - math.cos(math.pi * min(1, number / CYCLE))) / 2
@@ -87,18 +88,14 @@ def fit(groups, head, seed):
             adam.step()
             number += 1
     seconds = clock()
-    found = {}
     with torch.no_grad():
-        for known, tested in (("train", "seen"), ("few_shot_train", "unseen")):
-            z = everybody(model, getattr(groups, known))
-            if known == "few_shot_train":
-                seconds_new = clock()
-            for name in (known, tested):
-                group = getattr(groups, name)
-                found[name] = model.log_odds(*replies(group), z[group.user])
-            clock()
-    require_finite("VPL", found)
-    return Rival(found, seconds, seconds_new, WIDTH)
+        z = everybody(model, groups.train)
+        clock()
+        z_new = everybody(model, groups.few_shot_train)
+        seconds_new = clock()
+        of_group = lambda group, z: model.log_odds(*replies(group), z[group.user])
+        log_odds = over_groups("VPL", groups, of_group, z, z_new)
+    return Rival(log_odds, seconds, seconds_new, WIDTH)
 
 
 def share(number, total):
