@@ -42,7 +42,7 @@ from saved_basis import encoder_of_basis, open_basis
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
 policy = (
-    ""  # folder or Hub name of the model that writes the queries, if its chat template is another
+    ""  # the model whose chat template writes the queries, folder or Hub name; "" = the basis's
 )
 host = "127.0.0.1"  # loopback: this machine alone can ask; there is no password
 port = 8000  # of the server
