@@ -5,7 +5,10 @@ import pandas as pd
 import torch
 from conftest import random_users
 
+from lore.fit.comparisons import Comparisons
 from lore.fit.evaluation import LORE, Cell
+from lore.fit.groups import Groups
+from lore.fit.planted import planted_population
 from lore.report import text_tables
 from lore.report.statistics import summarise
 from lore.splits import Split
@@ -24,15 +27,26 @@ QUICK = {"num_iterations": 60, "few_shot_iterations": 40}
 
 def a_split(rows=6, d=4, dtype=torch.bfloat16):
     table = torch.randn(rows, d, generator=torch.Generator().manual_seed(0)).to(dtype)
-    frame = pd.DataFrame(
-        {
-            "user_id": ["b", "a", "b"],
-            "prompt": list("pqr"),
-            "chosen": [0, 2, 4],
-            "rejected": [1, 3, 5],
-        }
-    )
+    frame = pd.DataFrame({"user_id": ["b", "a", "b"], "prompt": list("pqr")})
+    frame["chosen"] = [0, 2, 4]
+    frame["rejected"] = [1, 3, 5]
     return Split(table, frame, torch.randn(d, 1), "tiny")
+
+
+def planted(seed=0, scale=1.0, num_directions=3):
+    """Groups of 40 seen and 20 unseen people who mix a few rewards, and the head."""
+    splits = planted_population(
+        60, {"train": 40, "test": 40}, num_features=16, num_directions=num_directions,
+        concentration=0.1, best_accuracy=0.92, seed=seed,
+    )  # fmt: skip
+    users = sorted(splits["train"].frame["user_id"].unique())
+    groups = []
+    for people, most in ((users[:40], 40), (users[40:], 10)):
+        for side, pairs in (("train", most), ("test", 40)):
+            table, frame = scale * splits[side].table, splits[side].frame
+            frame = frame[frame["user_id"].isin(people)].groupby("user_id").head(pairs)
+            groups.append(Comparisons.from_frame(table, frame, people, prompt="prompt"))
+    return Groups(*groups), splits["train"].head
 
 
 def cell(accuracies, K=2, variant=LORE, seed=0, users=None):
@@ -41,8 +55,13 @@ def cell(accuracies, K=2, variant=LORE, seed=0, users=None):
 
 
 def summarise_for_print(*cells):
-    full = [c._replace(accuracy=dict.fromkeys(text_tables.GROUP_NAMES, c.accuracy["unseen"]),
-                       users=dict.fromkeys(text_tables.GROUP_NAMES, c.users["unseen"])) for c in cells]  # fmt: skip
+    names = text_tables.GROUP_NAMES
+    full = []
+    for one in cells:
+        accuracy = dict.fromkeys(names, one.accuracy["unseen"])
+        full.append(
+            one._replace(accuracy=accuracy, users=dict.fromkeys(names, one.users["unseen"]))
+        )
     return summarise(full)
 
 

@@ -1,0 +1,116 @@
+"""The rank that held-out training prompts speak for, and what a personal fit has to beat."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import random_users
+from populations import GROUPS, HEAD, N_UNSEEN, N, planted, sweep
+from scipy.optimize import minimize
+
+from lore.fit import refits
+from lore.fit.comparisons import Comparisons, pack
+from lore.fit.evaluation import ALONE, ANOTHER, LORE, POPULATION, SHARED_OWN, SHUFFLED
+from lore.fit.likelihood import LOGIT_SCALE
+from lore.fit.ridge_model import JointProblem
+from utils import run
+
+# ------------------------------------------------------------------------------------------------
+# The best rank
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", ["adam", "ridge"])
+def test_the_best_rank_is_found_where_people_differ_and_no_test_pair_has_a_say(solver):
+    groups, head = planted()
+    blind = groups._replace(seen=groups.seen.shuffled(0), unseen=groups.unseen.shuffled(1))
+    arguments = ([0, 1, 3], [0.0], head, *blind, 40, 20, "cpu")
+    options = {"solver": solver, "num_iterations": 100, "few_shot_iterations": 5}
+    result = run(*arguments, **options, mark_best=True)
+    assert [cell.K for cell in result.cells if cell.best] == [3]
+    plain = run(*arguments, **options)
+    assert np.array_equal(np.stack(result), np.stack(plain))  # marking changes nothing
+    assert all(cell.best is None for cell in plain.cells)
+
+
+def test_one_rank_is_marked_for_each_seed_and_no_baseline():
+    result = sweep(run, [0, 1, 3], [0.0], solver="ridge", mark_best=True, seeds=[0, 1])
+    best = [cell for cell in result.cells if cell.best]
+    gains = [cell.fit.choice["held_out_gain"] for cell in result.cells if cell.K == 3]
+    assert [cell.seed for cell in best] == [0, 1]
+    assert [cell.K for cell in best] == [3 if gain > 0 else 1 for gain in gains]
+    both = sweep(run, [1, 3], [0.0], solver="ridge", mark_best=True, baselines=True)
+    assert all((cell.best is None) == (cell.variant != LORE) for cell in both.cells)
+
+
+def test_a_person_with_one_prompt_keeps_it():
+    users = [torch.randn(1, 6) for _ in range(4)] + [torch.randn(30, 6)]
+    result = sweep(run, [1, 3], [0.0], groups=(users, users, users[:4], users[:4]), mark_best=True)
+    assert sum(cell.best for cell in result.cells) == 1
+
+
+# ------------------------------------------------------------------------------------------------
+# Baselines
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", ["adam", "ridge"])
+def test_baselines_are_what_they_are_called(solver):
+    result = sweep(run, [0, 1, 3], [0.0], solver=solver, baselines=True)
+    plain = sweep(run, [0, 1, 3], [0.0], solver=solver)
+    assert np.array_equal(np.stack(result), np.stack(plain))  # they change nothing
+    cells = {(cell.K, cell.variant): cell for cell in result.cells}
+    fitted = cells[3, LORE]
+    V, W, W_unseen = fitted.fit.V, fitted.fit.W, fitted.W_unseen
+    for variant, mixture in (
+        (POPULATION, lambda i: W.mean(0)),
+        (ANOTHER, lambda i: W_unseen[i - 1]),
+    ):
+        expected = [(x @ V @ mixture(i) > 0).double().mean() for i, x in enumerate(GROUPS[3])]
+        assert np.allclose(cells[3, variant].accuracy["unseen"], expected)
+    assert {key for key in cells if key[1] == SHUFFLED} == {(1, SHUFFLED), (3, SHUFFLED)}
+    assert cells[1, SHARED_OWN].accuracy["unseen"].shape == (N_UNSEEN,)
+    assert cells["alone", ALONE].accuracy["train"].shape == (N,)
+    assert cells["alone", ALONE].accuracy["unseen"].shape == (N_UNSEEN,)
+
+
+def test_shuffled_labels_teach_nothing_and_only_they_are_shuffled():
+    users = random_users([100] * 8, 6, seed=7)
+    data = pack(users)
+    flipped = data.shuffled(0)
+    same = (flipped.table == data.table).all(1)
+    assert ((flipped.table == -data.table).all(1) ^ same).all() and 0.4 < same.double().mean() < 0.6
+    user = torch.zeros(50, dtype=torch.long)
+    chosen, rejected = torch.arange(50) % 9, torch.arange(50) % 7
+    swapped = Comparisons(torch.randn(9, 6), user, ("a",), chosen, rejected).shuffled(0)
+    same = (swapped.chosen == chosen) & (swapped.rejected == rejected)
+    assert (same | ((swapped.chosen == rejected) & (swapped.rejected == chosen))).all()
+    assert not same.all()
+    options = {"num_iterations": 50, "few_shot_iterations": 5, "baselines": True}
+    result = run([1], [0.0], None, users, users, users, users, 8, 8, "cpu", **options)
+    shuffled = next(cell for cell in result.cells if cell.variant == SHUFFLED)
+    assert result.seen[0] > 0.6 and shuffled.accuracy["seen"].mean() < result.seen[0] - 0.1
+
+
+def test_each_alone_is_a_ridge_of_their_own_pairs(monkeypatch):
+    users = random_users([6, 11, 9], 6, seed=8)
+    tests = random_users([200] * 3, 6, seed=9)
+    problem = JointProblem(pack(users), HEAD, "cpu", "people")
+    monkeypatch.setattr(refits, "FIRST_PASSES", 300)
+    s = 0.8
+    on_pairs, on_test = refits.fit_alone(pack(users), pack(tests), torch.arange(3), problem, s)
+    assert len(on_pairs) == 26
+    head = (HEAD / HEAD.norm()).double().flatten() * 6**0.5
+    for x, test, margins in zip(users, tests, on_test.double().split(200)):
+
+        def reward(v):
+            return problem.unit * (v[0] * head + s * v[1:])
+
+        def loss(v, x=x):
+            v = torch.from_numpy(v)
+            nll = -F.logsigmoid(x.double() @ reward(v) / LOGIT_SCALE).mean()
+            return (nll + (v[0] ** 2 / 25 + v[1:].square().sum()) / 2 / len(x)).item()
+
+        best = torch.from_numpy(minimize(loss, np.zeros(7), method="BFGS").x)
+        off = (margins - test.double() @ reward(best)).norm() / margins.norm()
+        assert off < 0.05
