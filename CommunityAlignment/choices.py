@@ -1,5 +1,7 @@
 """Choices among several replies: how often the preferred one comes first, and what else knows it."""
 
+from collections import Counter
+
 import numpy as np
 
 from lore.fit.evaluation import ANOTHER, LORE, TESTED, Outcomes, score_cells
@@ -20,7 +22,10 @@ class Choices:
 
     def __init__(self, groups):
         self.groups = groups
-        self.user, self.item, self.pair, self.first = {}, {}, {}, {}
+        self.user = {}
+        self.item = {}
+        self.pair = {}
+        self.first = {}  # place of each choice's first pair
         for name in TESTED:
             group = getattr(groups, name)
             self.pair[name] = group.choice.cpu().numpy()
@@ -45,41 +50,36 @@ class Choices:
 
     def chance(self):
         """How often a reply drawn at random is the preferred one, mean over unseen people."""
-        return float(
-            by_user(self.user["unseen"], 1 / (np.bincount(self.pair["unseen"]) + 1)).mean()
-        )
+        shares = 1 / (np.bincount(self.pair["unseen"]) + 1)
+        return float(by_user(self.user["unseen"], shares).mean())
 
     def of_shared_items(self, cells, frame):
         """Cells of the choices that others made as well: the plurality, and those of first_places.
 
         [] where nobody was asked what another was.
         """
-        found, kept = self.plurality(cells[0], frame)
-        if not all(mask.any() for mask in kept.values()):
+        plurality, masks = self.plurality(cells[0], frame)
+        if not all(mask.any() for mask in masks.values()):
             return []
-        return [narrowed(found, kept), *[narrowed(cell, kept) for cell in cells]]
+        return [narrowed(cell, masks) for cell in (plurality, *cells)]
 
     def replies(self, name):
         """Table rows of each tested choice: the preferred one, then the others in order. [tuple]"""
         group = getattr(self.groups, name)
-        order = np.argsort(self.pair[name], kind="stable")
-        rejected = np.split(
-            group.rejected.cpu().numpy()[order], np.bincount(self.pair[name]).cumsum()[:-1]
-        )
         chosen = group.chosen.cpu().numpy()[self.first[name]]
-        return [
-            (one, *sorted(others))
-            for one, others in zip(chosen.tolist(), map(np.ndarray.tolist, rejected))
-        ]
+        rejected = [[] for _ in chosen]
+        for choice, reply in zip(self.pair[name].tolist(), group.rejected.tolist()):
+            rejected[choice].append(reply)
+        return [(reply, *sorted(rest)) for reply, rest in zip(chosen.tolist(), rejected)]
 
     @staticmethod
     def items_of(frame):
         """{replies of a choice: its item}."""
-        found = {}
+        item_of = {}
         for _, turn in frame.groupby("turn"):
             replies = (turn["chosen"].iloc[0], *sorted(turn["rejected"]))
-            found[replies] = turn["item"].iloc[0]
-        return found
+            item_of[replies] = turn["item"].iloc[0]
+        return item_of
 
     def plurality(self, cell, frame):
         """(Cell, masks): right where more *other* people who were asked the same preferred that reply than
@@ -89,28 +89,26 @@ class Choices:
         """
         turns = frame.drop_duplicates("turn")
         first = turns.drop_duplicates(["item", "user_id"])  # who is asked again has no second vote
-        own = dict(zip(zip(first["item"], first["user_id"]), first["chosen"]))
-        counts = {}
-        for (item, _), reply in own.items():
-            of_item = counts.setdefault(item, {})
-            of_item[reply] = of_item.get(reply, 0) + 1
+        votes = {}  # item -> {user: reply}
+        for item, user, reply in zip(first["item"], first["user_id"], first["chosen"]):
+            votes.setdefault(item, {})[user] = reply
         item_of = self.items_of(frame)
-        outcomes, kept = {}, {}
+        outcomes = {}
+        masks = {}
         for name in TESTED:
             group = getattr(self.groups, name)
             right = np.full(len(self.user[name]), np.nan)
             for number, replies in enumerate(self.replies(name)):
-                reply, who = replies[0], group.user_ids[self.user[name][number]]
-                item = item_of[replies]
-                others = dict(counts[item])
-                others[own[item, who]] -= 1
-                most = max(others.values())
-                if most > 0:
-                    leaders = [one for one, count in others.items() if count == most]
-                    right[number] = (reply in leaders) / len(leaders)
-            kept[name] = np.isfinite(right)
+                voter = group.user_ids[self.user[name][number]]
+                of_item = votes[item_of[replies]]
+                counts = Counter(reply for user, reply in of_item.items() if user != voter)
+                most = max(counts.values(), default=0)
+                leaders = [reply for reply, count in counts.items() if count == most]
+                if leaders:
+                    right[number] = (replies[0] in leaders) / len(leaders)
+            masks[name] = np.isfinite(right)
             outcomes[name] = cell.outcomes[name]._replace(right=right)
-        return cell._replace(K=PLURALITY, variant=LORE, best=None, outcomes=outcomes), kept
+        return cell._replace(K=PLURALITY, variant=LORE, best=None, outcomes=outcomes), masks
 
 
 def of_outcomes(cell, outcomes, users):
@@ -119,19 +117,19 @@ def of_outcomes(cell, outcomes, users):
     return cell._replace(outcomes=outcomes, accuracy=accuracy, users=users)
 
 
-def narrowed(cell, kept):
-    """The Cell of some outcomes alone, by the masks of `kept`, and of the users who have any."""
-    outcomes, users = {}, {}
-    for name, mask in kept.items():
-        found = cell.outcomes[name]
-        who, user = np.unique(found.user[mask], return_inverse=True)
-        choice = None if found.choice is None else found.choice[mask]
+def narrowed(cell, masks):
+    """The Cell of the outcomes of some masks alone, and of the users who have any."""
+    outcomes = {}
+    users = {}
+    for name, mask in masks.items():
+        of_group = cell.outcomes[name]
+        number, user = np.unique(of_group.user[mask], return_inverse=True)
+        choice = of_group.choice
         if choice is not None:
-            choice = np.unique(choice, return_inverse=True)[1]
-        outcomes[name] = Outcomes(
-            user, found.item[mask], found.right[mask], found.log_loss[mask], np.nan, choice
-        )
-        users[name] = tuple(np.array(cell.users[name], dtype=object)[who])
+            choice = np.unique(choice[mask], return_inverse=True)[1]
+        arrays = (of_group.item[mask], of_group.right[mask], of_group.log_loss[mask])
+        outcomes[name] = Outcomes(user, *arrays, np.nan, choice)
+        users[name] = tuple(np.array(cell.users[name], dtype=object)[number])
     return of_outcomes(cell, outcomes, users)
 
 
@@ -150,31 +148,31 @@ def choice_rows(cells, over="seeds"):
 # ------------------------------------------------------------------------------------------------
 
 
-def another_of_language(cells, groups, language):
+def another_of_language(cells, groups, language_of):
     """Cells of the same bases in which everybody has the mixture of the person before who speaks the
-    same language, and nothing of their own; language: {user id: language}."""
+    same language, and nothing of their own; language_of: {user id: language}."""
     fitted = []
     for cell in cells:
         if cell.variant == LORE and cell.fit is not None and cell.fit.W.shape[1] > 1:
-            W = cell.fit.W[before(groups.train.user_ids, language)]
-            W_unseen = cell.W_unseen[before(groups.unseen.user_ids, language)]
+            W = cell.fit.W[person_before(groups.train.user_ids, language_of)]
+            W_unseen = cell.W_unseen[person_before(groups.unseen.user_ids, language_of)]
             fit = cell.fit._replace(W=W, deviations=None)
             another = {"variant": ANOTHER, "best": None, "deviations_unseen": None}
             fitted.append(cell._replace(fit=fit, W_unseen=W_unseen, **another))
     return score_cells(fitted, groups) if fitted else []
 
 
-def before(user_ids, language):
+def person_before(user_ids, language_of):
     """Place of the person before each one among those of the same language; of the first, the last.
 
     Who alone speaks a language has the person before them, whatever that one speaks.
     """
-    spoken = np.array([language[user] for user in user_ids])
-    result = np.arange(len(user_ids))
-    for name in np.unique(spoken):
-        places = np.flatnonzero(spoken == name)
-        result[places] = np.roll(places, 1) if len(places) > 1 else places - 1
-    return result % len(user_ids)
+    spoken = np.array([language_of[user] for user in user_ids])
+    previous = np.arange(len(user_ids))
+    for language in np.unique(spoken):
+        speakers = np.flatnonzero(spoken == language)
+        previous[speakers] = np.roll(speakers, 1) if len(speakers) > 1 else speakers - 1
+    return previous % len(user_ids)
 
 
 def consistency(frame):
@@ -195,21 +193,21 @@ def by_trait(cell, frame, traits, least=LEAST_PEOPLE):
     cell: of one fit; frame: everybody's pairs, with the columns of `traits`, "" = not said; what a
     person says most often counts.
     """
-    rows, few = [], []
+    rows = []
+    few = []
     for trait in traits:
         said = most_said(frame, trait)
         value = np.array([said.get(user, "") for user in cell.users["unseen"]])
-        for one in sorted({*value} - {""}):
-            has_it = value == one
-            people = int(has_it.sum())
+        for answer in sorted({*value} - {""}):
+            said_it = value == answer
+            people = int(said_it.sum())
             if people < least:
-                few.append([f"{trait} {one}", people])
+                few.append([f"{trait} {answer}", people])
                 continue
-            kept = {"unseen": has_it[cell.outcomes["unseen"].user]}
-            row = {"kind": f"{trait} {one}", "people": people} | choice_rows(
-                [narrowed(cell, kept)]
-            )[0]
-            rows.append(row | {"mixture": cell.W_unseen[np.flatnonzero(has_it)].mean(0).tolist()})
+            of_kind = narrowed(cell, {"unseen": said_it[cell.outcomes["unseen"].user]})
+            (row,) = choice_rows([of_kind])
+            mixture = cell.W_unseen[np.flatnonzero(said_it)].mean(0).tolist()
+            rows.append({"kind": f"{trait} {answer}", "people": people, **row, "mixture": mixture})
     fit = {"K": cell.K, "alpha": cell.alpha, "seed": cell.seed}
     return {"rows": rows, "too_few": few, "fit": fit}
 
@@ -235,11 +233,9 @@ def print_top_choices(report, chance):
         print("\nthe same on choices that other people made as well:")
         print_table(accuracy_table(report["of_shared_items"], ["K", "alpha"], TESTED))
     again = report["consistency"]
-    met = (
-        f"{again['choices']} choices by {again['people']} people who had been asked the same before"
-    )
+    asked = f"{again['choices']} choices by {again['people']} people"
     same = f": the same reply in {100 * again['share']:.1f} %" if again["choices"] else ""
-    print(f"\n{met}{same}")
+    print(f"\n{asked} who had been asked the same before{same}")
 
 
 def print_traits(report):

@@ -88,11 +88,9 @@ def main():
         top += first
         shared += tested.of_shared_items(first, frame)
     over = "splits" if args.resplit else "seeds"
-    report = {
-        "by_choice": choices.choice_rows(top, over),
-        "of_shared_items": choices.choice_rows(shared, over),
-        "consistency": choices.consistency(frame),
-    }
+    report = {"by_choice": choices.choice_rows(top, over)}
+    report["of_shared_items"] = choices.choice_rows(shared, over)
+    report["consistency"] = choices.consistency(frame)
     if args.who:
         report["who"] = choices.by_trait(best_of(of_split), frame, people.TRAITS)
     report_run(output, cells, args, **report)

@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from lore.common import InputError, require, require_apart, start
+from lore.common import require, require_apart, start
 from lore.settings import settings
 from lore.text import encoder_settings
 from lore.text.conversations import content_hash
@@ -39,41 +39,39 @@ def records(judgements):
     """Comparisons as records for a data frame; prints what is kept and what is left out."""
     require_sides(judgements)
     require_ids(judgements)
-    kept = []
+    unique = []
     for row in first_times(judgements):
-        one = judgements[row]
-        record = {"user_id": one.user_id, "prompt": one.prompt_id, "side": one.side, "row": row}
-        kept.append(record | {"chosen": one.chosen, "rejected": one.rejected})
-    users = {one.user_id for one in judgements}
-    prompts = {one.prompt_id for one in judgements}
-    print(f"{len(kept)} comparisons by {len(users)} people on {len(prompts)} prompts")
-    return kept
+        judgement = judgements[row]
+        ids = {"user_id": judgement.user_id, "prompt": judgement.prompt_id, "side": judgement.side}
+        replies = {"chosen": judgement.chosen, "rejected": judgement.rejected}
+        unique.append({**ids, "row": row, **replies})
+    users = {judgement.user_id for judgement in judgements}
+    prompts = {judgement.prompt_id for judgement in judgements}
+    print(f"{len(unique)} comparisons by {len(users)} people on {len(prompts)} prompts")
+    return unique
 
 
 def require_sides(judgements):
     """InputError unless every row says its split or none does, and no prompt is on both sides."""
-    first = {}
-    for one in judgements:
-        if (one.side is None) != (judgements[0].side is None):
-            raise InputError(f"{one.place}: some rows have a split and some have none")
-        other = first.setdefault(one.prompt_id, one)
-        if one.side != other.side:
-            raise InputError(
-                f"{one.place}: its prompt is in {one.side}, but in {other.side} in {other.place};"
-                " what was trained on cannot be tested on: one split for each prompt, or none"
-            )
+    first_of = {}
+    for judgement in judgements:
+        alike = (judgement.side is None) == (judgements[0].side is None)
+        require(alike, f"{judgement.place}: some rows have a split and some have none")
+        first = first_of.setdefault(judgement.prompt_id, judgement)
+        sides = f"its prompt is in {judgement.side}, but in {first.side} in {first.place}"
+        only = "what was trained on cannot be tested on: one split for each prompt, or none"
+        require(judgement.side == first.side, f"{judgement.place}: {sides}; {only}")
 
 
 def require_ids(judgements):
     """InputError where one prompt has two ids: it could be both trained on and tested on."""
-    first = {}
-    for one in judgements:
-        other = first.setdefault(text_hash(common_start(one.chosen, one.rejected)), one)
-        if one.prompt_id != other.prompt_id:
-            raise InputError(
-                f"{one.place}: prompt_id {one.prompt_id}, but the same prompt has {other.prompt_id}"
-                f" in {other.place}; give both one id, or leave prompt_id out"
-            )
+    first_of = {}
+    for judgement in judgements:
+        text = text_hash(common_start(judgement.chosen, judgement.rejected))
+        first = first_of.setdefault(text, judgement)
+        ids = f"prompt_id {judgement.prompt_id}, but the same prompt has {first.prompt_id}"
+        give = f"{ids} in {first.place}; give both one id, or leave prompt_id out"
+        require(judgement.prompt_id == first.prompt_id, f"{judgement.place}: {give}")
 
 
 def main():

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lore.common import InputError
+from lore.common import InputError, require
 from lore.fit.comparisons import Comparisons
 from lore.fit.groups import Groups, names_of
 from lore.fit.planted import Planted, drawn_from, planted_rewards, planted_turns
@@ -51,15 +51,15 @@ class Dialogues(NamedTuple):
 
 def load(folder):
     """The embedded dialogues and their split. InputError: missing, damaged, of other dialogues."""
-    path, texts = folder / "prism_split_ids_50.json", folder / "dialogues.jsonl"
-    if not path.exists():
-        raise InputError(f"{path} is missing; make it with: {PREPARE} && {GENERATE}")
+    path = folder / "prism_split_ids_50.json"
+    require(path.exists(), f"{path} is missing; make it with: {PREPARE} && {GENERATE}")
     try:
         written = json.loads(path.read_text("utf-8-sig"))
         ids = {name: written[name] for name in SPLIT_KEYS}
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is damaged ({error!r}); make it again with: {PREPARE}") from error
     prism = load_split(folder / "prism", f"{PREPARE} && {GENERATE}", needed=["user_id", "dialogue"])
+    texts = folder / "dialogues.jsonl"
     if texts.exists() and hashlib.sha256(texts.read_bytes()).hexdigest() != prism.made_from:
         again = f"delete it and its .parquet and run again: {GENERATE}"
         raise InputError(f"{folder / 'prism'}.safetensors was made of another {texts}; {again}")
@@ -75,31 +75,29 @@ def split(dialogues, seed=None, least=0):
     ids = dialogues.ids if seed is None else drawn_anew(dialogues, seed)
     on_train = frame["dialogue"].isin(ids["train_dialog_ids"])
     on_test = frame["dialogue"].isin(ids["test_dialog_ids"])
-    seen, unseen = {*ids["seen_user_ids"]}, {*ids["unseen_user_ids"]}
-    if (on_train & on_test).any() or seen & unseen:
-        sides = "both the training and the test side of the split"
-        raise InputError(f"a dialogue is on {sides}, or a person seen and unseen")
-    train, test = frame[on_train], frame[on_test]
+    seen = {*ids["seen_user_ids"]}
+    unseen = {*ids["unseen_user_ids"]}
+    twice = (on_train & on_test).any() or seen & unseen
+    require(not twice, "a dialogue of the split trains and tests, or a person is seen and unseen")
+    train = frame[on_train]
+    test = frame[on_test]
     if least:
         counts = train.groupby("user_id")["dialogue"].nunique()
         few = unseen - {*counts.index[counts >= least]}
         text = f"{len(few)} unseen people with fewer than {least} dialogues"
         print(f"left out: {text} (the largest of --num_shots){names_of(few)}")
         unseen -= few
-        if not unseen:
-            raise InputError(f"no unseen person has {least} training dialogues; lower --num_shots")
+        require(unseen, f"no unseen person has {least} training dialogues; lower --num_shots")
     complete = {*train["user_id"]} & {*test["user_id"]}
     missing = len((seen | unseen) - complete)
-    seen, unseen = sorted(seen & complete), sorted(unseen & complete)
-    if not (seen and unseen):
-        raise InputError("no seen or no unseen people have pairs in training and test dialogues")
-    shots = {"shot": "dialogue", "prompt": "dialogue"}
-    groups = Groups(
-        Comparisons.from_frame(table, train, seen, **shots),
-        Comparisons.from_frame(table, test, seen, **shots),
-        Comparisons.from_frame(table, train, unseen, **shots),
-        Comparisons.from_frame(table, test, unseen, **shots),
-    )
+    seen = sorted(seen & complete)
+    unseen = sorted(unseen & complete)
+    require(seen and unseen, "nobody seen, or unseen, has pairs in training and test dialogues")
+    groups = []
+    for users in (seen, unseen):
+        for side in (train, test):
+            groups.append(Comparisons.from_frame(table, side, users, "dialogue", prompt="dialogue"))
+    groups = Groups(*groups)
     for name, group in groups._asdict().items():
         size = f"{len(group.user_ids):5} people {len(group.shot.unique()):6} dialogues"
         each = f"{group.counts.min()} .. {group.counts.max()} a person"
@@ -113,8 +111,7 @@ def split(dialogues, seed=None, least=0):
 def drawn_anew(dialogues, seed):
     """Ids of the same people and dialogues, drawn anew: as many seen, the same share to train on."""
     train, test, seen, unseen = ({*dialogues.ids[name]} for name in SPLIT_KEYS)
-    frame = dialogues.comparisons.frame
-    used = frame[frame["dialogue"].isin(train | test)]
+    used = dialogues.comparisons.frame.query("dialogue in @train or dialogue in @test")
     users = {user: sorted({*names}) for user, names in used.groupby("user_id")["dialogue"]}
     train_fraction = round(len(train) / len(train | test), 2)  # 0.4997: odd numbers round down
     return split_users(users, len(seen) / len(seen | unseen), train_fraction, 1, seed)
@@ -125,24 +122,19 @@ def split_users(users, seen_fraction, train_fraction, min_dialogues, seed):
     rng = np.random.RandomState(seed)
     order = rng.permutation([user for user, ids in users.items() if ids])
     first_unseen = int(len(order) * seen_fraction)
-    split = {
-        "train_dialog_ids": [],
-        "test_dialog_ids": [],
-        "seen_user_ids": {},
-        "unseen_user_ids": {},
-    }
+    train, test, seen, unseen = [], [], {}, {}  # as SPLIT_KEYS
     for number, user in enumerate(order.tolist()):
         if len(users[user]) < min_dialogues:
             continue
         if number < first_unseen:
-            split["seen_user_ids"][user] = len(split["seen_user_ids"]) + 1
+            seen[user] = len(seen) + 1
         else:
-            split["unseen_user_ids"][user] = 0
+            unseen[user] = 0
         ids = rng.permutation(users[user])
         first_test = int(len(ids) * train_fraction)
-        split["train_dialog_ids"] += ids[:first_test].tolist()
-        split["test_dialog_ids"] += ids[first_test:].tolist()
-    return split
+        train += ids[:first_test].tolist()
+        test += ids[first_test:].tolist()
+    return dict(zip(SPLIT_KEYS, (train, test, seen, unseen)))
 
 
 def plant(args):
@@ -156,18 +148,17 @@ def plant(args):
     )  # fmt: skip
     users = {}
     turns = []
-    owners = []
-    sizes = []
+    sizes = []  # its replies
     for number, count in enumerate(drawn_from(PEOPLE_OF_DIALOGUES, args.planted_users, rng)):
         user = f"planted{number:04d}"
         users[user] = [f"{user}.{i}" for i in range(count)]
         for dialogue, replies in zip(users[user], drawn_from(DIALOGUES_OF_REPLIES, count, rng)):
-            for turn, size in enumerate(replies_per_turn(int(replies))):
-                turns.append((user, dialogue, turn))
-                owners.append(number)
-                sizes.append(size)
-    table, pairs = planted_turns(owners, np.array(sizes), V, W, args.planted_accuracy, rng)
+            of_turns = replies_per_turn(int(replies))
+            turns += [(user, dialogue, turn) for turn in range(len(of_turns))]
+            sizes += of_turns
     turns = pd.DataFrame(turns, columns=["user_id", "dialogue", "turn"])
+    person, _ = pd.factorize(turns["user_id"])  # 0, 1, .. as they come
+    table, pairs = planted_turns(person, np.array(sizes), V, W, args.planted_accuracy, rng)
     frame = turns.iloc[pairs[:, 0]].assign(chosen=pairs[:, 1], rejected=pairs[:, 2])
     comparisons = Planted.of(V, users, W).split(table, frame.reset_index(drop=True), head)
     ids = split_users(users, SEEN, TRAINED, min_dialogues=6, seed=args.seed)

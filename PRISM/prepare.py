@@ -52,10 +52,7 @@ def read_users(path):
 
 
 def read_turns(place, row):
-    """Turns of a dialogue: [{"user": [texts], "chosen": [texts], "rejected": [texts]}].
-
-    InputError: what no dialogue of PRISM has.
-    """
+    """[{"user": [texts], "chosen": [texts], "rejected": [texts]}]. InputError: no dialogue of PRISM."""
     count = whole_number(row.get("conversation_turns"))
     history = as_list(row.get("conversation_history"))
     whole = count is not None and history is not None
@@ -153,9 +150,8 @@ def main():
     users = read_users(find_file(args.source, "survey.jsonl"))
     dialogues = read_dialogues(find_file(args.source, "conversations.jsonl"), users)
     print(f"{len(dialogues)} dialogues by {sum(map(bool, users.values()))} users")
-    split = split_users(
-        users, args.seen_fraction, args.train_fraction, args.min_dialogues, args.seed
-    )
+    shares = (args.seen_fraction, args.train_fraction)
+    split = split_users(users, *shares, args.min_dialogues, args.seed)
     train, test, seen, unseen = split.values()
     require(seen and unseen, f"too few users with {args.min_dialogues} dialogues to split them")
     with written_whole(args.data / "prism_split_ids_50.json") as file:

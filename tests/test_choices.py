@@ -23,7 +23,7 @@ CHOICES = load_script(ROOT / "CommunityAlignment/choices.py")
 PLURALITY = CHOICES.PLURALITY
 Choices = CHOICES.Choices
 another_of_language = CHOICES.another_of_language
-before = CHOICES.before
+person_before = CHOICES.person_before
 by_trait = CHOICES.by_trait
 consistency = CHOICES.consistency
 most_said = CHOICES.most_said
@@ -234,7 +234,7 @@ def test_how_often_people_agree_with_themselves():
 
 def test_another_person_speaks_the_same_language():
     language = {"a": "en", "b": "hi", "c": "en", "d": "hi", "e": "fr"}
-    assert before(tuple("abcde"), language).tolist() == [2, 3, 0, 1, 3]
+    assert person_before(tuple("abcde"), language).tolist() == [2, 3, 0, 1, 3]
     frame, table = turns()
     groups = groups_of(frame, table)
     result = run([1, 2], [0.0], None, *groups, 4, 4, "cpu", num_iterations=5)
