@@ -31,8 +31,7 @@ planted_accuracy = 0.9  # of --synthetic: how often a pair agrees with the perso
 
 PREPARE = "python PRISM/prepare.py"
 GENERATE = "python PRISM/generate-prism-embeddings.py"
-SEEN = 0.8  # share of planted people that are seen
-TRAINED = 0.5  # share of each one's dialogues that train
+SHARES = (0.8, 0.5)  # of planted people that are seen, of each one's dialogues that train
 SPLIT_KEYS = ("train_dialog_ids", "test_dialog_ids", "seen_user_ids", "unseen_user_ids")
 
 # Dialogues by number of replies, people by number of dialogues (from six): counted in the ids that
@@ -100,11 +99,11 @@ def split(dialogues, seed=None, least=0):
     groups = Groups(*groups)
     for name, group in groups._asdict().items():
         size = f"{len(group.user_ids):5} people {len(group.shot.unique()):6} dialogues"
-        each = f"{group.counts.min()} .. {group.counts.max()} a person"
-        mean = f"mean {group.counts.double().mean():.1f}"
-        print(f"{name:15} {size} {len(group):7} pairs ({each}, {mean})")
-    unused = len(frame) - len(train) - len(test)
-    print(f"left out: {missing} people without pairs on both sides; {unused} pairs of no side")
+        counts = group.counts.double()
+        each = f"{counts.min():.0f} .. {counts.max():.0f} a person, mean {counts.mean():.1f}"
+        print(f"{name:15} {size} {len(group):7} pairs ({each})")
+    unused = f"{len(frame) - len(train) - len(test)} pairs of no side"
+    print(f"left out: {missing} people without pairs on both sides; {unused}")
     return groups
 
 
@@ -161,7 +160,7 @@ def plant(args):
     table, pairs = planted_turns(person, np.array(sizes), V, W, args.planted_accuracy, rng)
     frame = turns.iloc[pairs[:, 0]].assign(chosen=pairs[:, 1], rejected=pairs[:, 2])
     comparisons = Planted.of(V, users, W).split(table, frame.reset_index(drop=True), head)
-    ids = split_users(users, SEEN, TRAINED, min_dialogues=6, seed=args.seed)
+    ids = split_users(users, *SHARES, min_dialogues=6, seed=args.seed)
     return Dialogues(comparisons, ids)
 
 
