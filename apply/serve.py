@@ -41,9 +41,7 @@ from saved_basis import encoder_of_basis, open_basis
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
-policy = (
-    ""  # the model whose chat template writes the queries, folder or Hub name; "" = the basis's
-)
+policy = ""  # folder or Hub name of the model whose chat template writes queries; "" = the basis's
 host = "127.0.0.1"  # loopback: this machine alone can ask; there is no password
 port = 8000  # of the server
 max_bytes = 8_000_000  # of a request; more is refused before it is read
