@@ -12,6 +12,7 @@ Cost:   one pass of the encoder over the conversations; the mixtures take second
 """
 
 import sys
+from os.path import splitext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -141,7 +142,7 @@ def people_table(rows):
 def main():
     args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
-    prefix = Path(args.output).with_suffix("")
+    prefix, _ = splitext(args.output)
     require_output(args.output, [args.basis, args.input], (".safetensors",), [f"{prefix}.json"])
     require_results(prefix, args.output)
     judgements = read_judgements(args.input)

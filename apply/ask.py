@@ -16,6 +16,7 @@ to random ones, and the last line printed says whether there is one here.
 """
 
 import sys
+from os.path import splitext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -191,7 +192,7 @@ def main():
             f"{args.basis} has one reward for everybody: no question tells people apart"
         )
     require(args.questions > 0 and args.trials > 1, "--questions: at least 1; --trials: at least 2")
-    prefix = Path(args.output).with_suffix("")
+    prefix, _ = splitext(args.output)
     results = [f"{prefix}.json", f"{prefix}.png"]
     require_rows(args.output, [args.basis, args.input], "told", results)
     require_results(prefix, args.output)

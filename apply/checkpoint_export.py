@@ -91,8 +91,7 @@ def write_tokenizer(folder, base, encoder, pad, take):
     """The base's tokenizer with its one chat template and a pad token that ends no reply."""
     tokenizer = encoder.tokenizer
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
-    if encoder.max_length:
-        tokenizer.model_max_length = encoder.max_length
+    tokenizer.model_max_length = encoder.tokeniser.longest
     tokenizer.save_pretrained(folder)
     # what is too long loses the oldest part of its prompt; a side set after loading is not saved
     stated = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))

@@ -220,6 +220,18 @@ def basis(trained):
 
 
 @pytest.fixture
+def with_deviations(basis, tmp_path):
+    """The same basis, but everybody has something of their own."""
+    from lore.fit.basis import load_basis, save_basis
+
+    saved = load_basis(basis)
+    E, E_unseen = torch.randn(len(saved.everybody), 32).tensor_split([len(saved.user_ids)])
+    path = tmp_path / "deviations.safetensors"
+    save_basis(path, saved._replace(E=E, E_unseen=E_unseen, deviation_spread=0.1))
+    return path
+
+
+@pytest.fixture
 def rows(tmp_path):
     """Four replies to one prompt, in a file."""
     import texts

@@ -7,14 +7,21 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import texts
 import torch
-from conftest import ROOT, SHARED, assert_one_line_error, call_script
+from conftest import ROOT, SHARED, assert_one_line_error, call_script, load_script
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny import encoder
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import checkpoint_export
+import saved_basis
 from lore.fit.basis import load_basis, save_basis
 from lore.fit.likelihood import LOGIT_SCALE
+from lore.fit.mixtures import Prior
 from lore.text.conversations import exchange
 
 APPLY = ROOT / "apply"
@@ -36,66 +43,51 @@ def scored(basis, rows, output, *flags):
     return texts.read(output)
 
 
+def vectors_of(basis, rows):
+    """Embeddings of the replies of a file, by the model of a basis."""
+    folder = json.loads(load_basis(basis).model)["model"]
+    talks = [exchange(row["prompt"], row["response"]) for row in texts.read(rows)]
+    return encoder(folder).embed(talks)
+
+
 # ------------------------------------------------------------------------------------------------
 # score
 # ------------------------------------------------------------------------------------------------
 
 
-def test_scores_are_those_of_each_persons_own_head(basis, rows, tmp_path, model):
-    found = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
-    held = load_basis(basis)
-    from tiny import encoder
-
-    table = encoder(model).embed(
-        [exchange("the cat?", row["response"]) for row in texts.read(rows)]
-    )
-    for row, e in zip(found, table):
-        for user in held.everybody:
-            w = torch.cat([held.W, held.W_unseen])[held.everybody.index(user)]
-            assert row["rewards"][user] == pytest.approx(
-                (e @ held.V @ w).item() / LOGIT_SCALE, abs=1e-4
-            )
-        expected = (e @ held.V @ held.W.mean(0)).item() / LOGIT_SCALE
+@pytest.mark.parametrize("pieces", [None, 1])
+def test_scores_are_those_of_each_persons_own_head(
+    with_deviations, rows, tmp_path, monkeypatch, pieces
+):
+    if pieces:  # of the text and of the rewards: memory of one row
+        monkeypatch.setattr(saved_basis, "BLOCK", pieces)
+        monkeypatch.setattr(saved_basis, "REWARDS", pieces)
+    lines = scored(with_deviations, rows, tmp_path / "scored.jsonl", "--everybody")
+    saved = load_basis(with_deviations)
+    W, E = torch.cat([saved.W, saved.W_unseen]), torch.cat([saved.E, saved.E_unseen])
+    for row, e in zip(lines, vectors_of(with_deviations, rows)):
+        personal = (e @ saved.V @ W.T + e @ E.T) / LOGIT_SCALE
+        assert [*row["rewards"].values()] == pytest.approx(personal.tolist(), abs=1e-4)
+        assert [*row["rewards"]] == [*saved.everybody]
+        expected = (e @ saved.V @ saved.W.mean(0)).item() / LOGIT_SCALE
         assert row["population"] == pytest.approx(expected, abs=1e-4)
-    assert [row["id"] for row in found] == [0, 1, 2, 3] and set(found[0]["rewards"]) == {*"012345"}
+    assert [row["id"] for row in lines] == [0, 1, 2, 3]
 
 
-def test_what_is_ones_own_counts_and_blocks_change_nothing(basis, rows, tmp_path, monkeypatch):
-    import saved_basis
-
-    held = load_basis(basis)
-    E = torch.randn(len(held.user_ids), 32)
-    with_own = held._replace(
-        E=E, E_unseen=torch.zeros(len(held.unseen_ids), 32), deviation_spread=0.1
-    )
-    save_basis(tmp_path / "own.safetensors", with_own)
-    user = held.user_ids[1]
-    plain = scored(basis, rows, tmp_path / "a.jsonl.gz".replace(".gz", ""), "--users", user)
-    monkeypatch.setattr(saved_basis, "BLOCK", 1)
-    one_by_one = scored(basis, rows, tmp_path / "b.jsonl", "--users", user)
-    assert [row["rewards"][user] for row in one_by_one] == pytest.approx(
-        [row["rewards"][user] for row in plain], abs=1e-4
-    )
-    more = scored(tmp_path / "own.safetensors", rows, tmp_path / "c.jsonl", "--users", user)
-    from tiny import encoder
-
-    from lore.splits import identity_of
-
-    table = encoder(identity_of(held.model)["model"]).embed(
-        [exchange("the cat?", row["response"]) for row in texts.read(rows)]
-    )
-    for before, after, e in zip(plain, more, table):
-        gained = after["rewards"][user] - before["rewards"][user]
-        assert gained == pytest.approx((e @ E[1]).item() / LOGIT_SCALE, abs=1e-4)
+def test_rewards_of_many_people_are_made_for_few_rows_at_a_time(monkeypatch):
+    monkeypatch.setattr(saved_basis, "REWARDS", 100)
+    rows = [(None, range(count)) for count in (3, 1, 2, 4, 1)]
+    sizes = [[len(numbers) for _, numbers in piece] for piece in saved_basis.pieces(rows, 30)]
+    assert sizes == [[3, 1], [2, 4], [1]]  # until they are enough, and never less than a row
 
 
-def test_an_encoder_that_has_changed_is_refused(trained, basis, rows, tmp_path, text_encoder):
+def test_an_encoder_that_has_changed_is_refused(basis, rows, tmp_path, text_encoder):
     flags = ("--basis", basis, "--input", rows, "--output", tmp_path / "o.jsonl", "--model")
-    other = shutil.copytree(json.loads(load_basis(basis).model)["model"], tmp_path / "other")
-    good(apply("score", *flags, other))  # the same, elsewhere
-    template = (other / "chat_template.jinja").read_text()
-    (other / "chat_template.jinja").write_text(template + "!")
-    assert_one_line_error(apply("score", *flags, other), "version", "not the same model, template")
+    moved = shutil.copytree(json.loads(load_basis(basis).model)["model"], tmp_path / "moved")
+    good(apply("score", *flags, moved))  # the same, elsewhere
+    template = (moved / "chat_template.jinja").read_text()
+    (moved / "chat_template.jinja").write_text(template + "!")
+    assert_one_line_error(apply("score", *flags, moved), "version", "not the same model, template")
     assert_one_line_error(apply("score", *flags, text_encoder), "not the same model")
     assert_one_line_error(apply("score", *flags, tmp_path / "none"), "no folder", "--model")
 
@@ -106,29 +98,30 @@ def test_an_encoder_that_has_changed_is_refused(trained, basis, rows, tmp_path, 
 
 
 def test_new_people_are_taken_in_and_everything_else_takes_them(basis, rows, tmp_path):
+    names = ("ann", "bob")
     everybody = texts.comparisons(users=2, prompts=10, seed=5)
-    for row in everybody:
-        row["user_id"] = ("ann", "bob")[row["user_id"]]
-    source = texts.write(tmp_path / "new.jsonl", everybody[:-9])
+    pairs = [row | {"user_id": names[row["user_id"]], "split": "train"} for row in everybody[:-9]]
+    pairs += [row | {"user_id": "eve", "split": "test"} for row in everybody[-9:]]
+    source = texts.write(tmp_path / "new.jsonl", pairs)
     output = tmp_path / "adapted.safetensors"
     out = good(apply("adapt", "--basis", basis, "--input", source, "--output", output))
-    assert "ann" in out and "certificate" in out
-    held, before = load_basis(output), load_basis(basis)
-    assert held.unseen_ids == (*before.unseen_ids, "ann", "bob") and held.V.equal(before.V)
-    assert torch.allclose(held.W_unseen.sum(1), torch.ones(len(held.unseen_ids)), atol=1e-5)
+    assert "certificate" in out and "left out: 9 x of a test side (split), 1 people: eve" in out
+    saved, before = load_basis(output), load_basis(basis)
+    assert saved.unseen_ids == (*before.unseen_ids, *names) and saved.V.equal(before.V)
+    assert torch.allclose(saved.W_unseen.sum(1), torch.ones(len(saved.unseen_ids)), atol=1e-5)
     for row in json.loads((tmp_path / "adapted.json").read_text())["rows"]:
         assert row["gap"] <= 1e-6 and row["pairs"] in (5, 6) and len(row["spread"]) == 3
-        assert 0 <= row["leave_one_out"] <= 1 and row["word"]
+        assert 0 <= row["leave_one_out"] <= 1 and saved.words[row["user_id"]] == row["word"]
+        assert saved.pairs[row["user_id"]] == row["pairs"]
+    assert saved.held_out == before.held_out and {*before.pairs} < {*saved.pairs}
     assert "ann" in scored(output, rows, tmp_path / "o.jsonl", "--users", "ann")[0]["rewards"]
     again = ("--basis", output, "--input", source, "--output", tmp_path / "twice.safetensors")
     assert_one_line_error(apply("adapt", *again), "new.jsonl, line 1", "already")
-    one = texts.write(tmp_path / "one.jsonl", [{**everybody[0], "user_id": "cem"}])
-    flags = ("--basis", basis, "--input", one, "--output")
-    assert_one_line_error(
-        apply("adapt", *flags, output), "2 people, such as ann, who would be lost"
-    )
-    out = good(apply("adapt", *flags, tmp_path / "cem.safetensors"))
-    assert "too few pairs to say" in out
+    single = texts.write(tmp_path / "single.jsonl", [{**everybody[0], "user_id": "cem"}])
+    flags = ("--basis", basis, "--input", single, "--output")
+    lost = "2 people, such as ann, who would be lost"
+    assert_one_line_error(apply("adapt", *flags, output), lost)
+    assert "too few pairs to say" in good(apply("adapt", *flags, tmp_path / "cem.safetensors"))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -138,36 +131,54 @@ def test_new_people_are_taken_in_and_everything_else_takes_them(basis, rows, tmp
 
 def test_the_best_of_n_is_the_best_scored(basis, rows, tmp_path):
     replies = [row["response"] for row in texts.read(rows)]
-    row = {"prompt": "the cat?", "candidates": [*replies, replies[0]]}
+    # words again, and in lines that end otherwise: no other reply, no tie, and no rival in a vote
+    row = {"prompt": "the cat?", "candidates": [*replies, *(f"{reply} \r\n" for reply in replies)]}
     source = texts.write(tmp_path / "candidates.jsonl", [row])
     output = tmp_path / "chosen.jsonl"
     flags = ("--basis", basis, "--input", source, "--output", output, "--everybody", "--vote")
     good(apply("best_of_n", *flags))
-    (found,) = texts.read(output)
+    (chosen,) = texts.read(output)
     by_score = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
-    for user, best in found["best"].items():
-        rewards = [one["rewards"][user] for one in by_score]
+    for user, best in chosen["best"].items():
+        rewards = [line["rewards"][user] for line in by_score]
         assert best == max(range(4), key=rewards.__getitem__)
-        gain = rewards[best] - rewards[found["population_best"]]
-        assert found["gain"][user] == pytest.approx(gain, abs=1e-4)
-    assert found["tied"] == {}  # the same words twice are no tie
-    assert found["vote"]["borda"] in range(5)
+        gain = rewards[best] - rewards[chosen["population_best"]]
+        assert chosen["gain"][user] == pytest.approx(gain, abs=1e-4)
+    assert chosen["tied"] == {} and chosen["vote"]["borda"] in range(4)
+    # everybody likes the same one best: that it is there twice costs it no majority
+    saved = load_basis(basis)
+    alike = torch.zeros_like(saved.W).index_fill(1, torch.tensor([0]), 1.0)
+    save_basis(tmp_path / "alike.safetensors", saved._replace(W=alike, mean=alike[0].clone()))
+    flags = ("--basis", tmp_path / "alike.safetensors", *flags[2:-2], "--vote", "--users")
+    good(apply("best_of_n", *flags, *saved.user_ids))
+    (chosen,) = texts.read(output)
+    assert chosen["vote"]["majority"] == chosen["population_best"]
 
 
-def test_votes_and_ties_that_one_can_count_by_hand():
-    import numpy as np
-    from conftest import load_script
-
+def test_votes_and_ties_that_one_can_count_by_hand(monkeypatch):
     script = load_script(APPLY / "best_of_n.py")
     # three people, two of whom like 0 most, one of whom likes 1 most and 0 least
     rewards = np.array([[3, 3, 0], [2, 2, 2], [0, 0, 1]], dtype=float)
-    assert script.vote_of("abc", rewards) == {"borda": 0, "majority": 0}  # 4, 4 and 1 points
     twice = rewards[[0, 0, 1, 2]]
-    assert script.vote_of("aabc", twice) == {"borda": 0, "majority": 0}  # as if it stood there once
     cycle = np.array([[2, 0, 1], [1, 2, 0], [0, 1, 2]], dtype=float)  # Condorcet's paradox
-    assert script.vote_of("abc", cycle)["majority"] is None
+    for voters in (script.VOTERS, 1):  # all at once, one after the other
+        monkeypatch.setattr(script, "VOTERS", voters)
+        assert script.vote_of("abc", rewards) == {"borda": 0, "majority": 0}  # 4, 4 and 1 points
+        assert script.vote_of("aabc", twice) == {"borda": 0, "majority": 0}  # as if it stood once
+        assert script.vote_of("abc", cycle)["majority"] is None
     best, tied = script.best_of(["a", "b", "a"], np.array([[1.0, 0], [1, 2], [1, 0]]))
     assert best.tolist() == [0, 1] and tied == {0: [1]}
+
+
+def test_a_basis_that_is_worse_than_none_says_so(basis, rows, tmp_path):
+    saved = load_basis(basis)
+    assert {*saved.held_out} == {"personal", "population"} and len(saved.pairs) == 6
+    path = tmp_path / "b.safetensors"
+    for personal, words in ((0.8, "worse than none"), (0.66, "makes it worse"), (0.6, "")):
+        save_basis(path, saved._replace(held_out={"personal": personal, "population": 0.65}))
+        flags = ("--basis", path, "--input", rows, "--output", tmp_path / "o.jsonl")
+        out = good(apply("score", *flags))
+        assert ("beware" in out) == bool(words) and words in out
 
 
 # ------------------------------------------------------------------------------------------------
@@ -175,45 +186,46 @@ def test_votes_and_ties_that_one_can_count_by_hand():
 # ------------------------------------------------------------------------------------------------
 
 
-def test_questions_are_chosen_from_the_pool_and_tried_out(basis, tmp_path):
+def test_different_questions_are_chosen_from_the_pool_and_tried_out(basis, tmp_path):
     pool = {(row["prompt"], row["chosen"], row["rejected"]) for row in texts.comparisons(2, 40)}
     pool = [{"prompt": p, "candidates": [a, b]} for p, a, b in sorted(pool)]
-    source = texts.write(tmp_path / "pool.jsonl", pool)
+    pool = [row for i, row in enumerate(pool) if row["prompt"] not in str(pool[:i])]
+    # each of them again: turned round, with line ends of another kind, as messages
+    again = [row | {"candidates": row["candidates"][::-1]} for row in pool]
+    again += [row | {"candidates": [f"{reply}\r\n" for reply in row["candidates"]]} for row in pool]
+    for row in pool:
+        again.append({"messages": exchange(row["prompt"], "")[:1], "candidates": row["candidates"]})
+    source = texts.write(tmp_path / "pool.jsonl", pool + again)
     flags = ("--basis", basis, "--input", source, "--output", tmp_path / "asked.jsonl")
-    out = good(apply("ask", *flags, "--questions", 4, "--trials", 20))
+    out = good(apply("ask", *flags, "--questions", 8, "--trials", 20))
     asked = texts.read(tmp_path / "asked.jsonl")
     told = [row["told"] for row in asked]
-    assert len(asked) == 4 and told == sorted(told, reverse=True)  # log det is submodular
+    assert len({row["prompt"] for row in asked}) == 8 == len(asked)
+    assert told == sorted(told, reverse=True)  # log det is submodular
+    assert f"left out: {len(again)} x the same question again" in out
     rows = json.loads((tmp_path / "asked.json").read_text())["rows"]
-    assert rows[0]["chosen"] == rows[0]["random"] <= rows[-1]["best"] and len(rows) == 5
+    assert rows[0]["chosen"] == rows[0]["random"] <= rows[-1]["best"] and len(rows) == 9
     assert (tmp_path / "asked.png").exists() and "chosen minus random" in out
-    assert_one_line_error(apply("ask", *flags, "--questions", 90), "pairs")
-    one = basis.with_name("train_basis_K1_alpha0_seed0.safetensors")
-    assert_one_line_error(apply("ask", "--basis", one, *flags[2:]), "one reward for everybody")
+    done = apply("ask", *flags, "--questions", len(pool) // 2 + 1)
+    assert_one_line_error(done, f"{len(pool)} different pairs")
+    first = basis.with_name("train_basis_K1_alpha0_seed0.safetensors")
+    assert_one_line_error(apply("ask", "--basis", first, *flags[2:]), "one reward for everybody")
 
 
 def test_the_greedy_design_agrees_with_determinants_written_out():
-    from ask import most_telling
-
-    from lore.fit.mixtures import Prior
-
     torch.manual_seed(0)
     z = torch.randn(12, 3, dtype=torch.float64)
     prior = Prior(torch.tensor([0.5, 0.3, 0.2]), 1.5)
-    numbers, told = most_telling(z, prior, 3)
+    numbers, told = load_script(APPLY / "ask.py").most_telling(z, prior, 3)
     B = torch.linalg.qr(torch.eye(3, 2, dtype=torch.float64) - 1 / 3)[0]
     p = torch.sigmoid(z @ prior.mean.double())
     H = 1.5 * torch.eye(2, dtype=torch.float64)
-    left = set(range(12))
     for number, gain in zip(numbers, told):
-        gains = {
-            i: torch.logdet(H + p[i] * (1 - p[i]) * torch.outer(z[i] @ B, z[i] @ B))
-            - torch.logdet(H)
-            for i in left
-        }
-        assert number == max(gains, key=gains.get) and gain == pytest.approx(gains[number].item())
-        H = H + p[number] * (1 - p[number]) * torch.outer(z[number] @ B, z[number] @ B)
-        left.remove(number)
+        steps = [p[i] * (1 - p[i]) * torch.outer(z[i] @ B, z[i] @ B) for i in range(12)]
+        gains = [torch.logdet(H + step) - torch.logdet(H) for step in steps]
+        gains = [-1 if i in numbers[: numbers.index(number)] else gains[i] for i in range(12)]
+        assert number == np.argmax(gains) and gain == pytest.approx(gains[number].item())
+        H = H + steps[number]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -222,11 +234,8 @@ def test_the_greedy_design_agrees_with_determinants_written_out():
 
 
 def logits_of(folder, rows):
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    model, report = AutoModelForSequenceClassification.from_pretrained(
-        folder, output_loading_info=True
-    )
+    load = AutoModelForSequenceClassification.from_pretrained
+    model, report = load(folder, output_loading_info=True)
     assert not report["missing_keys"] and not report["mismatched_keys"]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rendered = []
@@ -238,47 +247,87 @@ def logits_of(folder, rows):
         return model.eval()(**batch).logits
 
 
-def test_an_exported_head_gives_the_rewards_of_score(basis, rows, tmp_path):
-    user = load_basis(basis).user_ids[0]
-    found = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
+def test_an_exported_head_gives_the_rewards_of_score_and_says_what_it_is(basis, rows, tmp_path):
+    user = load_basis(basis).unseen_ids[0]
+    lines = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
     flags = ("--basis", basis, "--output")
-    good(apply("export", *flags, tmp_path / "one", "--user", user))
-    logits = logits_of(tmp_path / "one", rows)[:, 0].tolist()
-    assert logits == pytest.approx([row["rewards"][user] for row in found], abs=1e-4)
-    good(apply("export", *flags, tmp_path / "population"))
+    good(apply("export", *flags, tmp_path / "first", "--user", user))
+    logits = logits_of(tmp_path / "first", rows)[:, 0].tolist()
+    assert logits == pytest.approx([row["rewards"][user] for row in lines], abs=1e-4)
+    good(apply("export", *flags, tmp_path / "population", "--copy"))
     logits = logits_of(tmp_path / "population", rows)[:, 0].tolist()
-    assert logits == pytest.approx([row["population"] for row in found], abs=1e-4)
-    config = json.loads((tmp_path / "one/config.json").read_text())
+    assert logits == pytest.approx([row["population"] for row in lines], abs=1e-4)
+    config = json.loads((tmp_path / "first/config.json").read_text())
     assert config["pad_token_id"] not in (config["eos_token_id"], config["bos_token_id"])
     assert config["problem_type"] == "regression" and config["id2label"] == {"0": "reward"}
-    assert (tmp_path / "one/model-00001-of-00002.safetensors").is_symlink()
-    assert user in (tmp_path / "one/README.md").read_text()
-    assert_one_line_error(apply("export", *flags, tmp_path / "one"), "is there already")
-    assert_one_line_error(
-        apply("export", *flags, tmp_path / "x", "--user", "nobody"), "no user nobody"
-    )
+    assert (tmp_path / "first/model-00001-of-00002.safetensors").is_symlink()
+    assert not [path for path in (tmp_path / "population").iterdir() if path.is_symlink()]
+    card = (tmp_path / "first/README.md").read_text()
+    for words in (f"person {user}", "known by 6 comparisons", "license: unknown", "log-loss"):
+        assert words in card, words
+    folder = json.loads(load_basis(basis).model)["model"]
+    assert folder not in card and "base_model" not in card  # of this machine alone
+    assert_one_line_error(apply("export", *flags, tmp_path / "first"), "is there already")
+    assert_one_line_error(apply("export", *flags, tmp_path / "x", "--user", "x"), "no user x")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("x")]
 
 
-@pytest.mark.parametrize("with_own", [False, True])
-def test_heads_and_mixtures_give_everybodys_rewards(basis, rows, tmp_path, with_own):
-    held = load_basis(basis)
-    if with_own:
-        C, C_unseen = len(held.user_ids), len(held.unseen_ids)
-        held = held._replace(
-            E=torch.randn(C, 32), E_unseen=torch.randn(C_unseen, 32), deviation_spread=0.1
+def test_a_stranger_who_cuts_long_texts_keeps_the_reply(basis, tmp_path):
+    good(apply("export", "--basis", basis, "--output", tmp_path / "out"))
+    long = [exchange("the cat and the dog " * 300, reply) for reply in ("sat", "lay beside it")]
+    kind = {"return_tensors": "pt", "truncation": True, "add_special_tokens": False}
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    rewards = []
+    for talk in long:
+        tokens = tokenizer(tokenizer.apply_chat_template(talk, tokenize=False), **kind)
+        assert tokens["input_ids"].shape[1] == tokenizer.model_max_length
+        rewards.append(model(**tokens).logits.item())
+    assert rewards[0] != pytest.approx(rewards[1], abs=1e-3)
+
+
+@pytest.mark.parametrize("whole_counts", [True, False])
+def test_what_is_exported_is_what_was_scored(basis, rows, tmp_path, monkeypatch, whole_counts):
+    """transformers reads model.safetensors and not an index beside it; should that change, it is told."""
+    model = shutil.copytree(json.loads(load_basis(basis).model)["model"], tmp_path / "model")
+    now = load_file(model / "model.safetensors")
+    before = {name: values + 0.05 * torch.randn_like(values) for name, values in now.items()}
+    shard = "model-00001-of-00001.safetensors"
+    save_file(before, model / shard, {"format": "pt"})
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(before, shard)}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    identity = json.dumps(encoder(model).identity)
+    save_basis(tmp_path / "b.safetensors", load_basis(basis)._replace(model=identity))
+    flags = ("--basis", tmp_path / "b.safetensors", "--output", tmp_path / "out")
+    if not whole_counts:
+        monkeypatch.setattr(
+            checkpoint_export, "weight_files", lambda _: ([shard], index["weight_map"])
         )
-    save_basis(tmp_path / "b.safetensors", held)
-    basis = tmp_path / "b.safetensors"
-    found = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
+        done = apply("export", *flags)
+        assert (
+            done[0] == 2
+            and "does not score as it did" in done[2]
+            and not (tmp_path / "out").exists()
+        )
+        return
+    good(apply("export", *flags))
+    lines = scored(tmp_path / "b.safetensors", rows, tmp_path / "scored.jsonl")
+    logits = logits_of(tmp_path / "out", rows)[:, 0].tolist()
+    assert logits == pytest.approx([row["population"] for row in lines], abs=1e-4)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_heads_and_mixtures_give_everybodys_rewards(basis, with_deviations, rows, tmp_path, own):
+    basis = with_deviations if own else basis
+    lines = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
     good(apply("export", "--basis", basis, "--output", tmp_path / "all", "--all"))
     logits = logits_of(tmp_path / "all", rows)
     with safe_open(tmp_path / "all/mixtures.safetensors", framework="pt") as file:
         rewards = logits @ file.get_tensor("W").T
         population = logits @ file.get_tensor("population")
         users = json.loads(file.metadata()["user_ids"])
-    for row, own_rewards, common in zip(found, rewards, population):
-        assert own_rewards.tolist() == pytest.approx([row["rewards"][u] for u in users], abs=1e-3)
+    for row, personal, common in zip(lines, rewards, population):
+        assert personal.tolist() == pytest.approx([row["rewards"][u] for u in users], abs=1e-3)
         assert common.item() == pytest.approx(row["population"], abs=1e-3)
 
 

@@ -1,6 +1,9 @@
 """What a user of OwnData/ and apply/ gets wrong: one line, and nothing of theirs is lost."""
 
 import json
+import re
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,8 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from test_apply import apply, good
 
+import saved_basis
 from lore.common import InputError
-from lore.fit.basis import load_basis, save_basis
+from lore.fit.basis import load_basis
 from lore.text.conversations import read_rows
 
 R = {"prompt": "the cat?", "response": "sat"}
@@ -61,8 +65,95 @@ def test_what_json_cannot_say_is_told_before_the_model_runs(basis, tmp_path, val
     assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]
 
 
+# ------------------------------------------------------------------------------------------------
+# Outputs
+# ------------------------------------------------------------------------------------------------
+
+
+def judged(count, user="u"):
+    rows = []
+    for i in range(count):
+        row = {"user_id": user, "prompt": f"the cat {i}?"}
+        rows.append(row | {"chosen": "sat on it", "rejected": "lay"})
+    return rows
+
+
+@pytest.fixture
+def sources(tmp_path, rows):
+    """What each script reads, the name of what it writes, and further flags."""
+    pool = [PAIR | {"prompt": f"the cat {i}?"} for i in range(8)]
+    return {
+        "score": (rows, "o.jsonl"),
+        "best_of_n": (texts.write(tmp_path / "pool.jsonl", pool), "o.jsonl.gz"),
+        "ask": (tmp_path / "pool.jsonl", "o.json5", "--questions", 2, "--trials", 3),
+        "adapt": (texts.write(tmp_path / "new.jsonl", judged(4)), "o.safetensors"),
+        "report": (None, "o.html"),
+        "export": (None, "o"),
+    }
+
+
+@pytest.mark.parametrize("name", ["score", "best_of_n", "ask", "adapt", "report", "export"])
+def test_what_cannot_be_written_or_would_be_lost_is_told_before_the_model(
+    name, trained, basis, sources, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(saved_basis, "encoder_of_basis", None)  # nobody comes this far
+    source, output, *more = sources[name]
+    output = output.replace("json5", "jsonl")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes").write_text("mine")
+    (mine / output).write_text('{"mine": 1}')
+    (mine / f"link-{output}").symlink_to(mine / output)
+    paths = ["", "/dev/null", mine, mine / "notes" / output, mine / output, mine / f"link-{output}"]
+    if name != "export":
+        paths += [mine / f"o.{kind}" for kind in ("csv", "parquet", "png", "txt", "jsonl.zst")]
+    if name in ("adapt", "ask"):  # what is written beside it
+        (mine / "b.json").write_text('{"mine": 1}')
+        (mine / "c.json").write_text('{"settings": {"output": "c"}, "rows": []}')
+        paths += [mine / f"{stem}{Path(output).suffix}" for stem in "bc"]
+    if source:
+        paths.append(source)
+    before = {path: path.read_bytes() for path in mine.iterdir()}
+    for path in paths:
+        files = ("--basis", basis, "--input", source, "--output", path)
+        if name == "report":
+            files = ("--input", trained / "results/train_basis.json", *files[4:])
+        elif name == "export":
+            files = files[:2] + files[4:]
+        assert_one_line_error(apply(name, *files, *more), str(path) or "--output")
+    assert {path: path.read_bytes() for path in mine.iterdir()} == before
+    assert (mine / f"link-{output}").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["score", "best_of_n", "ask", "adapt", "report"])
+def test_what_a_script_has_written_it_replaces_and_links_stay(
+    name, trained, basis, sources, tmp_path
+):
+    source, output, *more = sources[name]
+    output = tmp_path / output.replace("json5", "json.gz")
+    (tmp_path / "far").mkdir()
+    output.symlink_to(tmp_path / "far" / output.name)
+    files = flags(basis, source, output)
+    if name == "report":
+        files = ("--input", trained / "results/train_basis.json", *files[4:])
+    good(apply(name, *files, *more))
+    good(apply(name, *files, *more))
+    assert output.is_symlink() and (tmp_path / "far" / output.name).stat().st_size
+    assert not [*tmp_path.glob("**/*.tmp")]
+
+
+def test_a_basis_takes_no_other_basis_s_place(trained, basis, sources, tmp_path):
+    """Nor the results beside it, though the same people stand in both."""
+    source, _ = sources["adapt"]
+    results = shutil.copytree(trained / "results", tmp_path / "results")
+    first = results / "train_basis_K1_alpha0_seed0.safetensors"
+    assert_one_line_error(apply("adapt", *flags(basis, source, first)), "not written by this")
+    taken = results / "train_basis.safetensors"
+    assert_one_line_error(apply("adapt", *flags(basis, source, taken)), "train_basis.json is there")
+
+
 def test_nothing_is_written_over_what_is_read(basis, rows, tmp_path):
-    known = texts.write(tmp_path / "me.json", [{"user_id": "u", **row} for row in judged(4)])
+    known = texts.write(tmp_path / "me.json", judged(4))
     pool = texts.write(tmp_path / "pool.json", [PAIR] * 30)
     source = texts.write(tmp_path / "comparisons.parquet", texts.comparisons())
     before = {path: path.read_bytes() for path in (known, pool, source, rows)}
@@ -71,47 +162,42 @@ def test_nothing_is_written_over_what_is_read(basis, rows, tmp_path):
         apply("adapt", *flags(basis, known, tmp_path / "me.safetensors")),
         apply("ask", *flags(basis, pool, tmp_path / "pool.jsonl")),
         apply("ask", *flags(basis, pool, tmp_path / "new.json")),
-        apply("score", *flags(basis, rows, rows)),
         apply("score", *flags(basis, rows, basis)),
-        apply("score", *flags(basis, rows, tmp_path)),
         call_script(ROOT / "OwnData/prepare.py", "--source", source, *common),
     ]
-    for number, done in enumerate(cases):
-        assert_one_line_error(done, "is no file" if number == 5 else "would be written over")
+    for done in cases:
+        assert_one_line_error(done, "would be written over")
     assert before == {path: path.read_bytes() for path in before}
 
 
-def judged(count):
-    return [
-        {"prompt": f"the cat {i}?", "chosen": "sat on it", "rejected": "lay"} for i in range(count)
-    ]
+# ------------------------------------------------------------------------------------------------
+# People, pages, bases
+# ------------------------------------------------------------------------------------------------
 
 
 def test_a_judgement_again_tells_nothing_new(basis, tmp_path):
-    found = []
+    people = []
     for times in (1, 3):
-        source = texts.write(
-            tmp_path / "k.jsonl", [{"user_id": "u", **row} for row in judged(4) * times]
-        )
+        source = texts.write(tmp_path / "k.jsonl", judged(4) * times)
         out = good(apply("adapt", *flags(basis, source, tmp_path / f"{times}.safetensors")))
-        found.append(json.loads((tmp_path / f"{times}.json").read_text())["rows"])
-    assert found[0] == found[1] and "8 x the same judgement again" in out
+        people.append(json.loads((tmp_path / f"{times}.json").read_text())["rows"])
+    assert people[0] == people[1] and "8 x the same judgement again" in out
 
 
-def test_ids_of_any_size_and_of_tables(basis, tmp_path):
-    row = judged(1)[0]
-    source = texts.write(
-        tmp_path / "k.jsonl", [{"user_id": 10**400, **row}, {"user_id": "7.0", **row}]
-    )
+def test_ids_of_any_size_and_of_tables_and_sides(basis, tmp_path):
+    (row,) = judged(1)
+    rows = [row | {"user_id": 10**400}, row | {"user_id": "7.0"}]
+    source = texts.write(tmp_path / "k.jsonl", rows)
     good(apply("adapt", *flags(basis, source, tmp_path / "k.safetensors")))
     assert load_basis(tmp_path / "k.safetensors").unseen_ids[-1] == "7"
     for bad, words in (
-        ({"user_id": [1]}, "neither a text"),
-        ({"user_id": "u", "split": ["train"]}, "split"),
+        ({"user_id": [1]}, "line 1: user_id is [1], neither a text"),
+        ({"split": ["train"]}, "line 1: split"),
+        ({"split": "eval"}, "none is left to fit"),
     ):
         source = texts.write(tmp_path / "k.jsonl", [row | bad])
         done = apply("adapt", *flags(basis, source, tmp_path / "o.safetensors"))
-        assert_one_line_error(done, "line 1", words)
+        assert_one_line_error(done, words)
 
 
 def test_users_named_behind_two_flags(basis, rows, tmp_path):
@@ -119,22 +205,16 @@ def test_users_named_behind_two_flags(basis, rows, tmp_path):
     assert_one_line_error(done, "--users stands there twice")
 
 
-def test_questions_for_people_with_something_of_their_own(basis, tmp_path):
-    held = load_basis(basis)
-    E, E_unseen = torch.randn(len(held.user_ids), 32), torch.randn(len(held.unseen_ids), 32)
-    save_basis(
-        tmp_path / "b.safetensors", held._replace(E=E, E_unseen=E_unseen, deviation_spread=1.0)
-    )
-    pool = texts.write(
-        tmp_path / "pool.jsonl", [PAIR | {"prompt": f"the cat {i}?"} for i in range(8)]
-    )
-    output = tmp_path / "o.jsonl"
-    good(
-        apply(
-            "ask", *flags(tmp_path / "b.safetensors", pool, output), "--questions", 2, "--trials", 3
-        )
-    )
-    assert len(texts.read(output)) == 2
+def test_questions_for_people_with_deviations(with_deviations, sources, tmp_path):
+    pool, _, *more = sources["ask"]
+    good(apply("ask", *flags(with_deviations, pool, tmp_path / "o.jsonl"), *more))
+    assert len(texts.read(tmp_path / "o.jsonl")) == 2
+
+
+def train(folder, results, *fit):
+    common = ("--data", folder / "data", "--results", results, "--min_comparisons", 3)
+    script = ROOT / "OwnData/train_basis.py"
+    return good(call_script(script, *common, "--solver", "adam", "--num_iterations", 20, *fit))
 
 
 def test_a_page_of_the_few_shot_curve_alone_and_of_no_results(trained, tmp_path):
@@ -149,22 +229,37 @@ def test_a_page_of_the_few_shot_curve_alone_and_of_no_results(trained, tmp_path)
         assert_one_line_error(done, "is no .json of train_basis.py")
 
 
-def test_a_page_shows_no_replies_of_another_model_and_escapes_ids(
+def test_a_page_shows_what_is_of_its_run_escapes_ids_and_tells_them_apart(
     trained, model, tmp_path, text_encoder
 ):
     rows = texts.comparisons()
     for row in rows:
-        row["user_id"] = f"<img src=x{row['user_id']}>"
+        row["user_id"] = f"<img src=x-a-long-{row['user_id']}-name-of-a-person>"
+    rows += [row | {"user_id": "bob"} for row in rows[:2]]
     assert texts.prepare(tmp_path, rows, model)[0] == 0
-    common = ("--data", tmp_path / "data", "--results", tmp_path, "--min_comparisons", 3)
-    fit = ("--solver", "adam", "--num_iterations", 20, "--K_list", 1, 2)
-    good(call_script(ROOT / "OwnData/train_basis.py", *common, *fit))
-    page = ("--input", tmp_path / "train_basis.json", "--output", tmp_path / "p.html", "--texts")
+    results = shutil.copytree(trained / "results", tmp_path / "results")  # of other people
+    out = train(tmp_path, results, "--K_list", 1, 2)
+    assert "left out: 1 of 7 people with fewer than 3 comparisons" in out
+    assert "(--min_comparisons): bob" in out
+    page = ("--input", results / "train_basis.json", "--output", tmp_path / "p.html", "--texts")
     good(apply("report", *page, tmp_path / "own.jsonl.gz", "--replies", 0))
-    assert "<img" not in (tmp_path / "p.html").read_text()
+    text = (tmp_path / "p.html").read_text()
+    assert "<img" not in text and "Accuracy against what is known" not in text
+    assert "vary_fewshot.json, written 20" in text and "a curve of other people" in text
+    labels = re.findall('text-anchor="end">([^<]*)<title>', text)
+    assert len(labels) == 6 == len({*labels}), labels
+    # the same people fitted once more, and the results of before put back
+    (tmp_path / "before.json").write_bytes((results / "train_basis.json").read_bytes())
+    train(tmp_path, results, "--K_list", 1, 2, "--learning_rate", 0.1)
+    (results / "train_basis.json").write_bytes((tmp_path / "before.json").read_bytes())
+    good(apply("report", *page[:4]))
+    text = (tmp_path / "p.html").read_text()
+    assert "K2_alpha0_seed0.safetensors: a basis of another run" in text
+    assert "mixtures" not in text
     other = tmp_path / "other"
     other.mkdir()
     assert texts.prepare(other, rows, text_encoder, "--pooling", "mean")[0] == 0
+    train(tmp_path, results, "--K_list", 1, 2)
     done = apply("report", *page, other / "own.jsonl.gz", "--prepared", other / "data")
     assert_one_line_error(done, "was learned on", "of which the prepared texts are")
 
@@ -177,6 +272,7 @@ DAMAGE = {
     "ids that are lists": ({}, {"user_ids": "[[1], [2], [3]]"}, "not a list of texts"),
     "an id twice": ({}, {"user_ids": '["a", "a", "b"]'}, "a stands for two people"),
     "a prior below none": ({}, {"strength": "-1"}, "strength -1"),
+    "a loss that is none": ({}, {"held_out": '{"personal": "x"}'}, "held_out"),
     "an encoder of nothing": ({}, {"model": '{"model": "x"}'}, "no encoder"),
 }
 

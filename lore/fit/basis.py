@@ -208,9 +208,7 @@ def load_basis(path, num_features=None):
             header = file.metadata()
         numbers = {name: float(header[name]) for name in ("strength", "deviation_spread")}
         ids = {name: ids_of(header[name]) for name in ("user_ids", "unseen_ids")}
-        said = {name: json.loads(header.get(name, "null")) for name in SAID}
-        if not all(isinstance(value, dict | None) for value in said.values()):
-            raise ValueError(f"{', '.join(SAID)} are objects")
+        said = {name: said_in(header, name) for name in SAID}
         basis = Basis(**tensors, **ids, **said, model=header["model"], **numbers)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a basis saved by train_basis.py ({error})") from error
@@ -231,6 +229,18 @@ def ids_of(text):
     if not isinstance(ids, list) or not all(isinstance(user, str) for user in ids):
         raise ValueError(f"ids are {text[:40]}, not a list of texts")
     return tuple(ids)
+
+
+def said_in(header, name):
+    """An object of a header, or None where it says nothing. ValueError: something else."""
+    value = json.loads(header.get(name, "null"))
+    is_usable = isinstance(value, dict | None)
+    if value is not None and name == "held_out":
+        is_usable = is_usable and {*value} == {"personal", "population"}
+        is_usable = is_usable and all(isinstance(loss, float) for loss in value.values())
+    if not is_usable:
+        raise ValueError(f"{name} is {header[name][:40]}")
+    return value
 
 
 def is_mixture(shares):
