@@ -120,7 +120,8 @@ def test_what_cannot_be_written_or_would_be_lost_is_told_before_the_model(
             files = ("--input", trained / "results/train_basis.json", *files[4:])
         elif name == "export":
             files = files[:2] + files[4:]
-        assert_one_line_error(apply(name, *files, *more), str(path) or "--output")
+        words = str(path).partition(".")[0] or "--output"
+        assert_one_line_error(apply(name, *files, *more), words)
     assert {path: path.read_bytes() for path in mine.iterdir()} == before
     assert (mine / f"link-{output}").is_symlink()
 
