@@ -107,9 +107,11 @@ def judge(text, reached):
 
 
 def processor():
-    """Its name, where the system tells."""
+    """Its name, where the system tells, and whether MKL's strict mode is in force: both change seconds and bits."""
     told = Path("/proc/cpuinfo")
     lines = told.read_text().split("\n\n")[0].splitlines() if told.exists() else []
     facts = dict(line.replace("\t", "").split(":", 1) for line in lines)
-    known = [name for name in ("model name", "cpu family", "model") if name in facts]
-    return ", ".join(name + facts[name] for name in known) or "an unnamed processor"
+    names = [name for name in ("model name", "cpu family", "model") if name in facts]
+    cpu = ", ".join(name + facts[name] for name in names) or "an unnamed processor"
+    mode = os.environ.get("MKL_CBWR", "not set")  # lore/__init__.py sets it on Intel's
+    return f"{cpu}; MKL's strict mode is {'on' if 'STRICT' in mode else 'off'} (MKL_CBWR {mode})"
