@@ -37,6 +37,7 @@ from lore.settings import defaults_of
 from utils import LoRe, fit_all, personalise
 
 RANK = 5  # of LoRe, as in the paper
+STEPS = 1000  # of the published fits
 COMMON = "Bradley-Terry, ridge"
 OURS = "LoRe, ridge"
 HEAD = "reference head"
@@ -107,7 +108,7 @@ class Ours:
         return self.entry(HEAD, fit, fit.new_people(self.few), 0.0, 0.0, 0)
 
     def published(self, K, name, numbers):
-        recipe = Recipe(LoRe, "cpu", 1000, 0.1)
+        recipe = Recipe(LoRe, "cpu", STEPS, 0.1)
         settings = [Setting(self.seed, 0.0, K)]
         clock = Clock()
         fits = fit_all(recipe, settings, self.head, self.groups.train)
