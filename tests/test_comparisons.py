@@ -52,16 +52,10 @@ def test_shots_are_numbered_user_by_user():
 
 def test_shuffled_positions_are_orders_within_users():
     user = torch.tensor([0, 0, 0, 1, 2, 2])
-    places = groups.shuffled_positions(user, 200, torch.Generator().manual_seed(0))
-    for place in places:
-        assert (
-            sorted(place[:3].tolist()) == [0, 1, 2]
-            and place[3] == 0
-            and sorted(place[4:].tolist()) == [0, 1]
-        )
-    assert (
-        len({tuple(p.tolist()) for p in places}) == 12
-    )  # 3! * 1 * 2! orders, all seen in 200 draws
+    orders = groups.shuffled_positions(user, 200, torch.Generator().manual_seed(0)).tolist()
+    for order in orders:
+        assert sorted(order[:3]) == [0, 1, 2] and order[3] == 0 and sorted(order[4:]) == [0, 1]
+    assert len({*map(tuple, orders)}) == 12  # 3! * 1 * 2! orders, all seen in 200 draws
 
 
 def test_an_item_has_one_number_in_all_comparisons():
@@ -80,11 +74,9 @@ def test_an_item_has_one_number_in_all_comparisons():
     table = torch.randn(5, 6)
     user = torch.zeros(3, dtype=torch.long)
     here = Comparisons(table, user, ("a",), torch.tensor([0, 2, 4]), torch.tensor([1, 3, 0]))
-    order = torch.tensor(
-        [3, 1, 4, 0, 2]
-    )  # the same rows elsewhere, chosen and rejected changed over
-    place = order.argsort()
-    there = Comparisons(table[order], user, ("a",), place[here.rejected], place[here.chosen])
+    order = torch.tensor([3, 1, 4, 0, 2])  # the same rows elsewhere, the two replies changed over
+    row = order.argsort()
+    there = Comparisons(table[order], user, ("a",), row[here.rejected], row[here.chosen])
     assert torch.equal(here.item, there.item) and len(here.item.unique()) == 3
 
     frame = pd.DataFrame({"user_id": "a", "chosen": 0, "rejected": 1, "prompt": ["p", "q", "p"]})
@@ -99,6 +91,5 @@ def test_an_item_has_one_number_in_all_comparisons():
 
 def test_items_of_many_pairs_do_not_collide():
     x = torch.randn(20_000, 3).to(torch.bfloat16).float()  # few bits each
-    assert len(Comparisons.from_list([x]).item.unique()) == len(
-        torch.where((x[:, :1] < 0), -x, x).unique(dim=0)
-    )
+    different = torch.where((x[:, :1] < 0), -x, x).unique(dim=0)
+    assert len(Comparisons.from_list([x]).item.unique()) == len(different)

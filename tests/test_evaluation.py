@@ -30,13 +30,8 @@ def test_log_loss_and_calibration_are_those_by_hand():
     margin = LOGIT_SCALE * torch.logit(probability)
     data = Comparisons.from_list([torch.randn(3, 4), torch.randn(2, 4)])
     found = evaluation.outcomes_of(margin, data)
-    assert np.allclose(found.log_loss, -probability.log().numpy()) and found.right.tolist() == [
-        1,
-        1,
-        1,
-        0,
-        0,
-    ]
+    assert np.allclose(found.log_loss, -probability.log().numpy())
+    assert found.right.tolist() == [1, 1, 1, 0, 0]
     # bins of 0.05: [.95, 1] has one, [.9, .95) one, [.6, .65) one, [.65, .7) the wrong one, [.5, .55) one
     off = abs(1 - 0.95) + abs(1 - 0.92) + abs(1 - 0.62) + abs(0 - 0.69) + abs(0 - 0.5)
     assert found.calibration_error == pytest.approx(off / 5)
@@ -50,10 +45,8 @@ def test_items_on_both_sides_are_those_that_others_were_asked_about():
     table = torch.arange(20.0).view(10, 2)
 
     def pairs(user, chosen, rejected):
-        names = ("a", "b")
-        return Comparisons(
-            table, torch.tensor(user), names, torch.tensor(chosen), torch.tensor(rejected)
-        )
+        user, chosen, rejected = map(torch.tensor, (user, chosen, rejected))
+        return Comparisons(table, user, ("a", "b"), chosen, rejected)
 
     train = pairs([0, 0, 1], [0, 2, 4], [1, 3, 5])
     seen = pairs([0, 0, 1, 1], [1, 6, 2, 4], [0, 7, 3, 5])  # own, nobody's, a's of b, b's own

@@ -6,69 +6,41 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from populations import (
-    GROUPS,
-    HEAD,
-    N_UNSEEN,
-    D,
-    N,
-    accuracy,
-    shots,
-)
+from populations import GROUPS, HEAD, N_UNSEEN, D, N, accuracy, shots
 
 from lore.common import InputError
-from lore.fit import comparisons, evaluation, groups
+from lore.fit.comparisons import pack
+from lore.fit.evaluation import ALL_SHOTS
+from lore.fit.groups import shuffled_positions
 from lore.report import results
-from utils import (
-    LoRe,
-    LoRe_regularized,
-    PersonalizeBatch,
+from utils import LoRe, LoRe_regularized, PersonalizeBatch
+
+DIALOGUES = [0, 0, 0, 1, 2, 2, 3, 3]  # of each user's 8 pairs
+
+
+@pytest.mark.parametrize(
+    "model_class, dialogues", [(LoRe, [*range(8)]), (LoRe_regularized, DIALOGUES)]
 )
-
-
-def test_few_shot_problems_of_a_batch_are_those_solved_one_by_one():
-    trials, num_shots = 3, [2, 5]
-    result = shots(trials, num_shots=num_shots)
-    generator = torch.Generator().manual_seed(0)
-    _, V = LoRe(HEAD, 0.0, N, D, 2, 60, 0.5, generator=generator).fit(GROUPS[0])
-    starts = torch.randn(trials * N_UNSEEN, 2, generator=generator).view(trials, N_UNSEEN, 2)
-    data = comparisons.pack(GROUPS[2])
-    places = groups.shuffled_positions(data.user, trials, torch.Generator().manual_seed(0))
-    few, unseen = np.zeros((trials, 2)), np.zeros((trials, 2))
-    for t in range(trials):
-        place = places[t].split([len(x) for x in GROUPS[2]])
-        for s, count in enumerate(num_shots):
-            drawn = [x[p < count] for x, p in zip(GROUPS[2], place)]
-            assert all(len(x) == count for x in drawn)
-            model = PersonalizeBatch(N_UNSEEN, D, 2, 40, 0.1)
-            model.w.data = starts[t].clone()
-            W = model.fit(drawn, V)
-            few[t, s], unseen[t, s] = (
-                np.mean(accuracy(V, W, drawn)),
-                np.mean(accuracy(V, W, GROUPS[3])),
-            )
-    for array, expected in zip(result, (few.mean(0), few.std(0), unseen.mean(0), unseen.std(0))):
-        assert np.allclose(array[0, 0], expected, atol=1e-6)
-
-
-def test_pairs_of_one_dialogue_are_drawn_together():
-    dialogues = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3])  # of each user's 8 pairs
+def test_problems_of_a_batch_are_those_solved_one_by_one(model_class, dialogues):
+    """A shot is a pair, or a dialogue, whose pairs are drawn together."""
+    size = max(dialogues) + 1
+    dialogues = torch.tensor(dialogues)
     newcomers = [x[:8] for x in GROUPS[2]]
-    data = comparisons.pack(newcomers)
-    shot = torch.cat([dialogues + 4 * i for i in range(N_UNSEEN)])
-    grouped = [*GROUPS[:2], replace(data, shot=shot), GROUPS[3]]
-    trials, num_shots = 3, [1, 3, evaluation.ALL_SHOTS]
-    result = shots(trials, num_shots=num_shots, groups=grouped, model_class=LoRe_regularized)
+    data = pack(newcomers)
+    if size < 8:
+        data = replace(data, shot=torch.cat([dialogues + size * i for i in range(N_UNSEEN)]))
+    groups = [*GROUPS[:2], data, GROUPS[3]]
+    trials, num_shots = 3, [1, 3, ALL_SHOTS]
+    result = shots(trials, num_shots=num_shots, groups=groups, model_class=model_class)
     generator = torch.Generator().manual_seed(0)
-    _, V = LoRe_regularized(HEAD, 0.0, N, D, 2, 60, 0.5, generator=generator).fit(GROUPS[0])
+    _, V = model_class(HEAD, 0.0, N, D, 2, 60, 0.5, generator=generator).fit(GROUPS[0])
     starts = torch.randn(trials * N_UNSEEN, 2, generator=generator).view(trials, N_UNSEEN, 2)
-    owner = torch.arange(N_UNSEEN).repeat_interleave(4)
-    places = groups.shuffled_positions(owner, trials, torch.Generator().manual_seed(0)).view(
-        trials, N_UNSEEN, 4
-    )
+    owner = torch.arange(N_UNSEEN).repeat_interleave(size)
+    positions = shuffled_positions(owner, trials, torch.Generator().manual_seed(0))
+    positions = positions.view(trials, N_UNSEEN, size)
     few, unseen = np.zeros((trials, 3)), np.zeros((trials, 3))
     for t, s in itertools.product(range(trials), range(3)):
-        chosen = places[t] < (num_shots[s] or 4)  # (users, dialogues)
+        chosen = positions[t] < (num_shots[s] or size)  # (users, shots)
         drawn = [x[picked[dialogues]] for x, picked in zip(newcomers, chosen)]
         model = PersonalizeBatch(N_UNSEEN, D, 2, 40, 0.1)
         model.w.data = starts[t].clone()
@@ -76,10 +48,9 @@ def test_pairs_of_one_dialogue_are_drawn_together():
         few[t, s], unseen[t, s] = np.mean(accuracy(V, W, drawn)), np.mean(accuracy(V, W, GROUPS[3]))
     for array, expected in zip(result, (few.mean(0), few.std(0), unseen.mean(0), unseen.std(0))):
         assert np.allclose(array[0, 0], expected, atol=1e-6)
-    rows = results.few_shot_rows(result)
-    assert [row["shots"] for row in rows] == [1, 3, "all"]
-    with pytest.raises(InputError, match="shots = 5: user 0 has 4 to draw from"):
-        shots(num_shots=[5], groups=grouped)
+    assert [row["shots"] for row in results.few_shot_rows(result)] == [1, 3, "all"]
+    with pytest.raises(InputError, match=f"shots = 9: user 0 has {size} to draw from"):
+        shots(num_shots=[9], groups=groups)
 
 
 def test_every_alpha_rank_and_number_of_shots_is_returned_and_independent_of_the_others():

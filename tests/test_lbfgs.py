@@ -14,13 +14,10 @@ def test_minimise_solves_each_problem_as_if_it_were_alone():
     owner = torch.arange(3).repeat_interleave(3)
 
     def loss(theta):
-        rows = zip(problems, theta.view(3, 3))
-        return torch.stack(
-            [
-                size * (-F.logsigmoid(X @ t).mean() + 0.05 * t.square().sum())
-                for (X, size), t in rows
-            ]
-        )
+        values = []
+        for (X, size), t in zip(problems, theta.view(3, 3)):
+            values.append(size * (-F.logsigmoid(X @ t).mean() + 0.05 * t.square().sum()))
+        return torch.stack(values)
 
     found = lbfgs.minimise(loss, torch.zeros(9).double(), owner, 200, tolerance=1e-12).view(3, 3)
     for (X, _), t in zip(problems, found):

@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from populations import (
-    GROUPS,
-    HEAD,
-)
+from populations import GROUPS, HEAD
 from scipy.optimize import LinearConstraint
 from scipy.optimize import minimize as scipy_minimize
 
@@ -64,18 +61,11 @@ def test_mixtures_are_the_optima_that_scipy_finds(strength):
 def test_every_input_is_solved_to_its_certificate(case, strength):
     torch.manual_seed(1)
     m, K, draw = case[1]
-    found = solve_mixtures(
-        draw(50 * m, K),
-        torch.arange(50).repeat_interleave(m),
-        50,
-        Prior(torch.full((K,), 1 / K), strength),
-        spread=True,
-    )
-    assert (
-        found.gap.max() <= CERTIFIED
-        and (found.W >= 0).all()
-        and torch.allclose(found.W.sum(1), torch.ones(50).double())
-    )
+    user = torch.arange(50).repeat_interleave(m)
+    prior = Prior(torch.full((K,), 1 / K), strength)
+    found = solve_mixtures(draw(50 * m, K), user, 50, prior, spread=True)
+    assert found.gap.max() <= CERTIFIED and (found.W >= 0).all()
+    assert torch.allclose(found.W.sum(1), torch.ones(50).double())
     assert found.spread.shape == (50, K) and not found.spread.isnan().any()
 
 
@@ -87,72 +77,55 @@ def test_batches_and_neighbours_change_no_mixture(monkeypatch):
     monkeypatch.setattr(mixtures, "BATCH", 30)
     assert torch.allclose(solve_mixtures(Z, user, 6, prior).W, together, atol=1e-4)
     mine = user == 2
-    assert torch.allclose(
-        solve_mixtures(Z[mine], user[mine] - 2, 1, prior).W[0], together[2], atol=1e-4
-    )
+    alone = solve_mixtures(Z[mine], user[mine] - 2, 1, prior).W[0]
+    assert torch.allclose(alone, together[2], atol=1e-4)
+
+
+def one_person(Z, prior, people=1):
+    """All pairs are of person 0."""
+    return solve_mixtures(Z, torch.zeros(len(Z), dtype=torch.long), people, prior, spread=True)
 
 
 def test_who_is_unknown_has_the_mixture_of_the_population():
     prior = Prior(torch.tensor([0.7, 0.2, 0.1]), 2.0)
-    found = solve_mixtures(100 * torch.randn(5, 3), torch.ones(5, dtype=torch.long), 3, prior)
-    assert torch.allclose(found.W[[0, 2]], prior.mean.double().expand(2, 3)) and not torch.allclose(
-        found.W[1], found.W[0]
-    )
-    everybody = solve_mixtures(
-        100 * torch.randn(5, 3), torch.arange(5), 5, prior._replace(strength=EVERYBODY)
-    )
-    assert (
-        torch.allclose(everybody.W, prior.mean.double().expand(5, 3)) and (everybody.gap == 0).all()
-    )
+    mean = prior.mean.double()
+    found = one_person(100 * torch.randn(5, 3), prior, people=3)
+    assert torch.allclose(found.W[1:], mean.expand(2, 3))
+    assert not torch.allclose(found.W[0], mean)
+    same = prior._replace(strength=EVERYBODY)
+    everybody = solve_mixtures(100 * torch.randn(5, 3), torch.arange(5), 5, same)
+    assert torch.allclose(everybody.W, mean.expand(5, 3)) and (everybody.gap == 0).all()
     fit = fit_ridge(GROUPS[0], [2], HEAD)[2]._replace(V=torch.randn(6, 3), prior=prior)
-    assert torch.allclose(
-        fit.new_people([torch.randn(4, 6), torch.zeros(0, 6)]).W[1], prior.mean.double()
-    )
-    assert torch.allclose(fit.new_people([torch.zeros(0, 6)]).W[0], prior.mean.double())
+    nobody = torch.zeros(0, 6)
+    assert torch.allclose(fit.new_people([torch.randn(4, 6), nobody]).W[1], mean)
+    assert torch.allclose(fit.new_people([nobody]).W[0], mean)
 
 
 def test_spread_of_two_rewards_is_what_the_second_derivative_says():
     torch.manual_seed(3)
     Z, strength, mean = 100 * torch.randn(12, 2), 1.5, torch.tensor([0.5, 0.5]).double()
-    found = solve_mixtures(
-        Z, torch.zeros(12, dtype=torch.long), 1, Prior(mean, strength), spread=True
-    )
+    found = one_person(Z, Prior(mean, strength))
     loss = lambda t: 12 * few_shot_loss(Z, torch.stack([t, 1 - t]), mean, strength)
     curvature = torch.autograd.functional.hessian(loss, found.W[0, 0])
     assert torch.allclose(found.spread[0], curvature.rsqrt().expand(2), rtol=1e-4)
-    assert solve_mixtures(
-        Z[:0], torch.zeros(0, dtype=torch.long), 1, Prior(mean, 4.0), spread=True
-    ).spread[0, 0] == pytest.approx(8**-0.5)
-    nothing_told = solve_mixtures(
-        torch.zeros(1, 3),
-        torch.zeros(1, dtype=torch.long),
-        2,
-        Prior(torch.ones(3) / 3, 3.0),
-        spread=True,
-    )
-    assert torch.allclose(
-        nothing_told.spread[0], nothing_told.spread[1]
-    )  # a pair that tells nothing is as no pair
+    assert one_person(Z[:0], Prior(mean, 4.0)).spread[0, 0] == pytest.approx(8**-0.5)
+    told = one_person(torch.zeros(1, 3), Prior(torch.ones(3) / 3, 3.0), people=2)
+    assert torch.allclose(*told.spread)  # a pair that tells nothing is as no pair
 
 
 def test_rewards_too_large_for_the_certificate_are_refused():
     with pytest.raises(InputError, match="log-odds above 100"):
-        solve_mixtures(
-            torch.full((1, 2), 1.1e4),
-            torch.zeros(1, dtype=torch.long),
-            1,
-            Prior(torch.ones(2) / 2, 1.0),
-        )
+        one_person(torch.full((1, 2), 1.1e4), Prior(torch.ones(2) / 2, 1.0))
 
 
-def own_loss(x, V, w, e, prior):
+def loss_with_deviation(x, V, w, e, prior):
     """(R2) of lore/fit/ridge_model.py, pair by pair."""
     nll = sum(-F.logsigmoid((pair @ V @ w + pair @ e) / LOGIT_SCALE) for pair in x)
     pull = prior.strength / 2 * (w - prior.mean).square().sum()
     return (nll + pull + e.square().sum() / 2 / prior.deviation_spread**2) / len(x)
 
 
-def test_what_is_a_persons_own_is_found_together_with_the_mixture():
+def test_a_deviation_is_found_together_with_the_mixture():
     torch.manual_seed(4)
     users = [torch.randn(count, 6) for count in (1, 5, 40)]
     data = Comparisons.from_list(users)
@@ -164,7 +137,7 @@ def test_what_is_a_persons_own_is_found_together_with_the_mixture():
         x = x.double()
         w = found.W[i].clone().requires_grad_()
         e = found.deviations.vector(i).double().requires_grad_()
-        value = own_loss(x, V.double(), w, e, prior)
+        value = loss_with_deviation(x, V.double(), w, e, prior)
         g_w, g_e = torch.autograd.grad(value, (w, e))
         # both parts of the certificate, in the unit of Eq. 11
         by_hand = g_w @ w - g_w.min() + len(x) * prior.deviation_spread**2 * g_e.square().sum() / 2
@@ -174,30 +147,30 @@ def test_what_is_a_persons_own_is_found_together_with_the_mixture():
             t = torch.rand(()).double() ** 4
             e_there = e.detach() + t * 20 * torch.randn(6)
             w_there = (1 - t) * w.detach() + t * other_w
-            assert own_loss(x, V.double(), w_there, e_there, prior) >= value - found.gap[i] - 1e-9
-    logits = [
-        (x @ V @ w.float() + x @ found.deviations.vector(i)) / 100
-        for i, (x, w) in enumerate(zip(users, found.W))
-    ]
-    assert torch.allclose(found.logits.float(), torch.cat(logits), atol=1e-5)
+            assert (
+                loss_with_deviation(x, V.double(), w_there, e_there, prior)
+                >= value - found.gap[i] - 1e-9
+            )
+        logits = (x.float() @ (V @ found.W[i].float() + found.deviations.vector(i))) / 100
+        assert torch.allclose(found.logits[data.user == i].float(), logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("own", [1e-3, 30.0, 3e4])
-def test_every_own_deviation_is_certified(own):
+@pytest.mark.parametrize("spread", [1e-3, 30.0, 3e4])
+def test_every_deviation_is_certified(spread):
     """Pairs that all agree, one pair again and again, a pair and its mirror image, no difference."""
     torch.manual_seed(5)
     one = torch.randn(1, 8)
     users = [torch.rand(30, 8), one.expand(20, 8), torch.cat([one, -one]), torch.zeros(3, 8), one]
     data = Comparisons.from_list(users)
     for strength in (0.5, EVERYBODY):
-        prior = Prior(torch.full((4,), 0.25), strength, deviation_spread=own)
+        prior = Prior(torch.full((4,), 0.25), strength, deviation_spread=spread)
         found = solve_mixtures(100 * data.table @ torch.randn(8, 4), data.user, 5, prior, data)
         assert found.gap.max() <= CERTIFIED and found.W.isfinite().all()
         assert (strength < EVERYBODY) or torch.equal(found.W, torch.full((5, 4), 0.25).double())
         assert found.deviations.vector(3).abs().max() == 0  # nothing was told apart
 
 
-def test_with_nothing_of_ones_own_the_deviation_vanishes_and_pairs_that_do_not_count_are_foretold():
+def test_with_no_spread_the_deviation_vanishes_and_pairs_that_do_not_count_are_foretold():
     torch.manual_seed(6)
     data = Comparisons.from_list([torch.randn(12, 6), torch.randn(7, 6)])
     Z = 80 * data.table @ torch.randn(6, 2)
@@ -217,7 +190,7 @@ def test_with_nothing_of_ones_own_the_deviation_vanishes_and_pairs_that_do_not_c
     assert torch.allclose(partly.logits[~counted], mixed / LOGIT_SCALE, atol=1e-4)
 
 
-def test_own_margins_of_several_draws_are_those_of_each():
+def test_margins_of_several_draws_are_those_of_each():
     torch.manual_seed(7)
     few = Comparisons.from_list([torch.randn(4, 5), torch.randn(3, 5)])
     test = Comparisons.from_list([torch.randn(2, 5), torch.randn(6, 5)])

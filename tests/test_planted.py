@@ -1,11 +1,13 @@
-"""Planted people: how they draw_choices, as noisy as asked for, and reproducible."""
+"""Planted people: how they choose, as noisy as asked for, and reproducible."""
 
 import numpy as np
 import pytest
 import torch
 
-from lore.fit import evaluation, likelihood, planted
+from lore.fit import planted
 from lore.fit.comparisons import Comparisons
+from lore.fit.evaluation import share_right
+from lore.fit.likelihood import margins
 from lore.fit.planted import (
     choice_probability,
     draw_choices,
@@ -20,14 +22,11 @@ from lore.fit.product import project
 def test_replies_are_chosen_by_the_softmax_of_their_rewards():
     rng = np.random.default_rng(0)
     rewards = np.tile([1.0, -np.inf, 0.0, 2.0], (20000, 1))
-    place = draw_choices(rewards, 0.5, rng)
+    choice = draw_choices(rewards, 0.5, rng)
     odds = np.exp([2.0, -np.inf, 0.0, 4.0])
-    share = np.bincount(place, minlength=4) / len(place)
+    share = np.bincount(choice, minlength=4) / len(choice)
     assert share == pytest.approx(odds / odds.sum(), abs=0.01) and share[1] == 0
-
-
-def test_of_two_replies_the_choice_is_bradley_terry():
-    likely = choice_probability(np.array([[0.3, -0.5]]), 0.2)
+    likely = choice_probability(np.array([[0.3, -0.5]]), 0.2)  # of two: Bradley-Terry
     assert likely[0, 0] == pytest.approx(1 / (1 + np.exp(-0.8 / 0.2)))
 
 
@@ -56,28 +55,25 @@ def test_structure_is_drawn_as_often_as_it_occurs():
 
 
 def test_planted_populations_are_as_noisy_as_asked_for_and_reproducible():
-    arguments = {
-        "num_features": 8,
-        "num_directions": 3,
-        "concentration": 0.3,
-        "best_accuracy": 0.85,
-    }
-    splits = planted_population(60, {"train": 300, "validation": 50}, **arguments, seed=1)
+    def drawn(seed):
+        return planted_population(
+            60, {"train": 300, "validation": 50}, num_features=8, num_directions=3,
+            concentration=0.3, best_accuracy=0.85, seed=seed,
+        )  # fmt: skip
+
+    splits = drawn(1)
     table, frame, *_, population = splits["train"]
     W = torch.stack([population.W[user] for user in sorted(population.W)])
     data = Comparisons.from_frame(table, frame)
-    margins = likelihood.margins(project(data, [population.V])[0], W, data.user)
-    accuracy = evaluation.share_right(margins, data.user, len(W)).mean().item()
+    margin = margins(project(data, [population.V])[0], W, data.user)
+    accuracy = share_right(margin, data.user, len(W)).mean().item()
     assert accuracy == pytest.approx(0.85, abs=0.01)
-    assert (frame["chosen"] // 2 == frame["rejected"] // 2).all() and (
-        frame["chosen"] != frame["rejected"]
-    ).all()
-    assert not set(frame["prompt"]) & set(splits["validation"].frame["prompt"])
+    assert ((frame["chosen"] ^ 1) == frame["rejected"]).all()  # the two replies of a prompt
+    assert not {*frame["prompt"]} & {*splits["validation"].frame["prompt"]}
     assert frame["prompt"].nunique() < len(frame)  # prompts are shared between users
-    again = planted_population(60, {"train": 300, "validation": 50}, **arguments, seed=1)
-    assert again["train"].frame.equals(frame) and torch.equal(again["train"].table, table)
-    other = planted_population(60, {"train": 300, "validation": 50}, **arguments, seed=2)
-    assert not torch.equal(other["train"].table, table)
+    again = drawn(1)["train"]
+    assert again.frame.equals(frame) and torch.equal(again.table, table)  # the very same draws
+    assert not torch.equal(drawn(2)["train"].table, table)
 
 
 @pytest.mark.parametrize("accuracy", [0.6, 0.9, 0.99])
