@@ -35,9 +35,11 @@ class Reader:
         self.thinks = False  # whether the model's template does something about thoughts
         self.templates = []
         if policy is not None:
-            tokeniser = Tokeniser("--policy", policy, "last", math.inf, 0)
-            self.templates.append(ChatTemplate(tokeniser))
-            self.special |= self.templates[0].special
+            template = ChatTemplate(Tokeniser("--policy", policy, "last", math.inf, 0))
+            if not template.marks["user"]:
+                raise InputError("--policy: its chat template writes nothing behind a prompt")
+            self.templates.append(template)
+            self.special |= template.special
         if encoder.pooling == "last":
             template = ChatTemplate(encoder.tokeniser)
             self.templates.append(template)
@@ -77,26 +79,30 @@ class Reader:
 
     def conversation(self, place, query, prompt):
         """The messages of a query, whichever of the three forms it has. InputError: none, no reply."""
+        prompt = without_padding(prompt, self.padding) if isinstance(prompt, str) else ""
         if isinstance(query, str) and query.strip():
-            talk = self.taken_apart(query) or self.plain(place, query, prompt)
+            talk = self.taken_apart(place, query, prompt) or self.plain(place, query, prompt)
         elif isinstance(query, list):
             talk = query
         else:
             raise InputError(f"{place} is neither a text nor a list of messages")
         return self.cleaned(place, messages_of(place, talk, "query"))
 
-    def taken_apart(self, text):
-        """The messages of a text that a chat template has written, or None."""
-        for template in self.templates:
-            talk = template.messages_of(text)
-            if talk:
-                return talk
-        return None
+    def taken_apart(self, place, text, prompt):
+        """The messages of a text that a chat template has written, or None.
+
+        InputError: what stands behind its prompt is more than a reply.
+        """
+        talks = (template.messages_of(text) for template in self.templates)
+        talk = next(filter(None, talks), None)
+        text = without_padding(text, self.padding)
+        if talk and prompt.strip() and text.startswith(prompt):
+            self.require_words(place, without_ends(text[len(prompt) :], self.ends))
+        return talk
 
     def plain(self, place, text, prompt):
         """A prompt and its reply, of a text that begins with its prompt. InputError: another text."""
         text = without_ends(without_padding(text, self.padding), self.ends)
-        prompt = without_padding(prompt, self.padding) if isinstance(prompt, str) else ""
         self.require_words(place, text)
         begins = text.startswith(prompt) or text == prompt.rstrip()
         if not prompt.strip() or not begins:
@@ -104,10 +110,8 @@ class Reader:
                 f"{place} is not of this model's chat template, and does not begin with its prompt"
             )
         if OPENS_REPLY.search(prompt):
-            start = repr(prompt.strip()[-30:])
-            raise InputError(
-                f"{place}: its prompt ends in {start}: of another chat template (--policy)?"
-            )
+            end = repr(prompt.strip()[-30:])
+            raise InputError(f"{place}: its prompt ends in {end}, of another chat template?")
         return exchange(prompt, text[len(prompt) :])
 
     def cleaned(self, place, talk):

@@ -13,6 +13,7 @@ from lore.text.checkpoint import TEMPLATE_DATE
 from lore.text.conversations import exchange
 
 ROLES = ("user", "assistant", "system", "tool")
+BEGIN = ("user", "system")
 USUAL = ("user", "assistant") * 3  # a conversation of three exchanges
 LONGEST_TOKEN = 80  # characters of an end token that no tokenizer here knows
 THINKING = re.compile(r"<think(?:ing)?>(.*?)</think(?:ing)?>", re.DOTALL)
@@ -60,6 +61,8 @@ class ChatTemplate:
         ends = set()
         for roles in shapes():
             ends |= self.learn(roles)
+        for end in ends:  # where it also stands between two replies, it ends a text all the same
+            self.marks["assistant"].pop(end, None)
         starts = sorted(self.starts, key=len, reverse=True)
         self.openings = [self.opening(start) for start in starts]
         self.patterns = {role: either(marks) for role, marks in self.marks.items()}
@@ -81,7 +84,8 @@ class ChatTemplate:
             if pieces is None:
                 continue
             start, *marks, end = pieces
-            self.starts.setdefault(start, roles[0])
+            if roles[0] in BEGIN:
+                self.starts.setdefault(start, roles[0])
             for role, following, mark in zip(roles, roles[1:], marks):
                 self.note(role, mark, following)
             if prompted:
@@ -137,7 +141,8 @@ class ChatTemplate:
                 continue
             rest = text[begun.end() :]
             talk = self.split(self.starts[start], rest)
-            if len(talk) > 1 and self.writes(talk, start):
+            asked = any(message["role"] == "user" for message in talk[:-1])
+            if asked and self.writes(talk, start):
                 return self.as_sent(talk)
         return None
 

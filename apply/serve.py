@@ -19,6 +19,7 @@ Cost:   requests that come while others are computed wait, and are then computed
 
 import asyncio
 import json
+import math
 import socket
 import sys
 from collections import deque
@@ -31,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from queries import NoReply, Reader
 
 import saved_basis
-from lore.common import InputError, start
+from lore.common import InputError, shortened, start
 from lore.settings import settings
 from lore.text.checkpoint import Checkpoint
 from lore.text.conversations import text_bytes
@@ -194,10 +195,21 @@ def answer_of(results, unscored):
 
 
 def one_line(error, place=""):
-    """The first line of an error, which names its place."""
-    text = str(error).splitlines()[0]
+    """An error as one short line, which names its place."""
+    text = shortened(error)
     text = text if text.startswith(place) else f"{place}: {text}"
     return text.encode("utf-8", "backslashreplace").decode()  # half a character is none
+
+
+def number_of(unscored):
+    """The setting as a number, or None. InputError: it is none that JSON can say."""
+    try:
+        number = float(unscored or 0)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"--unscored {unscored}: neither a number nor empty")
+    return number if unscored else None
 
 
 async def read_body(request, most):
@@ -216,7 +228,6 @@ def application(basis, encoder, reader, args):
     from fastapi.responses import JSONResponse
 
     queue = Queue(Scorer(basis, encoder), args.max_queries)
-    unscored = float(args.unscored) if args.unscored else None
 
     @asynccontextmanager
     async def lifespan(_):
@@ -241,8 +252,11 @@ def application(basis, encoder, reader, args):
             return refuse(413, f"more than {args.max_bytes} bytes (--max_bytes)")
         try:
             talks, users = await asyncio.to_thread(read, body)
-            return answer_of(await queue.ask(talks, users), unscored)
         except (InputError, ValueError, RecursionError) as error:
+            return refuse(400, error)
+        try:
+            return answer_of(await queue.ask(talks, users), args.unscored)
+        except InputError as error:
             return refuse(400, error)
 
     @app.get("/health")
@@ -266,6 +280,9 @@ def main():
     basis = open_basis(args.basis)
     if not 0 < args.port < 2**16:
         raise InputError(f"--port {args.port}: between 1 and 65535")
+    args.unscored = number_of(args.unscored)
+    if args.max_queries < 1:
+        raise InputError("--max_queries 0: at least one is needed")
     try:
         import uvicorn
     except ImportError as error:
@@ -273,8 +290,8 @@ def main():
             f"{error.name} is missing: pip install -r requirements-serve.txt"
         ) from error
     encoder = encoder_of_basis(args.basis, basis, args)
-    encoder.load()
     policy = Checkpoint(args.policy).load_tokenizer(with_template=True) if args.policy else None
+    encoder.load()
     app = application(basis, encoder, Reader(encoder, policy), args)
     if args.host not in LOOPBACK:
         print(f"--host {args.host}: whoever reaches this machine can ask; there is no password")

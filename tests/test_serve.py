@@ -1,29 +1,286 @@
 """apply/serve.py: what it takes, what it gives, and whom it keeps waiting."""
 
+import asyncio
+import copy
 import json
+import math
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import texts
-from test_apply import APPLY, scored
+from conftest import CHAT_TEMPLATE, ROOT, assert_one_line_error
+from queries import Reader
+from serve import Queue, answer_of
+from test_apply import APPLY, apply, scored
+from tokenizers import AddedToken
 
+from lore.common import InputError
 from lore.fit.basis import load_basis
 from lore.text.conversations import exchange
+from lore.text.tokens import ReplyTooLong, Tokeniser
+
+TURN = "{% for m in messages %}"
+ASK = "{% if add_generation_prompt %}"
+LLAMA = (  # the day of rendering in a system turn that is always there, as Llama 3.1's
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set told = messages[0].content | trim %}"
+    "{% set messages = messages[1:] %}{% else %}{% set told = '' %}{% endif %}"
+    "<|start_header_id|>system<|end_header_id|>\n\nToday Date: {{ date_string }}\n\n{{ told }}<|eot_id|>"
+    f"{TURN}<|start_header_id|>{{{{ m.role }}}}<|end_header_id|>\n\n{{{{ m.content | trim }}}}<|eot_id|>"
+    f"{{% endfor %}}{ASK}<|start_header_id|>assistant<|end_header_id|>\n\n{{% endif %}}"
+)
+QWEN = (  # a system text of its own, and room for thoughts in the last reply, as Qwen3's
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou help.<|im_end|>\n{% endif %}"
+    f"{TURN}<|im_start|>{{{{ m.role }}}}\n"
+    "{% set parts = m.content.split('</think>') %}"
+    "{% if m.role != 'assistant' %}{{ m.content }}{% else %}{% if loop.last %}<think>\n"
+    "{{ parts[0].split('<think>')[-1].strip('\n') if parts | length > 1 else '' }}\n</think>\n\n{% endif %}"
+    "{{ parts[-1].lstrip('\n') }}{% endif %}<|im_end|>\n{% endfor %}"
+    f"{ASK}<|im_start|>assistant\n{{% endif %}}"
+)
+GEMMA = (  # no system text, roles by other names
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    f"{TURN}<start_of_turn>{{{{ 'model' if m.role == 'assistant' else m.role }}}}\n"
+    "{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
+    f"{ASK}<start_of_turn>model\n{{% endif %}}"
+)
+MISTRAL = (  # no line ends, and a reply that follows its mark at once
+    f"{{{{ bos_token }}}}{TURN}{{% if m.role == 'user' %}}[INST] {{{{ m.content }}}} [/INST]"
+    "{% else %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+FAMILIES = {  # template, special tokens: first, end, padding, others
+    "own": (f"{CHAT_TEMPLATE}{ASK}<|assistant|>\n{{% endif %}}", "<s>", "</s>", "<pad>", "<|end|>"),
+    "llama": (LLAMA, "<|begin_of_text|>", "<|eot_id|>", "<|pad|>", "<|start_header_id|>"),
+    "qwen": (QWEN, None, "<|im_end|>", "<|endoftext|>", "<|im_start|>"),
+    "gemma": (GEMMA, "<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>"),
+    "mistral": (MISTRAL, "<s>", "</s>", "</s>", "[INST]", "[/INST]"),
+}
+SYSTEM = {"role": "system", "content": "Be brief."}
+ASKED = exchange("Why did it drift?", "gulls cried")
+TALKS = [
+    ASKED,
+    [SYSTEM, *ASKED],
+    [*exchange("Hi", "Hello."), *exchange(" Why? ", "No\n\none knows. ")],
+]
 
 
 @pytest.fixture(scope="module")
-def server(basis):
+def families(tokenizer):
+    """{family: a tokenizer with its template}."""
+    found = {}
+    for name, (template, first, end, padding, *others) in FAMILIES.items():
+        words = copy.deepcopy(tokenizer)
+        tokens = {*others, first, end, padding} - {None}
+        words.add_tokens([AddedToken(token, special=True) for token in sorted(tokens)])
+        words.bos_token, words.eos_token, words.pad_token = first, end, padding
+        words.chat_template = template
+        found[name] = words
+    return found
+
+
+@pytest.fixture(scope="module")
+def reader(families):
+    """reader(family of the model, of the policy): a Reader."""
+
+    @cache
+    def make(family, policy=None):
+        words = families[family]
+        tokeniser = Tokeniser(family, words, "last", math.inf, 10**6)
+        encoder = SimpleNamespace(tokenizer=words, pooling="last", tokeniser=tokeniser)
+        return Reader(encoder, families.get(policy))
+
+    return make
+
+
+def rendered(words, talk, **options):
+    options = {"date_string": "26 Jul 2024"} | options
+    return words.apply_chat_template(talk, tokenize=False, **options)
+
+
+def renderings(words, talk):
+    """Texts of a conversation as trainers send them, with their prompts."""
+    day = "28 November 2026"
+    prompt = rendered(words, talk[:-1], add_generation_prompt=True, date_string=day)
+    text = prompt + talk[-1]["content"]
+    first, end, padding = words.bos_token or "<|im_start|>", words.eos_token, words.pad_token
+    yield rendered(words, talk), None
+    yield rendered(words, talk, add_generation_prompt=True), None
+    yield text, prompt
+    yield padding * 3 + text + end + padding * 2, prompt
+    yield text.removeprefix(first), prompt
+    yield padding + first + text + f"{end}\n", prompt
+    yield f"{prompt}<think>\n\n</think>\n\n{talk[-1]['content']}", prompt
+
+
+def talks_of(family):
+    return [talk for talk in TALKS if SYSTEM not in talk or family not in ("gemma", "mistral")]
+
+
+# ------------------------------------------------------------------------------------------------
+# One decision for each query
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_three_forms_of_a_conversation_are_one(family, families, reader):
+    words, read = families[family], reader(family)
+    for talk in talks_of(family):
+        right = rendered(words, read.conversation("", talk, None))
+        for text, prompt in renderings(words, talk):
+            assert rendered(words, read.conversation("", text, prompt)) == right, text
+    right = rendered(words, ASKED)
+    prompt, reply = (message["content"] for message in ASKED)
+    for end in ("", words.eos_token, "\n</s>", "<|im_end|>\n", "<|eot_id|>", words.pad_token * 3):
+        for text, asked in (
+            (f"{prompt} {reply}{end}", prompt),
+            (f"{prompt} {reply}{end}", f"{prompt} "),
+        ):
+            assert rendered(words, read.conversation("", text, asked)) == right
+        talk = exchange(f"{prompt} ", f" {reply}{end}")
+        assert rendered(words, read.conversation("", talk, None)) == right
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_of_another_family_is_refused_or_taken_apart(family, families, reader):
+    for policy in FAMILIES.keys() - {family}:
+        for talk in talks_of(policy):
+            for text, prompt in renderings(families[policy], talk):
+                with pytest.raises(InputError, match="chat template"):
+                    reader(family).conversation("query 0", text, prompt)
+                found = reader(family, policy).conversation("query 0", text, prompt)
+                assert found == reader(family).conversation("query 0", talk, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ("<|user|>\nWhy?<|end|>\n<|assistant|>\nNo.", "<|user|>\nWhy?<|end|>\n<|assistant|>\n<x>"),
+        ("<s><|user|>\nWhy?<|assistant|>\nNo.<|end|>", None),  # a turn that does not end
+        ("<s><|user|>\nWhy?</s>Because<|end|>\n<|assistant|>\nNo.", None),
+        ("<s><|user|>\nWhy?<|end|>\n<|assistant|>\nNo.<|end|>\n<|user|>\nAnd?<|end|>\n<|assistant|>\nNo.",
+         "<s><|user|>\nWhy?<|end|>\n<|assistant|>\n"),  # it went on after its end
+        ("Why? No.<|end|>\n<|user|>\nAnd", "Why?"),
+        ("Why? No.<|im_start|>user", "Why?"),
+        ("[INST] Why? [/INST] No.", "[INST] Why? [/INST]"),
+        ("<\uff5cUser\uff5c>Why?<\uff5cAssistant\uff5c>No.", "<\uff5cUser\uff5c>Why?<\uff5cAssistant\uff5c>"),
+        ("USER: Why? ASSISTANT: No.</s>", "USER: Why? ASSISTANT:"),
+        ("### Instruction:\nWhy?\n\n### Response:\nNo.", "### Instruction:\nWhy?\n\n### Response:\n"),
+        ("\n\nHuman: Why?\n\nAssistant: No.", "\n\nHuman: Why?\n\nAssistant:"),
+        ("system\nHelp.\nuser\nWhy?\nassistant\nNo.", "system\nHelp.\nuser\nWhy?\nassistant\n"),
+        ("Why?Never.", "Why? "),  # another prompt
+        ("Why? No.", None),
+        (exchange("<|im_start|>user\nWhy?<|im_end|>", "No."), None),
+        (exchange("Why?", "No.</s> Yes."), None),
+        (7, None),
+    ],
+)  # fmt: skip
+def test_signs_of_a_template_where_words_should_be_are_refused(reader, text, prompt):
+    if prompt and prompt.endswith("<x>"):  # its first token is there twice in this text's rendering
+        assert reader("own").conversation("", text, prompt.removesuffix("<x>"))
+        return
+    with pytest.raises(InputError, match=r"^query 3") as refusal:
+        reader("own").conversation("query 3", text, prompt)
+    assert len(str(refusal.value)) < 200
+
+
+def test_thoughts_are_what_the_models_template_makes_of_them(families, reader):
+    thoughts = "<think>\nHm.\n</think>\n\ngulls cried"
+    talk = exchange("Why did it drift?", thoughts)
+    prompt = rendered(families["qwen"], ASKED[:1], add_generation_prompt=True)
+    right = rendered(families["qwen"], talk)
+    assert "Hm." in right
+    for query, asked in (
+        (talk, None),
+        (prompt + thoughts, prompt),
+        (f"Why did it drift? {thoughts}", "Why did it drift?"),
+    ):
+        assert rendered(families["qwen"], reader("qwen").conversation("", query, asked)) == right
+        with pytest.raises(InputError, match="begins with thoughts"):
+            reader("own", "qwen").conversation("", query, asked)
+    for reply in (
+        "<think>\nHm, hm",
+        "<think>Hm.</think>\n",
+        "Hm.</think>",
+    ):  # never came to the point
+        with pytest.raises(InputError, match="empty"):
+            reader("own").conversation("", exchange("Why?", reply), None)
+
+
+# ------------------------------------------------------------------------------------------------
+# The queue
+# ------------------------------------------------------------------------------------------------
+
+
+class SlowScorer:
+    """Notes what is computed together."""
+
+    def __init__(self):
+        self.parts = []
+
+    def each(self, talks, users):
+        time.sleep(0.01)
+        self.parts.append(users)
+        if "fault" in users:
+            raise ZeroDivisionError
+        return [float(talk[-1]["content"]) for talk in talks]
+
+
+def test_small_requests_are_answered_beside_a_large_one():
+    def numbers(count):
+        return [exchange("?", str(number)) for number in range(count)]
+
+    async def ask():
+        scorer = SlowScorer()
+        queue = Queue(scorer, 8)
+        worker = asyncio.create_task(queue.work())
+        large = asyncio.create_task(queue.ask(numbers(100), ["large"] * 100))
+        await asyncio.sleep(0)
+        long = asyncio.create_task(queue.ask([exchange("?" * 10**6, "1")] * 5, ["long"] * 5))
+        small = await queue.ask([InputError("empty"), *numbers(2)], ["small"] * 3)
+        assert not large.done() and not long.done() and len(scorer.parts) < 4
+        assert small[1:] == [0, 1] and str(small[0]) == "empty"
+        assert await large == [*range(100)] and await long == [1] * 5
+        with pytest.raises(ZeroDivisionError):  # a fault of ours is told, and the queue goes on
+            await queue.ask(numbers(1), ["fault"])
+        assert await queue.ask(numbers(1), [None]) == [0]
+        assert max(part.count("long") for part in scorer.parts) == 1
+        worker.cancel()
+
+    asyncio.run(ask())
+
+
+def test_what_cannot_be_scored_is_null_and_all_of_it_a_refusal():
+    results = [0.5, InputError("of another template"), ReplyTooLong("too long")]
+    answer = answer_of(results, None)
+    assert answer["rewards"] == [0.5, None, None]
+    assert answer["errors"] == [None, "query 1: of another template", "query 2: too long"]
+    assert answer_of(results, -3.0)["rewards"] == [0.5, None, -3.0]
+    assert answer_of(results[2:], -3.0)["rewards"] == [-3.0]
+    with pytest.raises(InputError, match="query 0: of another"):
+        answer_of(results[1:], None)
+
+
+# ------------------------------------------------------------------------------------------------
+# The server itself
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(basis, families, tmp_path_factory):
     import socket
 
+    policy = tmp_path_factory.mktemp("policy")
+    families["llama"].save_pretrained(policy)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = ["--basis", basis, "--port", port, "--max_bytes", 20000]
+    flags = ["--basis", basis, "--port", port, "--max_bytes", 20000, "--policy", policy]
     running = subprocess.Popen(
         [sys.executable, str(APPLY / "serve.py"), *map(str, flags)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -51,25 +308,22 @@ def post(address, body):
         return error.code, json.load(error)
 
 
-def test_the_server_gives_the_rewards_of_score(server, basis, rows, tmp_path, model):
-    from transformers import AutoTokenizer
-
+def test_the_server_gives_the_rewards_of_score(server, basis, rows, tmp_path, families):
     user = load_basis(basis).user_ids[0]
     found = scored(basis, rows, tmp_path / "scored.jsonl", "--users", user)
     row = texts.read(rows)[0]
     talk = exchange(row["prompt"], row["response"])
-    rendered = AutoTokenizer.from_pretrained(model).apply_chat_template(talk, tokenize=False)
+    forms = [rendered(families[name], talk) for name in ("own", "llama")]
     plain = f"{row['prompt']} {row['response']}"
-    prompts = ["", "", row["prompt"]]
     body = {
-        "query": [talk, rendered, plain],
-        "prompts": prompts,
-        "labels": [user, {"user_id": user}, ""],
+        "query": [talk, *forms, plain],
+        "prompts": ["", "", "", row["prompt"]],
+        "labels": [user, {"user_id": user}, json.dumps({"user_id": user}), ""],
     }
     status, answer = post(server, body)
     assert status == 200 and answer["scores"] == answer["rewards"] and answer["extra_logs"] == {}
-    own_reward, common = found[0]["rewards"][user], found[0]["population"]
-    assert answer["rewards"] == pytest.approx([own_reward, own_reward, common], abs=1e-4)
+    personal, common = found[0]["rewards"][user], found[0]["population"]
+    assert answer["rewards"] == pytest.approx([personal] * 3 + [common], abs=1e-4)
     asks = [
         {"query": [exchange("the cat?", other["response"])], "labels": [user]}
         for other in texts.read(rows)
@@ -77,6 +331,29 @@ def test_the_server_gives_the_rewards_of_score(server, basis, rows, tmp_path, mo
     with ThreadPoolExecutor(4) as people:
         answers = [*people.map(lambda ask: post(server, ask)[1]["rewards"][0], asks)]
     assert answers == pytest.approx([row["rewards"][user] for row in found], abs=1e-4)
+
+
+def test_an_empty_or_long_reply_costs_the_others_nothing_in_any_form(server, families):
+    words = families["own"]
+    replies = ["sat", "", "the cat " * 600, "lay"]
+    long = "a small boat drifted past " * 100
+    talks = [exchange("the cat?", reply) for reply in replies] + [exchange(long, "sat")]
+    prompts = [talk[0]["content"] for talk in talks]
+    plain = [f"{talk[0]['content']} {talk[1]['content']}" for talk in talks]
+    bodies = (
+        {"query": talks},
+        {"query": [rendered(words, talk) for talk in talks]},
+        {"query": plain, "prompts": prompts},
+    )
+    answers = [post(server, body) for body in bodies]
+    rewards = answers[0][1]["rewards"]
+    assert [reward is None for reward in rewards] == [False, True, True, False, False]
+    for status, answer in answers:
+        assert status == 200 and answer["scores"] == answer["rewards"]
+        assert [*map(type, answer["rewards"])] == [*map(type, rewards)]
+        numbers = [reward or 0 for reward in answer["rewards"]]
+        assert numbers == pytest.approx([reward or 0 for reward in rewards], abs=1e-4)
+        assert "empty" in answer["errors"][1] and "for the reply alone" in answer["errors"][2]
 
 
 @pytest.mark.parametrize(
@@ -99,3 +376,10 @@ def test_the_server_gives_the_rewards_of_score(server, basis, rows, tmp_path, mo
 def test_the_server_refuses_in_one_line(server, body, status, words):
     found, answer = post(server, body)
     assert found == status and words in answer["error"] and "\n" not in answer["error"]
+
+
+def test_settings_that_would_serve_nobody_are_told_at_once(basis):
+    assert_one_line_error(apply("serve", "--basis", basis, "--unscored", "nan"), "--unscored nan")
+    assert_one_line_error(apply("serve", "--basis", basis, "--max_queries", 0), "--max_queries 0")
+    assert_one_line_error(apply("serve", "--basis", basis, "--port", 0), "--port 0")
+    assert_one_line_error(apply("serve", "--basis", basis, "--policy", ROOT), "cannot be loaded")
