@@ -25,7 +25,7 @@ from lore.text import encoder_settings
 from lore.text.conversations import content_hash
 from lore.text.embeddings import embed_split
 from lore.text.encoder import encoder_of
-from lore.text.input_rows import common_start, first_times, read_judgements, text_hash
+from lore.text.input_rows import first_times, prompt_key, read_judgements
 
 # ------------------------------------------------------------------------------- settings ---
 source = ""  # the file of comparisons
@@ -56,22 +56,21 @@ def require_sides(judgements):
     first_of = {}
     for judgement in judgements:
         alike = (judgement.side is None) == (judgements[0].side is None)
-        require(alike, f"{judgement.place}: some rows have a split and some have none")
+        require(alike, f"{judgement.file_and_line}: some rows have a split and some have none")
         first = first_of.setdefault(judgement.prompt_id, judgement)
-        sides = f"its prompt is in {judgement.side}, but in {first.side} in {first.place}"
+        sides = f"its prompt is in {judgement.side}, but in {first.side} in {first.file_and_line}"
         only = "what was trained on cannot be tested on: one split for each prompt, or none"
-        require(judgement.side == first.side, f"{judgement.place}: {sides}; {only}")
+        require(judgement.side == first.side, f"{judgement.file_and_line}: {sides}; {only}")
 
 
 def require_ids(judgements):
     """InputError where one prompt has two ids: it could be both trained on and tested on."""
     first_of = {}
     for judgement in judgements:
-        text = text_hash(common_start(judgement.chosen, judgement.rejected))
-        first = first_of.setdefault(text, judgement)
+        first = first_of.setdefault(prompt_key(judgement), judgement)
         ids = f"prompt_id {judgement.prompt_id}, but the same prompt has {first.prompt_id}"
-        give = f"{ids} in {first.place}; give both one id, or leave prompt_id out"
-        require(judgement.prompt_id == first.prompt_id, f"{judgement.place}: {give}")
+        give = f"{ids} in {first.file_and_line}; give both one id, or leave prompt_id out"
+        require(judgement.prompt_id == first.prompt_id, f"{judgement.file_and_line}: {give}")
 
 
 def main():

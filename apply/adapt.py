@@ -60,7 +60,7 @@ def to_fit(judgements):
 def embedded_pairs(judgements, encoder):
     """Comparisons of all people of a file, sorted by id."""
     talks = [each.chosen for each in judgements] + [each.rejected for each in judgements]
-    lines = [each.place for each in judgements]
+    lines = [each.file_and_line for each in judgements]
     with Tally(sum(map(text_bytes, talks))) as tally:
         table, rows = encoder.embed_distinct(talks, tally, lines + lines)
     tally.report()
@@ -75,7 +75,7 @@ def require_new(judgements, basis, path):
     for each in judgements:
         if each.user_id in there:
             text = f"{path} has a user {each.user_id} already; give new people other ids"
-            raise InputError(f"{each.place}: {text}")
+            raise InputError(f"{each.file_and_line}: {text}")
 
 
 def extend(basis, pairs, newcomers, rows):

@@ -89,7 +89,7 @@ BAD = {
     "one reply twice": ({"rejected": "b"}, "chosen and rejected are the same"),
     "empty reply": ({"rejected": "  "}, "rejected does not end in a reply, or in an empty one"),
     "NaN for a reply": ({"chosen": float("nan")}, "chosen is nothing"),
-    "a number": ({"chosen": 7}, "chosen is int"),
+    "a number": ({"chosen": 7}, "chosen is a int"),
     "no role": ({"prompt": [{"content": "a?"}]}, "no role and content"),
     "parts": ({"prompt": [{"role": "user", "content": [1]}]}, "the content of a message is a list"),
     "a surrogate": ({"chosen": "\ud800"}, "half a character"),

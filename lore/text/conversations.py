@@ -11,11 +11,14 @@ import zlib
 from pathlib import Path
 
 from lore.common import InputError
-from lore.splits import numbered_anew
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, no tokenizer takes it
+BESIDE_CONTENT = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 LARGEST_CELL = 2**31 - 1  # characters of a CSV file
-ROWS_AT_ONCE = 1000  # of a parquet file
+ROWS_AT_ONCE = 100  # of a parquet file
+READ_AT_ONCE = 2**20  # bytes of one of its columns
+PARQUET_MARK = b"PAR1"  # its first bytes
+PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # a column of numbers without a name
 GZIP_MARK = b"\x1f\x8b"  # the first bytes of a packed file, whatever its name
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError)
 
@@ -27,12 +30,16 @@ def open_unpacked(path):
     return gzip.open(path) if packed else open(path, "rb")
 
 
-def open_text(path):
-    """Its text in UTF-8, or in UTF-16 where it begins as that; a byte-order mark is no part of it."""
+def open_text(path, newline=None):
+    """Its text in UTF-8, or in UTF-16 where it begins as that; a byte-order mark is no part of it.
+
+    newline: None = every line end is read as "\\n", "" = as it is.
+    """
     with open_unpacked(path) as file:
         mark = file.read(2)
     wide = mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return io.TextIOWrapper(open_unpacked(path), encoding="utf-16" if wide else "utf-8-sig")
+    encoding = "utf-16" if wide else "utf-8-sig"
+    return io.TextIOWrapper(open_unpacked(path), encoding=encoding, newline=newline)
 
 
 def read_json_lines(path):
@@ -75,26 +82,24 @@ def parse_object(path, number, line):
 
 
 def read_rows(path):
-    """Yield (place, row as a dictionary) of a file: parquet or CSV by its name, else JSON lines.
+    """Yield (file and line, row as a dictionary): parquet by its content, CSV by its name, else JSON lines.
 
-    Rows are counted here, whatever numbers a table brings along. Every cell of a CSV file is text.
+    A few rows are in memory at a time. Every cell of a CSV file is text.
     """
-    import pandas as pd
-
-    kind = Path(path).suffix.lower()
-    if kind == ".csv":
+    if is_csv(path):
         yield from read_csv(path)
         return
-    if kind != ".parquet":
-        for number, row in read_json_lines(path):
-            yield f"{path}, line {number}", row
+    with open(path, "rb") as file:
+        marked = file.read(len(PARQUET_MARK)) == PARQUET_MARK
+    if marked or Path(path).suffix.lower() == ".parquet":
+        yield from read_parquet(path)
         return
-    try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError, *DAMAGE) as error:
-        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
-    for number, row in enumerate(numbered_anew(frame).to_dict("records")):
-        yield f"{path}, row {number}", row
+    for number, row in read_json_lines(path):
+        yield f"{path}, line {number}", row
+
+
+def is_csv(path):
+    return Path(path).name.lower().removesuffix(".gz").endswith(".csv")
 
 
 def read_csv(path, columns=None):
@@ -105,7 +110,7 @@ def read_csv(path, columns=None):
     """
     csv.field_size_limit(LARGEST_CELL)
     try:
-        with open_text(path) as file:
+        with open_text(path, newline="") as file:
             lines = watched(path, file)
             rows = csv.reader(lines, strict=True)
             header = next(rows, [])
@@ -131,7 +136,7 @@ def watched(path, file):
     line = "\n"
     for line in file:
         yield line
-    if not line.endswith("\n"):
+    if not line.endswith(("\n", "\r")):
         print(f"{path}: its last line has no end; if the file was cut off there, download it again")
 
 
@@ -144,23 +149,31 @@ def columns_of(path, header, columns):
     return {name: header.index(name) for name in (header if columns is None else columns)}
 
 
-def read_parquet(path, columns):
-    """Yield (place, row) with some columns of a parquet file, a few rows in memory at a time.
+def read_parquet(path, columns=None):
+    """Yield (file and row, {column: value}) of a parquet file, a few rows in memory at a time.
 
-    InputError: a column is missing, or the file is no parquet.
+    columns: those that are wanted, None = all. Values are as they stand there: whole numbers stay whole
+    beside an empty cell. InputError: a column missing or twice, or no parquet.
     """
+    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     try:
-        with ParquetFile(path) as file:
-            columns_of(path, file.schema_arrow.names, columns)
-            number = 0
-            for some in file.iter_batches(ROWS_AT_ONCE, columns=columns):
-                for row in some.to_pylist():
+        file = ParquetFile(path, buffer_size=READ_AT_ONCE, pre_buffer=False)
+        names = [name for name in file.schema_arrow.names if not PANDAS_INDEX.fullmatch(name)]
+    except (OSError, ValueError, ArrowException) as error:
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
+    wanted = [*columns_of(path, names, columns)]
+    number = 0
+    with file:
+        try:
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=wanted):
+                for row in batch.to_pylist():
                     yield f"{path}, row {number}", row
                     number += 1
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
+        except (OSError, ValueError, ArrowException) as error:
+            reason = f"cannot be read after row {number}: {first_line(error)}"
+            raise InputError(f"{path} {reason}") from error
 
 
 def fetch_rows(name, **options):
@@ -226,6 +239,11 @@ def content_hash(path):
 def exchange(prompt, reply):
     """One prompt and its reply as a conversation."""
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
+
+
+def spoken(message):
+    """What is said in a message; the rest, as times and ids, may differ in one prompt."""
+    return {name: message[name] for name in ("role", "content", *BESIDE_CONTENT) if name in message}
 
 
 def text_bytes(conversation):

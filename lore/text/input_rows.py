@@ -6,27 +6,49 @@
 
 `messages`, a list of {role, content}, may stand in place of `prompt`. chosen and rejected may be
 such lists too: replies to the prompt, or whole conversations, whose common beginning it then is.
+An empty cell or text is nothing. docs/apply.md says what else a row may hold.
 """
 
 import hashlib
 import json
 import math
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
+from uuid import UUID
 
-from lore.common import InputError
-from lore.text.conversations import SURROGATE, read_rows, require_text
+from lore.common import InputError, require
+from lore.text.conversations import (
+    BESIDE_CONTENT,
+    SURROGATE,
+    is_csv,
+    read_rows,
+    require_text,
+    spoken,
+)
+from lore.text.spellings import holds_messages, is_list_of_messages, one_spelling
 from lore.upstream_values import as_list, content_key, whole_number
 
-LISTS = ("prompt", "messages", "chosen", "rejected", "response", "candidates")  # columns, may be
+LISTS = ("prompt", "messages", "chosen", "rejected", "response")  # columns that may hold messages
 SIDES = {"train": "train"} | dict.fromkeys(("test", "validation", "valid", "eval"), "test")
+DEEPEST = 100  # lists and objects within each other, in a field
+EXACT = 2**53  # a float beyond it has lost the last digits of a whole number
+NO_IDS = {"nan", "none", "null", "nat", "<na>", "n/a", "#n/a", "undefined"}  # a missing one as text
+ROUNDED = re.compile(
+    r"[+-]?\d(\.\d+)?e\+\d+", re.IGNORECASE
+)  # a long id that a table has shortened
+NO_TEXT = ("nan", "<NA>", "NaT")  # a missing text as text
+BEFORE_REPLY = re.compile(  # what stands there in a dialogue that has become one text
+    r"(\bassistant\s*:|(^|\n|\||>)\s*(assistant|model|gpt|bot|ai)\s*[:|>\n]|\[/INST\])\W*$",
+    re.IGNORECASE,
+)
 
 
 class Judgement(NamedTuple):
     """What one person preferred to what."""
 
-    place: str  # file and line
+    file_and_line: str
     user_id: str
     prompt_id: str  # as given, else a hash of the prompt
     side: str | None  # train, test, or not said
@@ -35,29 +57,35 @@ class Judgement(NamedTuple):
 
 
 def rows_of(path):
-    """Yield (place, row) of a file, as JSON has it. InputError: it is missing, or what JSON cannot say."""
+    """Yield (file and line, row) of a file, as JSON has it. InputError: it is missing, or what JSON cannot say."""
     if not Path(path).is_file():
         raise InputError(f"{path} is no file")
-    table = Path(path).suffix.lower() == ".csv"
-    for place, row in read_rows(path):
-        found = {}
-        for name, value in row.items():
-            value = listed(value) if table and name in LISTS else value
-            found[name] = in_json(value, f"{place}, {name}")
-        yield place, found
+    table = is_csv(path)
+    for file_and_line, cells in read_rows(path):
+        row = {}
+        for name, value in cells.items():
+            if table and isinstance(value, str):
+                value = list_in_cell(name, value)
+            row[name] = in_json(value, f"{file_and_line}, {name}")
+        yield file_and_line, row
 
 
-def listed(text):
-    """The list that a cell of a CSV file holds as JSON, of messages or replies; else the cell."""
-    try:
-        value = json.loads(text) if text.lstrip().startswith("[") else text
-    except ValueError:
+def list_in_cell(name, text):
+    """The list that a cell of a CSV file holds as JSON: messages, or candidates; else its text."""
+    if name not in (*LISTS, "candidates") or not text.lstrip().startswith("["):
         return text
-    return value if all(isinstance(one, str | list | dict) for one in value) else text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if name == "candidates":
+        return value
+    return value if is_list_of_messages(value) else text
 
 
-def in_json(value, where):
+def in_json(value, where, depth=0):
     """A value as JSON has it; NaN, which tables have for nothing, is null. InputError: it has no such."""
+    require(depth <= DEEPEST, f"{where}: lists and objects more than {DEEPEST} deep")
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, str):
@@ -65,173 +93,250 @@ def in_json(value, where):
             raise InputError(f"{where}: half a character (a lone surrogate)")
         return value
     if isinstance(value, dict):
-        return {str(name): in_json(one, where) for name, one in value.items()}
-    if as_list(value) is not None:
-        return [in_json(one, where) for one in as_list(value)]
+        return {str(name): in_json(inner, where, depth + 1) for name, inner in value.items()}
+    items = as_list(value)
+    if items is not None:
+        return [in_json(item, where, depth + 1) for item in items]
     if isinstance(value, float) and math.isinf(value):
         raise InputError(f"{where}: infinity, which JSON has not")
     if value != value or str(value) in ("NaT", "<NA>"):
         return None
     if isinstance(value, float):
         return value
+    if isinstance(value, Decimal) and value == int(value):
+        return int(value)
     if hasattr(value, "item"):  # of NumPy
-        return in_json(value.item(), where)
+        return in_json(value.item(), where, depth)
     if hasattr(value, "isoformat"):
         return value.isoformat()
+    if isinstance(value, Decimal | UUID):
+        return str(value)
     raise InputError(f"{where}: a {type(value).__name__}, which JSON has not")
 
 
+def is_nothing(value):
+    """Whether a field says nothing: null, NaN, an empty cell or list, spaces."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or value != value or value == []
+
+
 def read_judgements(path):
-    """The Judgements of a file. InputError, with file and line: see `judgement`; no row at all."""
-    found = [judgement(place, row) for place, row in rows_of(path)]
-    if not found:
+    """The Judgements of a file, a prompt in two spellings under one id.
+
+    InputError, with file and line: see `judgement`; no row at all.
+    """
+    judgements = []
+    prompt_ids = {}
+    for file_and_line, row in rows_of(path):
+        found = judgement(file_and_line, row)
+        if is_nothing(row.get("prompt_id")):
+            prompt_id = prompt_ids.setdefault(prompt_key(found), found.prompt_id)
+            found = found._replace(prompt_id=prompt_id)
+        judgements.append(found)
+    if not judgements:
         raise InputError(f"{path} holds no comparison")
-    return found
+    return judgements
 
 
 def first_times(judgements):
     """Numbers of the judgements that were not there before; says how many are there again."""
     first = {}
-    for number, one in enumerate(judgements):
-        first.setdefault(content_key([one.user_id, one.chosen, one.rejected]), number)
+    for number, judged in enumerate(judgements):
+        content = [judged.user_id, judged.chosen, judged.rejected]
+        first.setdefault(content_key(content), number)
     print(f"left out: {len(judgements) - len(first)} x the same judgement again")
     return [*first.values()]
 
 
-def judgement(place, row):
+def judgement(file_and_line, row):
     """The Judgement of a row. InputError: no person, no text, two replies that are one."""
-    user = identifier(place, row, "user_id")
+    user = identifier(file_and_line, row, "user_id")
     if user is None:
-        raise InputError(f"{place}: no user_id")
-    chosen, rejected = pair_of(place, row)
-    prompt = identifier(place, row, "prompt_id")
+        raise InputError(f"{file_and_line}: no user_id")
+    chosen, rejected = pair_of(file_and_line, row)
+    prompt = identifier(file_and_line, row, "prompt_id")
     if prompt is None:
         prompt = text_hash(common_start(chosen, rejected))
     side = row.get("split")
-    if side is not None and (not isinstance(side, str) or side not in SIDES):
-        raise InputError(f"{place}: split is {side!r}, not one of {', '.join(SIDES)}")
-    return Judgement(place, user, prompt, SIDES.get(side), chosen, rejected)
+    if is_nothing(side):
+        side = None
+    elif not isinstance(side, str) or side.strip() not in SIDES:
+        raise InputError(f"{file_and_line}: split is {quoted(side)}, not one of {', '.join(SIDES)}")
+    side = side and SIDES[side.strip()]
+    return Judgement(file_and_line, user, prompt, side, chosen, rejected)
 
 
-def pair_of(place, row):
+def pair_of(file_and_line, row):
     """(chosen, rejected) of a row, as conversations."""
-    chosen = conversation_of(place, row, "chosen")
-    rejected = conversation_of(place, row, "rejected")
-    if chosen == rejected:
-        raise InputError(f"{place}: chosen and rejected are the same")
+    chosen = conversation_of(file_and_line, row, "chosen")
+    rejected = conversation_of(file_and_line, row, "rejected")
+    if [*map(spoken, chosen)] == [*map(spoken, rejected)]:
+        raise InputError(f"{file_and_line}: chosen and rejected are the same")
     if not common_start(chosen, rejected):
-        raise InputError(f"{place}: chosen and rejected have no prompt in common")
+        raise InputError(f"{file_and_line}: chosen and rejected have no prompt in common")
     return chosen, rejected
 
 
-def reply_of(place, row):
+def reply_of(file_and_line, row):
     """The conversation of a row {prompt | messages, response}, or of messages that end in a reply."""
-    if row.get("response") is None and row.get("messages") is not None:
-        return finished(place, messages_of(place, row["messages"], "messages"), "messages")
-    return conversation_of(place, row, "response")
+    if is_nothing(row.get("response")) and as_list(row.get("messages")):
+        messages = messages_of(file_and_line, row["messages"], "messages")
+        return finished(file_and_line, messages, "messages")
+    return conversation_of(file_and_line, row, "response")
 
 
-def candidates_of(place, row):
+def candidates_of(file_and_line, row):
     """The conversations of a row {prompt | messages, candidates}."""
     candidates = as_list(row.get("candidates"))
     if not candidates:
-        raise InputError(f"{place}: no candidates")
-    found = []
+        raise InputError(f"{file_and_line}: no list of candidates")
+    conversations = []
     for number in range(len(candidates)):
         name = f"candidates[{number}]"
-        found.append(conversation_of(place, {**row, name: candidates[number]}, name))
-    return found
+        of_one = {**row, name: candidates[number]}
+        conversations.append(conversation_of(file_and_line, of_one, name))
+    return conversations
 
 
 # ------------------------------------------------------------------------------ conversations ---
 
 
-def conversation_of(place, row, name):
+def conversation_of(file_and_line, row, name):
     """Prompt and reply of a row; `name` is the column of the reply, a text or a list of messages."""
-    prompt = prompt_of(place, row)
-    reply = row.get(name)
-    if isinstance(reply, str):
-        if prompt is None:
-            raise InputError(f"{place}: {name} is a text, so a prompt or messages must be there")
-        return finished(place, [*prompt, {"role": "assistant", "content": reply}], name)
-    messages = messages_of(place, reply, name)
-    if prompt is None or messages[: len(prompt)] == prompt:
-        return finished(place, messages, name)
-    if messages[0]["role"] != "assistant":
-        raise InputError(f"{place}: {name} begins with another prompt than the row's")
-    return finished(place, prompt + messages, name)
+    prompt = prompt_of(file_and_line, row)
+    reply = messages_of(file_and_line, row.get(name), name, "assistant")
+    if prompt is None:
+        if isinstance(row[name], str):
+            raise InputError(
+                f"{file_and_line}: {name} is a text, so a prompt or messages must be there"
+            )
+        return finished(file_and_line, reply, name)
+    if [*map(spoken, reply[: len(prompt)])] == [*map(spoken, prompt)]:
+        return finished(file_and_line, reply, name)
+    if reply[0]["role"] != "assistant":
+        raise InputError(f"{file_and_line}: {name} begins with another prompt than the row's")
+    return finished(file_and_line, prompt + reply, name)
 
 
-def prompt_of(place, row):
+def prompt_of(file_and_line, row):
     """What stands before the reply, as messages; None where the row does not say it."""
-    given = [name for name in ("prompt", "messages") if row.get(name) is not None]
+    given = [name for name in ("prompt", "messages") if not is_nothing(row.get(name))]
     if len(given) == 2:
-        raise InputError(f"{place}: both prompt and messages")
-    if not given:
-        return None
-    value = row[given[0]]
-    if isinstance(value, str):
-        value = [{"role": "user", "content": value}]
-    return messages_of(place, value, given[0])
+        raise InputError(f"{file_and_line}: both prompt and messages")
+    return messages_of(file_and_line, row[given[0]], given[0], "user") if given else None
 
 
-def messages_of(place, value, name):
-    """A list of messages with role and content alone. InputError: something else."""
+def messages_of(file_and_line, value, name, role=None):
+    """A list of messages with all that is in them; a text is one of `role`. InputError: something else.
+
+    This is where a text becomes a conversation, whatever kind of file it comes from.
+    """
+    where = f"{file_and_line}: {name}"
+    if isinstance(value, str) and role:
+        if holds_messages(value):
+            raise InputError(
+                f"{where} is a list of messages that has become a text, {quoted(value.strip())};"
+                " give the list itself (in a CSV file: as JSON)"
+            )
+        if value.strip() in NO_TEXT or (role == "user" and value.strip() == "None"):
+            raise InputError(f"{where} is {value.strip()}, what a table writes for a missing text")
+        value = [{"role": role, "content": value}]
     messages = as_list(value)
     if not messages:
-        kind = "nothing" if value is None or messages == [] else type(value).__name__
-        raise InputError(f"{place}: {name} is {kind}, neither a text nor a list of messages")
-    found = []
+        kind = "nothing" if is_nothing(value) else f"a {type(value).__name__}"
+        raise InputError(f"{where} is {kind}, neither a text nor a list of messages")
+    read = []
     for message in messages:
         if not (isinstance(message, dict) and {"role", "content"} <= message.keys()):
-            raise InputError(f"{place}: {name} holds {str(message)[:60]!r}, no role and content")
+            raise InputError(f"{where} holds {quoted(message)}, no role and content")
         role = message["role"]
         if not role or not isinstance(role, str):
-            raise InputError(f"{place}: {name} has a role {role!r}")
-        found.append({"role": role, "content": message["content"]})
+            raise InputError(f"{where} has a role {quoted(role)}")
+        filled = {key: inner for key, inner in message.items() if not is_nothing(inner)}
+        content = message["content"]
+        if content is None and filled.keys() & {*BESIDE_CONTENT}:
+            content = ""  # of a message that calls a tool
+        read.append({"role": role, "content": content} | filled | {"content": content})
     try:
-        require_text(found)
+        require_text(read)
     except InputError as error:
-        raise InputError(f"{place}, {name}: {error}") from error
-    return found
+        raise InputError(f"{file_and_line}, {name}: {error}") from error
+    return read
 
 
-def finished(place, conversation, name):
-    """The conversation, if it has a prompt and ends in a reply."""
-    if conversation[-1]["role"] != "assistant" or not conversation[-1]["content"].strip():
-        raise InputError(f"{place}: {name} does not end in a reply, or in an empty one")
-    if len(conversation) < 2:
-        raise InputError(f"{place}: {name} has no prompt before it")
+def finished(file_and_line, conversation, name):
+    """The conversation, if it has a prompt with words and ends in one reply to it."""
+    where = f"{file_and_line}: {name}"
+    *prompt, reply = conversation
+    if reply["role"] != "assistant" or not reply["content"].strip():
+        raise InputError(f"{where} does not end in a reply, or in an empty one")
+    if not prompt:
+        raise InputError(f"{where} has no prompt before it")
+    before = prompt[-1]
+    if before["role"] == "assistant":
+        raise InputError(f"{where} follows another reply: a prompt must not hold the reply already")
+    if before["role"] == "user" and not before["content"].strip():
+        raise InputError(f"{where} follows an empty prompt")
+    if ends_in_reply(before["content"], reply["content"]):
+        raise InputError(f"{where} stands at the end of its prompt already")
     try:
         require_text(conversation)
     except InputError as error:
-        raise InputError(f"{place}, {name}: {error}") from error
+        raise InputError(f"{file_and_line}, {name}: {error}") from error
     return conversation
 
 
-def common_start(one, other):
+def ends_in_reply(prompt, reply):
+    """Whether a prompt is a whole dialogue as text, with this reply behind "Assistant:" or its like."""
+    before = prompt.strip().removesuffix(reply.strip())
+    return len(before) < len(prompt.strip()) and BEFORE_REPLY.search(before) is not None
+
+
+def common_start(one_talk, another_talk):
     """The messages that two conversations begin with in common."""
     same = 0
-    while same < min(len(one), len(other)) and one[same] == other[same]:
+    for message, counterpart in zip(one_talk, another_talk):
+        if spoken(message) != spoken(counterpart):
+            break
         same += 1
-    return one[:same]
+    return one_talk[:same]
 
 
 # ---------------------------------------------------------------------------------------- ids ---
 
 
-def identifier(place, row, name):
-    """An id as text: 7, 7.0 and "7" are one. None where there is none. InputError: something else."""
+def identifier(file_and_line, row, name):
+    """An id as text, in one spelling: 7, 7.0 and "7 " are one. None: there is none. InputError: it is no id."""
     value = row.get(name)
-    if value is None or value != value:  # NaN is what tables have for nothing
+    if is_nothing(value):
         return None
+    where = f"{file_and_line}: {name} is {quoted(value)}"
     number = whole_number(value)
-    text = str(value) if number is None else str(number)
-    text = re.sub(r"^(-?\d+)\.0+$", r"\1", text)  # 7.0 of a table that holds numbers as text
-    if (not isinstance(value, str) and number is None) or not text.strip():
-        raise InputError(f"{place}: {name} is {value!r}, neither a text nor a whole number")
-    return text
+    if not isinstance(value, str) and number is None:
+        raise InputError(f"{where}, neither a text nor a whole number")
+    text = one_spelling(str(value) if number is None else str(number))
+    if text.casefold() in NO_IDS or text == "NA":
+        raise InputError(f"{where}: what stands for a missing one is no id; leave the row out")
+    if ROUNDED.fullmatch(text) or (isinstance(value, float) and abs(value) >= EXACT):
+        raise InputError(f"{where}: digits of a long number are lost; store ids as text")
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", text)  # 7.0 of a table that holds numbers as text
+
+
+def prompt_key(judged):
+    """What the prompts of two judgements share that differ in spaces, case or Unicode's forms alone."""
+    messages = []
+    for message in common_start(judged.chosen, judged.rejected):
+        content = one_spelling(message["content"]).casefold()
+        messages.append(spoken(message) | {"content": content})
+    return text_hash(messages)
 
 
 def text_hash(messages):
-    return hashlib.sha256(json.dumps(messages).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([*map(spoken, messages)]).encode()).hexdigest()[:16]
+
+
+def quoted(value):
+    """The beginning of a value, for an error."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]} .."

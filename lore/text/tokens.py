@@ -8,7 +8,7 @@ import numpy as np
 
 from lore.common import InputError
 from lore.text.checkpoint import TEMPLATE_DATE
-from lore.text.conversations import first_line
+from lore.text.conversations import BESIDE_CONTENT, first_line
 
 TEMPLATE_FAULTS = (  # what running one raises; RuntimeError: a macro that calls itself without end
     TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError,
@@ -102,15 +102,30 @@ class Tokeniser:
                 f"the tokenizer of {self.name} has token {max(tokens)}, in the text {start}, but the"
                 f" model has {self.rows}: they do not belong together"
             )
+        self.require_all_read(conversation, tokens)
         roles = tuple(message["role"] for message in conversation)
         if self.pooling == "last" and roles not in self.tried:
             self.tried.add(roles)
             self.require_words_matter(conversation, tokens)
 
+    def require_all_read(self, conversation, tokens):
+        """InputError: calls of tools, or thoughts, without which the tokens are the same."""
+        for name in BESIDE_CONTENT:
+            without = []
+            for message in conversation:
+                without.append({key: value for key, value in message.items() if key != name})
+            if without != conversation and self.tokenise([without])[0] == tokens:
+                raise InputError(
+                    f"{self.name} does not read the {name} of a message (its chat template): write"
+                    " it into the content, or leave it out"
+                )
+
     def require_words_matter(self, conversation, tokens):
         """InputError unless other words in any of the first and last messages give other tokens."""
         numbers = range(len(conversation))
         for number in sorted({*numbers[:2], *numbers[-4:]}, reverse=True):
+            if not conversation[number]["content"] and len(conversation[number]) > 2:
+                continue  # it calls a tool, and a template may write nothing else of it
             other = [dict(message) for message in conversation]
             other[number]["content"] = OTHER_WORDS
             if self.tokenise([other])[0] == tokens:

@@ -1,0 +1,63 @@
+"""Texts that are one in two spellings, and texts that were lists of messages."""
+
+import ast
+import json
+import re
+import unicodedata
+import warnings
+
+BEGINS = re.compile(r"""\s*["']?\s*(?:(?:np\.|numpy\.)?array\s*\()?[\s\[(]*\{""")
+ENDS = ("]", ")", "}", '"', "'")
+NUMPY = re.compile(r"^(?:np\.|numpy\.)?array\s*\((.*?)(?:,\s*dtype=\w+)?\s*\)$", re.DOTALL)
+WITHOUT_COMMA = re.compile(r"\}\s+\{")  # as NumPy prints a list of objects
+KEYS = (re.compile(r"""["'](role|from)["']\s*:"""), re.compile(r"""["'](content|value)["']\s*:"""))
+OBJECTS = re.compile(r"\s*\[?\s*\w*Message\(\w+=")  # as clients of language models print theirs
+SHAPES = ({"role", "content"}, {"from", "value"})  # keys of a message, in two conventions
+
+
+def one_spelling(text):
+    """A text in Unicode's one form, without what cannot be seen and without surplus spaces."""
+    text = unicodedata.normalize("NFKC", text)
+    seen = [character for character in text if unicodedata.category(character) != "Cf"]
+    return " ".join("".join(seen).split())
+
+
+def is_list_of_messages(value):
+    return isinstance(value, list | tuple) and bool(value) and all(map(is_message, value))
+
+
+def is_message(value):
+    """Whether an object is a message, or a part of one's content."""
+    if not isinstance(value, dict):
+        return False
+    is_part = value.get("type") == "text" and "text" in value
+    return is_part or any(shape <= value.keys() for shape in SHAPES)
+
+
+def holds_messages(text):
+    """Whether a text is a message or a list of them, as JSON or as Python or NumPy print it."""
+    if not text.rstrip().endswith(ENDS):
+        return False
+    if OBJECTS.match(text):
+        return True
+    if not BEGINS.match(text):
+        return False
+    value = parsed(text.strip())
+    if isinstance(value, str):
+        return value != text and holds_messages(value)
+    if value is None:
+        return all(key.search(text) for key in KEYS)
+    return is_message(value) or is_list_of_messages(value)
+
+
+def parsed(text):
+    """The value that a text is as JSON, or as Python or NumPy print it; None where it is neither."""
+    bare = NUMPY.sub(r"\1", text)
+    printed = (bare, WITHOUT_COMMA.sub("}, {", bare))
+    with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
+        for read, form in ((json.loads, text), *((ast.literal_eval, form) for form in printed)):
+            try:
+                return read(form)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+    return None
