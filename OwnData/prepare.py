@@ -21,6 +21,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from lore.common import require, require_apart, start
 from lore.settings import settings
+from lore.splits import require_replaceable
 from lore.text import encoder_settings
 from lore.text.conversations import content_hash
 from lore.text.embeddings import embed_split
@@ -80,6 +81,7 @@ def main():
     require(args.source, "which comparisons? name their file with --source")
     kinds = ("safetensors", "parquet")
     require_apart([args.data / f"comparisons.{kind}" for kind in kinds], [args.source])
+    require_replaceable(args.data / "comparisons")
     judgements = read_judgements(args.source)
     encoder = encoder_of(args)
     # a folder that cannot be made is better known before the embedding

@@ -31,6 +31,7 @@ def require_output(path, read, suffixes, beside=()):
     read: paths of what is read; beside: further paths that are written.
     """
     require(path, "where to? name a file with --output")
+    require(not path.endswith(os.sep), f"--output {path} is a folder's name; name a file")
     require_apart([path, *beside], read)
     suffix = Path(path.removesuffix(".gz") if suffixes == ROWS else path).suffix.lower()
     if suffix not in suffixes:

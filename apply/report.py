@@ -95,8 +95,12 @@ def curve_beside(path, results):
 
 
 def data_of(results):
+    """The folder of the comparisons, or how people were planted."""
     made_by = results["settings"]
-    return "planted people" if made_by.get("synthetic") else made_by.get("data", "unknown data")
+    if not made_by.get("synthetic"):
+        return made_by.get("data", "unknown data")
+    planted = {name: value for name, value in made_by.items() if name.startswith("planted")}
+    return f"people planted by seed {made_by.get('seed')}, {planted}"
 
 
 def people_of(results):

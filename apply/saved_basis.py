@@ -222,6 +222,6 @@ def as_read(conversation):
     """Its messages as text, without what no reader sees: kinds of line ends, spaces where lines end."""
     seen = []
     for message in conversation:
-        lines = unicodedata.normalize("NFC", message["content"]).strip().splitlines()
+        lines = unicodedata.normalize("NFC", str(message["content"])).strip().splitlines()
         seen.append(message | {"content": "\n".join(map(str.rstrip, lines))})
     return json.dumps(seen, sort_keys=True)

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lore.common import InputError, written_whole
+from lore.common import InputError, require, written_whole
 
 TABLE_ROWS = 8192  # embeddings handled at a time, so that a table is never copied whole
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
@@ -138,6 +138,22 @@ def read_table(path, made_by):
     if len(bad):
         raise InputError(f"{file}: row {bad[0].item()} of the embeddings holds NaN or infinity")
     return table, head, header
+
+
+def require_replaceable(path):
+    """InputError where PATH.parquet is a table of the user's own, which would be lost."""
+    import pyarrow
+    import pyarrow.parquet
+
+    file = Path(f"{path}.parquet")
+    try:
+        schema = pyarrow.parquet.read_schema(file)
+        ours = pyarrow.types.is_integer(schema.field("chosen").type)  # rows of embeddings, no texts
+    except KeyError:
+        ours = False
+    except (OSError, ValueError):  # not there; or damaged, which is told when it is read
+        return
+    require(ours, f"{file} is there, not written by this script, and would be lost; move it away")
 
 
 def read_frame(path, made_by, columns, needed, rows):

@@ -168,6 +168,10 @@ def test_nothing_is_written_over_what_is_read(basis, rows, tmp_path):
     ]
     for done in cases:
         assert_one_line_error(done, "would be written over")
+    pd.DataFrame(texts.comparisons()).to_parquet(source)  # raw, and not what is read
+    before[source] = source.read_bytes()
+    done = call_script(ROOT / "OwnData/prepare.py", "--source", known, *common)
+    assert_one_line_error(done, "comparisons.parquet is there, not written by this script")
     assert before == {path: path.read_bytes() for path in before}
 
 
