@@ -26,7 +26,6 @@ from lore.text.input_rows import candidates_of
 
 best_of_n = load_module("apply/best_of_n.py")
 leave_one_out = load_module("apply/leave_one_out.py")
-saved_basis = load_module("apply/saved_basis.py")
 
 K = 5
 PEOPLE = 1000
@@ -97,9 +96,12 @@ def choosing(folder, prompts, device):
 
         def choose():
             summary = best_of_n.Summary(users)
-            with saved_basis.written_rows(Path(name) / "chosen.jsonl") as write:
-                for row in saved_basis.scored_rows(source, candidates_of, encoder, basis, users):
-                    write(row.fields | best_of_n.choose(row, users, summary, vote=False))
+            rows = best_of_n.scored_rows(source, candidates_of, encoder, basis, users)
+            with best_of_n.written_rows(Path(name) / "chosen.jsonl") as write:
+                for row in rows:
+                    chosen = best_of_n.choose(row, users, vote=False)
+                    write(best_of_n.extended(row, chosen))
+                    summary.add(chosen)
 
         spent = seconds(choose)
         embedding = seconds(encoder.embed, conversations)

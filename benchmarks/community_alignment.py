@@ -28,6 +28,7 @@ from lore.text.encoder import Encoder
 from lore.text.packing import split_into_parts
 
 prepare = load_module("CommunityAlignment/prepare.py")
+public_file = load_module("CommunityAlignment/public_file.py")
 
 CONVERSATIONS = 90_256  # of the file, by more than 3,500 people, in five languages
 PEOPLE = 3_500
@@ -56,7 +57,7 @@ class Author:
 
     def turn(self):
         """A prompt with its replies."""
-        return self.text(QUESTION), [self.text(REPLY) for _ in prepare.LETTERS]
+        return self.text(QUESTION), [self.text(REPLY) for _ in public_file.LETTERS]
 
 
 def made_up_file(path, conversations, count_people):
@@ -64,7 +65,7 @@ def made_up_file(path, conversations, count_people):
     author = Author()
     rng = author.rng
     shared = [author.turn() for _ in range(2_500)]
-    columns = [*prepare.COLUMNS, prepare.BALANCED]
+    columns = [*public_file.COLUMNS, public_file.BALANCED]
     with open(path, "w", newline="", encoding="utf-8") as file:
         rows = csv.DictWriter(file, columns, restval="EMPTY STRING")
         rows.writeheader()
@@ -74,12 +75,12 @@ def made_up_file(path, conversations, count_people):
             row["assigned_lang"] = "en" if english else rng.choice(["fr", "it", "hi", "pt"])
             row["annotator_country"] = rng.choice(["india", "brazil", "france"])
             asked = author.turn() if rng.random() < WRITTEN else rng.choice(shared)
-            for turn in prepare.TURNS:
+            for turn in public_file.TURNS:
                 prompt, replies = asked
                 row[f"{turn}_turn_prompt"] = prompt
-                for letter, reply in zip(prepare.LETTERS, rng.sample(replies, 4)):
-                    row[f"{turn}_turn_{letter}"] = reply + prepare.END
-                row[f"{turn}_turn_preferred_response"] = rng.choice(prepare.LETTERS)
+                for letter, reply in zip(public_file.LETTERS, rng.sample(replies, 4)):
+                    row[f"{turn}_turn_{letter}"] = reply + public_file.END
+                row[f"{turn}_turn_preferred_response"] = rng.choice(public_file.LETTERS)
                 if rng.random() > GOES_ON:
                     break
                 asked = author.turn()
@@ -90,7 +91,7 @@ def conversations_of(path, lang, limit=0):
     """The distinct conversations that prepare.py would embed."""
     asked = {"lang": lang, "limit": limit, "balanced": False, "min_turns": 1}
     args = argparse.Namespace(**asked, first_turn_only=False)
-    columns = prepare.read(read_csv(path, prepare.COLUMNS), args)
+    columns = prepare.read(read_csv(path, public_file.COLUMNS), args)
     return distinct([*columns["chosen"], *columns["rejected"]])[0]
 
 
