@@ -1,0 +1,240 @@
+"""What a row may hold, whatever kind of file it stands in: taken as it is, or refused in one line."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import texts
+from conftest import ROOT, run_script
+from pyarrow import parquet
+
+from lore.common import InputError
+from lore.text.conversations import exchange
+from lore.text.input_rows import (
+    candidates_of,
+    identifier,
+    judgement,
+    messages_of,
+    prompt_key,
+    read_judgements,
+    reply_of,
+    rows_of,
+)
+
+ASK, SAY = exchange("a?", "b")
+PAIR = {"user_id": "ann", "prompt": "a?", "chosen": "b", "rejected": "c"}
+
+
+def rows_in(path, rows):
+    """The rows of a file that pandas writes, or of JSON lines."""
+    if path.suffix == ".jsonl":
+        return [row for _, row in rows_of(texts.write(path, rows))]
+    frame = pd.DataFrame(rows)
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_parquet(path)
+    return [row for _, row in rows_of(path)]
+
+
+# ------------------------------------------------------------------------ lists that became text ---
+
+MESSAGES = [ASK, {"content": 'it\'s \\d "b"', "role": "assistant"}]
+PRINTED = {
+    "python": str(MESSAGES),
+    "json": json.dumps(MESSAGES),
+    "json, indented": json.dumps(MESSAGES, indent=2),
+    "json twice": json.dumps(json.dumps(MESSAGES)),
+    "numpy": str(np.array(MESSAGES)),
+    "numpy, its repr": repr(np.array(MESSAGES)),
+    "numpy, in lines": str(np.array([ASK | {"content": "long " * 30}] * 3)),
+    "with nan": str([ASK | {"score": float("nan")}]),
+    "one message": str(SAY),
+    "a tuple": str((ASK, SAY)),
+    "from and value": str([{"from": "human", "value": "a?"}]),
+    "parts": str([{"type": "text", "text": "b"}]),
+    "objects": "[ChatMessage(role='user', content='a?')]",
+}
+REPLIES = (
+    '["a", "b"]', '[{"name": "pear"}]', "[1, 2]", "[]", "{}", '{"role": "admin"}', "[{'a': 1}]", "[1](x) {y}",
+    str(MESSAGES) + " is how to call it", "a\r\nb\rc\n", " b ", "None", "[x]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRINTED)
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_list_of_messages_that_became_a_text_is_refused(name, kind, tmp_path):
+    row = {"prompt": "a?", "chosen": PRINTED[name], "rejected": "c", "user_id": "ann"}
+    (found,) = rows_in(tmp_path / f"r.{kind}", [row])
+    if kind == "csv" and name in ("json", "json, indented"):  # as a list is written there
+        assert found["chosen"] == MESSAGES
+        return
+    with pytest.raises(
+        InputError, match=r"here: chosen is a list of messages that has become a text|no role"
+    ):
+        judgement("here", found)
+    with pytest.raises(InputError, match="here: prompt is a list of messages that has become"):
+        reply_of("here", {"prompt": PRINTED[name], "response": "b"})
+    with pytest.raises(InputError, match=r"here: candidates\[1\] is a list of messages"):
+        candidates_of("here", {"prompt": "a?", "candidates": ["b", PRINTED[name]]})
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_any_other_text_arrives_byte_for_byte(kind, tmp_path):
+    rows = [{"prompt": f"{reply}?", "response": reply} for reply in REPLIES]
+    for row, found in zip(rows, rows_in(tmp_path / f"r.{kind}", rows), strict=True):
+        assert reply_of("here", found) == exchange(row["prompt"], row["response"])
+
+
+def test_lists_of_messages_are_one_in_every_kind_of_file(tmp_path):
+    row = {"user_id": "ann", "chosen": [ASK, SAY], "rejected": [ASK, SAY | {"content": "c"}]}
+    in_cells = {
+        name: json.dumps(value) if name != "user_id" else value for name, value in row.items()
+    }
+    for kind, written in (("jsonl", row), ("parquet", row), ("csv", in_cells)):
+        (found,) = rows_in(tmp_path / f"r.{kind}", [written])
+        assert judgement("here", found) == judgement("here", PAIR)
+    assert rows_in(tmp_path / "c.csv", [{"prompt": "a?", "candidates": '["b", "c"]'}])[0][
+        "candidates"
+    ] == ["b", "c"]
+
+
+# ------------------------------------------------------------------------------- nothing, twice ---
+
+
+def test_empty_cells_are_nothing_and_an_empty_prompt_is_none(tmp_path):
+    cells = PAIR | {"messages": "", "prompt_id": "", "split": " "}
+    for kind in ("jsonl", "csv", "parquet"):
+        (found,) = rows_in(tmp_path / f"r.{kind}", [cells])
+        assert judgement("here", found) == judgement("here", PAIR)
+    for row, words in (
+        ({"prompt": " "}, "a prompt or messages must be there"),
+        ({"prompt": [ASK | {"content": ""}]}, "follows an empty prompt"),
+        ({"prompt": "nan"}, "what a table writes for a missing text"),
+        ({"user_id": ""}, "no user_id"),
+    ):
+        with pytest.raises(InputError, match=f"here.*{words}"):
+            judgement("here", PAIR | row)
+
+
+def test_a_prompt_that_holds_its_reply_is_refused():
+    in_text = "Human: a?\n\nAssistant: b"
+    for row in (
+        {"messages": [ASK, SAY], "response": "b"},
+        {"messages": [ASK, SAY], "response": "another"},
+        {"messages": [ASK, SAY, SAY]},
+        {"prompt": [ASK, SAY], "response": [SAY]},
+        {"prompt": in_text, "response": "b"},
+        {"prompt": "<|user|>a?<|assistant|>\nb\n", "response": " b"},
+    ):
+        with pytest.raises(InputError, match=r"follows another reply|at the end of its prompt"):
+            reply_of("here", row)
+    assert reply_of("here", {"prompt": "yes or no?", "response": "no?"})  # words alone may be so
+
+
+def test_other_keys_of_messages_stay_and_make_no_prompt_another():
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "tide"}], "weight": None}
+    talk = messages_of("here", [ASK, call, {"role": "tool", "content": "3"}], "messages")
+    assert talk[1] == {"role": "assistant", "content": "", "tool_calls": [{"name": "tide"}]}
+    sides = {
+        "chosen": [ASK | {"id": 1}, SAY],
+        "rejected": [ASK | {"id": 2}, SAY | {"content": "c"}],
+    }
+    assert len(judgement("here", {"user_id": "ann", **sides}).chosen) == 2
+    sides["rejected"] = [ASK | {"id": 3}, SAY | {"id": 4}]
+    with pytest.raises(InputError, match="are the same"):
+        judgement("here", {"user_id": "ann", **sides})
+
+
+# ------------------------------------------------------------------------------------------ ids ---
+
+
+def test_ids_have_one_spelling_and_a_missing_one_is_none():
+    for value in ("7", 7, 7.0, " 7\t", "7.0", "\ufeff7", "\uff17"):
+        assert identifier("here", {"user_id": value}, "user_id") == "7"
+    for composed in ("e\u0301va", "\u00e9va "):
+        assert identifier("here", {"user_id": composed}, "user_id") == "\u00e9va"
+    assert identifier("here", {"user_id": 2**63 - 1}, "user_id") == str(2**63 - 1)
+    for value in (
+        "nan",
+        "None",
+        "NULL",
+        "<NA>",
+        "NaT",
+        "NA",
+        1.2345678901234568e18,
+        "1.23457E+18",
+        True,
+        1.5,
+        [7],
+    ):
+        with pytest.raises(InputError, match="here: user_id is "):
+            identifier("here", {"user_id": value}, "user_id")
+
+
+def test_a_prompt_in_two_spellings_is_one_prompt(tmp_path):
+    prompts = [
+        "Why not?",
+        "Why not? ",
+        "Why\r\nnot?",
+        "why not?",
+        "Why\u00a0not?",
+        "Wh\u200by not?",
+    ]
+    rows = [PAIR | {"prompt": prompt} for prompt in prompts]
+    judgements = read_judgements(texts.write(tmp_path / "r.jsonl", rows))
+    assert len({judged.prompt_id for judged in judgements}) == 1
+    assert [judged.chosen[0]["content"] for judged in judgements] == prompts
+    other = judgement("here", PAIR | {"prompt": "Why not now?"})
+    assert prompt_key(other) != prompt_key(judgements[0])
+
+
+# -------------------------------------------------------------------------------------- parquet ---
+
+
+def test_parquet_is_read_as_it_stands(tmp_path):
+    ids = [1234567890123456789, None, 7]
+    columns = {
+        "n": pa.array(ids, pa.int64()), "deep": pa.array([[{"n": 2**60, "m": None}], None, []]),
+        "word": pa.array(["a", None, "a"]).dictionary_encode(), "x": pa.array([1.0, None, float("nan")]),
+    }  # fmt: skip
+    parquet.write_table(pa.table(columns), tmp_path / "r.parquet.gzip")  # known by its content
+    found = [row for _, row in rows_of(tmp_path / "r.parquet.gzip")]
+    assert [row["n"] for row in found] == ids and type(found[0]["n"]) is int
+    assert [row["deep"] for row in found] == [[{"n": 2**60, "m": None}], None, []]
+    assert [(row["word"], row["x"]) for row in found] == [("a", 1.0), (None, None), ("a", None)]
+
+
+def test_parquet_takes_the_memory_of_a_few_rows(tmp_path):
+    """One group of rows that no compression makes smaller."""
+    letters = np.random.default_rng(0).integers(97, 123, (40_000, 2000), dtype=np.uint8)
+    column = pa.array([row.tobytes().decode() for row in letters])
+    parquet.write_table(pa.table({"prompt": column, "response": column}), tmp_path / "r.parquet")
+    code = (
+        "import resource, sys; from lore.text.input_rows import rows_of; rows = rows_of(sys.argv[1]); next(rows);"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; n = 1 + sum(1 for _ in rows);"
+        "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    status, out, err = run_script("-c", code, tmp_path / "r.parquet", cwd=ROOT)
+    assert status == 0, err
+    rows, kilobytes = map(int, out.split())
+    assert rows == 40_000 and kilobytes < 60_000
+
+
+# ------------------------------------------------------------------------------------- one line ---
+
+
+def test_what_is_deep_or_long_is_told_shortly(tmp_path):
+    deep = tmp_path / "deep.jsonl"
+    for depth in (150, 600, 100_000):
+        deep.write_text('{"x": ' + "[" * depth + "]" * depth + "}\n")
+        with pytest.raises(InputError, match="line 1"):
+            list(rows_of(deep))
+    for row in ({"user_id": "x" * 9999 + "\ud800"}, {"split": "x" * 9999}, {"user_id": {"a": "x" * 9999}},
+                {"prompt": [{"x": "y" * 9999}]}, {"chosen": [{"role": ["x" * 9999], "content": "b"}]}):  # fmt: skip
+        with pytest.raises(InputError) as told:
+            judgement("here", PAIR | row)
+            [*rows_of(texts.write(tmp_path / "r.jsonl", [PAIR | row]))]
+        assert len(str(told.value)) < 250
