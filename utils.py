@@ -343,10 +343,8 @@ def fit_by_adam(recipe, settings, V_ref, train):
         recipe.model_class.fit_together([*models.values()], train)
     fits = {}
     for setting, model in models.items():
-        words = (
-            f"the fit of K = {setting.K}, alpha = {setting.alpha:g} diverged; lower learning_rate"
-        )
-        require(model.V.isfinite().all(), words)
+        where = f"K = {setting.K}, alpha = {setting.alpha:g}"
+        require(model.V.isfinite().all(), f"the fit of {where} diverged; lower learning_rate")
         W, V = model.solution()
         fits[setting] = Fit(V, W, generators[setting])
     return fits

@@ -137,7 +137,7 @@ def test_of_several_fits_the_one_of_least_loss_on_all_pairs_is_kept(population):
     for theta in (bad[0], good[0]):
         V, W = problem.solution(theta, 2, search.s, 5.0)
         (Z,) = project(groups.train, [V])
-        weights = problem.weights(search.everything)
+        weights = problem.weights(search.problem.everything)
         nll = negative_log_likelihood(Z, W, problem.user, weights[0])
         losses.append(problem.loss(theta, 2, nll, W, *weights).item())
     assert losses[0] > losses[1]

@@ -139,14 +139,12 @@ def save_basis(path, basis, **metadata):
     header = {name: str(value) for name, value in metadata.items()}
     header |= {"model": basis.model, "strength": str(basis.strength)}
     header |= {"deviation_spread": str(basis.deviation_spread)}
-    for name in ("user_ids", "unseen_ids"):
+    for name in ("user_ids", "unseen_ids", *SAID):
         header[name] = json.dumps(getattr(basis, name))
     tensors = {}
     for name in (*NEEDED, *MORE):
         if getattr(basis, name) is not None:
             tensors[name] = getattr(basis, name).detach().cpu().contiguous()
-    for name in SAID:
-        header[name] = json.dumps(getattr(basis, name))
     with written_whole(path) as file:
         save_file(tensors, file, header)
 

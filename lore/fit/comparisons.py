@@ -128,11 +128,9 @@ class Comparisons:
 
     def expect(self, C, d):
         """InputError: not the number of users, or the width, that a model was made for."""
-        users = len(self.user_ids)
-        words = (
-            f"data of {users} users, width {self.num_features} for a model of {C} users, width {d}"
-        )
-        require((users, self.num_features) == (C, d), words)
+        size = len(self.user_ids), self.num_features
+        words = f"data of {size[0]} users, width {size[1]} for a model of {C} users, width {d}"
+        require(size == (C, d), words)
 
     @cached_property
     def item(self):

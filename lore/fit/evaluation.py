@@ -66,18 +66,14 @@ class Cell(NamedTuple):
 
     def scored(self, margins, groups, both_sides=None):
         """The same cell with what the margins of all pairs of some groups say: {name: (n,)}."""
-        accuracy = {}
-        users = {}
-        outcomes = {}
+        scored = self._replace(accuracy={}, users={}, outcomes={}, both_sides=both_sides)
         for name, margin in margins.items():
             group = getattr(groups, name)
             share = share_right(margin, group.user.to(margin.device), len(group.user_ids))
-            accuracy[name] = share.cpu().numpy()
-            users[name] = group.user_ids
-            outcomes[name] = outcomes_of(margin, group)
-        return self._replace(
-            accuracy=accuracy, users=users, outcomes=outcomes, both_sides=both_sides
-        )
+            scored.accuracy[name] = share.cpu().numpy()
+            scored.users[name] = group.user_ids
+            scored.outcomes[name] = outcomes_of(margin, group)
+        return scored
 
 
 def fitted_cell(setting, fit, people):

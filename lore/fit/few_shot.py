@@ -107,6 +107,6 @@ def score_draws(setting, fit, mixtures, draws, Z, Z_test, groups):
         by_user = {name: share[:, s].mean(0) for name, share in accuracy.items()}  # (C,)
         std_trials = {name: share.mean(2).std(0)[s] for name, share in accuracy.items()}
         outcomes = {"unseen": outcomes_of(tested[:, :, s], unseen)}
-        more = {"outcomes": outcomes, "both_sides": both_sides, "fit": fit}
-        cell = Cell(**setting._asdict(), shots=shots, std_trials=std_trials, **more)
-        yield cell._replace(accuracy=by_user, users=users)
+        scores = {"accuracy": by_user, "std_trials": std_trials, "outcomes": outcomes}
+        more = {"users": users, "both_sides": both_sides, "fit": fit}
+        yield Cell(**setting._asdict(), shots=shots, **scores, **more)

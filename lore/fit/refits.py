@@ -40,11 +40,8 @@ def mark_best_rank(cells, groups, refit):
         else:
             gains = held_out_accuracies(fitted, groups, refit)
         best.add(fitted[gains.index(max(gains))].setting)  # of equal ones the smallest
-    marked = []
-    for cell in cells:
-        is_best = cell.setting in best if cell.variant == LORE else None
-        marked.append(cell._replace(best=is_best))
-    return marked
+    is_best = [cell.setting in best if cell.variant == LORE else None for cell in cells]
+    return [cell._replace(best=mark) for cell, mark in zip(cells, is_best)]
 
 
 def held_out_accuracies(cells, groups, refit):
@@ -104,14 +101,13 @@ def with_other_mixtures(cell):
     """
     fit = cell.fit._replace(deviations=None)
     mean = fit.W.mean(0)  # of the people seen, for the unseen as well
-    everybody = fit._replace(W=mean.expand_as(fit.W))
-    before = fit._replace(W=fit.W.roll(1, dims=0))
-    cell = cell._replace(deviations_unseen=None)
-    W_unseen = mean.expand_as(cell.W_unseen)
-    yield cell._replace(variant=evaluation.POPULATION, fit=everybody, W_unseen=W_unseen)
-    yield cell._replace(
-        variant=evaluation.ANOTHER, fit=before, W_unseen=cell.W_unseen.roll(1, dims=0)
-    )
+    mixtures = {
+        evaluation.POPULATION: lambda W: mean.expand_as(W),
+        evaluation.ANOTHER: lambda W: W.roll(1, dims=0),
+    }
+    for variant, of in mixtures.items():
+        mixed = cell._replace(variant=variant, deviations_unseen=None)
+        yield mixed._replace(fit=fit._replace(W=of(fit.W)), W_unseen=of(cell.W_unseen))
 
 
 def each_alone(groups, V_ref, seed, device, s):

@@ -135,9 +135,8 @@ class Search:
     def __init__(self, train, V_ref, seed, device, weigh):
         self.train = train
         self.problem = JointProblem(train, reference_head(V_ref, train.num_features), device, weigh)
-        self.everything = self.problem.everything
         self.folds = Folds(train, seed, device)
-        self.votes, _ = self.problem.weights(self.everything)  # (n,)
+        self.votes, _ = self.problem.weights(self.problem.everything)  # (n,)
         self.asked = self.folds.asked.nonzero().flatten()  # rows
         user = self.problem.user[self.asked]
         self.people = [*person_batches(user, self.problem.C, 1, train, self.asked)]
@@ -157,9 +156,9 @@ class Search:
         best = None
         curve = []
         last = COMMON_SPREADS[0]
+        fitted = self.folds.fitted
         for s in COMMON_SPREADS:
             thetas = [problem.rescaled(theta, 1, "u", last / s) for theta in thetas]  # s * u stays
-            fitted = self.folds.fitted
             thetas = problem.descend({1: thetas}, s, {1: None}, fitted, FIRST_PASSES)[1]
             log_p = self.log_p_of(thetas, 1, s, None)
             loss = agreed(-(self.votes @ log_p / self.votes.sum()).item())  # (n,) @ (n,)
@@ -180,7 +179,7 @@ class Search:
 
     def bradley_terry(self):
         """Fitted to all pairs."""
-        everything = [self.everything]
+        everything = [self.problem.everything]
         start = {1: self.start[:1]}
         fits = self.problem.descend(start, self.s, {1: None}, everything, EXACT_PASSES, EXACT)
         V, W = self.problem.solution(*fits[1], 1, self.s, None)
@@ -212,7 +211,7 @@ class Search:
             for K in ranks:
                 path[K].append(thetas[K])
                 log_p = self.log_p_of(thetas[K], K, self.s, p)
-                gains[K].append(self.gain(log_p, self.log_p, self.everything))
+                gains[K].append(self.gain(log_p, self.log_p, self.problem.everything))
             passes = NEXT_PASSES
             last = p
         return {K: self.candidate(K, path[K], gains[K]) for K in ranks}
@@ -271,7 +270,7 @@ class Search:
         problem = self.problem
         thetas = {K: candidate.thetas for K, candidate in candidates.items()}
         ps = {K: candidate.choice["personal_spread"] for K, candidate in candidates.items()}
-        everything = [self.everything]
+        everything = [self.problem.everything]
         thetas = problem.descend(thetas, self.s, ps, everything * FOLDS, LAST_PASSES)
         lowest = {K: [self.lowest(thetas[K], K, ps[K])] for K in thetas}
         lowest = problem.descend(lowest, self.s, ps, everything, LAST_PASSES, EXACT)
@@ -287,7 +286,7 @@ class Search:
 
     def lowest(self, thetas, K, p):
         """That whose (R1) over all pairs is least."""
-        weights = self.problem.weights(self.everything)
+        weights = self.problem.weights(self.problem.everything)
         losses = []
         for theta, W, Z in zip(thetas, *self.of_folds(thetas, K, self.s, p)):
             nll = negative_log_likelihood(Z, W, self.problem.user, weights[0])
@@ -329,9 +328,11 @@ class Search:
             log_ps.append(self.log_p_of_people(Zs, means, strength, o, fitted))
         gains = [self.gain(log_p, without, self.folds.asked) for log_p in log_ps]
         best = surest(gains)
-        if best is None:
-            return 0.0, without, gains
-        return DEVIATION_SPREADS[best], log_ps[best], gains
+        return (
+            (0.0, without, gains)
+            if best is None
+            else (DEVIATION_SPREADS[best], log_ps[best], gains)
+        )
 
     def gain(self, log_p, reference, rows):
         """By how much log P of held-out pairs is larger, and its standard error; rows: mask (n,).
