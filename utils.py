@@ -352,12 +352,14 @@ def fit_by_adam(recipe, settings, V_ref, train):
 
 def fit_by_ridge(recipe, settings, V_ref, train):
     """{Setting: Fit}, all ranks of a seed together."""
+    by_seed = {}
+    for setting in settings:
+        by_seed.setdefault(setting.seed, {})[setting.K] = setting
     fits = {}
-    for seed in dict.fromkeys(setting.seed for setting in settings):
-        of_seed = [setting for setting in settings if setting.seed == seed]
-        ranks = [setting.K for setting in of_seed]
-        by_rank = fit_ridge(train, ranks, V_ref, seed, recipe.device, recipe.weigh)
-        fits |= {setting: by_rank[setting.K] for setting in of_seed}
+    for seed, by_rank in by_seed.items():
+        solved = fit_ridge(train, [*by_rank], V_ref, seed, recipe.device, recipe.weigh)
+        for K, setting in by_rank.items():
+            fits[setting] = solved[K]
     return fits
 
 

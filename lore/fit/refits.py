@@ -40,8 +40,10 @@ def mark_best_rank(cells, groups, refit):
         else:
             gains = held_out_accuracies(fitted, groups, refit)
         best.add(fitted[gains.index(max(gains))].setting)  # of equal ones the smallest
-    is_best = [cell.setting in best if cell.variant == LORE else None for cell in cells]
-    return [cell._replace(best=mark) for cell, mark in zip(cells, is_best)]
+    marked = []
+    for cell in cells:
+        marked.append(cell._replace(best=cell.setting in best) if cell.variant == LORE else cell)
+    return marked
 
 
 def held_out_accuracies(cells, groups, refit):

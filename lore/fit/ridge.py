@@ -324,9 +324,10 @@ class Search:
         fitted = self.folds.fitted
         without = self.log_p_of_people(Zs, means, strength, 0.0, fitted)
         log_ps = []
+        gains = []
         for o in DEVIATION_SPREADS:
             log_ps.append(self.log_p_of_people(Zs, means, strength, o, fitted))
-        gains = [self.gain(log_p, without, self.folds.asked) for log_p in log_ps]
+            gains.append(self.gain(log_ps[-1], without, self.folds.asked))
         best = surest(gains)
         return (
             (0.0, without, gains)
