@@ -117,10 +117,10 @@ class Basis(NamedTuple):
 
 @lru_cache(maxsize=8)
 def numbered(ids):
-    """{id: its first place} of a tuple."""
+    """{id: its first position} of a tuple."""
     number = {}
-    for place, user in enumerate(ids):
-        number.setdefault(user, place)
+    for position, user in enumerate(ids):
+        number.setdefault(user, position)
     return number
 
 
