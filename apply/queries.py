@@ -4,8 +4,8 @@ import json
 import math
 
 from rendered import (
-    OPENS_REPLY,
     ChatTemplate,
+    opening_of_reply,
     sign_of_template,
     special_tokens,
     split_thoughts,
@@ -103,15 +103,15 @@ class Reader:
     def plain(self, place, text, prompt):
         """A prompt and its reply, of a text that begins with its prompt. InputError: another text."""
         text = without_ends(without_padding(text, self.padding), self.ends)
-        self.require_words(place, text)
         begins = text.startswith(prompt) or text == prompt.rstrip()
         if not prompt.strip() or not begins:
+            self.require_words(place, text)
             raise InputError(
                 f"{place} is not of this model's chat template, and does not begin with its prompt"
             )
-        if OPENS_REPLY.search(prompt):
-            end = repr(prompt.strip()[-30:])
-            raise InputError(f"{place}: its prompt ends in {end}, of another chat template?")
+        opening = opening_of_reply(prompt)
+        if opening:
+            raise InputError(f"{place}: its prompt ends in {opening!r}, of another chat template?")
         return exchange(prompt, text[len(prompt) :])
 
     def cleaned(self, place, talk):

@@ -32,18 +32,18 @@ BEHIND = re.compile(
 )
 # What chat templates write and people do not.
 SIGN = re.compile(
-    r"<[|\uff5c][^<>|\uff5c\s]+[|\uff5c]>"  # <|im_start|>; DeepSeek's bars are wide ones
-    r"|</?(?:start|end|begin)_of_\w+>|<\|turn>|<turn\|>"  # Gemma
-    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK)\]|<</?SYS>>"
-    r"|<(?:bos|eos|pad|sop|eop|unk)>|<extra_id_\d+>|<SPECIAL_\d+>"
-    r"|</s>\s*(?:<s>|USER:|\Z)"
+    r"<(?:[|\uff5c][^<>|\uff5c\s]+[|\uff5c]>"  # <|im_start|>; DeepSeek's bars are wide ones
+    r"|/?(?:start|end|begin)_of_\w+>|\|turn>|turn\|>"  # Gemma
+    r"|</?SYS>>|(?:bos|eos|pad|sop|eop|unk)>|extra_id_\d+>|SPECIAL_\d+>|/s>\s*(?:<s>|USER:|\Z))"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK)\]"
 )
 # The end of a prompt that opens the reply's turn in plain words.
 OPENS_REPLY = re.compile(
-    r"(?:(?:\A|\n)[ \t#]*(?:[A-Z]\w* ){0,3}[Aa]ssistant ?:|\bASSISTANT ?:|\n#+ ?Response ?:?"
-    r"|<bot> ?:|\A\s*(?:system|user)\n.*\n(?:assistant|model))\s*\Z",
-    re.DOTALL,
+    r"(?:(?:\A|\n)[ \t#]*(?:[A-Z]\w* ){0,3}[Aa]ssistant ?:|\bASSISTANT ?:|\n#+ ?Response ?:?|<bot> ?:)\s*\Z"
 )
+BARE_ROLES = ("system\n", "user\n")  # a rendered prompt whose special tokens were left out
+BARE_REPLY = re.compile(r"(?:assistant|model)\s*\Z")
+LONGEST_OPENING = 200  # characters of it
 
 
 class ChatTemplate:
@@ -279,6 +279,15 @@ def sign_of_template(text, tokens):
             return token
     sign = SIGN.search(text)
     return sign[0] if sign else None
+
+
+def opening_of_reply(prompt):
+    """The plain words by which a prompt opens the turn of its reply; None where it does not."""
+    end = prompt[-LONGEST_OPENING:]
+    opening = OPENS_REPLY.search(end)
+    if prompt.lstrip().startswith(BARE_ROLES):
+        opening = opening or BARE_REPLY.search(end)
+    return opening[0].strip() if opening else None
 
 
 def without_empty_thoughts(text):

@@ -122,7 +122,7 @@ def test_long_conversations_lose_their_oldest_tokens_and_are_counted(
         [*exchange("and the dog", "the cat sat on the mat " * 2000), *exchange("x", "y")],
         exchange("x", "the cat sat on the mat " * 2000),
         [*exchange("hi", "hello") * 2000, *exchange("x", "y")],
-        exchange(" " * 20_000 + "x", "y"),
+        exchange("x" + " " * 20_000 + "x", "y"),
     ],
 )
 def test_what_is_cut_off_anyway_is_not_tokenised(reward_model, talk, monkeypatch):

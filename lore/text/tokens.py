@@ -216,10 +216,14 @@ def last_turns(conversation, count):
 
 
 def last_characters(conversation, count):
-    """A copy that has no more of its texts than so many characters at the end, in the same turns."""
+    """A copy that has no more of its texts than so many characters at the end, in the same turns.
+
+    A letter stands for what is cut off: a template that trims texts must not trim what was within one.
+    """
     talk = [dict(message) for message in conversation]
     for message in reversed(talk):
         text = message["content"]
-        message["content"] = text[max(len(text) - count, 0) :]
-        count -= len(message["content"])
+        if len(text) > count:
+            message["content"] = "x" + text[-count:] if count else ""
+        count = max(count - len(text), 0)
     return talk
