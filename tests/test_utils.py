@@ -283,11 +283,3 @@ def test_the_global_random_state_is_neither_used_nor_changed():
 def test_the_published_calling_convention_still_works():
     train, seen, few, unseen, *stds = sweep(run, [0, 2], [0, 1])
     assert all(a.shape == (4,) for a in (train, seen, few, unseen, *stds)) and len(stds) == 4
-
-
-def test_the_model_of_a_sweep_can_be_chosen():
-    options = {"num_iterations": 30, "few_shot_learning_rate": 0.5}
-    chosen = sweep(run, [2, 3], [0.5], model_class=LoRe_regularized, **options)
-    expected = sweep(run_regularized, [2, 3], [0.5], **options)
-    assert np.array_equal(np.stack(chosen), np.stack(expected))  # the very same calls
-    assert not np.array_equal(chosen.train, sweep(run, [2, 3], [0.5], **options).train)
