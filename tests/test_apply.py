@@ -3,9 +3,8 @@
 import gzip
 import json
 import os
+import re
 import shutil
-import subprocess
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -336,73 +335,28 @@ def test_heads_and_mixtures_give_everybodys_rewards(basis, with_deviations, rows
 # ------------------------------------------------------------------------------------------------
 
 
-class Links(HTMLParser):
-    """Whatever a page would fetch."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def handle_starttag(self, tag, attributes):
-        names = {name for name, value in attributes if value and not value.startswith("#")}
-        if tag in ("script", "link", "img", "iframe", "object", "base") or names & {
-            "src",
-            "srcset",
-        }:
-            self.found.append(tag)
+FETCHES = (
+    r"<(script|link|img|iframe|object|base)\b|[ '\"](src|srcset|href)=['\"](?!#)|@import|url\((?!#)"
+)
 
 
-@pytest.fixture(scope="module")
-def page(trained):
-    output = trained / "page.html"
-    flags = ("--input", trained / "results/train_basis.json", "--output", output)
-    out = good(apply("report", *flags, "--texts", trained / "own.jsonl.gz"))
-    assert "People's mixtures" in out
-    return output
-
-
-def test_the_page_says_what_the_table_says_and_fetches_nothing(trained, page):
-    text = page.read_text()
-    links = Links()
-    links.feed(text)
-    assert not links.found and "url(" not in text.replace("url(#", "") and "@import" not in text
-    summary = json.loads((trained / "results/train_basis.json").read_text())["summary"]
-    for row in summary:
+def test_the_page_says_what_the_table_says_and_fetches_nothing(trained):
+    results = ("--input", trained / "results/train_basis.json", "--output")
+    good(apply("report", *results, trained / "p.html", "--texts", trained / "own.jsonl.gz"))
+    text = (trained / "p.html").read_text()
+    assert not re.findall(FETCHES, text)
+    for row in json.loads((trained / "results/train_basis.json").read_text())["summary"]:
         low, high = [100 * value for value in row["unseen_interval"]]
         assert f"{100 * row['unseen']:.1f} [{low:.1f}, {high:.1f}]" in text
-    for part in ("basis reward 2", "wrong", "Bradley-Terry", "git commit", "std over trials"):
-        assert part in text
+    parts = ("basis reward 2", "wrong", "Bradley-Terry", "git commit", "std over trials")
+    for part in (*parts, "People&#x27;s mixtures", "cosine to head", "log-loss: mean over users"):
+        assert part in text, part
     assert text.count("<svg") == 3
     other = texts.write(trained / "other.jsonl", texts.comparisons(seed=9))
-    flags = ("--input", trained / "results/train_basis.json", "--output", trained / "p.html")
-    assert_one_line_error(apply("report", *flags, "--texts", other), "is not the file")
-    assert_one_line_error(apply("report", "--input", other, "--output", "x"), "is no .json of")
-
-
-BROWSER = shutil.which("chromium")
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
-@pytest.mark.parametrize("width", [1200, 420])
-def test_a_browser_shows_the_page_without_asking_anyone(page, width, tmp_path):
-    log = tmp_path / "net.json"
-    common = [
-        BROWSER,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={tmp_path}/u",
-    ]
-    quiet = ["--disable-background-networking", "--disable-component-update", "--no-first-run"]
-    size = [f"--window-size={width},2000", f"--log-net-log={log}"]
-    done = subprocess.run(
-        [*common, *quiet, *size, "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert "People's mixtures" in done.stdout.replace("&#x27;", "'"), done.stderr
-    assert done.stdout.count("<svg") == 3
-    # the browser itself asks its maker for this and that; what a file:// page asks for has no origin
-    assert '"initiator":"null"' not in log.read_text()
+    done = apply("report", *results, trained / "p.html", "--texts", other)
+    assert_one_line_error(done, "is not the file")
+    done = apply("report", "--input", other, "--output", "x")
+    assert_one_line_error(done, "is no .json of")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -415,7 +369,7 @@ def test_bad_rows_are_named_and_nothing_is_written(basis, tmp_path):
         ("score", {"prompt": "a?", "response": ""}, "empty"),
         ("score", {"prompt": "a?", "response": float("nan")}, "response is nothing"),
         ("score", {"response": "b"}, "a prompt or messages"),
-        ("best_of_n", {"prompt": "a?", "candidates": []}, "no candidates"),
+        ("best_of_n", {"prompt": "a?", "candidates": []}, "no list of candidates"),
         ("best_of_n", {"prompt": "a?", "candidates": ["b", None]}, "candidates[1]"),
         ("ask", {"prompt": "a?", "candidates": ["b"]}, "two different candidates"),
         ("ask", {"prompt": "a?", "candidates": ["b", "b"]}, "two different candidates"),
@@ -462,30 +416,17 @@ def test_a_real_decoder_from_comparisons_to_a_choice_and_a_checkpoint(tmp_path):
         judgements = [json.loads(line) for line in lines]
     short = [row for row in judgements if len(row["chosen"] + row["rejected"]) < 250]
     five = [row | {"user_id": i % 5} for i, row in enumerate(short)]  # each of them is several
-    done = texts.prepare(tmp_path, five, DECODER, "--max_length", 400)
-    assert done[0] == 0, done[2]
+    assert texts.prepare(tmp_path, five, DECODER, "--max_length", 400)[0] == 0
     common = ("--data", tmp_path / "data", "--results", tmp_path, "--min_comparisons", 3)
     fit = ("--solver", "adam", "--num_iterations", 40, "--K_list", 0, 1, 2)
     good(call_script(ROOT / "OwnData/train_basis.py", *common, *fit))
-    basis = tmp_path / "train_basis_K2_alpha0_seed0.safetensors"
-    user = load_basis(basis).user_ids[0]
-
-    known = texts.write(tmp_path / "me.jsonl", [row | {"user_id": "me"} for row in short[:5]])
-    good(
-        apply("adapt", "--basis", basis, "--input", known, "--output", tmp_path / "me.safetensors")
-    )
-    candidates = [
-        {"prompt": "Name a fruit.", "candidates": ["Quince.", "As an AI, I eat no fruit."]}
-    ]
-    asked = texts.write(tmp_path / "asked.jsonl", candidates)
-    chosen = tmp_path / "chosen.jsonl"
-    flags = ("--basis", tmp_path / "me.safetensors", "--input", asked, "--output", chosen)
-    good(apply("best_of_n", *flags, "--users", "me"))
-    assert texts.read(chosen)[0]["prompt"] == "Name a fruit."
-
+    flags = ("--basis", tmp_path / "train_basis_K2_alpha0_seed0.safetensors", "--output")
+    judged = texts.write(tmp_path / "me.jsonl", [row | {"user_id": "me"} for row in short[:5]])
+    good(apply("adapt", *flags, tmp_path / "me.safetensors", "--input", judged))
+    basis = tmp_path / "me.safetensors"
     replies = [{"prompt": row["prompt"], "response": row["chosen"]} for row in short[:6]]
     rows = texts.write(tmp_path / "rows.jsonl", replies)
-    found = scored(basis, rows, tmp_path / "scored.jsonl", "--users", user)
-    good(apply("export", "--basis", basis, "--output", tmp_path / "one", "--user", user))
-    logits = logits_of(tmp_path / "one", rows)[:, 0].tolist()
-    assert logits == pytest.approx([row["rewards"][user] for row in found], abs=1e-3)
+    lines = scored(basis, rows, tmp_path / "scored.jsonl", "--users", "me")
+    good(apply("export", "--basis", basis, "--output", tmp_path / "folder", "--user", "me"))
+    logits = logits_of(tmp_path / "folder", rows)[:, 0].tolist()
+    assert logits == pytest.approx([row["rewards"]["me"] for row in lines], abs=1e-3)

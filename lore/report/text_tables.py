@@ -4,13 +4,9 @@ import math
 from typing import NamedTuple
 
 from lore.fit.evaluation import ALONE, LORE, SHARED_OWN, TESTED
+from lore.fit.groups import Groups
 
-GROUP_NAMES = {
-    "train": "train",
-    "seen": "seen",
-    "few_shot_train": "few-shot train",
-    "unseen": "unseen",
-}
+GROUP_NAMES = {name: name.replace("few_shot_", "few-shot ") for name in Groups._fields}
 # of a rank, not among a row's own numbers
 OF_A_RANK = ("K", "best", "_gain", "_detectable", "_over_shared_own")
 RANK_NAMES = {0: "0 reference", 1: "1 Bradley-Terry", "best": "best possible", "alone": ALONE}
@@ -100,25 +96,18 @@ def reading(rows, over):
 
 def smallest_difference(rows):
     """What gain over Bradley-Terry a fit could have shown; one that is Bradley-Terry could show none."""
+    fits = [row for row in rows if row.get("variant") == LORE and row["K"] not in (0, "best")]
     least = []
-    compared = 0
     for name in TESTED:
-        of_fits = []
-        for row in rows:
-            if row.get("variant") == LORE and row["K"] not in (0, "best"):
-                of_fits.append(row.get(f"{name}_detectable"))
-        smallest = [value for value in of_fits if value is not None]
-        compared += len(smallest)
-        if any(smallest):
-            least.append(f"{name} {100 * max(smallest):.1f}")
-    if least:
-        text = "smallest difference to Bradley-Terry that any rank could have shown (80 % power)"
-        return [f"{text}: {', '.join(least)} points"]
-    if compared:
-        return [
-            "every rank chooses as Bradley-Terry does: no difference to it was there to be tested"
-        ]
-    return []
+        smallest = [row[f"{name}_detectable"] for row in fits if f"{name}_detectable" in row]
+        least += [(name, 100 * max(smallest))] if smallest else []
+    if not least:
+        return []
+    if not any(points for _, points in least):
+        return ["every rank chooses as Bradley-Terry does: no difference to it could be tested"]
+    points = ", ".join(f"{name} {points:.1f}" for name, points in least if points)
+    text = "smallest difference to Bradley-Terry that any rank could have shown (80 % power)"
+    return [f"{text}: {points} points"]
 
 
 def likelihood_tables(rows, keys):
