@@ -44,8 +44,10 @@ def test_one_rank_is_marked_for_each_seed_and_no_baseline():
 
 
 def test_a_person_with_one_prompt_keeps_it():
-    users = [torch.randn(1, 6) for _ in range(4)] + [torch.randn(30, 6)]
-    result = sweep(run, [1, 3], [0.0], groups=(users, users, users[:4], users[:4]), mark_best=True)
+    torch.manual_seed(0)
+    users = [torch.randn(1, 6) for _ in range(40)]  # of a quarter of whom it would be held out
+    arguments = ([1, 3], [0.0], HEAD, users, users, users, users, 40, 40, "cpu")
+    result = run(*arguments, num_iterations=3, few_shot_iterations=3, mark_best=True)
     assert sum(cell.best for cell in result.cells) == 1
 
 
