@@ -14,6 +14,7 @@ from lore.splits import identity_of
 from lore.text.conversations import text_bytes
 from lore.text.encoder import Encoder
 from lore.text.input_rows import rows_of
+from lore.text.spellings import one_spelling
 from lore.text.throughput import Tally
 
 # ------------------------------------------------------------------------------- settings ---
@@ -219,9 +220,15 @@ def require_free(where, fields, added):
 
 
 def as_read(conversation):
-    """Its messages as text, without what no reader sees: kinds of line ends, spaces where lines end."""
-    seen = []
-    for message in conversation:
-        lines = unicodedata.normalize("NFC", str(message["content"])).strip().splitlines()
-        seen.append(message | {"content": "\n".join(map(str.rstrip, lines))})
+    """Its messages as text, so that those are equal that a reader takes for one.
+
+    The reply without kinds of line ends and spaces where lines end; what stands before it in one
+    spelling, as prompts are told apart.
+    """
+    *prompt, reply = conversation
+    seen = [
+        message | {"content": one_spelling(message["content"]).casefold()} for message in prompt
+    ]
+    lines = unicodedata.normalize("NFC", reply["content"]).strip().splitlines()
+    seen.append(reply | {"content": "\n".join(map(str.rstrip, lines))})
     return json.dumps(seen, sort_keys=True)

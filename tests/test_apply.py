@@ -193,7 +193,8 @@ def test_different_questions_are_chosen_from_the_pool_and_tried_out(basis, tmp_p
     again = [row | {"candidates": row["candidates"][::-1]} for row in pool]
     again += [row | {"candidates": [f"{reply}\r\n" for reply in row["candidates"]]} for row in pool]
     for row in pool:
-        again.append({"messages": exchange(row["prompt"], "")[:1], "candidates": row["candidates"]})
+        messages = exchange(f" {row['prompt'].upper()}", "")[:1]
+        again.append({"messages": messages, "candidates": row["candidates"]})
     source = texts.write(tmp_path / "pool.jsonl", pool + again)
     flags = ("--basis", basis, "--input", source, "--output", tmp_path / "asked.jsonl")
     out = good(apply("ask", *flags, "--questions", 8, "--trials", 20))
