@@ -231,6 +231,31 @@ def test_texts_that_have_the_same_tokens_are_counted(reward_model, text_encoder,
     assert "1 of 2 texts have the tokens" in out and "2 of 2 replies alone" in out
 
 
+def test_what_stands_beside_the_content_is_read_or_refused(reward_model, text_encoder):
+    calls = [
+        {"role": "user", "content": "a?"},
+        {"role": "assistant", "content": "", "tool_calls": []},
+    ]
+    talks = []
+    for tool in ("tide", "sink"):
+        call = calls[1] | {"tool_calls": [{"type": "function", "function": {"name": tool}}]}
+        done = {"role": "tool", "content": "done"}
+        talks.append([calls[0], call, done, {"role": "assistant", "content": "ok"}])
+    model = encoder(reward_model)
+    with pytest.raises(InputError, match="does not read the tool_calls of a message"):
+        model.embed(talks)
+    with pytest.raises(InputError, match="does not read the tool_calls of a message"):
+        encoder(text_encoder, "mean").embed(talks)
+    named = [[{**message, "name": name} for message in TALKS[0]] for name in ("ann", "bob")]
+    alike = model.embed(named)
+    assert torch.equal(alike[0], alike[1])  # this template writes no names: the same tokens
+    more = "{{ m['name'] }}{% if m['tool_calls'] %}{{ m['tool_calls'] | tojson }}{% endif %}<|end|>"
+    model.tokenizer.chat_template = CHAT_TEMPLATE.replace("<|end|>", more)
+    for pair in (talks, named):
+        first, second = model.embed(pair)
+        assert not torch.allclose(first, second, atol=1e-3)
+
+
 def test_a_template_that_drops_the_history_is_refused(reward_model):
     model = encoder(reward_model)
     model.tokenizer.chat_template = CHAT_TEMPLATE.replace("in messages", "in messages[-2:]")

@@ -116,10 +116,12 @@ def read_csv(path, columns=None):
             header = next(rows, [])
             refuse_stand_in(path, header[0] if header else "")
             places = columns_of(path, header, columns)
+            line = rows.line_num + 1
             for cells in rows:
+                where = f"{path}, line {line}"  # where the row begins
+                line = rows.line_num + 1
                 if not cells:  # a blank line
                     continue
-                where = f"{path}, line {rows.line_num}"
                 if len(cells) != len(header):
                     counts = f"{len(cells)} cells for {len(header)} columns"
                     raise InputError(f"{where}: {counts}; cut off here? download it again")

@@ -32,6 +32,7 @@ from lore.upstream_values import as_list, content_key, whole_number
 
 LISTS = ("prompt", "messages", "chosen", "rejected", "response")  # columns that may hold messages
 SIDES = {"train": "train"} | dict.fromkeys(("test", "validation", "valid", "eval"), "test")
+UNREAD = ("tools", "images", "chat_template_kwargs")  # of which no model here would see anything
 DEEPEST = 100  # lists and objects within each other, in a field
 EXACT = 2**53  # a float beyond it has lost the last digits of a whole number
 NO_IDS = {"nan", "none", "null", "nat", "<na>", "n/a", "#n/a", "undefined"}  # a missing one as text
@@ -67,6 +68,8 @@ def rows_of(path):
             if table and isinstance(value, str):
                 value = list_in_cell(name, value)
             row[name] = in_json(value, f"{file_and_line}, {name}")
+            if name in UNREAD and not is_nothing(row[name]):
+                raise InputError(f"{file_and_line}: {name} would not be read; leave the column out")
         yield file_and_line, row
 
 
@@ -118,7 +121,7 @@ def is_nothing(value):
     """Whether a field says nothing: null, NaN, an empty cell or list, spaces."""
     if isinstance(value, str):
         return not value.strip()
-    return value is None or value != value or value == []
+    return value is None or value != value or value in ([], {})
 
 
 def read_judgements(path):

@@ -10,9 +10,13 @@ BEGINS = re.compile(r"""\s*["']?\s*(?:(?:np\.|numpy\.)?array\s*\()?[\s\[(]*\{"""
 ENDS = ("]", ")", "}", '"', "'")
 NUMPY = re.compile(r"^(?:np\.|numpy\.)?array\s*\((.*?)(?:,\s*dtype=\w+)?\s*\)$", re.DOTALL)
 WITHOUT_COMMA = re.compile(r"\}\s+\{")  # as NumPy prints a list of objects
-KEYS = (re.compile(r"""["'](role|from)["']\s*:"""), re.compile(r"""["'](content|value)["']\s*:"""))
+SPEAKERS = (
+    "user", "assistant", "system", "developer", "tool", "function", "ipython", "human", "gpt", "bot", "chatbot",
+    "model", "ai", "prompter",
+)  # fmt: skip
+SPEAKS = re.compile(rf"""["'](role|from)["']\s*:\s*["']({"|".join(SPEAKERS)})["']""", re.IGNORECASE)
 OBJECTS = re.compile(r"\s*\[?\s*\w*Message\(\w+=")  # as clients of language models print theirs
-SHAPES = ({"role", "content"}, {"from", "value"})  # keys of a message, in two conventions
+SHAPES = (("role", "content"), ("from", "value"))  # keys of a message, in two conventions
 
 
 def one_spelling(text):
@@ -30,8 +34,10 @@ def is_message(value):
     """Whether an object is a message, or a part of one's content."""
     if not isinstance(value, dict):
         return False
-    is_part = value.get("type") == "text" and "text" in value
-    return is_part or any(shape <= value.keys() for shape in SHAPES)
+    for speaker, said in SHAPES:
+        if said in value and str(value.get(speaker)).lower() in SPEAKERS:
+            return True
+    return value.get("type") == "text" and "text" in value
 
 
 def holds_messages(text):
@@ -46,8 +52,9 @@ def holds_messages(text):
     if isinstance(value, str):
         return value != text and holds_messages(value)
     if value is None:
-        return all(key.search(text) for key in KEYS)
-    return is_message(value) or is_list_of_messages(value)
+        return SPEAKS.search(text) is not None
+    inner = value.values() if isinstance(value, dict) else ()
+    return is_message(value) or any(map(is_list_of_messages, [value, *inner]))
 
 
 def parsed(text):
