@@ -135,16 +135,22 @@ class ChatTemplate:
         and a reply may end as a sampler ends it.
         """
         text = without_padding(text, self.padding)
-        for pattern, first, start in self.openings:
+        for pattern, first, start in self.openings_of(text):
             begun = pattern.match(text, behind_repeats(text, first))
             if begun is None:
                 continue
-            rest = text[begun.end() :]
-            talk = self.split(self.starts[start], rest)
+            talk = self.split(self.starts[start], text[begun.end() :])
             asked = any(message["role"] == "user" for message in talk[:-1])
             if asked and self.writes(talk, start):
                 return self.as_sent(talk)
         return None
+
+    def openings_of(self, text):
+        """Those whose first token a text has, and then those where it is clear although it lacks."""
+        whole = [opening for opening in self.openings if text.startswith(opening[1])]
+        lacking = [opening for opening in self.openings if opening not in whole]
+        bare = [first for _, first, start in self.openings if start.strip() == first]
+        return whole + [opening for opening in lacking if len(bare) < 2 or opening[1] not in bare]
 
     def split(self, role, text):
         """Messages of a text that begins within one of this role, each with the mark before it."""
