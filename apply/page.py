@@ -57,10 +57,10 @@ def shown_table(table):
         cells = "".join(f"<td>{text(cell)}</td>" for cell in row)
         lines.append(f"<tr{kind}>{cells}</tr>")
     rows = '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"
-    return rows + "".join(map(note, table.notes))
+    return rows + "".join(map(remark, table.notes))
 
 
-def note(words):
+def remark(words):
     return f'<p class="note">{text(words)}</p>'
 
 
@@ -68,11 +68,11 @@ def reply(conversation, label, kind):
     """One reply with what stands before it, shortened; kind: high or low."""
     prompt = conversation[-2]["content"]
     said = conversation[-1]["content"]
-    words = f"{label}\n{shortened(prompt)}\n\n{shortened(said)}"
+    words = f"{label}\n{cut(prompt)}\n\n{cut(said)}"
     return f'<div class="reply {kind}">{text(words)}</div>'
 
 
-def shortened(words):
+def cut(words):
     return words if len(words) <= SHOWN else words[:SHOWN] + " .."
 
 

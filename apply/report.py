@@ -30,7 +30,7 @@ from lore.settings import settings
 from lore.splits import identity_of, load_split
 from lore.text.conversations import content_hash
 from lore.text.input_rows import read_judgements
-from page import mixture_bars, note, page, reply, shown_table, text
+from page import mixture_bars, page, remark, reply, shown_table, text
 
 # ------------------------------------------------------------------------------- settings ---
 input = ""  # results: a .json of train_basis.py or vary_fewshot.py
@@ -91,7 +91,7 @@ def curve_beside(path, results):
     origin = f"{file}, written {written}, of {data_of(curve)}"
     if data_of(curve) != data_of(results) or not people_of(curve) <= people_of(results):
         return "", f"{origin}: a curve of other people than these results"
-    return drawn(shots_figure(path)) + in_html(tables) + note(f"From {origin}."), ""
+    return drawn(shots_figure(path)) + in_html(tables) + remark(f"From {origin}."), ""
 
 
 def data_of(results):
@@ -193,7 +193,7 @@ class Replies:
         prompt = torch.from_numpy(prompt)
         sums = scores.new_zeros(len(names), scores.shape[1]).index_add_(0, prompt, scores)
         scores = scores - (sums / torch.bincount(prompt)[:, None])[prompt]
-        parts = [note("Log-odds over the mean of all replies to the same prompt.")]
+        parts = [remark("Log-odds over the mean of all replies to the same prompt.")]
         for k, name in enumerate(columns.user_ids):
             parts.append(f"<h3>{name}</h3>")
             order = scores[:, k].argsort(descending=True).tolist()
@@ -209,7 +209,7 @@ class Replies:
         words = (
             "Log-odds of the choice that was made; of all pairs of a person, those known included."
         )
-        parts = [note(words)]
+        parts = [remark(words)]
         frame = self.split.frame
         compared = {*frame["user_id"]}
         for user in [user for user in basis.everybody if user in compared][:people]:
@@ -239,7 +239,7 @@ def sections_of(args, results, tables):
         yield from sections_of_bases(args, results, bases)
         strangers = [*filter(None, [stranger]), *strangers]
         if strangers:
-            yield "Not shown", "".join(map(note, strangers))
+            yield "Not shown", "".join(map(remark, strangers))
     else:
         yield CURVE, drawn(shots_figure(path)) + in_html(tables)
     made_by = results["settings"] | results["environment"]

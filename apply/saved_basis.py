@@ -143,14 +143,14 @@ def scored_rows(path, conversations_of, encoder, basis, users, added=()):
     if not size:
         raise InputError(f"{path} holds no row")
     with Tally(size) as tally:
-        for block in blocks(path, conversations_of):
+        for block in text_blocks(path, conversations_of):
             table, numbers = embed_block(block, encoder, tally)
-            for rows in pieces([*zip(block, numbers)], len(users)):
+            for rows in reward_pieces([*zip(block, numbers)], len(users)):
                 yield from rewarded(rows, table, basis, users)
     tally.report()
 
 
-def blocks(path, conversations_of):
+def text_blocks(path, conversations_of):
     """Yield lists of (where, fields, conversations), of about BLOCK bytes each."""
     block = []
     size = 0
@@ -177,7 +177,7 @@ def embed_block(block, encoder, tally):
     return table, rows.split([len(of_row) for _, _, of_row in block])
 
 
-def pieces(rows, people):
+def reward_pieces(rows, people):
     """Yield lists of (row, its conversations' numbers), each of about REWARDS rewards of so many people."""
     piece = []
     count = 0

@@ -164,14 +164,14 @@ def require_writable(path):
         while not folder.exists():
             folder = folder.parent
         require(folder.is_dir(), f"{path} cannot be written: {folder} is no folder")
-        trial = folder / beside(file).name
+        trial = folder / half_written(file).name
         trial.touch(exist_ok=False)  # the one way to know it, whoever one is and whatever the disk
         trial.unlink()
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def beside(file):
+def half_written(file):
     """The name under which this process writes a file until it is whole."""
     return file.with_name(f"{file.name}.{os.getpid()}.tmp")
 
@@ -185,7 +185,7 @@ def written_whole(path):
     require_writable(path)
     file = behind_links(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = beside(file)
+    temporary = half_written(file)
     umask = os.umask(0)  # it can be read only by being set
     os.umask(umask)
     mode = file.stat().st_mode & 0o777 if file.exists() else 0o666 & ~umask

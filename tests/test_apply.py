@@ -76,7 +76,7 @@ def test_scores_are_those_of_each_persons_own_head(
 def test_rewards_of_many_people_are_made_for_few_rows_at_a_time(monkeypatch):
     monkeypatch.setattr(saved_basis, "REWARDS", 100)
     rows = [(None, range(count)) for count in (3, 1, 2, 4, 1)]
-    sizes = [[len(numbers) for _, numbers in piece] for piece in saved_basis.pieces(rows, 30)]
+    sizes = [[len(numbers) for _, numbers in piece] for piece in saved_basis.reward_pieces(rows, 30)]
     assert sizes == [[3, 1], [2, 4], [1]]  # until they are enough, and never less than a row
 
 

@@ -48,7 +48,7 @@ def rank_figure(path):
             grey = {"color": "0.4", "linestyle": style, "linewidth": 1}
             axes.axhline(100 * row["unseen"], label=label, **grey)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    return finished(figure, axes, path)
+    return with_legend(figure, axes, path)
 
 
 def plot_ranks(axes, ranked, style, of_alpha):
@@ -100,7 +100,7 @@ def shots_figure(path, shot="pairs"):
         label = f"K = {RANK_NAMES.get(K, K)}" + (f", alpha {alpha:g}" if alpha else "")
         axes.plot(x, y, "o-", color=f"C{colour}", markersize=4, label=label)
         axes.fill_between(x, y - spread, y + spread, color=f"C{colour}", alpha=0.2, linewidth=0)
-    return finished(figure, axes, path)
+    return with_legend(figure, axes, path)
 
 
 @by_first_process
@@ -138,7 +138,7 @@ def plot_questions(path):
     grey = {"color": "0.4", "linestyle": "--", "linewidth": 1}
     axes.axhline(100 * rows[0]["best"], label="best possible", **grey)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    save_png(finished(figure, axes, path), path)
+    save_png(with_legend(figure, axes, path), path)
 
 
 def empty_figure(size):
@@ -159,7 +159,7 @@ def new_figure(x_label, y_label):
     return figure, axes
 
 
-def finished(figure, axes, path):
+def with_legend(figure, axes, path):
     """The figure with its title and legend."""
     axes.set_title(Path(path).name, fontsize=9)
     if len(axes.get_legend_handles_labels()[0]) > 7:  # it would hide the curves
