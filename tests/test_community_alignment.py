@@ -10,14 +10,18 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, assert_one_line_error, call_script, load_script, run_script
+from conftest import ROOT, assert_one_line_error, call_script, load_script
 from texts import WORDS
+from tiny import encoder
 
 from lore.common import InputError
 from lore.settings import defaults_of
 from lore.splits import load_split
+from lore.text.conversations import exchange
+from utils import run
 
 FOLDER = ROOT / "CommunityAlignment"
+MEAN = ("--pooling", "mean")
 TURNS = ("first", "second", "third", "fourth")
 
 
@@ -36,10 +40,8 @@ def conversation(
     for place, turn in enumerate(TURNS[:turns]):
         row[f"{turn}_turn_prompt"] = f"the {WORDS[number % 12]} {place}?"
         for letter in range(4):
-            reply = (
-                f"{WORDS[(number + letter) % 13]} sat {WORDS[(letter + place) % 13]}<|end_of_text|>"
-            )
-            row[f"{turn}_turn_response_{'abcd'[letter]}"] = reply
+            reply = f"{WORDS[(number + letter) % 13]} sat {WORDS[(letter + place) % 13]}"
+            row[f"{turn}_turn_response_{'abcd'[letter]}"] = f"{reply}<|end_of_text|>"
         row[f"{turn}_turn_preferred_response"] = preferred
     return row | changed
 
@@ -82,14 +84,10 @@ def test_a_turn_is_its_history_its_prompt_and_the_replies_that_were_not_preferre
     assert frame["group"].nunique() == 2 and frame["item"].nunique() == 5
     assert {*frame["country"]} == {"india"} and {*frame["political"]} == {""}
     split = load_split(tmp_path / "data/comparisons", "")
-    from tiny import encoder
-
-    first = rows[0]
     talk = []
     for turn in TURNS[:2]:
-        reply = first[f"{turn}_turn_response_b"].removesuffix("<|end_of_text|>")
-        talk += [{"role": "user", "content": first[f"{turn}_turn_prompt"]}]
-        talk += [{"role": "assistant", "content": reply}]
+        reply = rows[0][f"{turn}_turn_response_b"].removesuffix("<|end_of_text|>")
+        talk += exchange(rows[0][f"{turn}_turn_prompt"], reply)
     (expected,) = encoder(reward_model).embed([talk])
     row = frame[(frame["user_id"] == "ann") & (frame["place"] == 1)]["chosen"].iloc[0]
     assert torch.allclose(split.table[row], expected, atol=1e-5)
@@ -103,32 +101,28 @@ def test_an_item_is_the_same_whatever_its_letters(script, tmp_path, text_encoder
         other[f"first_turn_response_{to}"] = one[f"first_turn_response_{of}"]
     other["first_turn_prompt"] = one["first_turn_prompt"]
     other["first_turn_preferred_response"] = "response_d"
-    done = prepare(
-        tmp_path, written(tmp_path / "c.csv", [one, other]), text_encoder, "--pooling", "mean"
-    )
+    source = written(tmp_path / "c.csv", [one, other])
+    done = prepare(tmp_path, source, text_encoder, *MEAN)
     assert done[0] == 0, done[2]
     frame = frame_of(tmp_path)
     assert frame["item"].nunique() == 1 and frame["chosen"].nunique() == 1
 
 
 def test_every_trap_is_counted(script, tmp_path, text_encoder):
-    equal = {f"first_turn_response_{letter}": "sat" for letter in "abcd"}
+    replies = [f"first_turn_response_{letter}" for letter in "abcd"]
+    equal = dict.fromkeys(replies, "sat")
     rows = [
         conversation(script, 0, 3, second_turn_prompt="EMPTY STRING"),
         conversation(script, 1, 2, second_turn_preferred_response="None"),
         conversation(script, 2, 2, second_turn_response_b="nan"),
         conversation(script, 3, 1, **equal),
-        conversation(
-            script, 4, 1, first_turn_response_a="sat cat", first_turn_response_c="sat cat"
-        ),
-        conversation(
-            script, 5, 1, first_turn_response_b="it", first_turn_response_d="it<|end_of_text|>"
-        ),
+        conversation(script, 4, 1, **dict.fromkeys(replies[::2], "sat cat")),
+        conversation(script, 5, 1, **dict(zip(replies[1::2], ("it", "it<|end_of_text|>")))),
         conversation(script, 0, 1),
         conversation(script, 6, 0),
         conversation(script, 7, 1, "joe", "hi"),
     ]
-    done = prepare(tmp_path, written(tmp_path / "c.csv", rows), text_encoder, "--pooling", "mean")
+    done = prepare(tmp_path, written(tmp_path / "c.csv", rows), text_encoder, *MEAN)
     assert done[0] == 0, done[2]
     for line in (
         "1 x conversations that miss a turn: what comes after it",
@@ -141,9 +135,7 @@ def test_every_trap_is_counted(script, tmp_path, text_encoder):
     ):
         assert f"left out: {line}\n" in done[1], (line, done[1])
     assert "6 conversations by 1 people: 5 choices (13 pairs)" in done[1]
-    done = prepare(
-        tmp_path / "hi", tmp_path / "c.csv", text_encoder, "--pooling", "mean", "--lang", "hi"
-    )
+    done = prepare(tmp_path / "hi", tmp_path / "c.csv", text_encoder, *MEAN, "--lang", "hi")
     assert "1 conversations by 1 people" in done[1]
 
 
@@ -155,16 +147,15 @@ def test_what_is_asked_for_is_kept_and_parquet_is_the_same(script, tmp_path, tex
     frame[script.BALANCED] = frame[script.BALANCED] == "True"
     frame.to_parquet(tmp_path / "c.parquet")
     (tmp_path / "packed.csv").write_bytes(gzip.compress(source.read_bytes()))
-    mean = ("--pooling", "mean")
     found = {}
     for name in ("c.csv", "c.parquet", "packed.csv"):
-        done = prepare(tmp_path / name[:3], tmp_path / name, text_encoder, *mean, "--balanced")
+        done = prepare(tmp_path / name[:3], tmp_path / name, text_encoder, *MEAN, "--balanced")
         assert done[0] == 0 and "5 conversations by 2 people" in done[1], done
         found[name] = frame_of(tmp_path / name[:3])
     assert found["c.csv"].equals(found["c.parquet"]) and found["c.csv"].equals(found["packed.csv"])
-    done = prepare(tmp_path / "a", source, text_encoder, *mean, "--min_turns", 2)
+    done = prepare(tmp_path / "a", source, text_encoder, *MEAN, "--min_turns", 2)
     assert "4 conversations" in done[1] and "2 x conversations of fewer than 2 choices" in done[1]
-    done = prepare(tmp_path / "b", source, text_encoder, *mean, "--first_turn_only", "--limit", 2)
+    done = prepare(tmp_path / "b", source, text_encoder, *MEAN, "--first_turn_only", "--limit", 2)
     assert "2 conversations by 2 people: 2 choices (6 pairs)" in done[1]
     for value, meant in (("True", True), (" 1", True), (True, True), (0.0, False), ("", False)):
         assert script.is_true("here", value) == meant
@@ -173,14 +164,14 @@ def test_what_is_asked_for_is_kept_and_parquet_is_the_same(script, tmp_path, tex
 
 
 BAD = {
-    "a column missing": (
+    "no column": (
         lambda text: text.replace("annotator_id", "annotator"),
         "annotator_id is missing",
     ),
     "a web page": (lambda text: "<!DOCTYPE html><html></html>", "web page"),
     "a cut last row": (lambda text: text[: len(text) - 60], "cells for"),
     "cut within quotes": (lambda text: text + '"the cat', "cut off here"),
-    "no reply of that letter": (
+    "no such letter": (
         lambda text: text.replace("response_c\n", "response_e\n"),
         "'response_e' of",
     ),
@@ -194,36 +185,34 @@ def test_a_bad_file_is_one_line(script, tmp_path, text_encoder, name):
     change, words = BAD[name]
     rows = [conversation(script, i) for i in range(3)]
     for row in rows:  # at the end of the line, where no column's name looks like it
-        row["first_turn_preferred_response"] = row.pop("first_turn_preferred_response").replace(
-            "b", "c"
-        )
+        del row["first_turn_preferred_response"]
+        row["first_turn_preferred_response"] = "response_c"
     source = written(tmp_path / "c.csv", rows)
     source.write_text(change(source.read_text("utf-8-sig")))
-    done = prepare(tmp_path, source, text_encoder, "--pooling", "mean")
+    done = prepare(tmp_path, source, text_encoder, *MEAN)
     assert_one_line_error(done, words)
     assert not (tmp_path / "data").exists()
 
 
 def test_nobody_and_no_such_language_are_one_line(script, tmp_path, text_encoder):
-    mean = ("--pooling", "mean")
     source = written(tmp_path / "c.csv", [conversation(script, person="EMPTY STRING")])
-    done = prepare(tmp_path, source, text_encoder, *mean)
+    done = prepare(tmp_path, source, text_encoder, *MEAN)
     assert_one_line_error(done, "line 2: no conversation_id, annotator_id")
     source = written(tmp_path / "c.csv", [conversation(script, i) for i in range(3)])
-    done = prepare(tmp_path, source, text_encoder, *mean, "--lang", "de")
+    done = prepare(tmp_path, source, text_encoder, *MEAN, "--lang", "de")
     assert_one_line_error(done, "--lang de; the file has en (3)")
     equal = {f"first_turn_response_{letter}": "sat" for letter in "abcd"}
     source = written(tmp_path / "c.csv", [conversation(script, i, **equal) for i in range(3)])
-    done = prepare(tmp_path, source, text_encoder, *mean)
+    done = prepare(tmp_path, source, text_encoder, *MEAN)
     assert_one_line_error(done, "nothing is left", "3 x choices between equal replies")
     for name, words in (("no.csv", "is no file"), ("", "which conversations?")):
-        done = prepare(tmp_path, tmp_path / name if name else "", text_encoder, *mean)
+        done = prepare(tmp_path, tmp_path / name if name else "", text_encoder, *MEAN)
         assert_one_line_error(done, words)
     table = pd.DataFrame([conversation(script)])
     for value in ([{"role": "user", "content": "?"}], b"the cat", 1.0):
         table["first_turn_prompt"] = pd.Series([value], dtype=object)
         table.to_parquet(tmp_path / "c.parquet")
-        done = prepare(tmp_path, tmp_path / "c.parquet", text_encoder, *mean)
+        done = prepare(tmp_path, tmp_path / "c.parquet", text_encoder, *MEAN)
         assert_one_line_error(done, "row 0: first_turn_prompt is a", "not text")
 
 
@@ -233,7 +222,7 @@ def test_two_forms_of_an_accent_are_one_prompt_and_one_item(script, tmp_path, te
         row = conversation(script, 0, 1, f"p{number}", conversation_id=number)
         row["first_turn_prompt"] = unicodedata.normalize(form, "Où est le café ?")
         rows.append(row)
-    done = prepare(tmp_path, written(tmp_path / "c.csv", rows), text_encoder, "--pooling", "mean")
+    done = prepare(tmp_path, written(tmp_path / "c.csv", rows), text_encoder, *MEAN)
     assert done[0] == 0, done[2]
     assert frame_of(tmp_path)[["group", "item"]].nunique().tolist() == [1, 1]
 
@@ -268,7 +257,7 @@ def test_from_a_file_to_tables(script, tmp_path, reward_model):
     assert saved["consistency"]["choices"] >= 8 and saved["settings"]["split"] == "group"
     assert saved["who"]["rows"] == [] and saved["by_choice"] and saved["of_shared_items"]
     flags = (*common, *quick, 1, 2, "--num_shots", 1, 2, "--trials", 2, "--max_few_shot", 4)
-    status, out, err = run_script("vary_fewshot.py", *flags, cwd=FOLDER)
+    status, out, err = call_script(FOLDER / "vary_fewshot.py", *flags)
     assert status == 0, err
     done = call_script(FOLDER / "train_basis.py", *common, "--min_choices", 500)
     assert_one_line_error(done, "have 500 choices on each side; lower --min_choices")
@@ -289,13 +278,11 @@ def test_from_a_file_to_tables(script, tmp_path, reward_model):
 def test_planted_tastes_are_found_by_group_and_the_split_by_turn_flatters(tmp_path):
     people = load_script(FOLDER / "people.py")
     prepared = people.plant(defaults_of(people, seed=0, planted_people=100, planted_popularity=1.5))
-    from utils import run
 
     found = {}
     for deal in ("group", "turn"):
         groups = people.split(prepared, deal, 5, 32, 0.5, "pairs", 0)
-        sizes = len(groups.train.user_ids), len(groups.unseen.user_ids)
-        found[deal] = run([1, 2], [0.0], None, *groups, *sizes, "cpu", solver="ridge")
+        found[deal] = run([1, 2], [0.0], None, *groups, *groups.sizes, "cpu", solver="ridge")
     by_group, by_turn = found["group"], found["turn"]
     assert by_group.cells[0].both_sides["unseen"][0] == 0
     assert by_turn.cells[0].both_sides["unseen"][0] >= 50

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import texts
-from conftest import ROOT, SHARED, assert_one_line_error, call_script, run_script
+from conftest import ROOT, SHARED, assert_one_line_error, call_script
 
 from lore.fit.basis import load_basis
 from lore.splits import identity_of, load_split
@@ -41,9 +41,9 @@ def test_a_file_becomes_vectors_a_table_a_basis_and_a_curve(prepared, tmp_path, 
     assert [row["shots"] for row in rows] == [1, 3] * 3
 
 
-def test_synthetic_finds_the_planted_people_from_any_folder(tmp_path):
-    flags = ("--synthetic", "--results", tmp_path, "--K_list", 1, 3)
-    done = run_script("train_basis.py", *flags, cwd=FOLDER)
+def test_synthetic_finds_the_planted_people(tmp_path):
+    few = ("--planted_people", 40, "--planted_features", 32, "--K_list", 1, 3)
+    done = call_script(FOLDER / "train_basis.py", "--synthetic", "--results", tmp_path, *few)
     assert done[0] == 0, done[2]
     summary = json.loads((tmp_path / "train_basis_synthetic.json").read_text())["summary"]
     by_rank = {row["K"]: row["unseen"] for row in summary}

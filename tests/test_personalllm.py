@@ -2,18 +2,17 @@
 
 import json
 import random
-from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, assert_one_line_error, call_script, load_script, run_script
+from conftest import ROOT, assert_one_line_error, call_script, load_script
 from texts import text
 
 from lore.common import InputError
 from lore.fit.basis import basis_path, load_basis
-from lore.settings import SETTING, defaults_of
+from lore.settings import defaults_of
 from lore.splits import load_split, save_split
 from lore.text.conversations import exchange
 from lore.text.encoder import Encoder
@@ -66,36 +65,23 @@ def prepare(folder, model, *flags):
     return call_script(FOLDER / "prepare.py", *common, *flags)
 
 
-FEW = (
-    "--num_seen",
-    6,
-    "--num_unseen",
-    4,
-    "--train_prompts",
-    8,
-    "--few_shot_prompts",
-    3,
-    "--num_iterations",
-    20,
-)
+FEW = ("--num_seen", 6, "--num_unseen", 4, "--train_prompts", 8)
+QUICK = (*FEW, "--few_shot_prompts", 3, "--num_iterations", 20)
+MEAN = ("--pooling", "mean")
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, reward_model):
     folder = tmp_path_factory.mktemp("personalllm")
     write(folder, upstream(20), upstream(7, seed=1))
-    flags = ("--source", folder, "--data", folder / "data", "--model", reward_model)
-    status, out, err = run_script(FOLDER / "prepare.py", *flags)
+    status, out, err = prepare(folder, reward_model)
     assert status == 0, err
-    assert (
-        "train: 20 prompts, 8 responses each" in out
-        and "test: 7 prompts" in out
-        and "% saved" in out
-    )
+    assert "train: 20 prompts, 8 responses each" in out
+    assert "test: 7 prompts" in out and "% saved" in out
     return folder
 
 
-# ------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def test_every_response_has_its_own_vector_and_its_own_scores(prepared, reward_model):
@@ -115,7 +101,7 @@ def test_every_response_has_its_own_vector_and_its_own_scores(prepared, reward_m
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_other_file_formats_give_the_same(prepared, tmp_path, text_encoder, suffix):
     write(tmp_path, upstream(20), upstream(7, seed=1), suffix)
-    status, _, err = prepare(tmp_path, text_encoder, "--pooling", "mean", "--limit", 5)
+    status, _, err = prepare(tmp_path, text_encoder, *MEAN, "--limit", 5)
     assert status == 0, err
     frame = load_split(tmp_path / "data/train", "", columns=["reply"]).frame
     expected = load_split(prepared / "data/train", "", columns=["reply"]).frame[:40]
@@ -124,50 +110,32 @@ def test_other_file_formats_give_the_same(prepared, tmp_path, text_encoder, suff
 
 def test_what_prepare_refuses(tmp_path, text_encoder):
     good = upstream(3)
+    name = "response_3_gemma_2b"
     cases = [
-        (good.drop(columns="response_2_beaver_7b"), ["missing columns response_2_beaver_7b"]),
-        (
-            good.assign(response_3_gemma_2b=[1.0, float("nan"), 2.0]),
-            ["row 1 has no number in response_3_gemma_2b"],
-        ),
-        (
-            good.assign(response_3_gemma_2b=["1", "2", "x"]),
-            ["row 2 has no number in response_3_gemma_2b"],
-        ),
-        (good.assign(response_4=["a", None, "b"]), ["row 1: response_4 is a", "not text"]),
-        (good.assign(response_2_gemma_2b=[1.0, 2.0, float("inf")]), ["row 2 has no number"]),
-        (upstream(3, responses=1), ["1 columns response_1", "two responses"]),
-        (good.drop(columns="prompt"), ["missing columns prompt"]),
-        (good.drop(columns="response_4"), ["missing columns response_4"]),
-        (good[:0].astype(str), ["no test prompts"]),
+        (good.drop(columns="response_2_beaver_7b"), "missing columns response_2_beaver_7b"),
+        (good.drop(columns="prompt"), "missing columns prompt"),
+        (good.drop(columns="response_4"), "missing columns response_4"),
+        (good.assign(**{name: [1.0, float("nan"), 2.0]}), f"row 1 has no number in {name}"),
+        (good.assign(**{name: [1.0, 2.0, float("inf")]}), f"row 2 has no number in {name}"),
+        (good.assign(**{name: ["1", "2", "x"]}), f"row 2 has no number in {name}"),
+        (good.assign(response_4=["a", None, "b"]), "row 1: response_4 is a"),
+        (upstream(3, responses=1), "1 columns response_1, response_2, ..; a comparison needs two"),
+        (good[:0].astype(str), "no test prompts"),
     ]
     for number, (bad, words) in enumerate(cases):
         folder = tmp_path / str(number)
         write(folder, good, bad, "csv" if bad.empty else "parquet")
-        assert_one_line_error(prepare(folder, text_encoder, "--pooling", "mean"), "test", *words)
-    (tmp_path / "empty").mkdir()
-    assert_one_line_error(
-        prepare(tmp_path / "empty", text_encoder), "train.parquet, .csv or .jsonl", "none"
-    )
-    flags = (
-        "--source",
-        tmp_path / "nowhere",
-        "--data",
-        tmp_path / "data",
-        "--model",
-        text_encoder,
-        "--pooling",
-        "mean",
-    )
-    assert_one_line_error(
-        call_script(FOLDER / "prepare.py", *flags), "folder here", "cannot be fetched"
-    )
-    (tmp_path / "empty/train.parquet").write_text("no parquet")
-    assert_one_line_error(prepare(tmp_path / "empty", text_encoder), "train.parquet cannot be read")
-    (tmp_path / "empty/train.csv").write_text("prompt")
-    assert_one_line_error(
-        prepare(tmp_path / "empty", text_encoder), "of one kind", "train.csv", "train.parquet"
-    )
+        assert_one_line_error(prepare(folder, text_encoder, *MEAN), "test", words)
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    assert_one_line_error(prepare(folder, text_encoder), "train.parquet, .csv or .jsonl", "none")
+    done = prepare(tmp_path / "nowhere", text_encoder, *MEAN)
+    assert_one_line_error(done, "folder here", "cannot be fetched")
+    (folder / "train.parquet").write_text("no parquet")
+    assert_one_line_error(prepare(folder, text_encoder), "train.parquet cannot be read")
+    (folder / "train.csv").write_text("prompt")
+    done = prepare(folder, text_encoder)
+    assert_one_line_error(done, "of one kind", "train.csv", "train.parquet")
 
 
 @pytest.mark.parametrize("change", ["shuffled", "filtered", "named", "text"])
@@ -183,7 +151,7 @@ def test_an_index_that_a_table_brings_along_is_no_row_number(tmp_path, text_enco
     else:  # scores as text, as some tools write them
         frame = whole.astype({f"response_3_{name}": str for name in NAMES})
     write(tmp_path, frame, upstream(2, seed=1))
-    status, _, err = prepare(tmp_path, text_encoder, "--pooling", "mean")
+    status, _, err = prepare(tmp_path, text_encoder, *MEAN)
     assert status == 0, err
     split = load_split(tmp_path / "data/train", "", columns=["reply"])
     rows = split.frame.set_index(["prompt", "response"])
@@ -224,7 +192,7 @@ def test_a_whole_beside_its_parts_and_hidden_files_are_not_counted_twice(tmp_pat
     (tmp_path / "copy/test.parquet").write_bytes(
         (tmp_path / "test-00000-of-00001.parquet").read_bytes()
     )
-    status, out, err = prepare(tmp_path, text_encoder, "--pooling", "mean")
+    status, out, err = prepare(tmp_path, text_encoder, *MEAN)
     assert status == 0, err
     assert "train: 7 prompts" in out and "train: 4 prompts left out that another file" in out
     assert "train: 1 prompts stand more than once in one file" in out
@@ -243,7 +211,7 @@ def test_several_files_odd_texts_and_a_second_run(tmp_path, text_encoder):
         part.to_csv(tmp_path / f"train-0000{number}-of-00002.csv", index=False)
     test.to_csv(tmp_path / "test.csv", index=False)
     (tmp_path / "train_log.csv").write_text("not data")
-    status, out, err = prepare(tmp_path, text_encoder, "--pooling", "mean")
+    status, out, err = prepare(tmp_path, text_encoder, *MEAN)
     assert status == 0, err
     assert (
         "train: 6 prompts" in out
@@ -252,74 +220,41 @@ def test_several_files_odd_texts_and_a_second_run(tmp_path, text_encoder):
     frame = load_split(tmp_path / "data/train", "", columns=["reply"]).frame
     assert frame["prompt"].tolist() == np.repeat(np.arange(6), 8).tolist()
     assert frame["gemma_2b"][41] == pytest.approx(train["response_2_gemma_2b"][5])
-    status, out, err = prepare(
-        tmp_path, text_encoder, "--pooling", "mean"
-    )  # data/ lies in --source
+    status, out, err = prepare(tmp_path, text_encoder, *MEAN)  # data/ lies in --source
     assert status == 0 and out.count("done already") == 2, err
 
 
-# ------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def test_from_embeddings_to_the_papers_table_and_pictures(prepared, tmp_path):
-    flags = ("--data", prepared / "data", "--results", tmp_path, *FEW, "--K_list", 0, 1, 3)
-    for run in (
-        partial(call_script, FOLDER / "train_basis.py"),
-        partial(run_script, "train_basis.py", cwd=FOLDER),
-    ):
-        status, out, err = run(*flags, "--dirichlet_list", 0.001, 0.1)
-        assert status == 0, err
-    lines = out.strip().splitlines()
-    assert (
-        lines[-5].split("  ")[0] == "K"
-        and "a = 0.001: seen" in lines[-5]
-        and "overall" in lines[-5]
-    )
+    common = ("--data", prepared / "data", "--results", tmp_path)
+    flags = (*common, *QUICK, "--K_list", 0, 1, 3, "--dirichlet_list", 0.001, 0.1)
+    status, out, err = call_script(FOLDER / "train_basis.py", *flags)
+    assert status == 0, err
+    header, *lines = out.strip().splitlines()[-5:-1]
+    assert header.split("  ")[0] == "K" and "a = 0.001: seen" in header and "overall" in header
     for a in ("0.001", "0.1"):
-        rows = json.loads((tmp_path / f"train_basis_a{a}.json").read_text())["rows"]
+        output = tmp_path / f"train_basis_a{a}"
+        rows = json.loads(output.with_name(f"{output.name}.json").read_text())["rows"]
         assert [row["K"] for row in rows] == [0, 1, 3]
-        assert all(
-            (tmp_path / f"train_basis_a{a}{part}.png").exists() for part in ("", "_mixtures")
-        )
-        basis = load_basis(basis_path(tmp_path / f"train_basis_a{a}", 3, 0.0, 0), 32)
+        for part in ("", "_mixtures"):
+            assert output.with_name(f"{output.name}{part}.png").exists()
+        basis = load_basis(basis_path(output, 3, 0.0, 0), 32)
         assert len(basis.user_ids) == 6 and len(basis.unseen_ids) == 4
-        if a == "0.1":
-            overall = [(6 * row["seen"] + 4 * row["unseen"]) / 10 for row in rows]
-            assert [line.split()[-1] for line in lines[-4:-1]] == [
-                f"{100 * value:.1f}" for value in overall
-            ]
-    flags = (
-        "--data",
-        prepared / "data",
-        "--results",
-        tmp_path,
-        "--dirichlet_list",
-        0.1,
-        "--num_iterations",
-        20,
-    )
-    flags += (
-        "--num_seen",
-        6,
-        "--num_unseen",
-        4,
-        "--train_prompts",
-        8,
-        "--max_shots",
-        12,
-        "--trials",
-        2,
-    )
-    status, out, err = call_script(FOLDER / "vary_fewshot.py", *flags, "--num_shots", 1, 12)
+    overall = [
+        (6 * row["seen"] + 4 * row["unseen"]) / 10 for row in rows
+    ]  # of 0.1, the last column
+    assert [line.split()[-1] for line in lines] == [f"{100 * value:.1f}" for value in overall]
+    flags = (*common, *FEW, "--dirichlet_list", 0.1, "--num_iterations", 20)
+    flags = (*flags, "--max_shots", 12, "--trials", 2, "--num_shots")
+    status, out, err = call_script(FOLDER / "vary_fewshot.py", *flags, 1, 12)
     assert status == 0, err
     rows = json.loads((tmp_path / "vary_fewshot_a0.1.json").read_text())["rows"]
     assert [(row["K"], row["shots"]) for row in rows] == [(K, s) for K in (1, 5) for s in (1, 12)]
     assert (tmp_path / "vary_fewshot_a0.1.png").exists()
-    assert_one_line_error(
-        call_script(FOLDER / "vary_fewshot.py", *flags, "--num_shots", 13),
-        "shots = 13",
-        "12 to draw from",
-    )
+    done = call_script(FOLDER / "vary_fewshot.py", *flags, 13)
+    assert_one_line_error(done, "shots = 13", "12 to draw from")
 
 
 def test_a_pair_is_the_best_against_the_worst_of_the_eight():
@@ -328,25 +263,18 @@ def test_a_pair_is_the_best_against_the_worst_of_the_eight():
     groups, weights = drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
     assert [len(g.user_ids) for g in groups] == [5, 5, 4, 4]
     assert [g.counts.unique().tolist() for g in groups] == [[7], [20], [3], [20]]
-    assert (
-        groups.train.user_ids == groups.seen.user_ids
-        and groups.unseen.user_ids == groups.few_shot_train.user_ids
-    )
+    assert groups.train.user_ids == groups.seen.user_ids
+    assert groups.unseen.user_ids == groups.few_shot_train.user_ids
     assert not set(groups.train.user_ids) & set(groups.unseen.user_ids)
     for group, prompts in zip(groups[:2], (train, test)):
-        for user, chosen, rejected in zip(
-            group.user.tolist(), group.chosen.tolist(), group.rejected.tolist()
-        ):
-            w = weights[user]
+        pairs = zip(group.user.tolist(), group.chosen.tolist(), group.rejected.tolist())
+        for user, chosen, rejected in pairs:
             prompt = chosen // 8
-            score = prompts.scores[prompt] @ w
-            assert (
-                prompts.reply[prompt, score.argmax()] == chosen
-                and prompts.reply[prompt, score.argmin()] == rejected
-            )
-    assert all(
-        group.table is side.table for group, side in zip(groups, (train, test, train, test))
-    )  # nothing is copied
+            score = prompts.scores[prompt] @ weights[user]
+            assert prompts.reply[prompt, score.argmax()] == chosen
+            assert prompts.reply[prompt, score.argmin()] == rejected
+    for group, side in zip(groups, (train, test, train, test)):
+        assert group.table is side.table  # nothing is copied
     pairs = set(zip(groups.train.user.tolist(), (groups.train.chosen // 8).tolist()))
     assert len(pairs) == 35  # each prompt once per person
 
@@ -355,19 +283,17 @@ def test_a_population_does_not_depend_on_the_others():
     sides = planted(50, 20, 8)
     first, weights = drawn(sides, 0.01, 5, 4, 7, 3, seed=1)
     again, same = drawn(sides, 0.01, 5, 4, 7, 3, seed=1)
-    assert np.array_equal(weights, same) and all(
-        torch.equal(a.chosen, b.chosen) for a, b in zip(first, again)
+    assert np.array_equal(weights, same)  # the same draws
+    assert all(
+        torch.equal(*groups) for groups in zip(*[[g.chosen for g in x] for x in (first, again)])
     )
-    _, other = drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
-    more, some = drawn(
-        sides, 0.01, 3, 6, 9, 5, seed=1
-    )  # fewer people, more prompts: the same people
-    assert np.array_equal(weights[:3], some) and torch.equal(
-        more.unseen.chosen[: 4 * 20], first.unseen.chosen
-    )
+    # fewer people, more prompts: the same people
+    more, some = drawn(sides, 0.01, 3, 6, 9, 5, seed=1)
+    assert np.array_equal(weights[:3], some)
+    assert torch.equal(more.unseen.chosen[: 4 * 20], first.unseen.chosen)
     assert set(first.train.chosen[:7].tolist()) <= set(more.train.chosen[:9].tolist())
-    _, elsewhere = drawn(sides, 0.01, 5, 4, 7, 3, seed=2)
-    assert not np.array_equal(weights, other) and not np.array_equal(weights, elsewhere)
+    for a, seed in ((0.1, 1), (0.01, 2)):
+        assert not np.array_equal(weights, drawn(sides, a, 5, 4, 7, 3, seed=seed)[1])
     assert np.allclose(weights.sum(1), 1) and np.isfinite(weights).all()
 
 
@@ -385,26 +311,22 @@ def test_prompts_whose_responses_are_all_equal_are_left_out_and_counted(capsys):
     groups, _ = drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
     assert groups.seen.counts.tolist() == [18] * 5
     train.scores[:46] = 0.0
-    with pytest.raises(
-        InputError, match="seen0000: 4 prompts tell responses apart, 7 were asked for"
-    ):
+    with pytest.raises(InputError, match="seen0000: 4 prompts tell responses apart, 7 were asked"):
         drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
 
 
 def test_prepared_prompts_come_back_with_their_own_scores_and_texts(prepared):
-    for side, original in zip(
-        PEOPLE.load(prepared / "data")[:2], (upstream(20), upstream(7, seed=1))
+    sides = PEOPLE.load(prepared / "data")
+    for name, side, original in (
+        ("train", sides.train, upstream(20)),
+        ("test", sides.test, upstream(7, seed=1)),
     ):
-        split = load_split(
-            prepared / f"data/{'train' if len(original) == 20 else 'test'}", "", columns=["reply"]
-        )
+        frame = load_split(prepared / "data" / name, "", columns=["reply"]).frame
+        frame = frame.set_index(["prompt", "response"])
         for prompt, response in ((0, 0), (3, 7), (6, 2)):
             scores = [original[f"response_{response + 1}_{name}"][prompt] for name in NAMES]
             assert np.allclose(side.scores[prompt, response], scores)
-            row = split.frame[
-                (split.frame["prompt"] == prompt) & (split.frame["response"] == response)
-            ]
-            assert side.reply[prompt, response] == row["reply"].item()
+            assert side.reply[prompt, response] == frame["reply"][prompt, response]
 
 
 def test_a_prepared_side_that_others_rewrote_holds_the_same_scores(prepared, tmp_path):
@@ -422,29 +344,16 @@ def test_a_prepared_side_that_others_rewrote_holds_the_same_scores(prepared, tmp
 
 
 def test_standardise_is_heard_and_has_results_of_its_own(prepared, tmp_path):
-    flags = (
-        "--data",
-        prepared / "data",
-        "--results",
-        tmp_path,
-        *FEW,
-        "--K_list",
-        0,
-        "--dirichlet_list",
-        0.1,
-    )
-    for extra in ((), ("--standardise",)):
-        assert call_script(FOLDER / "train_basis.py", *flags, *extra)[0] == 0
-    raw, scaled = (
-        json.loads((tmp_path / f"train_basis{kind}_a0.1.json").read_text())
-        for kind in ("", "_standardised")
-    )
-    assert raw["rows"] != scaled["rows"]
+    flags = ("--data", prepared / "data", "--results", tmp_path, *QUICK, "--K_list", 0)
+    rows = []
+    for kind, flag in (("", ()), ("_standardised", ("--standardise",))):
+        done = call_script(FOLDER / "train_basis.py", *flags, "--dirichlet_list", 0.1, *flag)
+        assert done[0] == 0, done[2]
+        rows.append(json.loads((tmp_path / f"train_basis{kind}_a0.1.json").read_text())["rows"])
+    assert rows[0] != rows[1]
     sides = planted(50, 20, 8)
     sides.train.scores[..., 2] = 1.0
-    with pytest.raises(
-        InputError, match="reward model number 2 gives all training responses one score"
-    ):
+    with pytest.raises(InputError, match="reward model number 2 gives all training responses one"):
         sides.standardised()
 
 
@@ -465,33 +374,30 @@ def test_planted_reward_models_agree_as_much_as_they_say():
     assert off.mean() == pytest.approx(0.3 * 0.8, abs=0.07)  # what no embedding tells is not shared
     assert train.scores.shape == (2000, 8, 10) and test.reply.shape == (10, 8)
     X = train.table.numpy()
-    residual = (
-        train.scores.reshape(-1, 10)
-        - X @ np.linalg.lstsq(X, train.scores.reshape(-1, 10), rcond=None)[0]
-    )
+    scores = train.scores.reshape(-1, 10)
+    residual = scores - X @ np.linalg.lstsq(X, scores, rcond=None)[0]
     assert residual.var() == pytest.approx(0.2, abs=0.02)
 
 
 def test_planted_populations_behave_as_in_the_paper(tmp_path):
     """Low rank beats Bradley-Terry where everybody is different, and by less where people mix."""
-    few = ("--num_seen", 200, "--num_unseen", 100, "--num_iterations", 500, "--K_list", 0, 1, 5)
-    few += ("--dirichlet_list", 0.001, 0.1)
-    status, _, err = call_script(
-        FOLDER / "train_basis.py", "--synthetic", "--results", tmp_path, *few
-    )
+    few = ("--num_seen", 100, "--num_unseen", 60, "--num_iterations", 250, "--K_list", 0, 1, 5)
+    few = (*few, "--planted_features", 32, "--planted_tests", 150, "--no-mark_best")
+    flags = ("--synthetic", "--results", tmp_path, "--dirichlet_list", 0.001, 0.1)
+    status, _, err = call_script(FOLDER / "train_basis.py", *flags, *few)
     assert status == 0, err
     gain = {}
     for a in ("0.001", "0.1"):
         rows = json.loads((tmp_path / f"train_basis_synthetic_a{a}.json").read_text())["rows"]
-        reference, one, many = (row["unseen"] for row in rows)
-        assert reference < one < many
-        gain[a] = many - one
+        reference, bradley_terry, rank_5 = (row["unseen"] for row in rows)
+        assert reference < bradley_terry < rank_5
+        gain[a] = rank_5 - bradley_terry
     assert gain["0.001"] > gain["0.1"] + 0.02
 
 
 def test_what_training_refuses(prepared, tmp_path):
     script = FOLDER / "train_basis.py"
-    flags = ("--data", prepared / "data", *FEW)
+    flags = ("--data", prepared / "data", *QUICK)
     for extra, words in (
         (("--dirichlet_list", 0.1, 0), ["0 is no Dirichlet parameter"]),
         (("--dirichlet_list", 0.1, 0.1), ["holds a value twice"]),
@@ -505,76 +411,37 @@ def test_what_training_refuses(prepared, tmp_path):
         assert_one_line_error(call_script(script, *flags, *extra), *words)
     done = call_script(script, "--data", tmp_path)
     assert_one_line_error(done, "train.safetensors is missing", "python PersonalLLM/prepare.py")
-    train, test = (
-        load_split(prepared / f"data/{side}", "", columns=["reply"]) for side in ("train", "test")
+    splits = (
+        load_split(prepared / "data" / side, "", columns=["reply"]) for side in ("train", "test")
     )
+    train, test = splits
+    frame = test.frame
+    column = "test.parquet has no column reply: of another data set?"
     for broken, words in (
         (
             test._replace(table=test.table[:, :31], head=test.head[:31]),
-            ["differ in width: 32 and 31"],
+            "differ in width: 32 and 31",
         ),
-        (test._replace(model="another"), ["differ in model"]),
-        (
-            test._replace(frame=test.frame[:-1]),
-            ["test.parquet: 55 rows are not 8 responses to each of 7"],
-        ),
-        (test._replace(table=test.table[:10]), ["points outside the 10 rows"]),
-        (test._replace(frame=test.frame.drop(columns="gemma_2b")), ["has no column gemma_2b"]),
-        (test._replace(frame=test.frame.assign(gemma_2b=float("nan"))), ["a score is NaN"]),
-        (test._replace(frame=test.frame.assign(gemma_2b="x")), ["a score that is no number"]),
-        (test._replace(frame=test.frame[:0]), ["0 rows are not"]),
-        (
-            test._replace(frame=test.frame[test.frame["response"] < 4]),
-            ["differ in responses: 8 and 4"],
-        ),
-        (
-            test._replace(frame=test.frame.drop(columns="reply")),
-            ["test.parquet has no column reply: of another data set?"],
-        ),
+        (test._replace(model="another"), "differ in model"),
+        (test._replace(frame=frame[:-1]), "test.parquet: 55 rows are not 8 responses to each of 7"),
+        (test._replace(frame=frame[:0]), "0 rows are not"),
+        (test._replace(frame=frame[frame["response"] < 4]), "differ in responses: 8 and 4"),
+        (test._replace(table=test.table[:10]), "points outside the 10 rows"),
+        (test._replace(frame=frame.drop(columns="gemma_2b")), "has no column gemma_2b"),
+        (test._replace(frame=frame.drop(columns="reply")), column),
+        (test._replace(frame=frame.assign(gemma_2b=float("nan"))), "a score is NaN"),
+        (test._replace(frame=frame.assign(gemma_2b="x")), "a score that is no number"),
     ):
         save_split(tmp_path / "train", train)
         save_split(tmp_path / "test", broken)
-        assert_one_line_error(call_script(script, "--data", tmp_path, *FEW), *words)
-
-
-def test_help_of_every_script_is_quick_and_names_every_flag():
-    for script in ("prepare.py", "train_basis.py", "vary_fewshot.py"):
-        status, out, err = call_script(FOLDER / script, "--help")
-        block = (FOLDER / script).read_text().split("settings ---", 1)[1].split("# ---", 1)[0]
-        matches = [SETTING.match(line) for line in block.splitlines()[1:] if line]
-        assert status == 0 and not err and all(f"--{match[1]}" in out for match in matches)
-        assert all(match[2] for match in matches), "a setting without its meaning on the same line"
+        assert_one_line_error(call_script(script, "--data", tmp_path, *QUICK), words)
 
 
 def test_ridge_and_fresh_populations_from_the_shell(tmp_path):
-    few = (
-        "--synthetic",
-        "--results",
-        tmp_path,
-        "--planted_prompts",
-        200,
-        "--planted_tests",
-        20,
-        "--dirichlet_list",
-        0.01,
-    )
-    few += (
-        "--dirichlet_list",
-        0.01,
-        "--num_seen",
-        40,
-        "--num_unseen",
-        20,
-        "--K_list",
-        0,
-        1,
-        5,
-        "--solver",
-        "ridge",
-    )
-    status, out, err = call_script(
-        FOLDER / "train_basis.py", *few, "--repeats", 2, "--resplit", "--baselines"
-    )
+    few = ("--planted_prompts", 200, "--planted_tests", 20, "--num_seen", 40, "--num_unseen", 20)
+    flags = ("--synthetic", "--results", tmp_path, *few, "--dirichlet_list", 0.01)
+    more = ("--K_list", 0, 1, 5, "--solver", "ridge", "--repeats", 2, "--resplit", "--baselines")
+    status, out, err = call_script(FOLDER / "train_basis.py", *flags, *more)
     assert status == 0 and "± std over splits" in out and "population mixture" in out, err
     assert (tmp_path / "train_basis_synthetic_a0.01_mixtures.png").exists()
     rows = json.loads((tmp_path / "train_basis_synthetic_a0.01.json").read_text())["summary"]

@@ -1,0 +1,346 @@
+"""RewardBench 2 on the rewards of a basis: its rows, the official score, how sure it is, and eval_rb2.py."""
+
+import json
+import random
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, assert_one_line_error, call_script, load_script
+from texts import text, write
+
+from lore.common import InputError
+from lore.fit.basis import Basis, save_basis
+from lore.text.conversations import exchange
+from lore.text.encoder import Encoder
+
+SCRIPT = ROOT / "PRISM/eval_rb2.py"
+RB2 = load_script(SCRIPT)
+BENCH = load_script(ROOT / "PRISM/rewardbench2.py")
+
+
+def bench_row(row_id="1", subset="Math", prompt="the cat?", chosen=("yes",), rejected=("no", "it")):
+    row = {"id": row_id, "subset": subset, "prompt": prompt, "chosen": [*chosen]}
+    more = {"num_incorrect": len(rejected), "total_completions": 0, "models": []}
+    return {**row, "rejected": [*rejected], "num_correct": len(chosen), **more}
+
+
+def bench():
+    rng = random.Random(1)
+
+    def replies(count):
+        return [f"{text(rng, 2, 6)} {rng.random():.5f}" for _ in range(count)]
+
+    rows = []
+    for name in BENCH.SUBSETS[:5]:
+        for i in range(4):
+            rows.append(bench_row(str(i), name, text(rng, 2, 6), replies(1), replies(3)))
+    for n in range(3):
+        for kind, correct in (("ref", 1), ("tied", 3)):
+            prompt = text(rng, 2, 6)
+            rows.append(bench_row(f"{kind}:{n}", "Ties", prompt, replies(correct), replies(2)))
+    return rows
+
+
+def bench_file(folder, rows):
+    return write(folder / "bench.jsonl", rows)
+
+
+def evaluate(folder, source, model, *flags):
+    common = ("--source", source, "--model", model, "--data", folder, "--results", folder)
+    return call_script(SCRIPT, *common, *flags)
+
+
+# ------------------------------------------------------------------------------------------------
+# The score
+# ------------------------------------------------------------------------------------------------
+
+
+def columns(*scores):
+    return np.array(scores, dtype=float).T  # heads x replies -> (m, H)
+
+
+def test_a_row_is_one_over_the_number_of_replies_at_the_top():
+    scores = columns([3, 1, 2, 0], [1, 3, 2, 0], [3, 3, 0, 0], [3, 3, 3, 3], [2, 2, 3, 3])
+    assert BENCH.best_of_row(scores).tolist() == [1, 0, 0.5, 0.25, 0]
+
+
+def test_ties_by_hand():
+    rows = []
+    for n, (tied, ref) in enumerate(
+        [  # 2 correct, then incorrect ones: margin, D, accurate; of ref
+            ([5, 4, 1, 0], [9, 1, 2]),  # 3, 1, yes; 7
+            ([9, 5, 4, 0], [5, 3, 3]),  # 1, 4, yes; 2: margin < D
+            ([5, 5, 5, 1], [1, 2, 0]),  # 0, 0, no; -1: equal to the best wrong
+            ([4, 4, 1, 1], [2, 1, 1]),  # 3, 0, yes; 1: correct ones exactly equal
+        ]
+    ):
+        rows += [(f"tied:{n}", 2, columns(tied)), (f"ref:{n}", 1, columns(ref))]
+    # min(tied, ref) / D - 1; -1 / 0 and 1 / 0
+    closeness = (np.tanh(3 / 1 - 1) + np.tanh(1 / 4 - 1) + -1 + 1) / 4
+    expected = 0.30 * 3 / 4 + 0.30 * 3 / 4 + 0.20 * 2 / 4 + 0.20 * 2 / 4 + 0.01 * closeness
+    value, pairs = BENCH.ties(rows)
+    assert pairs == 4 and value[0] == pytest.approx(expected, abs=1e-12)
+    equal = columns([1, 1, 1])
+    rows_of_equals = [("tied:0", 2, equal), ("tied:1", 2, equal), ("ref:0", 1, columns([1, 1]))]
+    assert BENCH.ties(rows_of_equals)[0][0] == pytest.approx(0)  # 0 / 0 counts as zero
+    two_heads = []
+    negative = []
+    for row_id, correct, scores in rows:
+        two_heads.append((row_id, correct, np.concatenate([scores, -scores], axis=1)))
+        negative.append((row_id, correct, -scores))
+    alone = BENCH.ties(negative)[0][0]
+    assert BENCH.ties(two_heads)[0] == pytest.approx([value[0], alone])  # a head's score is its own
+
+
+def test_a_ties_row_without_its_partner_counts_for_accuracy_alone(capsys):
+    rows = [("tied:0", 2, columns([5, 4, 1])), ("ref:0", 1, columns([5, 4]))]
+    rows.append(("tied:1", 2, columns([1, 2, 3])))
+    value, pairs = BENCH.ties(rows)  # D = 1, tied margin 3, ref margin 1
+    expected = 0.30 / 2 + 0.30 + 0.20 * 1 + 0.20 * 0 + 0.01 * np.tanh(1 / 1 - 1)
+    assert pairs == 1 and value[0] == pytest.approx(expected)
+    named = [{"id": row_id, "num_correct": n, "subset": "Ties"} for row_id, n, _ in rows]
+    BENCH.subset_scores(named, [scores for *_, scores in rows])
+    assert "1 of 3 Ties rows lack their ref or tied partner" in capsys.readouterr().out
+    alone = BENCH.subset_scores(named[2:], [rows[2][2]])
+    assert np.isnan(alone["Ties"]).all()
+    assert "without any pair there is no score" in capsys.readouterr().out
+
+
+def test_the_interval_over_rows_is_that_of_a_mean_of_subsets():
+    rng = np.random.default_rng(0)
+    rows, scores, right = [], [], []
+    for name in BENCH.SUBSETS[:5]:
+        wins = rng.random((200, 2)) < (0.5, 0.8)  # of the reference, of another reward
+        right.append(wins)
+        for number, won in enumerate(wins):
+            rows.append({"id": str(number), "subset": name, "num_correct": 1})
+            scores.append(np.stack([won * 2.0, np.ones(2)]))  # the correct reply has 2 or 0
+    for number in range(40):  # pairs of which both rewards get everything right
+        for kind, correct in (("ref", 1), ("tied", 2)):
+            rows.append({"id": f"{kind}:{number}", "subset": "Ties", "num_correct": correct})
+            scores.append(np.repeat([[9.0]] * correct + [[1.0]], 2, axis=1))
+    ((mean, low, high),) = BENCH.over_first(rows, scores)
+    by_subset = BENCH.subset_scores(rows, scores)
+    assert mean == pytest.approx(np.mean([values[1] - values[0] for values in by_subset.values()]))
+    errors = [np.diff(wins * 1.0).std() / 200**0.5 for wins in right]
+    half = 1.96 * np.square(errors).sum() ** 0.5 / 6
+    assert (high - low) / 2 == pytest.approx(half, rel=0.15) and low < mean < high
+
+
+def test_the_two_rows_of_a_pair_are_drawn_together():
+    rows = [("ref:7", 1, np.array([[2.0], [1.0]])), ("tied:7", 2, np.array([[2.0], [2.0], [1.0]]))]
+    drawn = BENCH.ties_drawn(rows, np.random.default_rng(0))
+    assert np.allclose(drawn, BENCH.ties(rows)[0])
+
+
+def test_a_basis_that_lost_general_quality_is_called_so(capsys):
+    names = ["reference head", "column 0", "mean mixture"]
+    table = pd.DataFrame({"Math": [0.9, 0.5, 0.4], "Ties": [0.7, 0.6, 0.6]}, names)
+    RB2.compare(table)
+    out = capsys.readouterr().out
+    assert "mean mixture -30.0, columns -25.0 .. -25.0" in out and "overfitting" in out
+    RB2.compare(table * 0 + 0.5)
+    assert "overfitting" not in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------
+# Rewards
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def a_basis(tmp_path_factory):
+    path = tmp_path_factory.mktemp("basis") / "basis.safetensors"
+    torch.manual_seed(0)
+    V, W = torch.randn(32, 3), torch.rand(4, 3).softmax(1)
+    basis = Basis(V, W[:3], ("user1", "user2", "user3"), W[3:], ("user9",))
+    save_basis(path, basis)
+    return path, basis
+
+
+def test_heads_in_other_files_and_files_that_hold_none(tmp_path, a_basis):
+    path, basis = a_basis
+    torch.save(basis.V, tmp_path / "V.pt")
+    torch.save({"V": basis.V, "W": basis.W}, tmp_path / "dict.pt")
+    np.save(tmp_path / "V.npy", basis.V.numpy())
+    torch.save(basis.V[:, :1].T, tmp_path / "weight.pt")  # (1, d), as score.weight
+    for name in ("V.pt", "dict.pt", "V.npy"):
+        heads, _ = RB2.load_heads(tmp_path / name, 32, [])
+        assert list(heads) == ["column 0", "column 1", "column 2"]
+        assert torch.equal(heads["column 2"], basis.V[:, 2])  # a copy
+    assert torch.equal(RB2.load_heads(tmp_path / "weight.pt", 32, [])[0]["column 0"], basis.V[:, 0])
+    everybody = RB2.load_heads(path, 32, ["all"])[0]
+    assert list(everybody)[-4:] == ["user1", "user2", "user3", "user9"]
+    torch.save({"weights": basis.V}, tmp_path / "other.pt")
+    torch.save(Counter, tmp_path / "code.pt")  # needs code to load: refused by weights_only
+    np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
+    (tmp_path / "text.pt").write_text("no tensor")
+    (tmp_path / "empty.npy").touch()
+    np.save(tmp_path / "three.npy", np.ones((32, 2, 2)))
+    np.save(tmp_path / "none.npy", np.ones((32, 0)))
+    np.save(tmp_path / "complex.npy", np.ones((32, 2), dtype=complex))
+    np.save(tmp_path / "nan.npy", np.full((32, 2), np.nan))
+    plain = "does not hold a plain tensor V"
+    for name, width, users, words in (
+        *((name, 32, [], plain) for name in ("other.pt", "code.pt", "object.npy", "text.pt")),
+        *((f"{name}.npy", 32, [], plain) for name in ("empty", "three", "none", "complex")),
+        ("nan.npy", 32, [], "holds NaN or infinity"),
+        ("V.pt", 31, [], "rewards of width 32, but the embeddings have 31"),
+        (path, 31, [], "basis of width 32, but the embeddings have 31"),
+        (path, 32, ["user7"], "has no user user7; it has 4, such as user1"),
+        ("V.pt", 32, ["user1"], "only a .safetensors basis"),
+        ("V.txt", 32, [], "is a .safetensors, .pt or .npy file"),
+        ("missing.pt", 32, [], "cannot be read"),
+    ):
+        with pytest.raises(InputError, match=words):
+            RB2.load_heads(tmp_path / name, width, users)
+
+
+# ------------------------------------------------------------------------------------------------
+# The script
+# ------------------------------------------------------------------------------------------------
+
+
+def test_every_head_gets_the_official_score_of_its_own_rewards(tmp_path, reward_model, a_basis):
+    path, basis = a_basis
+    rows = bench()
+    rows[0]["rejected"][0] = rows[0]["chosen"][0]  # an exact tie
+    source = bench_file(tmp_path, rows)
+    flags = ("--rm_head", path, "--users", "user2", "user9")
+    status, out, err = evaluate(tmp_path, source, reward_model, *flags)
+    assert status == 0, err
+    table = pd.read_csv(tmp_path / "eval_rb2.csv", index_col="reward")
+    names = ["reference head", "column 0", "column 1", "column 2", "mean mixture", "user2", "user9"]
+    assert table.index.tolist() == names
+    assert table.columns.tolist() == [*BENCH.SUBSETS, "Overall"]
+    model = Encoder(str(reward_model), "last", torch.device("cpu"))
+    W = torch.stack([basis.W.mean(0), basis.W[1], basis.W_unseen[0]])
+    heads = torch.cat([model.head, basis.V, basis.V @ W.T], dim=1)  # (d, 7)
+    credit = {}
+    for row in rows:
+        talks = [exchange(row["prompt"], reply) for reply in row["chosen"] + row["rejected"]]
+        scores = (model.embed(talks) @ heads).numpy()
+        if row["subset"] != "Ties":
+            right = np.isclose(scores, scores.max(axis=0), atol=1e-6)
+            credit.setdefault(row["subset"], []).append(right[0] / right.sum(axis=0))
+    for subset, values in credit.items():
+        assert table[subset].tolist() == pytest.approx(np.mean(values, axis=0)), subset
+    assert np.allclose(table["Overall"], table[[*BENCH.SUBSETS]].mean(axis=1))
+    rewards = json.loads((tmp_path / "eval_rb2.json").read_text())["rows"]
+    assert [row["reward"] for row in rewards] == names
+    assert rewards[0]["Ties"] == pytest.approx(table["Ties"].iloc[0])
+    assert "points above the reference head, mean of the subsets: mean mixture" in out
+    status, again, _ = evaluate(tmp_path, source, reward_model)
+    assert status == 0 and "rb2: done already" in again  # another head needs no model
+
+
+def test_rows_that_pandas_has_written_get_the_same_scores(tmp_path, reward_model):
+    """num_correct 1.0, replies as arrays, a shuffled index, a row twice and one of Ties twice."""
+    rows = bench()
+    frame = pd.DataFrame([*rows, rows[0], rows[-1]])
+    frame = frame.astype({"num_correct": float, "num_incorrect": float})
+    frame.index = frame.index[::-1]
+    frame.to_parquet(tmp_path / "bench.parquet")
+    frame.to_json(tmp_path / "floats.jsonl", orient="records", lines=True)
+    plain = bench_file(tmp_path, rows)
+    tables = []
+    for source in (plain, tmp_path / "bench.parquet", tmp_path / "floats.jsonl"):
+        done = evaluate(tmp_path, source, reward_model)
+        assert done[0] == 0, done[2]
+        assert ("2 rows that stand there a second time" in done[1]) == (source != plain)
+        tables.append((tmp_path / "eval_rb2.csv").read_bytes())
+    assert tables[0] == tables[1] == tables[2]  # of the very same table of embeddings
+    assert "done already" in done[1]
+
+
+def test_a_row_with_a_reply_too_long_is_left_out_whole(tmp_path, reward_model):
+    rows = bench()
+    long = rows[0] | {"rejected": ["no", "the cat sat " * 60, "it"]}
+    tables = []
+    for name, some in (("short", rows[1:]), ("long", [long, *rows[1:]])):
+        (tmp_path / name).mkdir()
+        source = bench_file(tmp_path / name, some)
+        done = evaluate(tmp_path / name, source, reward_model, "--max_length", 60)
+        assert done[0] == 0, done[2]
+        tables.append(pd.read_csv(tmp_path / name / "eval_rb2.csv", index_col="reward"))
+    assert "left out" in done[1]
+    assert np.allclose(*tables, atol=1e-6)  # other texts beside them round the vectors otherwise
+
+
+def test_embeddings_in_another_order_are_refused(tmp_path, reward_model):
+    source = bench_file(tmp_path, bench())
+    assert evaluate(tmp_path, source, reward_model)[0] == 0
+    pd.read_parquet(tmp_path / "rb2.parquet")[::-1].to_parquet(tmp_path / "rb2.parquet")
+    done = evaluate(tmp_path, source, reward_model)
+    assert_one_line_error(done, "rb2.parquet was changed by others")
+
+
+def test_one_subset_or_the_first_rows(tmp_path, reward_model):
+    source = bench_file(tmp_path, bench())
+    flags = ("--subset", "precise if", "--limit", 2)
+    status, out, err = evaluate(tmp_path, source, reward_model, *flags)
+    assert status == 0, err
+    assert "2 rows; percent; Overall is the mean of the six subsets, not all here" in out
+    table = pd.read_csv(tmp_path / "eval_rb2_precise_if_first2.csv", index_col="reward")
+    assert table.columns.tolist() == ["Precise IF", "Overall"] and np.isnan(table["Overall"]).all()
+    done = evaluate(tmp_path, source, reward_model, "--subset", "Maths")
+    assert_one_line_error(done, "subset = Maths", "Precise IF")
+
+
+def test_without_any_pair_of_ties_there_is_no_overall(tmp_path, reward_model):
+    rows = [row for row in bench() if not row["id"].startswith("tied")]
+    status, out, err = evaluate(tmp_path, bench_file(tmp_path, rows), reward_model)
+    assert status == 0, err
+    assert "not all here" in out and "3 of 3 Ties rows lack" in out
+    table = pd.read_csv(tmp_path / "eval_rb2.csv", index_col="reward")
+    assert np.isnan(table["Ties"]).all() and np.isnan(table["Overall"]).all()
+
+
+def test_a_wrong_width_is_noticed_before_anything_is_embedded(tmp_path, reward_model):
+    torch.save(torch.randn(31, 2), tmp_path / "V.pt")
+    source = bench_file(tmp_path, bench())
+    done = evaluate(tmp_path / "data", source, reward_model, "--rm_head", tmp_path / "V.pt")
+    assert_one_line_error(done, "rewards of width 31, but the embeddings have 32")
+    assert not (tmp_path / "data").exists()
+
+
+BAD = [
+    (bench_row(subset="Poems"), "subset 'Poems'"),
+    (bench_row(chosen=()), "chosen and rejected replies"),
+    (bench_row() | {"rejected": ["a", ["b"]]}, "all of them text"),
+    (bench_row() | {"chosen": 5}, "chosen and rejected replies"),
+    (bench_row() | {"rejected": "xyz"}, "chosen and rejected replies"),
+    (bench_row() | {"num_correct": 2}, "num_correct is 2, chosen replies: 1"),
+    (bench_row() | {"num_correct": 1.5}, "num_correct is 1.5"),
+    (bench_row() | {"num_correct": "1"}, "num_correct is '1'"),
+    (bench_row() | {"num_correct": True}, "num_correct is True"),
+    (bench_row("7", "Ties"), "the id of a Ties row is ref:N or tied:N, not '7'"),
+    (bench_row("tied:7", "Ties"), "1 correct replies"),
+    (bench_row("ref:7", "Ties", chosen=("a", "b")), "2 correct replies"),
+]
+
+
+@pytest.mark.parametrize("row, words", BAD)
+def test_rows_that_the_bench_does_not_have_end_with_file_and_line(tmp_path, row, words):
+    with pytest.raises(InputError) as error:
+        BENCH.read_bench(bench_file(tmp_path, [bench_row(), row]), "", 0)
+    assert "bench.jsonl, line 2" in str(error.value) and words in str(error.value)
+
+
+def test_what_else_the_bench_refuses(tmp_path, text_encoder):
+    nowhere = call_script(SCRIPT, "--source", tmp_path / "none.jsonl")
+    assert_one_line_error(nowhere, "no file or folder here", "cannot be fetched")
+    source = bench_file(tmp_path, bench()[:4])
+    for source_and_flags, words in (
+        ((source, "--subset", "Math"), "holds no row of Math"),
+        ((source, "--model", text_encoder, "--pooling", "mean"), "nothing to score"),
+        ((source, "--users", "user1"), "name their basis with --rm_head"),
+        ((tmp_path,), "is a folder; name the JSON-lines or parquet file"),
+    ):
+        assert_one_line_error(call_script(SCRIPT, "--source", *source_and_flags), words)
+    rows = [bench_row("ref:1", "Ties"), bench_row("ref:1", "Ties", "another")]
+    done = call_script(SCRIPT, "--source", bench_file(tmp_path, rows))
+    assert_one_line_error(done, "line 2", "ref:1 stands here for the second time")
