@@ -20,15 +20,6 @@ from lore.fit.ridge import fit_ridge
 from utils import LoRe, PersonalizeBatch, run
 
 CHOICES = load_script(ROOT / "CommunityAlignment/choices.py")
-PLURALITY = CHOICES.PLURALITY
-Choices = CHOICES.Choices
-another_of_language = CHOICES.another_of_language
-person_before = CHOICES.person_before
-by_trait = CHOICES.by_trait
-consistency = CHOICES.consistency
-most_said = CHOICES.most_said
-narrowed = CHOICES.narrowed
-choice_rows = CHOICES.choice_rows
 
 
 def turns(people=8, each=12, replies=4, seed=0, d=12):
@@ -164,7 +155,7 @@ def test_the_first_place_is_right_where_all_pairs_are():
     groups = groups_of(frame, table)
     V = torch.randn(12, 1, generator=torch.Generator().manual_seed(2)) * 50
     margin = {name: project(group, [V])[0][:, 0] for name, group in groups._asdict().items()}
-    first = Choices(groups).first_places(Cell(0, 0.0, 1).scored(margin, groups))
+    first = CHOICES.Choices(groups).first_places(Cell(0, 0.0, 1).scored(margin, groups))
     rewards = (table @ V)[:, 0].numpy()
     for name, users in (("seen", ["p0", "p1", "p2", "p3"]), ("unseen", ["p4", "p5", "p6", "p7"])):
         right, loss = [], []
@@ -182,7 +173,7 @@ def test_the_first_place_is_right_where_all_pairs_are():
         outcomes = first.outcomes[name]
         by_user = np.bincount(outcomes.user, outcomes.log_loss) / np.bincount(outcomes.user)
         assert by_user == pytest.approx(loss, abs=1e-4)
-    assert Choices(groups).chance() == 0.25
+    assert CHOICES.Choices(groups).chance() == 0.25
 
 
 def test_the_plurality_of_others_leaves_the_person_out():
@@ -193,7 +184,7 @@ def test_the_plurality_of_others_leaves_the_person_out():
     rows += [("p0", 8, "c", 4, 5), ("p2", 9, "d", 6, 7)]  # nobody else was asked
     frame = pd.DataFrame(rows, columns=["user_id", "turn", "item", "chosen", "rejected"])
     groups = groups_of(frame, torch.randn(8, 3))
-    choices = Choices(groups)
+    choices = CHOICES.Choices(groups)
     margin = {name: torch.ones(len(group)) for name, group in groups._asdict().items()}
     first = choices.first_places(Cell(0, 0.0, 1).scored(margin, groups))
     found, kept = choices.plurality(first, frame)
@@ -210,10 +201,10 @@ def test_the_plurality_of_others_leaves_the_person_out():
         assert again.outcomes[name].right[kept[name]].tolist() == (
             found.outcomes[name].right[kept[name]].tolist()
         )
-    shared = choice_rows(choices.of_shared_items([first], frame))
-    assert {row["K"] for row in shared} == {PLURALITY, 1}
+    shared = CHOICES.choice_rows(choices.of_shared_items([first], frame))
+    assert {row["K"] for row in shared} == {CHOICES.PLURALITY, 1}
     alone = frame[frame["item"].isin(["c", "d"])]
-    lonely = Choices(groups_of(alone, torch.randn(8, 3)))
+    lonely = CHOICES.Choices(groups_of(alone, torch.randn(8, 3)))
     margin = {name: torch.ones(1) for name in Groups._fields}
     first = lonely.first_places(Cell(0, 0.0, 1).scored(margin, lonely.groups))
     assert lonely.of_shared_items([first], alone) == []
@@ -228,18 +219,18 @@ def test_how_often_people_agree_with_themselves():
         ("q", 4, "b", 1),
     ]
     frame = pd.DataFrame(rows, columns=["user_id", "turn", "item", "chosen"])
-    assert consistency(frame) == {"share": 0.5, "choices": 2, "people": 1}
-    assert consistency(frame.iloc[2:]) == {"share": None, "choices": 0, "people": 0}
+    assert CHOICES.consistency(frame) == {"share": 0.5, "choices": 2, "people": 1}
+    assert CHOICES.consistency(frame.iloc[2:]) == {"share": None, "choices": 0, "people": 0}
 
 
 def test_another_person_speaks_the_same_language():
     language = {"a": "en", "b": "hi", "c": "en", "d": "hi", "e": "fr"}
-    assert person_before(tuple("abcde"), language).tolist() == [2, 3, 0, 1, 3]
+    assert CHOICES.person_before(tuple("abcde"), language).tolist() == [2, 3, 0, 1, 3]
     frame, table = turns()
     groups = groups_of(frame, table)
     result = run([1, 2], [0.0], None, *groups, 4, 4, "cpu", num_iterations=5)
     spoken = dict.fromkeys(frame["user_id"], "en")
-    (found,) = another_of_language(result.cells, groups, spoken)
+    (found,) = CHOICES.another_of_language(result.cells, groups, spoken)
     assert found.variant == ANOTHER and found.K == 2
     assert torch.equal(found.fit.W, result.cells[1].fit.W.roll(1, 0))
 
@@ -256,7 +247,7 @@ def test_nothing_is_said_of_few_people():
     right = (np.arange(200) % 4 < one.accuracy["unseen"].repeat(4) * 4) * 1.0
     outcomes = {"unseen": Outcomes(user, np.arange(200), right, np.ones(200), 0.0)}
     W = torch.eye(2)[torch.arange(50) % 2]
-    found = by_trait(one._replace(outcomes=outcomes, W_unseen=W), frame, ["country"])
+    found = CHOICES.by_trait(one._replace(outcomes=outcomes, W_unseen=W), frame, ["country"])
     (row,) = found["rows"]
     assert row["kind"] == "country x" and row["people"] == 31
     assert row["unseen"] == pytest.approx(right[: 31 * 4].mean())
@@ -265,6 +256,6 @@ def test_nothing_is_said_of_few_people():
     said = pd.DataFrame(
         {"user_id": [*"aaabc"], "turn": [0, 1, 2, 3, 4], "x": ["p", "q", "q", "", "p"]}
     )
-    assert most_said(said, "x") == {"a": "q", "c": "p"}
+    assert CHOICES.most_said(said, "x") == {"a": "q", "c": "p"}
     kept = {"unseen": user < 2}
-    assert narrowed(one._replace(outcomes=outcomes), kept).users["unseen"] == users[:2]
+    assert CHOICES.narrowed(one._replace(outcomes=outcomes), kept).users["unseen"] == users[:2]

@@ -277,13 +277,13 @@ def test_from_a_file_to_tables(script, tmp_path, reward_model):
 
 def test_planted_tastes_are_found_by_group_and_the_split_by_turn_flatters(tmp_path):
     people = load_script(FOLDER / "people.py")
-    prepared = people.plant(defaults_of(people, seed=0, planted_people=100, planted_popularity=1.5))
-
-    found = {}
-    for deal in ("group", "turn"):
+    few = {"planted_people": 100, "planted_popularity": 1.5}
+    prepared = people.plant(defaults_of(people, seed=0, **few))
+    results = []
+    for deal, ranks in (("turn", [1]), ("group", [1, 2])):
         groups = people.split(prepared, deal, 5, 32, 0.5, "pairs", 0)
-        found[deal] = run([1, 2], [0.0], None, *groups, *groups.sizes, "cpu", solver="ridge")
-    by_group, by_turn = found["group"], found["turn"]
+        results.append(run(ranks, [0.0], None, *groups, *groups.sizes, "cpu", solver="ridge"))
+    by_turn, by_group = results
     assert by_group.cells[0].both_sides["unseen"][0] == 0
     assert by_turn.cells[0].both_sides["unseen"][0] >= 50
     assert by_turn.unseen[0] > by_group.unseen[0] + 0.02

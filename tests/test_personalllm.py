@@ -129,7 +129,7 @@ def test_what_prepare_refuses(tmp_path, text_encoder):
     folder = tmp_path / "empty"
     folder.mkdir()
     assert_one_line_error(prepare(folder, text_encoder), "train.parquet, .csv or .jsonl", "none")
-    done = prepare(tmp_path / "nowhere", text_encoder, *MEAN)
+    done = prepare(tmp_path / "nowhere", text_encoder, *MEAN, "--data", tmp_path / "data")
     assert_one_line_error(done, "folder here", "cannot be fetched")
     (folder / "train.parquet").write_text("no parquet")
     assert_one_line_error(prepare(folder, text_encoder), "train.parquet cannot be read")
@@ -438,7 +438,7 @@ def test_what_training_refuses(prepared, tmp_path):
 
 
 def test_ridge_and_fresh_populations_from_the_shell(tmp_path):
-    few = ("--planted_prompts", 200, "--planted_tests", 20, "--num_seen", 40, "--num_unseen", 20)
+    few = ("--planted_prompts", 200, "--planted_tests", 20, "--num_seen", 30, "--num_unseen", 20)
     flags = ("--synthetic", "--results", tmp_path, *few, "--dirichlet_list", 0.01)
     more = ("--K_list", 0, 1, 5, "--solver", "ridge", "--repeats", 2, "--resplit", "--baselines")
     status, out, err = call_script(FOLDER / "train_basis.py", *flags, *more)
