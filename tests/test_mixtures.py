@@ -190,6 +190,17 @@ def test_with_no_spread_the_deviation_vanishes_and_pairs_that_do_not_count_are_f
     assert torch.allclose(partly.logits[~counted], mixed / LOGIT_SCALE, atol=1e-4)
 
 
+def test_one_mixture_for_everybody_is_one_reward():
+    torch.manual_seed(8)
+    data = Comparisons.from_list([torch.randn(12, 6), torch.randn(7, 6)])
+    Z, mean = 80 * data.table @ torch.randn(6, 3), torch.tensor([0.5, 0.3, 0.2]).double()
+    prior = Prior(mean, EVERYBODY, deviation_spread=50.0)
+    found = solve_mixtures(Z, data.user, 2, prior, data)
+    one = prior._replace(mean=torch.ones(1))
+    expected = solve_mixtures((Z.double() @ mean).unsqueeze(1), data.user, 2, one, data)
+    assert torch.allclose(found.a, expected.a) and torch.allclose(found.logits, expected.logits)
+
+
 def test_margins_of_several_draws_are_those_of_each():
     torch.manual_seed(7)
     few = Comparisons.from_list([torch.randn(4, 5), torch.randn(3, 5)])
