@@ -72,8 +72,8 @@ def write_blocks(path, tensors, blocks, metadata):
     for name, tensor in tensors.items():
         begin = end
         end += tensor.numel() * tensor.element_size()
-        place = {"shape": list(tensor.shape), "data_offsets": [begin, end]}
-        header[name] = {"dtype": DTYPES[tensor.dtype], **place}
+        entry = {"shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[name] = {"dtype": DTYPES[tensor.dtype], **entry}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     table = tensors["embeddings"]
@@ -129,8 +129,8 @@ def read_table(path, made_by):
             f"{file} is damaged ({error}); delete it and run again: {made_by}"
         ) from error
     if "embeddings" not in names:
-        found = ", ".join(sorted(names)) or "nothing"
-        raise InputError(f"{file} holds no embeddings but {found}; make it with: {made_by}")
+        names_there = ", ".join(sorted(names)) or "nothing"
+        raise InputError(f"{file} holds no embeddings but {names_there}; make it with: {made_by}")
     table = mapped(file, "embeddings")
     if table.ndim != 2:
         raise InputError(f"{file}: embeddings of shape {tuple(table.shape)}, not (rows, d)")

@@ -54,8 +54,8 @@ def content_key(row):
 def plain(value):
     """A value in the words of JSON, of which each has one form."""
     if isinstance(value, dict):
-        kept = {str(name): plain(inner) for name, inner in value.items()}
-        return {name: inner for name, inner in kept.items() if inner is not None}
+        filled = {str(name): plain(inner) for name, inner in value.items()}
+        return {name: inner for name, inner in filled.items() if inner is not None}
     items = as_list(value)
     if items is not None:
         return [plain(inner) for inner in items]

@@ -46,7 +46,7 @@ class Stretch:
         self.path = path.to(device)
         self.row = row.to(device)
         self.taken = real.nonzero().flatten().to(device)
-        self.place = row.flatten()[real].to(device)
+        self.target = row.flatten()[real].to(device)
         self.masks = {}
 
     def mask(self, window, additive):
@@ -66,8 +66,8 @@ class Stretch:
         device = self.start.device
         at = self.start.unsqueeze(1) + torch.arange(self.n, device=device)
         at = at.unsqueeze(2)  # (s, n, 1)
-        place = torch.arange(self.m, device=device)
-        seen = ((place <= at) & (place > at - window)).unsqueeze(1)
+        position = torch.arange(self.m, device=device)
+        seen = ((position <= at) & (position > at - window)).unsqueeze(1)
         if not additive:
             return seen
         scores = torch.zeros(seen.shape, dtype=additive, device=device)
@@ -121,7 +121,7 @@ def attend_along_paths(
     for stretch in packing.stretches:
         mask = stretch.mask(sliding_window, query.dtype if packing.additive else None)
         options["is_causal"] = mask is None
-        found, _ = packing.kernel(
+        attended, _ = packing.kernel(
             module,
             gather_rows(query, stretch.row),
             gather_rows(key, stretch.path),
@@ -132,10 +132,10 @@ def attend_along_paths(
             **options,
         )
         # (s, n, heads, width) -> (s * n, heads, width), without the padding
-        result[stretch.place] = found.flatten(0, 1)[stretch.taken]
+        result[stretch.target] = attended.flatten(0, 1)[stretch.taken]
     return result.unsqueeze(0), None
 
 
-def gather_rows(states, places):
-    """(1, heads, t, width) at places (s, n) -> (s, heads, n, width)"""
-    return states[0][:, places].transpose(0, 1)
+def gather_rows(states, rows):
+    """(1, heads, t, width) at rows (s, n) -> (s, heads, n, width)"""
+    return states[0][:, rows].transpose(0, 1)

@@ -103,7 +103,7 @@ def is_csv(path):
 
 
 def read_csv(path, columns=None):
-    """Yield (place, {column: text}) of a CSV file, packed or not, one row in memory at a time.
+    """Yield (file and line, {column: text}) of a CSV file, packed or not, one row in memory at a time.
 
     columns: those that are wanted, None = all. InputError, with file and line: a column missing or
     twice, a row of more or fewer cells than the first, a file cut off, or that is something else.
@@ -115,7 +115,7 @@ def read_csv(path, columns=None):
             rows = csv.reader(lines, strict=True)
             header = next(rows, [])
             refuse_stand_in(path, header[0] if header else "")
-            places = columns_of(path, header, columns)
+            positions = columns_of(path, header, columns)
             line = rows.line_num + 1
             for cells in rows:
                 where = f"{path}, line {line}"  # where the row begins
@@ -125,7 +125,7 @@ def read_csv(path, columns=None):
                 if len(cells) != len(header):
                     counts = f"{len(cells)} cells for {len(header)} columns"
                     raise InputError(f"{where}: {counts}; cut off here? download it again")
-                yield where, {name: cells[place] for name, place in places.items()}
+                yield where, {name: cells[position] for name, position in positions.items()}
     except csv.Error as error:
         reason = f"broken CSV ({error}); cut off here? download it again"
         raise InputError(f"{path}, line {rows.line_num}: {reason}") from error
@@ -143,7 +143,7 @@ def watched(path, file):
 
 
 def columns_of(path, header, columns):
-    """{column: place} of those wanted, None = all. InputError: one is missing or there twice."""
+    """{column: position} of those wanted, None = all. InputError: one is missing or there twice."""
     for name in header if columns is None else columns:
         if header.count(name) != 1:
             times = "twice" if name in header else "missing"
@@ -217,16 +217,16 @@ def first_line(error):
 
 def data_files(paths):
     """The files to read, by name: no hidden ones (macOS lays "._NAME" beside each), none of the same content twice."""
-    found = {}
+    first_of = {}
     for path in sorted(map(Path, paths)):
         if path.name.startswith("."):
             continue
         digest = content_hash(path)
-        if digest in found:
-            print(f"{path} holds the same as {found[digest]}: left out")
+        if digest in first_of:
+            print(f"{path} holds the same as {first_of[digest]}: left out")
         else:
-            found[digest] = path
-    return list(found.values())
+            first_of[digest] = path
+    return list(first_of.values())
 
 
 def content_hash(path):

@@ -61,9 +61,9 @@ def part_key(fingerprint, rows):
     return hashlib.sha256(json.dumps([fingerprint, rows]).encode()).hexdigest()
 
 
-def save_part(file, key, found, head):
+def save_part(file, key, part, head):
     """Write the Vectors of a part, whole, with the reward head and a hash of all."""
-    tensors = {"vectors": found.table, "left_out": torch.tensor(found.left_out, dtype=torch.int64)}
+    tensors = {"vectors": part.table, "left_out": torch.tensor(part.left_out, dtype=torch.int64)}
     if head is not None:
         tensors["head"] = head
     with written_whole(file) as temporary:
@@ -140,20 +140,20 @@ class Run:
             return False
         try:
             with safe_open(table, framework="pt") as file:
-                found = file.metadata() or {}
+                header = file.metadata() or {}
             parquet.read_metadata(f"{self.path}.parquet")
         except (SafetensorError, ArrowException, OSError) as error:
             hint = "delete both and start again"
             raise InputError(f"{table} or its .parquet is damaged ({error}); {hint}") from error
         identity = self.encoder.identity
-        if identity_of(found.get("model", "")) != identity:
+        if identity_of(header.get("model", "")) != identity:
             raise InputError(
-                f"{table} was made with {found.get('model')}, this run has {json.dumps(identity)};"
+                f"{table} was made with {header.get('model')}, this run has {json.dumps(identity)};"
                 " use the same settings or another --data"
             )
-        if "fingerprint" not in found:
+        if "fingerprint" not in header:
             raise InputError(f"{table} is not of this script; delete it and start again")
-        if found["fingerprint"] != self.fingerprint:
+        if header["fingerprint"] != self.fingerprint:
             raise InputError(
                 f"{table} was made of other text, perhaps with another --limit;"
                 " delete it and its .parquet, or choose another --data"
@@ -162,11 +162,11 @@ class Run:
 
     def manifest(self):
         """What parts in one folder must have in common."""
-        found = {name: str(value) for name, value in self.encoder.identity.items()}
-        found["share"] = self.encoder.packs
-        found["fingerprint of the text"] = self.fingerprint
-        found["parts"] = len(self.parts)
-        return found
+        manifest = {name: str(value) for name, value in self.encoder.identity.items()}
+        manifest["share"] = self.encoder.packs
+        manifest["fingerprint of the text"] = self.fingerprint
+        manifest["parts"] = len(self.parts)
+        return manifest
 
     def require_same_run(self):
         """Write the manifest. InputError: the folder holds parts of a run with another."""
@@ -233,18 +233,18 @@ class Run:
         for number in numbers:
             texts.append([self.conversations[row] for row in self.parts[number]])
         with Tally(sum(map(text_bytes, itertools.chain(*texts)))) as tally:
-            for number, found in zip(numbers, self.encoder.embed_parts(texts, tally)):
+            for number, part in zip(numbers, self.encoder.embed_parts(texts, tally)):
                 file = part_file(self.folder, number)
-                save_part(file, self.keys[number], found, self.encoder.head)
+                save_part(file, self.keys[number], part, self.encoder.head)
         tally.report()
 
     def read(self, number):
         """(Vectors, head) of a part. InputError: it is not there any more."""
         file = part_file(self.folder, number)
-        found = read_part(file, self.keys[number])
-        if found is None:
+        part = read_part(file, self.keys[number])
+        if part is None:
             raise InputError(f"{file} is missing or damaged; start again")
-        return found
+        return part
 
     def merge(self):
         """Put the parts together to the Split, without the conversations that are left out."""

@@ -82,8 +82,8 @@ class Encoder:
     def __post_init__(self):
         on_gpu = self.device.type == "cuda"
         if self.pooling not in ("last", "mean"):
-            known = "use last (reward model) or mean (text encoder)"
-            raise InputError(f"pooling = {self.pooling}: {known}")
+            hint = "use last (reward model) or mean (text encoder)"
+            raise InputError(f"pooling = {self.pooling}: {hint}")
         self.precision = self.dtype
         if self.dtype == "auto":
             self.precision = "bfloat16" if on_gpu else "float32"
@@ -266,16 +266,16 @@ class Encoder:
     def run_padded(self, batch):
         """The plain way: each conversation a row of its own, padded on the right. (c, d)"""
         rows = [torch.tensor(tree.tokens) for tree in batch]
-        own = [torch.ones(len(row)) for row in rows]
+        real = [torch.ones(len(row)) for row in rows]
         tokens = pad_sequence(rows, batch_first=True).to(self.device)  # (b, t)
-        own = pad_sequence(own, batch_first=True).to(self.device)  # (b, t)
-        outputs = self.call(self.model.base_model, input_ids=tokens, attention_mask=own.long())
+        real = pad_sequence(real, batch_first=True).to(self.device)  # (b, t)
+        outputs = self.call(self.model.base_model, input_ids=tokens, attention_mask=real.long())
         states = outputs.last_hidden_state  # (b, t, d)
         if states.shape[:2] != tokens.shape:
             raise InputError(f"{self.name} has no state for every token, so no vector can be read")
         if self.pooling == "last":
-            return states[torch.arange(len(batch)), own.sum(1).long() - 1]  # (b, t, d) -> (b, d)
-        weights = (own / own.sum(1, keepdim=True)).unsqueeze(1)
+            return states[torch.arange(len(batch)), real.sum(1).long() - 1]  # (b, t, d) -> (b, d)
+        weights = (real / real.sum(1, keepdim=True)).unsqueeze(1)
         means = weights @ states.float()  # (b, 1, t) @ (b, t, d) -> (b, 1, d)
         return means.squeeze(1).to(states.dtype)
 
@@ -337,9 +337,9 @@ class Encoder:
             table[members] = vectors
             tally.advance(count_tokens(batch, not self.packs), texts)
         self.require_differences(prepared.batches, table)
-        kept = torch.ones(len(conversations), dtype=torch.bool)
-        kept[prepared.left_out] = False
-        return Vectors(table[kept], prepared.left_out)
+        staying = torch.ones(len(conversations), dtype=torch.bool)
+        staying[prepared.left_out] = False
+        return Vectors(table[staying], prepared.left_out)
 
     def require_differences(self, batches, table):
         """InputError where all vectors (c, d) of a list are one, though their tokens are not."""
@@ -381,27 +381,27 @@ class Encoder:
         tally.report()
         return table[rows]
 
-    def embed_distinct(self, conversations, tally, places=None):
+    def embed_distinct(self, conversations, tally, lines=None):
         """(vectors of the distinct conversations, (c, d); row of each one given among them, (n,)).
 
-        tally: of which this may be a piece; places: where each stands, for the error of a long reply.
+        tally: of which this may be a piece; lines: where each stands, for the error of a long reply.
         """
         unique, row_of = distinct(conversations)
-        first = dict(zip(row_of[::-1], (places or [])[::-1]))
+        first = dict(zip(row_of[::-1], (lines or [])[::-1]))
         return self.embed_counted(unique, tally, first), torch.tensor(row_of)
 
-    def embed_counted(self, unique, tally, places=None):
-        """Vectors of distinct conversations, (c, d); places: {number: where it stands}."""
+    def embed_counted(self, unique, tally, lines=None):
+        """Vectors of distinct conversations, (c, d); lines: {number: where it stands}."""
         parts = split_into_parts(unique, self.packs)
         texts = [[unique[i] for i in rows] for rows in parts]
         table = torch.empty(len(unique), self.num_features, dtype=self.dtype)
-        for rows, part, found in zip(parts, texts, self.embed_parts(texts, tally)):
-            for number in found.left_out[:1]:
-                where = f"{places[rows[number]]}: " if places else ""
+        for rows, part, embedded in zip(parts, texts, self.embed_parts(texts, tally)):
+            for number in embedded.left_out[:1]:
+                where = f"{lines[rows[number]]}: " if lines else ""
                 limit = f"more than {self.tokeniser.longest} tokens (--max_length)"
                 reply = part[number][-1]["content"]
                 raise ReplyTooLong(f"{where}{limit} for the reply alone: {reply[:60]!r}")
-            table[rows] = found.table
+            table[rows] = embedded.table
         return table
 
 

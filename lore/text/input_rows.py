@@ -132,11 +132,11 @@ def read_judgements(path):
     judgements = []
     prompt_ids = {}
     for file_and_line, row in rows_of(path):
-        found = judgement(file_and_line, row)
+        judged = judgement(file_and_line, row)
         if is_nothing(row.get("prompt_id")):
-            prompt_id = prompt_ids.setdefault(prompt_key(found), found.prompt_id)
-            found = found._replace(prompt_id=prompt_id)
-        judgements.append(found)
+            prompt_id = prompt_ids.setdefault(prompt_key(judged), judged.prompt_id)
+            judged = judged._replace(prompt_id=prompt_id)
+        judgements.append(judged)
     if not judgements:
         raise InputError(f"{path} holds no comparison")
     return judgements

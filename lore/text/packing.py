@@ -105,19 +105,19 @@ def count_computed(batch, padded):
 
 def paths_of(batch):
     """[(tree, path)] of the conversations of a batch, in the order of their vectors."""
-    found = []
+    pairs = []
     for tree in batch:
         for path in tree.paths:
-            found.append((tree, path))
-    return found
+            pairs.append((tree, path))
+    return pairs
 
 
 def members_of(batch):
     """The numbers of the conversations of a batch, in the order of their vectors."""
-    found = []
+    numbers = []
     for tree in batch:
-        found.extend(tree.members)
-    return found
+        numbers.extend(tree.members)
+    return numbers
 
 
 def split_batch(batch):

@@ -126,9 +126,9 @@ class Tokeniser:
         for number in sorted({*numbers[:2], *numbers[-4:]}, reverse=True):
             if not conversation[number]["content"] and len(conversation[number]) > 2:
                 continue  # it calls a tool, and a template may write nothing else of it
-            other = [dict(message) for message in conversation]
-            other[number]["content"] = OTHER_WORDS
-            if self.tokenise([other])[0] == tokens:
+            altered = [dict(message) for message in conversation]
+            altered[number]["content"] = OTHER_WORDS
+            if self.tokenise([altered])[0] == tokens:
                 kind = "reply" if number == len(conversation) - 1 else "prompt"
                 if number < len(conversation) - 2:
                     kind = "turn before them"
