@@ -272,9 +272,7 @@ def run(
     options: learning_rate=0.5, few_shot_iterations=500, solver="adam" (as published) or "ridge",
     which chooses its own penalties; weigh="pairs" is of the ridge solver, "people" = as Eq. 10.
     """
-    groups = Groups(
-        train_features, test_features_sparse, train_features_unseen, test_features_sparse_unseen
-    )
+    groups = Groups(train_features, test_features_sparse, train_features_unseen, test_features_sparse_unseen)
     groups = groups.checked(N, N_unseen)
     recipe = Recipe(model_class, device, num_iterations, few_shot_learning_rate, **options)
     V_ref = reference_head(V_final, groups.train.num_features)

@@ -147,9 +147,7 @@ def measure_tokens(scale):
         unique = conversations_of(path, "all", limit=100)
         counts = tokens_computed(encoder, unique)
         floor = len(paths(encoder.tokeniser.tokenise(unique)))
-    print(
-        f"tokens computed, over each distinct path once: {counts['tokens'] / floor:.3f};", end=" "
-    )
+    print(f"tokens computed, over each distinct path once: {counts['tokens'] / floor:.3f};", end=" ")
     print(f"each reply by itself with all before it: {counts['plain'] / floor:.2f}")
 
 

@@ -147,9 +147,7 @@ def rivals(groups, head, seed):
 def of_rival(rival, name, groups, seed):
     margins = {group: LOGIT_SCALE * odds.float() for group, odds in rival.log_odds.items()}
     cell = Cell(seed, None, name).scored(margins, groups)
-    return Entry(
-        cell, rival.seconds, rival.seconds_new / len(groups.unseen.user_ids), rival.numbers
-    )
+    return Entry(cell, rival.seconds, rival.seconds_new / len(groups.unseen.user_ids), rival.numbers)
 
 
 def study(populations):

@@ -120,9 +120,7 @@ def random_model(folder, size):
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     said = "<|{{ m['role'] }}|> {{ m['content'] }} <|end|> "
     template = f"<s> {{% for m in messages %}}{said}{{% endfor %}}"
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="</s>", chat_template=template
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", chat_template=template)
     tokenizer.save_pretrained(folder)
     width, layers, inner, heads, key_heads = SIZES[size]
     torch.manual_seed(0)
@@ -203,9 +201,7 @@ def measure_data_set(name, plain, encoder, args):
     gain, told = ratio(every, ours)
     saved = statistics.median(1 - tokens["tokens"] / tokens["plain"] for tokens in counts)
     padding = max(1 - tokens["tokens"] / tokens["padded"] for tokens in counts)
-    print(
-        f"{name:11} {told} against every text of every comparison, target {made.target};", end=" "
-    )
+    print(f"{name:11} {told} against every text of every comparison, target {made.target};", end=" ")
     print(f"{ratio(once, ours)[1]} without texts that come again")
     reached = verdict(gain >= made.target and padding < 0.03)
     print(f"{'':11} sharing saves {saved:.0%} of the tokens of different texts,", end=" ")

@@ -168,9 +168,7 @@ def main():
     parser.add_argument("--pairs", type=int, default=47)
     parser.add_argument("--features", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--only", choices=TWO_STEPS, help="two steps one way, to measure their peak"
-    )
+    parser.add_argument("--only", choices=TWO_STEPS, help="two steps one way, to measure their peak")
     args = parser.parse_args()
     users, pairs, d = args.users, args.pairs, args.features
     if args.only:

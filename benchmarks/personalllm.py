@@ -84,9 +84,7 @@ def main():
     print(f"target 15: {verdict(minutes < 15)}")
     print(f"peak {peak:.2f} GB for {disk:.2f} GB on disk, target 8: {verdict(peak < 8)}")
     plain = published_minutes(args.features)
-    print(
-        f"joint fits alone as a loop over {PEOPLE} people x {PAIRS} pairs, rank by rank:", end=" "
-    )
+    print(f"joint fits alone as a loop over {PEOPLE} people x {PAIRS} pairs, rank by rank:", end=" ")
     print(f"{plain:.0f} minutes ({plain / minutes:.0f} x)")
     rows = PEOPLE * PROMPTS["train"] + 2 * PEOPLE * PROMPTS["test"]
     print(f"people x prompts x d in float32: {4 * args.features * rows / 1e9:.0f} GB")

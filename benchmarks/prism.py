@@ -192,9 +192,7 @@ def measure_step(data, rounds):
 
     step = (traffic(our_steps, data, V_ref, 6) - traffic(our_steps, data, V_ref, 1)) / 5
     least = traffic(one_pass, X, Vs)
-    print(
-        f"memory traffic of a step {step / 1e6:.0f} MB, of that pass {least / 1e6:.0f} MB:", end=" "
-    )
+    print(f"memory traffic of a step {step / 1e6:.0f} MB, of that pass {least / 1e6:.0f} MB:", end=" ")
     print(f"{step / least:.2f} x, target 1.3 x: {verdict(step / least <= 1.3)}")
 
 

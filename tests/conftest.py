@@ -207,9 +207,7 @@ def trained(tmp_path_factory, model):
     fit = ("--solver", "adam", "--num_iterations", 40, "--K_list")
     done = call_script(ROOT / "OwnData/train_basis.py", *common, *fit, 0, 1, 3)
     assert done[0] == 0, done[2]
-    done = call_script(
-        ROOT / "OwnData/vary_fewshot.py", *common, *fit, 3, "--num_shots", 1, 3, "--trials", 2
-    )
+    done = call_script(ROOT / "OwnData/vary_fewshot.py", *common, *fit, 3, "--num_shots", 1, 3, "--trials", 2)
     assert done[0] == 0, done[2]
     return folder
 

@@ -59,9 +59,7 @@ def summarise_for_print(*cells):
     full = []
     for one in cells:
         accuracy = dict.fromkeys(names, one.accuracy["unseen"])
-        full.append(
-            one._replace(accuracy=accuracy, users=dict.fromkeys(names, one.users["unseen"]))
-        )
+        full.append(one._replace(accuracy=accuracy, users=dict.fromkeys(names, one.users["unseen"])))
     return summarise(full)
 
 
@@ -74,9 +72,7 @@ def accuracy(V, W, users):
     return [((x @ V @ w) > 0).float().mean().item() for x, w in zip(users, W)]
 
 
-def shots(
-    trials=3, alpha_list=(0.0,), K_list=(2,), num_shots=(2, 5), V=HEAD, groups=GROUPS, **options
-):
+def shots(trials=3, alpha_list=(0.0,), K_list=(2,), num_shots=(2, 5), V=HEAD, groups=GROUPS, **options):
     train, _, few, unseen = groups
     arguments = (trials, alpha_list, K_list, num_shots, train, few, unseen, V, N, N_UNSEEN, "cpu")
     return run_few_shot_vary_shots(*arguments, **QUICK, **options)

@@ -99,21 +99,15 @@ def test_rewards_of_some_people_copy_nobody_elses():
     users = ["y", "x", "y"]
     expected = basis.log_odds(table, users).diagonal()
     assert torch.allclose(basis.log_odds_by_row(table, users), expected, atol=1e-4)
-    assert torch.allclose(
-        table @ basis.rewards(["x"]) / 100, basis.log_odds(table, ["x"]), atol=1e-3
-    )
+    assert torch.allclose(table @ basis.rewards(["x"]) / 100, basis.log_odds(table, ["x"]), atol=1e-3)
 
 
 def test_people_of_both_tables_have_their_own_rows():
     torch.manual_seed(0)
     W, E = torch.rand(5, 2).softmax(1), torch.randn(5, 6)
-    basis = Basis(
-        torch.randn(6, 2), W[:3], ("a", "b", "c"), W[3:], ("d", "e"), E=E[:3], E_unseen=E[3:]
-    )
+    basis = Basis(torch.randn(6, 2), W[:3], ("a", "b", "c"), W[3:], ("d", "e"), E=E[:3], E_unseen=E[3:])
     users = ["e", "a", "d", "a"]
     expected = (basis.V @ W[[4, 0, 3, 0]].T + E[[4, 0, 3, 0]].T) / 100  # (d, K) @ (K, P)
     table = torch.randn(4, 6)
     assert torch.allclose(basis.log_odds(table, users), table @ expected, atol=1e-5)
-    assert torch.allclose(
-        basis.log_odds_by_row(table, users), (table @ expected).diagonal(), atol=1e-5
-    )
+    assert torch.allclose(basis.log_odds_by_row(table, users), (table @ expected).diagonal(), atol=1e-5)

@@ -18,9 +18,7 @@ from utils import LoRe, LoRe_regularized, PersonalizeBatch
 DIALOGUES = [0, 0, 0, 1, 2, 2, 3, 3]  # of each user's 8 pairs
 
 
-@pytest.mark.parametrize(
-    "model_class, dialogues", [(LoRe, [*range(8)]), (LoRe_regularized, DIALOGUES)]
-)
+@pytest.mark.parametrize("model_class, dialogues", [(LoRe, [*range(8)]), (LoRe_regularized, DIALOGUES)])
 def test_problems_of_a_batch_are_those_solved_one_by_one(model_class, dialogues):
     """A shot is a pair, or a dialogue, whose pairs are drawn together."""
     size = max(dialogues) + 1

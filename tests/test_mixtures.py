@@ -147,10 +147,7 @@ def test_a_deviation_is_found_together_with_the_mixture():
             t = torch.rand(()).double() ** 4
             e_there = e.detach() + t * 20 * torch.randn(6)
             w_there = (1 - t) * w.detach() + t * other_w
-            assert (
-                loss_with_deviation(x, V.double(), w_there, e_there, prior)
-                >= value - found.gap[i] - 1e-9
-            )
+            assert loss_with_deviation(x, V.double(), w_there, e_there, prior) >= value - found.gap[i] - 1e-9
         logits = (x.float() @ (V @ found.W[i].float() + found.deviations.vector(i))) / 100
         assert torch.allclose(found.logits[data.user == i].float(), logits, atol=1e-5)
 

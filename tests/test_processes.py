@@ -38,10 +38,7 @@ def comparisons(seed, counts, d=24):
 def fit_everything():
     """Every way to fit, from users whose pairs do not fill the blocks evenly -> {name: numbers}."""
     torch.set_num_threads(1)  # as torchrun sets it
-    groups = [
-        comparisons(i, counts)
-        for i, counts in enumerate(([21, 30, 13, 25], [9] * 4, [5, 7], [9] * 2))
-    ]
+    groups = [comparisons(i, counts) for i, counts in enumerate(([21, 30, 13, 25], [9] * 4, [5, 7], [9] * 2))]
     head, common = torch.ones(24, 1), (*groups, 4, 2, torch.device("cpu"))
     found = {}
     for name, result in {
@@ -81,9 +78,7 @@ def unlike_processes():
         return original(Z * (1 + 1e-7 * processes.rank()), W, user)
 
     likelihood.margins = ridge.margins = noisy
-    torch.Tensor.index_add_ = lambda self, *args: index_add(self, *args).mul_(
-        1 + 1e-12 * processes.rank()
-    )
+    torch.Tensor.index_add_ = lambda self, *args: index_add(self, *args).mul_(1 + 1e-12 * processes.rank())
 
 
 if __name__ == "__main__":
@@ -123,13 +118,10 @@ def expected():
 def test_several_processes_find_what_one_finds_and_stay_together(expected, tmp_path):
     torchrun(3, __file__, "fits", tmp_path)
     alike, unlike = (
-        [load_file(tmp_path / f"{name}{i}.safetensors") for i in range(3)]
-        for name in ("alike", "unlike")
+        [load_file(tmp_path / f"{name}{i}.safetensors") for i in range(3)] for name in ("alike", "unlike")
     )
     for name, (found, other) in itertools.product(expected, zip(alike, unlike)):
-        assert torch.allclose(found[name], expected[name], atol=1e-5, rtol=1e-5, equal_nan=True), (
-            name
-        )
+        assert torch.allclose(found[name], expected[name], atol=1e-5, rtol=1e-5, equal_nan=True), name
         if (
             name.startswith("ridge W") or "accuracies" in name
         ):  # found by each process by itself, once V is known
@@ -145,9 +137,7 @@ def test_a_training_script_under_torchrun_writes_and_speaks_once(tmp_path):
     assert status == 0, err
     out = torchrun(2, script, *flags, "--results", tmp_path / "two")
     assert out.replace("/two", "/one") == alone
-    one, two = (
-        {file.name: file for file in (tmp_path / name).iterdir()} for name in ("one", "two")
-    )
+    one, two = ({file.name: file for file in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one.keys() == two.keys() and len(one) == 4  # JSON, picture, V and W of two ranks
     for name in (name for name in one if name.endswith(".safetensors")):
         V, other = (load_file(files[name])["V"] for files in (one, two))
@@ -179,9 +169,7 @@ def test_a_table_larger_than_the_memory_is_trained_on(tmp_path):
         {"user_id": [f"u{i % 10}" for i in range(ROWS)], "chosen": rng.integers(0, ROWS, ROWS)}
     )
     frame["rejected"] = (frame["chosen"] + 1) % ROWS
-    save_split(
-        tmp_path / "big", Split(torch.empty(ROWS, WIDTH, device="meta"), frame, None), blocks
-    )
+    save_split(tmp_path / "big", Split(torch.empty(ROWS, WIDTH, device="meta"), frame, None), blocks)
     command = [sys.executable, __file__, "limited", tmp_path]
     done = subprocess.run([*command, "hold"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "allocate memory" in done.stderr  # the limit is real

@@ -239,8 +239,6 @@ def test_odd_data_is_survived(K):
         fits = fit_ridge(users, [1, K])
         for fit in fits.values():
             sums = fit.W.sum(1)
-            assert fit.V.isfinite().all() and torch.allclose(
-                sums, torch.ones(len(users)), atol=1e-5
-            )
+            assert fit.V.isfinite().all() and torch.allclose(sums, torch.ones(len(users)), atol=1e-5)
             assert fit.new_people(users[:1]).gap.max() <= CERTIFIED
     assert math.isinf(fits[1].prior.strength)

@@ -44,9 +44,7 @@ def test_loss_and_gradient_equal_the_double_loop(monkeypatch, weigh):
         for i, x in enumerate(users):
             pairs = [pair.double() for pair in x if (row := row + 1) and counted[row - 1]]
             q = n / 3 / len(pairs) if weigh == "people" else 1
-            logits = [
-                sum(W[i, k] * (pair @ V[k]) for k in range(K)) / LOGIT_SCALE for pair in pairs
-            ]
+            logits = [sum(W[i, k] * (pair @ V[k]) for k in range(K)) / LOGIT_SCALE for pair in pairs]
             total = total + q * sum(-F.logsigmoid(logit) for logit in logits)
             total = total + q * (W[i] - W.mean(0)).square().sum() / 2
         return (total + (c**2 / 25 + u.square().sum() + D.square().sum()) / 2) / n

@@ -18,9 +18,7 @@ BELOW = {
 LORE = sorted((ROOT / "lore").rglob("*.py"))
 CORE = [ROOT / "utils.py", *LORE]
 DATA_SETS = ("RedditTLDR", "PRISM", "PersonalLLM", "OwnData", "CommunityAlignment")
-SCRIPTS = [
-    file for folder in (*DATA_SETS, "apply") for file in sorted((ROOT / folder).glob("*.py"))
-]
+SCRIPTS = [file for folder in (*DATA_SETS, "apply") for file in sorted((ROOT / folder).glob("*.py"))]
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 LARGEST = 420  # lines of a module
 DOUBLE = 12  # a, b = x, y in 1,000 lines of code
@@ -57,9 +55,7 @@ def test_every_room_stands_on_those_below_it_alone():
     wrong = []
     for name, below in arrows.items():
         wrong += [
-            f"{name} -> {other}"
-            for other in below
-            if room(other) not in (room(name), *BELOW[room(name)])
+            f"{name} -> {other}" for other in below if room(other) not in (room(name), *BELOW[room(name)])
         ]
     assert not wrong, wrong
 

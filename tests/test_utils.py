@@ -117,9 +117,7 @@ def test_few_shot_follows_the_published_path():
     assert torch.allclose(model.w, torch.stack(logits), atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "model_class, draw_W", [(LoRe, torch.randn), (LoRe_regularized, torch.rand)]
-)
+@pytest.mark.parametrize("model_class, draw_W", [(LoRe, torch.randn), (LoRe_regularized, torch.rand)])
 def test_starts_are_drawn_as_published(model_class, draw_W):
     torch.manual_seed(3)
     W, V = draw_W(4, 2), torch.randn(5, 2)
@@ -254,9 +252,7 @@ def test_published_settings_are_the_defaults(monkeypatch):
 
     def spy(models, *_):
         made.append((type(models[0]).__name__, models[0].num_iterations, models[0].learning_rate))
-        return [
-            model.w.detach().softmax(1) for model in models if isinstance(model, PersonalizeBatch)
-        ]
+        return [model.w.detach().softmax(1) for model in models if isinstance(model, PersonalizeBatch)]
 
     for model_class in (LoRe, LoRe_regularized, PersonalizeBatch):
         monkeypatch.setattr(model_class, "fit_together", spy)

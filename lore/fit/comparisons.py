@@ -74,9 +74,7 @@ class Comparisons:
         return cls(table, user, tuple(map(str, range(len(features)))))
 
     @classmethod
-    def from_frame(
-        cls, table, frame, user_ids=None, shot=None, prompt=None, choice=None, softmax=False
-    ):
+    def from_frame(cls, table, frame, user_ids=None, shot=None, prompt=None, choice=None, softmax=False):
         """Rows of a data frame (user_id, chosen, rejected) -> Comparisons of user_ids, in that order.
 
         shot, choice: the columns whose equal values make one shot, one vote of a user's pairs;

@@ -31,9 +31,7 @@ def float32(array):
     return torch.from_numpy(array.astype(np.float32))
 
 
-def planted_population(
-    num_users, pairs, *, num_features, num_directions, concentration, best_accuracy, seed
-):
+def planted_population(num_users, pairs, *, num_features, num_directions, concentration, best_accuracy, seed):
     """Users who mix a few hidden reward directions and judge shared prompts with noise: {side: Split}.
 
     pairs: side -> comparisons per user; every side has twice as many prompts of its own, two

@@ -329,11 +329,7 @@ class Search:
             log_ps.append(self.log_p_of_people(Zs, means, strength, o, fitted))
             gains.append(self.gain(log_ps[-1], without, self.folds.asked))
         best = surest(gains)
-        return (
-            (0.0, without, gains)
-            if best is None
-            else (DEVIATION_SPREADS[best], log_ps[best], gains)
-        )
+        return (0.0, without, gains) if best is None else (DEVIATION_SPREADS[best], log_ps[best], gains)
 
     def gain(self, log_p, reference, rows):
         """By how much log P of held-out pairs is larger, and its standard error; rows: mask (n,).
