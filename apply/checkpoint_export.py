@@ -153,10 +153,12 @@ def require_same_scores(folder, encoder, heads):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = tokenizer.apply_chat_template(talk, tokenize=False)
     tokens = tokenizer(text, add_special_tokens=False, return_tensors="pt")
-    options = {"dtype": encoder.dtype, "output_hidden_states": True}
+    options = {"dtype": encoder.dtype, "attn_implementation": encoder.attention}
     model = AutoModelForSequenceClassification.from_pretrained(folder, **options)
     with torch.no_grad():
-        read = model.to(encoder.device).eval()(**tokens.to(encoder.device))
+        read = model.to(encoder.device).eval()(
+            **tokens.to(encoder.device), output_hidden_states=True
+        )
     again = read.hidden_states[-1][0, -1].float().cpu()  # (d,)
     off = float((again - vector).norm() / vector.norm())
     off_head = (read.logits[0].float().cpu() - heads.float() @ again).abs()  # (labels, d) @ (d,)

@@ -52,13 +52,16 @@ pipeline_tag: text-classification
   (so tokenise with `add_special_tokens=False`); read up to {longest} tokens, longer ones lose the
   beginning. Padding goes to the right, with {pad}, which ends no reply.
 - **Basis**: {basis}, rank {K}, learned on {base} ({version}), pooling last, {dtype}.
-- **Held out**: {held_out}
+- **Held out**: {held_out}{attention}
 - **Licence of the base**: {licence}. {weights}
 
 {tools}
 Learned with LoRe (arXiv 2504.14439). How well a reward predicts choices and how good a policy is that
 was trained on it agree only weakly; nothing is promised of the latter.
 """
+ATTENTION = (
+    '\n- **Attention**: scored with `attn_implementation="{}"`; load it so, others may differ.'
+)
 ONE_HEAD = """Loads with `AutoModelForSequenceClassification` (one label, `problem_type` regression: read the
 logit as it is). `score.weight` is float32: loaded in bfloat16, rewards of like replies tie often, and a
 strict comparison counts a tie as wrong. TRL, OpenRLHF (value_head_prefix score) and vLLM
@@ -100,6 +103,7 @@ def card_of(args, basis, encoder, title, what, tools):
         held_out=worth_of(basis) or "this basis does not say how well it predicts.",
         licence=licence["license"],
         weights="The base's weights are in this folder." if args.copy else linked,
+        attention="" if encoder.attention == "sdpa" else ATTENTION.format(encoder.attention),
         tools=tools,
     )
 

@@ -21,7 +21,6 @@ from lore.text.conversations import read_json_lines
 
 ROWS = (".jsonl", ".json", ".ndjson", "")  # suffixes of JSON lines, before .gz
 PAGE = (".html", ".htm", "")
-PNG = b"\x89PNG\r\n\x1a\n"
 TITLE = "<title>LoRe: "
 
 
@@ -82,7 +81,6 @@ def require_results(prefix, output):
 
 def require_people(path, basis, users):
     """Before a basis is written with these people in it as well. InputError: others would be lost."""
-
     require_ours(path, lambda file: torch.equal(load_basis(file).V, basis.V))
     if is_filled(path):
         lost = {*load_basis(path).everybody} - {*basis.everybody, *users}

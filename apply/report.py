@@ -98,7 +98,7 @@ def data_of(results):
     """The folder of the comparisons, or how people were planted."""
     made_by = results["settings"]
     if not made_by.get("synthetic"):
-        return made_by.get("data", "unknown data")
+        return str(Path(made_by.get("data", "")).resolve())
     planted = {name: value for name, value in made_by.items() if name.startswith("planted")}
     return f"people planted by seed {made_by.get('seed')}, {planted}"
 
@@ -223,6 +223,9 @@ class Replies:
                 judgement = self.judgements[int(pairs["row"].iloc[number])]
                 parts.append(reply(judgement.chosen, f"chosen, {margin[number]:+.2f}", "high"))
                 parts.append(reply(judgement.rejected, "rejected", "low"))
+        more = len(compared & {*basis.everybody}) - people
+        if more > 0:
+            parts.append(remark(f"{more} more people are not shown (--people)."))
         return "".join(parts)
 
 
