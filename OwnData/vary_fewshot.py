@@ -35,9 +35,8 @@ seed = 0  # of the choice of people and prompts, of the fits, the draws, the pla
 device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared comparisons
 results = HERE / "results"  # table and picture
-synthetic = False  # planted people instead of the prepared data
+synthetic = False  # planted people instead of the prepared data; its settings: people.py
 # -------------------------------------------------------------------------------------------
-# What --synthetic plants: people.py.
 
 
 def main():

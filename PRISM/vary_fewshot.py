@@ -33,9 +33,8 @@ seed = 0  # of the start of the fits, of the draws, of the planted people
 device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared dialogues
 results = HERE / "results"  # table and picture
-synthetic = False  # planted people instead of the prepared data
+synthetic = False  # planted people instead of the prepared data; its settings: people.py
 # -------------------------------------------------------------------------------------------
-# What --synthetic plants: people.py.
 
 
 def main():

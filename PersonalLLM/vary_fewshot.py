@@ -38,9 +38,8 @@ seed = 0  # of the people, their prompts, the start of the fits, the draws, what
 device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared responses
 results = HERE / "results"  # tables and pictures
-synthetic = False  # planted reward models instead of the prepared
+synthetic = False  # planted reward models instead of the prepared; its settings: people.py
 # -------------------------------------------------------------------------------------------
-# What --synthetic plants: people.py.
 
 
 def main():

@@ -36,9 +36,8 @@ seed = 0  # of the choice of workers and comparisons, of the fits, the draws, th
 device = "auto"  # auto, cpu, cuda, cuda:1
 data = HERE / "data"  # prepared comparisons
 results = HERE / "results"  # table and picture
-synthetic = False  # planted workers instead of the prepared data
+synthetic = False  # planted workers instead of the prepared data; its settings: people.py
 # -------------------------------------------------------------------------------------------
-# What --synthetic plants: people.py.
 
 
 def main():
