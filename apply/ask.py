@@ -188,9 +188,7 @@ def main():
     basis = open_basis(args.basis)
     prior = basis.prior._replace(deviation_spread=0.0)  # questions are about the mixture
     if prior.strength == EVERYBODY or len(prior.mean) == 1:
-        raise InputError(
-            f"{args.basis} has one reward for everybody: no question tells people apart"
-        )
+        raise InputError(f"{args.basis} has one reward for everybody: no question tells people apart")
     require(args.questions > 0 and args.trials > 1, "--questions: at least 1; --trials: at least 2")
     prefix, _ = splitext(args.output)
     results = [f"{prefix}.json", f"{prefix}.png"]

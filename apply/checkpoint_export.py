@@ -117,9 +117,7 @@ def pad_token(encoder):
     for number, token in tokenizer.added_tokens_decoder.items():
         if token.special:
             special.append(number)
-    special.sort(
-        key=lambda number: "pad" not in str(tokenizer.added_tokens_decoder[number]).lower()
-    )
+    special.sort(key=lambda number: "pad" not in str(tokenizer.added_tokens_decoder[number]).lower())
     for number in [tokenizer.pad_token_id, *special]:
         if number is not None and number not in written:
             return number
@@ -156,9 +154,7 @@ def require_same_scores(folder, encoder, heads):
     options = {"dtype": encoder.dtype, "attn_implementation": encoder.attention}
     model = AutoModelForSequenceClassification.from_pretrained(folder, **options)
     with torch.no_grad():
-        read = model.to(encoder.device).eval()(
-            **tokens.to(encoder.device), output_hidden_states=True
-        )
+        read = model.to(encoder.device).eval()(**tokens.to(encoder.device), output_hidden_states=True)
     again = read.hidden_states[-1][0, -1].float().cpu()  # (d,)
     off = float((again - vector).norm() / vector.norm())
     off_head = (read.logits[0].float().cpu() - heads.float() @ again).abs()  # (labels, d) @ (d,)

@@ -50,7 +50,8 @@ pipeline_tag: text-classification
 - **Scale**: {scale}
 - **Text**: rendered by the chat template of this folder's tokenizer, which writes all special tokens
   (so tokenise with `add_special_tokens=False`); read up to {longest} tokens, longer ones lose the
-  beginning. Padding goes to the right, with {pad}, which ends no reply.
+  beginning (with `truncation=True`; LoRe's own scripts cut within the prompt and keep the template
+  whole, so that a text cut here scores a little differently there). Padding goes to the right, with {pad}, which ends no reply.
 - **Basis**: {basis}, rank {K}, learned on {base} ({version}), pooling last, {dtype}.
 - **Held out**: {held_out}{attention}
 - **Licence of the base**: {licence}. {weights}
@@ -59,9 +60,7 @@ pipeline_tag: text-classification
 Learned with LoRe (arXiv 2504.14439). How well a reward predicts choices and how good a policy is that
 was trained on it agree only weakly; nothing is promised of the latter.
 """
-ATTENTION = (
-    '\n- **Attention**: scored with `attn_implementation="{}"`; load it so, others may differ.'
-)
+ATTENTION = '\n- **Attention**: scored with `attn_implementation="{}"`; load it so, others may differ.'
 ONE_HEAD = """Loads with `AutoModelForSequenceClassification` (one label, `problem_type` regression: read the
 logit as it is). `score.weight` is float32: loaded in bfloat16, rewards of like replies tie often, and a
 strict comparison counts a tie as wrong. TRL, OpenRLHF (value_head_prefix score) and vLLM
@@ -78,16 +77,12 @@ sizes, and rewardbench scores with whichever it finds first; export a person by 
 
 def card_of(args, basis, encoder, title, what, tools):
     """README.md of the folder."""
-    is_folder = Path(
-        encoder.name
-    ).is_dir()  # its path is of this machine, and names nothing elsewhere
+    is_folder = Path(encoder.name).is_dir()  # its path is of this machine, and names nothing elsewhere
     base = Path(encoder.name).name if is_folder else encoder.name
     licence = licence_of(base_folder(encoder))
     stated = licence if is_folder else licence | {"base_model": base}
     difference = "the difference of two replies to one prompt is the log-odds of a choice"
-    linked = (
-        "The base's weights are linked into this folder: it moves with its base only (or --copy)."
-    )
+    linked = "The base's weights are linked into this folder: it moves with its base only (or --copy)."
     return CARD.format(
         stated="\n".join(f"{name}: {value}" for name, value in stated.items()),
         title=" ".join(title.split()),

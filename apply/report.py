@@ -206,9 +206,7 @@ class Replies:
 
     def worst_pairs(self, basis, people, count):
         """Of each person the pairs that their reward got most wrong, of all that are known of them."""
-        words = (
-            "Log-odds of the choice that was made; of all pairs of a person, those known included."
-        )
+        words = "Log-odds of the choice that was made; of all pairs of a person, those known included."
         parts = [remark(words)]
         frame = self.split.frame
         compared = {*frame["user_id"]}

@@ -55,9 +55,7 @@ def encoder_of_basis(path, basis, args):
             raise InputError(f"{path} says {name} = {identity[name]!r} of its encoder: damaged?")
     name = args.model or identity["model"]
     if Path(identity["model"]).is_absolute() and not Path(name).is_dir():
-        raise InputError(
-            f"{path} was learned on {name}, which is no folder here; name it with --model"
-        )
+        raise InputError(f"{path} was learned on {name}, which is no folder here; name it with --model")
     encoder = Encoder(
         name,
         identity["pooling"],
@@ -226,9 +224,7 @@ def as_read(conversation):
     spelling, as prompts are told apart.
     """
     *prompt, reply = conversation
-    seen = [
-        message | {"content": one_spelling(message["content"]).casefold()} for message in prompt
-    ]
+    seen = [message | {"content": one_spelling(message["content"]).casefold()} for message in prompt]
     lines = unicodedata.normalize("NFC", reply["content"]).strip().splitlines()
     seen.append(reply | {"content": "\n".join(map(str.rstrip, lines))})
     return json.dumps(seen, sort_keys=True)

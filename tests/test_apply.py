@@ -55,9 +55,7 @@ def vectors_of(basis, rows):
 
 
 @pytest.mark.parametrize("pieces", [None, 1])
-def test_scores_are_those_of_each_persons_own_head(
-    with_deviations, rows, tmp_path, monkeypatch, pieces
-):
+def test_scores_are_those_of_each_persons_own_head(with_deviations, rows, tmp_path, monkeypatch, pieces):
     if pieces:  # of the text and of the rewards: memory of one row
         monkeypatch.setattr(saved_basis, "BLOCK", pieces)
         monkeypatch.setattr(saved_basis, "REWARDS", pieces)
@@ -300,15 +298,9 @@ def test_what_is_exported_is_what_was_scored(basis, rows, tmp_path, monkeypatch,
     save_basis(tmp_path / "b.safetensors", load_basis(basis)._replace(model=identity))
     flags = ("--basis", tmp_path / "b.safetensors", "--output", tmp_path / "out")
     if not whole_counts:
-        monkeypatch.setattr(
-            checkpoint_export, "weight_files", lambda _: ([shard], index["weight_map"])
-        )
+        monkeypatch.setattr(checkpoint_export, "weight_files", lambda _: ([shard], index["weight_map"]))
         done = apply("export", *flags)
-        assert (
-            done[0] == 2
-            and "does not score as it did" in done[2]
-            and not (tmp_path / "out").exists()
-        )
+        assert done[0] == 2 and "does not score as it did" in done[2] and not (tmp_path / "out").exists()
         return
     good(apply("export", *flags))
     lines = scored(tmp_path / "b.safetensors", rows, tmp_path / "scored.jsonl")
@@ -336,9 +328,7 @@ def test_heads_and_mixtures_give_everybodys_rewards(basis, with_deviations, rows
 # ------------------------------------------------------------------------------------------------
 
 
-FETCHES = (
-    r"<(script|link|img|iframe|object|base)\b|[ '\"](src|srcset|href)=['\"](?!#)|@import|url\((?!#)"
-)
+FETCHES = r"<(script|link|img|iframe|object|base)\b|[ '\"](src|srcset|href)=['\"](?!#)|@import|url\((?!#)"
 
 
 def test_the_page_says_what_the_table_says_and_fetches_nothing(trained):
@@ -394,9 +384,7 @@ def test_what_is_missing_unknown_or_twice_is_said(basis, rows, tmp_path):
     assert_one_line_error(apply("score", *common, "--users", "0", "0"), "twice")
     assert_one_line_error(apply("score", *common, "--users", "0", "--everybody"), "one of the two")
     assert_one_line_error(apply("best_of_n", *common, "--vote"), "--vote: whose?")
-    assert_one_line_error(
-        apply("score", *common[:2], "--input", tmp_path / "no", *output), "is no file"
-    )
+    assert_one_line_error(apply("score", *common[:2], "--input", tmp_path / "no", *output), "is no file")
     planted = load_basis(basis)._replace(model="")
     save_basis(tmp_path / "planted.safetensors", planted)
     done = apply("score", "--basis", tmp_path / "planted.safetensors", *common[2:])

@@ -38,9 +38,7 @@ def test_a_table_of_parquet_passes_through_and_nothing_is_null(basis, tmp_path):
 
 def test_a_csv_holds_lists_as_json_and_every_row_has_its_cells(basis, tmp_path):
     text = json.dumps(PAIR["candidates"])
-    pd.DataFrame([{"prompt": "the cat?", "candidates": text}]).to_csv(
-        tmp_path / "c.csv", index=False
-    )
+    pd.DataFrame([{"prompt": "the cat?", "candidates": text}]).to_csv(tmp_path / "c.csv", index=False)
     good(apply("best_of_n", *flags(basis, tmp_path / "c.csv", tmp_path / "o.jsonl")))
     assert texts.read(tmp_path / "o.jsonl")[0]["candidates"] == PAIR["candidates"]
     head = "user_id,prompt,chosen,rejected\n"
@@ -127,9 +125,7 @@ def test_what_cannot_be_written_or_would_be_lost_is_told_before_the_model(
 
 
 @pytest.mark.parametrize("name", ["score", "best_of_n", "ask", "adapt", "report"])
-def test_what_a_script_has_written_it_replaces_and_links_stay(
-    name, trained, basis, sources, tmp_path
-):
+def test_what_a_script_has_written_it_replaces_and_links_stay(name, trained, basis, sources, tmp_path):
     source, output, *more = sources[name]
     output = tmp_path / output.replace("json5", "json.gz")
     (tmp_path / "far").mkdir()
@@ -301,6 +297,4 @@ def test_a_damaged_table_or_manifest_is_one_line(tmp_path, model):
     parts.mkdir(parents=True)
     for content in ("", "[1]"):
         (parts / "manifest.json").write_text(content)
-        assert_one_line_error(
-            texts.prepare(tmp_path / "new", texts.comparisons(), model), "damaged"
-        )
+        assert_one_line_error(texts.prepare(tmp_path / "new", texts.comparisons(), model), "damaged")

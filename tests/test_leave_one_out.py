@@ -43,9 +43,7 @@ def test_a_word_is_said_only_where_there_is_something_to_say():
     opposed = X[X[:, 0] * X[:, 1] < 0]  # where the two rewards disagree, and ann follows the first
     ann = opposed * opposed[:, :1].sign()
     found = adapt(basis, Comparisons.from_list([ann, ann[:2]]))
-    assert (
-        found.accuracy[0] == 1 and found.word(0, len(ann)) == "clearly better than the population"
-    )
+    assert found.accuracy[0] == 1 and found.word(0, len(ann)) == "clearly better than the population"
     assert found.word(1, 2) == "too few pairs to say"
     nobody = basis._replace(mean=W[0], strength=EVERYBODY)
     found = adapt(nobody, Comparisons.from_list([ann]))

@@ -31,9 +31,7 @@ def test_differences_are_paired_by_user_whatever_the_order():
     one, two = summarise([cell(base, K=1), better])
     assert two["unseen_gain"][0] == pytest.approx(gain.mean())
     half = 1.96 * gain.std() / 10
-    assert two["unseen_gain"][1:] == pytest.approx(
-        [gain.mean() - half, gain.mean() + half], abs=0.15 * half
-    )
+    assert two["unseen_gain"][1:] == pytest.approx([gain.mean() - half, gain.mean() + half], abs=0.15 * half)
     assert "unseen_gain" not in one
 
 

@@ -63,9 +63,7 @@ def test_ranks_of_the_same_numbers_are_one_row_and_their_warning_one_line(capsys
     for K in (1, 2, 3, 4, 5, 6):
         cells += [cell(SOME, K=K), cell(OTHERS, K=K, variant=SHUFFLED)]
     every = printed(capsys, summarise_for_print(*cells))
-    assert lines_with(
-        "every rank chooses as Bradley-Terry does", every
-    )  # of 0.0 points nothing is said
+    assert lines_with("every rank chooses as Bradley-Terry does", every)  # of 0.0 points nothing is said
     assert not lines_with("smallest difference", every)
     cells.append(cell(SOME + 0.1, K=7))  # has no shuffled counterpart
     lines = printed(capsys, summarise_for_print(*cells))
