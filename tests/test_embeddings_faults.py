@@ -1,6 +1,6 @@
-"""What can happen to a long embedding run, really done to it: killed, out of disk, damaged, started twice, half dead.
+"""What can happen to a long embedding run: killed, out of disk, damaged, started twice, half dead.
 
-As a script (`MODEL PATH FAULT [RANK]`) this file is the run that something happens to.
+As a script (`MODEL PATH FAULT [RANK]`) this file is the run that is killed.
 """
 
 import json
@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -21,97 +20,64 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
-from lore import processes, splits
+from lore import processes
 from lore.common import InputError, start
 from lore.splits import load_split
 from lore.text import embeddings, packing
 from lore.text.conversations import exchange
-from lore.text.embeddings import Run, embed_split, read_part
+from lore.text.embeddings import Run, embed_split, lock_folder, read_part
 from lore.text.encoder import Encoder
 
 ANIMALS = ("cat", "dog", "friend", "mat")
-PART_BYTES, PARTS = 250, 8  # bytes of text in a part, and how many parts the text below then has
-DIED = -signal.SIGKILL
+PART_BYTES = 250  # of text in a part
+PARTS = 8  # that the text below then has
 
 
 def a_frame(animals=ANIMALS):
     rows = []
     for number, animal in enumerate(animals * 3):
         prompt = f"question {number}: " + f"where is the {animal}? " * (1 + number % 5)
-        chosen, rejected = (
-            exchange(prompt, f"{word}, the {animal} sat on it") for word in ("yes", "no")
-        )
-        rows.append(
-            {
-                "user_id": f"u{number % 2}",
-                "prompt": str(number),
-                "chosen": chosen,
-                "rejected": rejected,
-            }
-        )
+        row = {"user_id": f"u{number % 2}", "prompt": str(number)}
+        for side, word in (("chosen", "yes"), ("rejected", "no")):
+            row[side] = exchange(prompt, f"{word}, the {animal} sat on it")
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
 def embed(model, path, frame=None, **options):
     torch.set_num_threads(1)  # as torchrun sets it: sums are then added in one order
-    embed_split(
-        path,
-        a_frame() if frame is None else frame,
-        Encoder(str(model), "last", torch.device("cpu"), **options),
-    )
+    encoder = Encoder(str(model), "last", torch.device("cpu"), **options)
+    embed_split(path, a_frame() if frame is None else frame, encoder)
 
 
-def fault(kind, path, victim):
-    """Arrange that it happens to the process `victim`."""
-    saved, save_file = [], embeddings.save_file
-
-    def die(*_, **__):
-        os.kill(os.getpid(), signal.SIGKILL)
+def at_third_part(what):
+    """A save_file that does `what` in place of the third part."""
+    saved = []
+    save_file = embeddings.save_file
 
     def save(tensors, file, metadata):
-        if processes.rank() == victim and len(saved) == 2 and kind == "killed":
-            Path(file).write_bytes(b"half a part")
-            die()
-        if processes.rank() == victim and len(saved) == 2 and kind == "full":
-            fill_disk(Path(path).parent / "filler")
-        if len(saved) == 2 and kind == "quota":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
-        if kind == "slow":
-            time.sleep(0.25)
+        if len(saved) == 2:
+            what(lambda: save_file(tensors, file, metadata), file)
         saved.append(file)
         save_file(tensors, file, metadata)
 
-    embeddings.save_file = save
-    if kind == "killed in merge":
-
-        def dying(blocks):
-            yield next(blocks)
-            die()
-
-        write_blocks = splits.write_blocks
-        splits.write_blocks = lambda file, tensors, blocks, header: write_blocks(
-            file, tensors, dying(blocks), header
-        )
-    if kind == "killed in cleaning":
-        shutil.rmtree = die
+    return save
 
 
-def fill_disk(path):
-    with open(path, "wb", buffering=0) as filler:
-        try:
-            while True:
-                filler.write(b"x" * 4096)
-        except OSError as error:
-            print("filled:", error)
+def be_killed(_, file):
+    if processes.rank() == int(sys.argv[4]):
+        Path(file).write_bytes(b"half a part")
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":
     packing.PART_BYTES = PART_BYTES
-    fault(sys.argv[3], sys.argv[2], int(sys.argv[4]) if len(sys.argv) > 4 else 0)
+    if sys.argv[3] == "killed":
+        embeddings.save_file = at_third_part(be_killed)
     start(lambda: embed(*sys.argv[1:3]))
 
 
-# ------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -136,13 +102,10 @@ def bytes_of(path):
     return Path(f"{path}.safetensors").read_bytes(), Path(f"{path}.parquet").read_bytes()
 
 
-def run_here(model, path, kind, *victim, processes=0):
+def run_here(*arguments, processes=0):
     """This file as a script: (exit status, stdout, stderr)."""
-    command = [
-        sys.executable,
-        *(["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes else []),
-    ]
-    command += [__file__, str(model), str(path), kind, *map(str, victim)]
+    several = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes else []
+    command = [sys.executable, *several, __file__, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout, done.stderr
 
@@ -152,18 +115,17 @@ def parts(path):
 
 
 def assert_done(path, undisturbed):
+    """What is there is byte for byte what one undisturbed process of one thread makes, and nothing else."""
     assert bytes_of(path) == undisturbed
-    assert sorted(file.name for file in path.parent.iterdir()) == [
-        "train.parquet",
-        "train.safetensors",
-    ]
+    names = sorted(file.name for file in path.parent.iterdir())
+    assert names == ["train.parquet", "train.safetensors"]
 
 
 def test_a_run_killed_in_the_middle_of_a_part_goes_on(
     reward_model, tmp_path, undisturbed, monkeypatch, capsys
 ):
     path = tmp_path / "train"
-    assert run_here(reward_model, path, "killed")[0] == DIED
+    assert run_here(reward_model, path, "killed", 0)[0] == -signal.SIGKILL
     assert len(parts(path)) == 2 and not path.with_suffix(".safetensors").exists()
     assert len(list(Path(f"{path}.parts").glob("*.tmp"))) == 1  # the half
     times = [file.stat().st_mtime_ns for file in parts(path)]
@@ -180,14 +142,24 @@ def test_a_run_killed_in_the_middle_of_a_part_goes_on(
     assert_done(path, undisturbed)
 
 
-@pytest.mark.parametrize("kind", ["killed in merge", "killed in cleaning"])
-def test_a_run_killed_at_its_end_loses_nothing(
-    reward_model, tmp_path, undisturbed, kind, monkeypatch, capsys
+@pytest.mark.parametrize("ended_in", ["merge", "cleaning"])
+def test_a_run_that_ended_at_its_end_loses_nothing(
+    reward_model, tmp_path, undisturbed, ended_in, monkeypatch, capsys
 ):
     path = tmp_path / "train"
-    assert run_here(reward_model, path, kind)[0] == DIED
+
+    def end(_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if ended_in == "merge":
+            patch.setattr(Run, "merge", end)
+        else:
+            patch.setattr(embeddings, "delete_parts", end)
+        embed(reward_model, path)
     assert len(parts(path)) == PARTS
-    assert len(list(tmp_path.glob("train.safetensors.*.tmp"))) == (kind == "killed in merge")
+    if ended_in == "merge":
+        (tmp_path / "train.safetensors.1.tmp").touch()  # as a kill leaves it
     monkeypatch.setattr(Encoder, "forward", lambda *_: pytest.fail("computed again"))
     embed(reward_model, path)
     assert_done(path, undisturbed)
@@ -195,45 +167,38 @@ def test_a_run_killed_at_its_end_loses_nothing(
     assert capsys.readouterr().out.strip().endswith("done already")
 
 
-def test_a_full_disk_ends_it_with_one_line_and_it_goes_on(reward_model, tmp_path, undisturbed):
-    """A disk of 200 kB; where none may be mounted, a limit to the size of a file."""
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", tmp_path], capture_output=True
-    )
-    kind, reason = (
-        ("quota", "File too large") if mounted.returncode else ("full", "No space left on device")
-    )
-    try:
-        path = tmp_path / "train"
-        status, _, err = run_here(reward_model, path, kind)
-        last = err.strip().splitlines()[-1]
-        assert (
-            status == 2
-            and "error: " in last
-            and "cannot be written" in last
-            and "Traceback" not in err
-        )
-        assert reason in last and "train.parts/00002.safetensors" in last
-        assert len(parts(path)) == 2 and not list(Path(f"{path}.parts").glob("*.tmp"))
-        (tmp_path / "filler").unlink(missing_ok=True)
-        embed(reward_model, path)
-        assert_done(path, undisturbed)
-    finally:
-        if mounted.returncode == 0:
-            subprocess.run(["umount", tmp_path], check=True)
+def test_a_full_disk_ends_it_with_one_line_and_it_goes_on(
+    reward_model, tmp_path, undisturbed, monkeypatch
+):
+    """A limit to the size of a file stands for it."""
+    path = tmp_path / "train"
+
+    def fill(save, _):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+        try:
+            save()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embeddings, "save_file", at_third_part(fill))
+        words = r"train.parts/00002.safetensors cannot be written: .*File too large"
+        with pytest.raises(InputError, match=words):
+            embed(reward_model, path)
+    assert len(parts(path)) == 2 and not list(Path(f"{path}.parts").glob("*.tmp"))
+    embed(reward_model, path)
+    assert_done(path, undisturbed)
 
 
 def interrupted(model, path, **options):
     """Two parts are finished, then Ctrl-C."""
-    saved, save_part = [], embeddings.save_part
 
-    def save(*args):
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-        saved.append(save_part(*args))
+    def interrupt(*_):
+        raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embeddings, "save_part", save)
+        patch.setattr(embeddings, "save_file", at_third_part(interrupt))
         with pytest.raises(KeyboardInterrupt):
             embed(model, path, **options)
     return parts(path)
@@ -277,17 +242,10 @@ def test_damaged_parts_are_made_again(reward_model, tmp_path, undisturbed, capsy
 
 def test_a_second_process_on_the_same_output_is_refused(reward_model, tmp_path, undisturbed):
     path = tmp_path / "train"
-    slow = subprocess.Popen(
-        [sys.executable, __file__, reward_model, path, "slow"], stderr=subprocess.DEVNULL
-    )
-    while not parts(path):
-        assert slow.poll() is None
-        time.sleep(0.05)
-    with pytest.raises(
-        InputError, match=rf"train.parts is being written by process {slow.pid} on .*; wait, or"
-    ):
+    words = rf"train.parts is being written by process {os.getpid()} on .*; wait, or"
+    with lock_folder(Path(f"{path}.parts")), pytest.raises(InputError, match=words):
         embed(reward_model, path)
-    assert slow.wait(60) == 0
+    embed(reward_model, path)
     assert_done(path, undisturbed)
 
 
