@@ -183,7 +183,7 @@ def test_a_basis_that_is_worse_than_none_says_so(basis, rows, tmp_path):
 # ------------------------------------------------------------------------------------------------
 
 
-def test_different_questions_are_chosen_from_the_pool_and_tried_out(basis, tmp_path):
+def test_different_questions_are_chosen_from_the_pool_and_tried_out(basis, with_deviations, tmp_path):
     pool = {(row["prompt"], row["chosen"], row["rejected"]) for row in texts.comparisons(2, 40)}
     pool = [{"prompt": p, "candidates": [a, b]} for p, a, b in sorted(pool)]
     pool = [row for i, row in enumerate(pool) if row["prompt"] not in str(pool[:i])]
@@ -194,7 +194,7 @@ def test_different_questions_are_chosen_from_the_pool_and_tried_out(basis, tmp_p
         messages = exchange(f" {row['prompt'].upper()}", "")[:1]
         again.append({"messages": messages, "candidates": row["candidates"]})
     source = texts.write(tmp_path / "pool.jsonl", pool + again)
-    flags = ("--basis", basis, "--input", source, "--output", tmp_path / "asked.jsonl")
+    flags = ("--basis", with_deviations, "--input", source, "--output", tmp_path / "asked.jsonl")
     out = good(apply("ask", *flags, "--questions", 8, "--trials", 20))
     asked = texts.read(tmp_path / "asked.jsonl")
     told = [row["told"] for row in asked]
@@ -382,6 +382,8 @@ def test_what_is_missing_unknown_or_twice_is_said(basis, rows, tmp_path):
     assert_one_line_error(apply("score", *common[2:]), "--basis")
     assert_one_line_error(apply("score", *common, "--users", "x"), "no user x")
     assert_one_line_error(apply("score", *common, "--users", "0", "0"), "twice")
+    done = apply("score", *common, "--users", 0, "--users", 1)
+    assert_one_line_error(done, "--users stands there twice")
     assert_one_line_error(apply("score", *common, "--users", "0", "--everybody"), "one of the two")
     assert_one_line_error(apply("best_of_n", *common, "--vote"), "--vote: whose?")
     assert_one_line_error(apply("score", *common[:2], "--input", tmp_path / "no", *output), "is no file")

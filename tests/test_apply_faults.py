@@ -201,17 +201,6 @@ def test_ids_of_any_size_and_of_tables_and_sides(basis, tmp_path):
         assert_one_line_error(done, words)
 
 
-def test_users_named_behind_two_flags(basis, rows, tmp_path):
-    done = apply("score", *flags(basis, rows, tmp_path / "o"), "--users", 0, "--users", 1)
-    assert_one_line_error(done, "--users stands there twice")
-
-
-def test_questions_for_people_with_deviations(with_deviations, sources, tmp_path):
-    pool, _, *more = sources["ask"]
-    good(apply("ask", *flags(with_deviations, pool, tmp_path / "o.jsonl"), *more))
-    assert len(texts.read(tmp_path / "o.jsonl")) == 2
-
-
 def train(folder, results, *fit):
     common = ("--data", folder / "data", "--results", results, "--min_comparisons", 3)
     script = ROOT / "OwnData/train_basis.py"
