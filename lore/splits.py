@@ -125,9 +125,7 @@ def read_table(path, made_by):
             header = opened.metadata() or {}
             head = torch.from_numpy(opened.get_tensor("head")) if "head" in names else None
     except SafetensorError as error:
-        raise InputError(
-            f"{file} is damaged ({error}); delete it and run again: {made_by}"
-        ) from error
+        raise InputError(f"{file} is damaged ({error}); delete it and run again: {made_by}") from error
     if "embeddings" not in names:
         names_there = ", ".join(sorted(names)) or "nothing"
         raise InputError(f"{file} holds no embeddings but {names_there}; make it with: {made_by}")
@@ -164,15 +162,11 @@ def read_frame(path, made_by, columns, needed, rows):
     try:
         frame = pd.read_parquet(file)
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{file} is damaged ({error}); delete it and run again: {made_by}"
-        ) from error
+        raise InputError(f"{file} is damaged ({error}); delete it and run again: {made_by}") from error
     frame = numbered_anew(frame)
     for name in (*needed, *columns):
         if name not in frame:
-            raise InputError(
-                f"{file} has no column {name}: of another data set? make it with: {made_by}"
-            )
+            raise InputError(f"{file} has no column {name}: of another data set? make it with: {made_by}")
     if "user_id" in frame:
         if frame["user_id"].isna().any():
             row = frame["user_id"].isna().argmax()
@@ -239,8 +233,7 @@ def reference_head(V_ref, num_features):
         return None
     if V_ref.numel() != num_features:
         raise InputError(
-            f"the head has width {V_ref.numel()}, the embeddings have {num_features}:"
-            " not the same model"
+            f"the head has width {V_ref.numel()}, the embeddings have {num_features}: not the same model"
         )
     if not V_ref.isfinite().all():
         raise InputError("the head holds NaN or infinity")

@@ -5,20 +5,11 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import TALKS, a_model, alone, by_itself, dialogue, encoder
+from tiny import LONGROPE, TALKS, a_model, alone, by_itself, dialogue, encoder
 
 from lore.common import InputError
 from lore.text.attention import Stretch
 from lore.text.conversations import exchange
-
-LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "short_factor": [1.0] * 4,
-    "long_factor": [4.0] * 4,
-    "factor": 8.0,
-    "original_max_position_embeddings": 60,
-}
 
 
 def assert_own_passes(model, talks):
@@ -39,9 +30,7 @@ def assert_own_passes(model, talks):
         ),
     ],
 )
-def test_positions_scaled_by_the_longest_in_a_pass(
-    architecture, options, share, tokenizer, tmp_path
-):
+def test_positions_scaled_by_the_longest_in_a_pass(architecture, options, share, tokenizer, tmp_path):
     """Conversations on the two sides of the switch do not share a pass, even in one tree."""
     a_model(architecture, tmp_path, tokenizer, rope_parameters=LONGROPE, **options)
     if "original_max_position_embeddings" in options:  # it wins, once the model is loaded

@@ -17,6 +17,10 @@ TINY = {
     "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "num_labels": 1, "max_position_embeddings": 512, "initializer_range": 0.2,
 }  # fmt: skip
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 8.0,
+    "original_max_position_embeddings": 60,
+}  # fmt: skip
 NO_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system prompt') }}{% endif %}"
     + CHAT_TEMPLATE
@@ -42,9 +46,7 @@ def by_itself(model):
     """The same model as transformers loads and runs it, nothing replaced."""
     from transformers import AutoModelForSequenceClassification
 
-    return AutoModelForSequenceClassification.from_pretrained(
-        model.name, attn_implementation="eager"
-    ).eval()
+    return AutoModelForSequenceClassification.from_pretrained(model.name, attn_implementation="eager").eval()
 
 
 def alone(model, conversation):

@@ -113,9 +113,7 @@ def attend_along_paths(
     query, key, value: (1, heads, t, width) -> (1, t, heads, width)
     """
     if packing is None:
-        raise InputError(
-            "this model does not hand on how its conversations are packed: use --no-share"
-        )
+        raise InputError("this model does not hand on how its conversations are packed: use --no-share")
     # as values: where precision is mixed, queries are float32 and what kernels return is not
     result = value.new_empty(query.shape[2], query.shape[1], value.shape[3])  # (t, heads, width)
     for stretch in packing.stretches:

@@ -164,9 +164,7 @@ class Checkpoint:
             if key in report["missing_keys"] and not short.startswith(may_lack):
                 instead = [name for name in unexpected if name.endswith(f".{short}")]
                 instead = f", but has {instead[0]}: saved from inside a wrapper" if instead else ""
-                raise InputError(
-                    f"{self.name} lacks {key}{instead}: the checkpoint is not complete"
-                )
+                raise InputError(f"{self.name} lacks {key}{instead}: the checkpoint is not complete")
         for key, stored, wanted in sorted(report["mismatched_keys"], key=lambda entry: entry[0]):
             if not key.startswith(may_lack):
                 shapes = f"{tuple(stored)}, its configuration says {tuple(wanted)}"

@@ -288,9 +288,7 @@ class Run:
                 f" {int(too_long.sum())} conversations alone are longer than the model takes"
             )
         if lost.all():
-            raise InputError(
-                f"{self.path}: no row is left; a larger --max_length, or another model"
-            )
+            raise InputError(f"{self.path}: no row is left; a larger --max_length, or another model")
         return self.frame[~lost].reset_index(drop=True)
 
 

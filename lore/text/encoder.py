@@ -236,9 +236,7 @@ class Encoder:
             if "packing" in inputs:
                 told = f"takes no packed conversations ({reason}): use --no-share"
             else:
-                told = (
-                    f"fails on {inputs['input_ids'].shape[1]} tokens in {self.precision} ({reason})"
-                )
+                told = f"fails on {inputs['input_ids'].shape[1]} tokens in {self.precision} ({reason})"
             raise InputError(f"{self.name} {told}") from error
 
     def run_packed(self, batch):
@@ -293,8 +291,7 @@ class Encoder:
         if size <= self.fits:
             self.fits = max(count_computed(part, not self.packs) for part in parts)
             tqdm.write(
-                f"not enough memory for {size} tokens at a time: {self.fits} from here on"
-                " (--batch_tokens)",
+                f"not enough memory for {size} tokens at a time: {self.fits} from here on (--batch_tokens)",
                 file=sys.stderr,
             )
         if self.device.type == "cuda":
@@ -351,8 +348,7 @@ class Encoder:
                 tokens.add(tuple(tree.tokens_along(path)))
         if len(tokens) > 1 and (table[rows] == table[rows[0]]).all():
             raise InputError(
-                f"{self.name} gives one vector for {len(tokens)} different texts:"
-                " are its weights damaged?"
+                f"{self.name} gives one vector for {len(tokens)} different texts: are its weights damaged?"
             )
 
     def require_numbers(self, texts, vectors):

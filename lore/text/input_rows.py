@@ -36,9 +36,7 @@ UNREAD = ("tools", "images", "chat_template_kwargs")  # of which no model here w
 DEEPEST = 100  # lists and objects within each other, in a field
 EXACT = 2**53  # a float beyond it has lost the last digits of a whole number
 NO_IDS = {"nan", "none", "null", "nat", "<na>", "n/a", "#n/a", "undefined"}  # a missing one as text
-ROUNDED = re.compile(
-    r"[+-]?\d(\.\d+)?e\+\d+", re.IGNORECASE
-)  # a long id that a table has shortened
+ROUNDED = re.compile(r"[+-]?\d(\.\d+)?e\+\d+", re.IGNORECASE)  # a long id that a table has shortened
 NO_TEXT = ("nan", "<NA>", "NaT")  # a missing text as text
 BEFORE_REPLY = re.compile(  # what stands there in a dialogue that has become one text
     r"(\bassistant\s*:|(^|\n|\||>)\s*(assistant|model|gpt|bot|ai)\s*[:|>\n]|\[/INST\])\W*$",
@@ -211,9 +209,7 @@ def conversation_of(file_and_line, row, name):
     reply = messages_of(file_and_line, row.get(name), name, "assistant")
     if prompt is None:
         if isinstance(row[name], str):
-            raise InputError(
-                f"{file_and_line}: {name} is a text, so a prompt or messages must be there"
-            )
+            raise InputError(f"{file_and_line}: {name} is a text, so a prompt or messages must be there")
         return finished(file_and_line, reply, name)
     if [*map(spoken, reply[: len(prompt)])] == [*map(spoken, prompt)]:
         return finished(file_and_line, reply, name)

@@ -50,9 +50,7 @@ class Tally:
         if self.bar is not None:
             return
         self.start = time.monotonic()
-        self.bar = progress(
-            None, "embedding", total=self.size, unit="B", unit_scale=True, mininterval=1
-        )
+        self.bar = progress(None, "embedding", total=self.size, unit="B", unit_scale=True, mininterval=1)
 
     def count(self, counts):
         for name, number in counts.items():

@@ -72,9 +72,7 @@ class VectorChecks:
         allowed = VECTOR_TOLERANCE[encoder.pooling][encoder.precision] * alone.norm()
         if not (vector - alone).norm() <= allowed:  # so that NaN is told as well
             way_out = "--no-share" if encoder.packs else "--batch_tokens 1"
-            raise InputError(
-                f"{encoder.name}: a vector depends on what is computed beside it; use {way_out}"
-            )
+            raise InputError(f"{encoder.name}: a vector depends on what is computed beside it; use {way_out}")
 
     def check_head(self, tokens, vector):
         """InputError unless vector @ head is the model's own reward for these tokens."""
