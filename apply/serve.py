@@ -35,7 +35,7 @@ import saved_basis
 from lore.common import InputError, shortened, start
 from lore.settings import settings
 from lore.text.checkpoint import Checkpoint
-from lore.text.conversations import text_bytes
+from lore.text.conversations import distinct, text_bytes
 from lore.text.throughput import Tally
 from lore.text.tokens import ReplyTooLong
 from saved_basis import encoder_of_basis, open_basis
@@ -63,9 +63,9 @@ class Scorer:
 
     def rewards(self, talks, users):
         """Log-odds of each conversation for its user, None = the population: a list of floats."""
+        unique, rows = distinct(talks)
         with Tally(0) as tally:
-            table, rows = self.encoder.embed_distinct(talks, tally)
-        table = table[rows]
+            table = self.encoder.embed_counted(unique, tally)[rows]
         rewards = self.basis.population(table)
         personal = [row for row, user in enumerate(users) if user is not None]
         named = [users[row] for row in personal]

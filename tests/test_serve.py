@@ -15,14 +15,15 @@ from types import SimpleNamespace
 
 import pytest
 import texts
+import torch
 from conftest import CHAT_TEMPLATE, ROOT, assert_one_line_error
 from queries import Reader
-from serve import Queue, answer_of
+from serve import Queue, Scorer, answer_of
 from test_apply import APPLY, apply, scored
 from tokenizers import AddedToken
 
 from lore.common import InputError
-from lore.fit.basis import load_basis
+from lore.fit.basis import Basis, load_basis
 from lore.text.conversations import exchange
 from lore.text.tokens import ReplyTooLong, Tokeniser
 
@@ -213,8 +214,32 @@ def test_thoughts_are_what_the_models_template_makes_of_them(families, reader):
 
 
 # ------------------------------------------------------------------------------------------------
-# The queue
+# Rewards and the queue
 # ------------------------------------------------------------------------------------------------
+
+
+class TableEncoder:
+    """Rows of a table as the vectors of what it is asked, each once."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def embed_counted(self, unique, tally):
+        return self.table[: len(unique)]
+
+
+def test_each_query_is_worth_what_it_is_to_its_own_user():
+    """Deviations of ten million people, one row in memory: a copy of them would take 80 GB."""
+    width = 2048
+    E = torch.ones(1, width).expand(10**7, width)
+    W = torch.tensor([[0.25, 0.75]]).expand(10**7, 2)
+    people = Basis(torch.randn(width, 2), W, ("x", "y"), W[:0], (), E=E, E_unseen=E[:0], mean=W[0])
+    table = torch.randn(3, width)
+    talks = [exchange("?", reply) for reply in ("a", "b", "a", "c")]
+    rewards = Scorer(people, TableEncoder(table)).rewards(talks, ["y", None, "x", "y"])
+    personal = people.log_odds(table, ["x"])[:, 0]
+    expected = [personal[0], people.population(table)[1], personal[0], personal[2]]
+    assert rewards == pytest.approx([number.item() for number in expected], abs=1e-3)
 
 
 class SlowScorer:
