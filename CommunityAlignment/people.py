@@ -92,9 +92,7 @@ def plant(args):
     )  # fmt: skip
     frame["country"] = [f"no. {number}" for number in country[turns["person"]]]
     frame["lang"] = "en"
-    frame = frame.iloc[turn].assign(
-        chosen=replies[turn, chosen[turn]], rejected=replies[turn, other]
-    )
+    frame = frame.iloc[turn].assign(chosen=replies[turn, chosen[turn]], rejected=replies[turn, other])
     return Planted.of(V, user_ids, W).split(table, frame.reset_index(drop=True), head)
 
 

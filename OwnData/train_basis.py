@@ -50,9 +50,7 @@ def main():
     prepared = people.plant(args) if args.synthetic else people.load(args.data)
     cells = []
     for seeds in repeats_of(args):
-        groups = people.split(
-            prepared, args.min_comparisons, args.max_few_shot, args.train_prompts, seeds[0]
-        )
+        groups = people.split(prepared, args.min_comparisons, args.max_few_shot, args.train_prompts, seeds[0])
         result = run(
             args.K_list, args.alpha_list, prepared.head, *groups, *groups.sizes, device,
             seeds=seeds, save=output, model=prepared.model, **run_options(args),

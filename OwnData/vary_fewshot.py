@@ -44,9 +44,7 @@ def main():
     device = pick_device(args.device)
     output = output_of(args, "vary_fewshot")
     prepared = people.plant(args) if args.synthetic else people.load(args.data)
-    groups = people.split(
-        prepared, args.min_comparisons, args.max_few_shot, args.train_prompts, args.seed
-    )
+    groups = people.split(prepared, args.min_comparisons, args.max_few_shot, args.train_prompts, args.seed)
     result = run_few_shot_vary_shots(
         args.trials, args.alpha_list, args.K_list, args.num_shots,
         groups.train, groups.few_shot_train, groups.unseen, prepared.head, *groups.sizes, device,

@@ -125,9 +125,7 @@ def load_plain(path, num_features):
         raise InputError(f"{path} cannot be read: {error}") from error
     except UNUSABLE as error:
         reason = (str(error).strip() or "an empty file").splitlines()[0]
-        raise InputError(
-            f"{path} does not hold a plain tensor V of shape (d, K): {reason}"
-        ) from error
+        raise InputError(f"{path} does not hold a plain tensor V of shape (d, K): {reason}") from error
     V = V.detach().float()
     if V.shape == (1, num_features):
         return V.T  # as score.weight of a model

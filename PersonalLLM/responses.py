@@ -63,8 +63,6 @@ def best_against_worst(table, replies, scores, W, orders, count, names):
         passed += int((~told[order[:looked_at]]).sum())
         asked = order[usable]
         parts.append((np.full(len(usable), user), chosen[asked], rejected[asked], asked))
-    user, chosen, rejected, prompt = (
-        torch.from_numpy(np.concatenate(part)) for part in zip(*parts)
-    )
+    user, chosen, rejected, prompt = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts))
     item = content(table[torch.from_numpy(replies[:, 0])])  # (P,) prompt 3 of a side is one of it
     return Comparisons(table, user, names, chosen, rejected, prompt=item[prompt]), passed

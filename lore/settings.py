@@ -34,9 +34,7 @@ def settings(script, *shared):
     what the script states itself goes before it.
     """
     as_written = argparse.RawDescriptionHelpFormatter
-    parser = OneLineParser(
-        description=script["__doc__"], formatter_class=as_written, allow_abbrev=False
-    )
+    parser = OneLineParser(description=script["__doc__"], formatter_class=as_written, allow_abbrev=False)
     names = set()
     for module in (script, *map(vars, shared)):
         for name, meaning in stated(module["__file__"]):

@@ -75,9 +75,7 @@ def test_the_loss_is_the_mean_over_choices_of_each_person(softmax):
     data = pairs_of(frame.drop(frame.index[:2]), table, softmax=softmax)
     model = LoRe(None, 0.0, 8, 12, 3, 5, 0.5, generator=torch.Generator().manual_seed(0))
     loss, _ = model(data)
-    logits = (
-        margins(data.differences(model.V) @ model.V, model.W.softmax(1), data.user) / LOGIT_SCALE
-    )
+    logits = margins(data.differences(model.V) @ model.V, model.W.softmax(1), data.user) / LOGIT_SCALE
     by_person = torch.zeros(8)
     for person in range(8):
         of_choices = []
@@ -106,9 +104,7 @@ def test_a_pair_twice_in_one_choice_tells_a_mixture_nothing_new(own):
     assert torch.allclose(found[0].W, found[1].W, atol=1e-4)
     assert torch.allclose(found[0].spread, found[1].spread, atol=1e-4)
     if own:
-        assert torch.allclose(
-            found[0].deviations.vector(3), found[1].deviations.vector(3), atol=1e-2
-        )
+        assert torch.allclose(found[0].deviations.vector(3), found[1].deviations.vector(3), atol=1e-2)
 
 
 def test_a_pair_twice_in_one_choice_tells_the_ridge_solver_nothing_new():
@@ -253,9 +249,7 @@ def test_nothing_is_said_of_few_people():
     assert row["unseen"] == pytest.approx(right[: 31 * 4].mean())
     assert row["mixture"] == pytest.approx([16 / 31, 15 / 31])
     assert found["too_few"] == [["country y", 18]]
-    said = pd.DataFrame(
-        {"user_id": [*"aaabc"], "turn": [0, 1, 2, 3, 4], "x": ["p", "q", "q", "", "p"]}
-    )
+    said = pd.DataFrame({"user_id": [*"aaabc"], "turn": [0, 1, 2, 3, 4], "x": ["p", "q", "q", "", "p"]})
     assert CHOICES.most_said(said, "x") == {"a": "q", "c": "p"}
     kept = {"unseen": user < 2}
     assert CHOICES.narrowed(one._replace(outcomes=outcomes), kept).users["unseen"] == users[:2]

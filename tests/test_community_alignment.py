@@ -30,9 +30,7 @@ def script():
     return load_script(FOLDER / "prepare.py")
 
 
-def conversation(
-    script, number=0, turns=1, person="ann", lang="en", preferred="response_b", **changed
-):
+def conversation(script, number=0, turns=1, person="ann", lang="en", preferred="response_b", **changed):
     """A row of the public file; replies are told apart by their number."""
     row = dict.fromkeys([*script.COLUMNS, script.BALANCED], "")
     row |= {"conversation_id": f"c{number}", "annotator_id": person, "assigned_lang": lang}

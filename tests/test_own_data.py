@@ -113,9 +113,7 @@ def test_a_bad_row_is_named_with_its_line(name, tmp_path, reward_model):
 def test_prompts_that_would_be_on_both_sides_are_refused(tmp_path, reward_model):
     other = {**GOOD, "user_id": "bob"}
     rows = [{**GOOD, "split": "train"}, {**other, "split": "test"}]
-    assert_one_line_error(
-        texts.prepare(tmp_path, rows, reward_model), "line 2", "one split for each"
-    )
+    assert_one_line_error(texts.prepare(tmp_path, rows, reward_model), "line 2", "one split for each")
     rows = [{**GOOD, "split": "train"}, other]
     assert_one_line_error(texts.prepare(tmp_path, rows, reward_model), "line 2", "some rows have")
     rows = [{**GOOD, "prompt_id": 1}, {**other, "prompt_id": 2}]
@@ -128,14 +126,10 @@ def test_what_is_missing_is_said(tmp_path):
     assert_one_line_error(call_script(prepare, "--source", tmp_path / "none"), "is no file")
     done = call_script(train, "--data", tmp_path)
     assert_one_line_error(done, "make it with: python OwnData/prepare.py")
-    assert_one_line_error(
-        call_script(train, "--synthetic", "--train_prompts", 1), "between 0 and 1"
-    )
+    assert_one_line_error(call_script(train, "--synthetic", "--train_prompts", 1), "between 0 and 1")
 
 
-@pytest.mark.skipif(
-    not (SHARED / "mtbench").exists(), reason=f"MT-Bench's judgments are not at {SHARED}"
-)
+@pytest.mark.skipif(not (SHARED / "mtbench").exists(), reason=f"MT-Bench's judgments are not at {SHARED}")
 def test_real_judgments_with_a_tiny_encoder(tmp_path, text_encoder):
     """About the pipeline: a random encoder learns nothing, and must not seem to."""
     source = SHARED / "mtbench/comparisons.jsonl.gz"

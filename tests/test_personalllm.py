@@ -89,9 +89,7 @@ def test_every_response_has_its_own_vector_and_its_own_scores(prepared, reward_m
     assert list(split.frame) == ["prompt", "response", "reply", *NAMES] and len(split.frame) == 160
     encoder = Encoder(str(reward_model), "last", torch.device("cpu"), share=False)
     for row in split.frame.iloc[::23].itertuples():
-        talk = exchange(
-            original["prompt"][row.prompt], original[f"response_{row.response + 1}"][row.prompt]
-        )
+        talk = exchange(original["prompt"][row.prompt], original[f"response_{row.response + 1}"][row.prompt])
         assert torch.allclose(split.table[row.reply], encoder.embed([talk])[0], atol=1e-5)
         for name in NAMES:
             assert getattr(row, name) == original[f"response_{row.response + 1}_{name}"][row.prompt]
@@ -189,9 +187,7 @@ def test_a_whole_beside_its_parts_and_hidden_files_are_not_counted_twice(tmp_pat
     part.rename(tmp_path / "train-00000-of-00001-0123456789abcdef.parquet")  # as the Hub has named
     (tmp_path / "._train-00000-of-00001.parquet").write_bytes(b"\0\5\26\7 Mac OS X")
     (tmp_path / "copy").mkdir()
-    (tmp_path / "copy/test.parquet").write_bytes(
-        (tmp_path / "test-00000-of-00001.parquet").read_bytes()
-    )
+    (tmp_path / "copy/test.parquet").write_bytes((tmp_path / "test-00000-of-00001.parquet").read_bytes())
     status, out, err = prepare(tmp_path, text_encoder, *MEAN)
     assert status == 0, err
     assert "train: 7 prompts" in out and "train: 4 prompts left out that another file" in out
@@ -213,10 +209,7 @@ def test_several_files_odd_texts_and_a_second_run(tmp_path, text_encoder):
     (tmp_path / "train_log.csv").write_text("not data")
     status, out, err = prepare(tmp_path, text_encoder, *MEAN)
     assert status == 0, err
-    assert (
-        "train: 6 prompts" in out
-        and "warning: prompts on both the training and the test side: 1" in out
-    )
+    assert "train: 6 prompts" in out and "warning: prompts on both the training and the test side: 1" in out
     frame = load_split(tmp_path / "data/train", "", columns=["reply"]).frame
     assert frame["prompt"].tolist() == np.repeat(np.arange(6), 8).tolist()
     assert frame["gemma_2b"][41] == pytest.approx(train["response_2_gemma_2b"][5])
@@ -242,9 +235,7 @@ def test_from_embeddings_to_the_papers_table_and_pictures(prepared, tmp_path):
             assert output.with_name(f"{output.name}{part}.png").exists()
         basis = load_basis(basis_path(output, 3, 0.0, 0), 32)
         assert len(basis.user_ids) == 6 and len(basis.unseen_ids) == 4
-    overall = [
-        (6 * row["seen"] + 4 * row["unseen"]) / 10 for row in rows
-    ]  # of 0.1, the last column
+    overall = [(6 * row["seen"] + 4 * row["unseen"]) / 10 for row in rows]  # of 0.1, the last column
     assert [line.split()[-1] for line in lines] == [f"{100 * value:.1f}" for value in overall]
     flags = (*common, *FEW, "--dirichlet_list", 0.1, "--num_iterations", 20)
     flags = (*flags, "--max_shots", 12, "--trials", 2, "--num_shots")
@@ -284,9 +275,7 @@ def test_a_population_does_not_depend_on_the_others():
     first, weights = drawn(sides, 0.01, 5, 4, 7, 3, seed=1)
     again, same = drawn(sides, 0.01, 5, 4, 7, 3, seed=1)
     assert np.array_equal(weights, same)  # the same draws
-    assert all(
-        torch.equal(*groups) for groups in zip(*[[g.chosen for g in x] for x in (first, again)])
-    )
+    assert all(torch.equal(*groups) for groups in zip(*[[g.chosen for g in x] for x in (first, again)]))
     # fewer people, more prompts: the same people
     more, some = drawn(sides, 0.01, 3, 6, 9, 5, seed=1)
     assert np.array_equal(weights[:3], some)
@@ -333,9 +322,7 @@ def test_a_prepared_side_that_others_rewrote_holds_the_same_scores(prepared, tmp
     expected = PEOPLE.load(prepared / "data")
     for name in ("train", "test"):
         side = load_split(prepared / "data" / name, "", columns=["reply"])
-        frame = (
-            side.frame.sample(frac=1, random_state=3).rename_axis("row").assign(length=7, note="x")
-        )
+        frame = side.frame.sample(frac=1, random_state=3).rename_axis("row").assign(length=7, note="x")
         frame = frame[[*reversed(list(frame))]]
         save_split(tmp_path / name, side._replace(frame=frame))
     found = PEOPLE.load(tmp_path)
@@ -411,9 +398,7 @@ def test_what_training_refuses(prepared, tmp_path):
         assert_one_line_error(call_script(script, *flags, *extra), *words)
     done = call_script(script, "--data", tmp_path)
     assert_one_line_error(done, "train.safetensors is missing", "python PersonalLLM/prepare.py")
-    splits = (
-        load_split(prepared / "data" / side, "", columns=["reply"]) for side in ("train", "test")
-    )
+    splits = (load_split(prepared / "data" / side, "", columns=["reply"]) for side in ("train", "test"))
     train, test = splits
     frame = test.frame
     column = "test.parquet has no column reply: of another data set?"

@@ -347,9 +347,7 @@ def test_from_embeddings_to_table_picture_and_bases(prepared, tmp_path):
     assert "unseen              2 people      6 dialogues" in out
     assert "cosine to head" in out and "1 Bradley-Terry" in out
     rows = json.loads((tmp_path / "train_basis.json").read_text())["rows"]
-    assert [(row["alpha"], row["K"]) for row in rows] == [
-        (a, K) for a in (0, 1e4) for K in (0, 1, 3)
-    ]
+    assert [(row["alpha"], row["K"]) for row in rows] == [(a, K) for a in (0, 1e4) for K in (0, 1, 3)]
     basis = load_basis(basis_path(tmp_path / "train_basis", 3, 0.0, 0), 32)
     assert rows[2]["columns"] == basis.V.shape[1]
     assert len(basis.user_ids) == 8 and len(basis.unseen_ids) == 2

@@ -172,9 +172,7 @@ def test_no_worker_and_no_comparison_is_on_two_sides():
 
 def test_one_side_is_dealt_out_by_post(prepared, tmp_path):
     for suffix in ("safetensors", "parquet"):
-        (tmp_path / f"validation.{suffix}").write_bytes(
-            (prepared[0] / f"validation.{suffix}").read_bytes()
-        )
+        (tmp_path / f"validation.{suffix}").write_bytes((prepared[0] / f"validation.{suffix}").read_bytes())
     sides = PEOPLE.load(tmp_path)
     train, test = PEOPLE.two_sides(sides, 0.5, seed=0)
     posts = set(train.frame["prompt"]), set(test.frame["prompt"])
@@ -254,9 +252,7 @@ def test_limit_is_a_smoke_test(tmp_path, text_encoder):
     assert len(load_split(tmp_path / "data/train", "").frame) == 3
 
 
-def test_a_second_run_skips_finished_work_and_another_model_is_refused(
-    tmp_path, text_encoder, reward_model
-):
+def test_a_second_run_skips_finished_work_and_another_model_is_refused(tmp_path, text_encoder, reward_model):
     put(tmp_path, "b.json", many_rows(workers=2))
     assert prepare(tmp_path, text_encoder, *MEAN)[0] == 0
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "data").iterdir()}
@@ -295,9 +291,7 @@ def test_broken_files_and_empty_sources_end_with_one_line(tmp_path, text_encoder
     done = prepare(tmp_path / "nowhere", text_encoder, *MEAN)
     assert_one_line_error(done, "nowhere", "holds no batch files")
     put(tmp_path, "b.json", [row()])
-    assert_one_line_error(
-        prepare(tmp_path, tmp_path / "no model", *MEAN), "no model cannot be loaded"
-    )
+    assert_one_line_error(prepare(tmp_path, tmp_path / "no model", *MEAN), "no model cannot be loaded")
     assert_one_line_error(prepare(tmp_path, text_encoder), "has no chat template")
 
 

@@ -29,9 +29,7 @@ def test_every_setting_is_a_flag(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(OWN.format(root=str(ROOT)))
     status, out, _ = call_script(script)
-    assert (
-        status == 0 and out.strip() == "{'K_list': [0, 1], 'rate': 0.5, 'on': False, 'name': 'x'}"
-    )
+    assert status == 0 and out.strip() == "{'K_list': [0, 1], 'rate': 0.5, 'on': False, 'name': 'x'}"
     _, out, _ = call_script(script, "--K_list", 3, 4, "--rate", "1e-3", "--on", "--name", "y")
     assert out.strip() == "{'K_list': [3, 4], 'rate': 0.001, 'on': True, 'name': 'y'}"
     status, out, _ = call_script(script, "--help")
