@@ -90,15 +90,14 @@ def test_any_other_text_arrives_byte_for_byte(kind, tmp_path):
 
 def test_lists_of_messages_are_one_in_every_kind_of_file(tmp_path):
     row = {"user_id": "ann", "chosen": [ASK, SAY], "rejected": [ASK, SAY | {"content": "c"}]}
-    in_cells = {
-        name: json.dumps(value) if name != "user_id" else value for name, value in row.items()
-    }
+    in_cells = {name: json.dumps(value) if name != "user_id" else value for name, value in row.items()}
     for kind, written in (("jsonl", row), ("parquet", row), ("csv", in_cells)):
         (found,) = rows_in(tmp_path / f"r.{kind}", [written])
         assert judgement("here", found) == judgement("here", PAIR)
-    assert rows_in(tmp_path / "c.csv", [{"prompt": "a?", "candidates": '["b", "c"]'}])[0][
-        "candidates"
-    ] == ["b", "c"]
+    assert rows_in(tmp_path / "c.csv", [{"prompt": "a?", "candidates": '["b", "c"]'}])[0]["candidates"] == [
+        "b",
+        "c",
+    ]
 
 
 # ------------------------------------------------------------------------------- nothing, twice ---
@@ -143,6 +142,10 @@ def test_other_keys_of_messages_stay_and_make_no_prompt_another():
         "rejected": [ASK | {"id": 2}, SAY | {"content": "c"}],
     }
     assert len(judgement("here", {"user_id": "ann", **sides}).chosen) == 2
+    system = {"role": "system", "content": "be good"}
+    apart = {"chosen": [system, ASK, SAY], "rejected": [system, ASK | {"content": "z?"}, SAY]}
+    with pytest.raises(InputError, match="no prompt in common"):
+        judgement("here", {"user_id": "ann", **apart})
     sides["rejected"] = [ASK | {"id": 3}, SAY | {"id": 4}]
     with pytest.raises(InputError, match="are the same"):
         judgement("here", {"user_id": "ann", **sides})

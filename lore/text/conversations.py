@@ -253,17 +253,17 @@ def text_bytes(conversation):
     return sum(len(message["content"].encode()) for message in conversation)
 
 
-def require_text(conversation):
-    """InputError: a content that is not text, or that no tokenizer takes."""
+def require_text(conversation, where=""):
+    """InputError, beginning with `where`: a content that is not text, or that no tokenizer takes."""
     for message in conversation:
         content = message["content"]
         if not isinstance(content, str):
             kind = type(content).__name__
             start = repr(str(content)[:60])
-            raise InputError(f"the content of a message is a {kind}, not text: {start}")
+            raise InputError(f"{where}the content of a message is a {kind}, not text: {start}")
         if SURROGATE.search(content):
             start = repr(content[:60])
-            raise InputError(f"half a character (a lone surrogate) in the text {start}")
+            raise InputError(f"{where}half a character (a lone surrogate) in the text {start}")
 
 
 def distinct(conversations):

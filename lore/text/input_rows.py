@@ -160,11 +160,9 @@ def judgement(file_and_line, row):
     if prompt is None:
         prompt = text_hash(common_start(chosen, rejected))
     side = row.get("split")
-    if is_nothing(side):
-        side = None
-    elif not isinstance(side, str) or side.strip() not in SIDES:
-        raise InputError(f"{file_and_line}: split is {quoted(side)}, not one of {', '.join(SIDES)}")
-    side = side and SIDES[side.strip()]
+    is_side = is_nothing(side) or (isinstance(side, str) and side.strip() in SIDES)
+    require(is_side, f"{file_and_line}: split is {quoted(side)}, not one of {', '.join(SIDES)}")
+    side = None if is_nothing(side) else SIDES[side.strip()]
     return Judgement(file_and_line, user, prompt, side, chosen, rejected)
 
 
@@ -174,7 +172,7 @@ def pair_of(file_and_line, row):
     rejected = conversation_of(file_and_line, row, "rejected")
     if [*map(spoken, chosen)] == [*map(spoken, rejected)]:
         raise InputError(f"{file_and_line}: chosen and rejected are the same")
-    if not common_start(chosen, rejected):
+    if all(message["role"] == "system" for message in common_start(chosen, rejected)):
         raise InputError(f"{file_and_line}: chosen and rejected have no prompt in common")
     return chosen, rejected
 
@@ -257,10 +255,7 @@ def messages_of(file_and_line, value, name, role=None):
         if content is None and filled.keys() & {*BESIDE_CONTENT}:
             content = ""  # of a message that calls a tool
         read.append({"role": role, "content": content} | filled | {"content": content})
-    try:
-        require_text(read)
-    except InputError as error:
-        raise InputError(f"{file_and_line}, {name}: {error}") from error
+    require_text(read, f"{file_and_line}, {name}: ")
     return read
 
 
@@ -279,10 +274,6 @@ def finished(file_and_line, conversation, name):
         raise InputError(f"{where} follows an empty prompt")
     if ends_in_reply(before["content"], reply["content"]):
         raise InputError(f"{where} stands at the end of its prompt already")
-    try:
-        require_text(conversation)
-    except InputError as error:
-        raise InputError(f"{file_and_line}, {name}: {error}") from error
     return conversation
 
 
