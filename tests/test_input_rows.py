@@ -55,6 +55,9 @@ PRINTED = {
     "a tuple": str((ASK, SAY)),
     "from and value": str([{"from": "human", "value": "a?"}]),
     "parts": str([{"type": "text", "text": "b"}]),
+    "of duckdb": "[{'content': a?, 'role': user}, {'content': b, 'role': assistant}]",
+    "of trino": "[{content=a?, role=user}, {content=b, role=assistant}]",
+    "cut off": str([ASK | {"content": "long"}])[:-4] + " and lo",
     "objects": "[ChatMessage(role='user', content='a?')]",
 }
 REPLIES = (
@@ -108,6 +111,8 @@ def test_empty_cells_are_nothing_and_an_empty_prompt_is_none(tmp_path):
     for kind in ("jsonl", "csv", "parquet"):
         (found,) = rows_in(tmp_path / f"r.{kind}", [cells])
         assert judgement("here", found) == judgement("here", PAIR)
+    (found,) = rows_in(tmp_path / "e.csv", [PAIR | {"messages": "[]"}])
+    assert judgement("here", found) == judgement("here", PAIR)
     for row, words in (
         ({"prompt": " "}, "a prompt or messages must be there"),
         ({"prompt": [ASK | {"content": ""}]}, "follows an empty prompt"),

@@ -30,12 +30,13 @@ from lore.text.conversations import (
 from lore.text.spellings import holds_messages, is_list_of_messages, one_spelling
 from lore.upstream_values import as_list, content_key, whole_number
 
-LISTS = ("prompt", "messages", "chosen", "rejected", "response")  # columns that may hold messages
+LISTS = ("prompt", "chosen", "rejected", "response")  # columns that hold a text or messages
+LISTS_ALONE = ("messages", "candidates")
 SIDES = {"train": "train"} | dict.fromkeys(("test", "validation", "valid", "eval"), "test")
 UNREAD = ("tools", "images", "chat_template_kwargs")  # of which no model here would see anything
 DEEPEST = 100  # lists and objects within each other, in a field
 EXACT = 2**53  # a float beyond it has lost the last digits of a whole number
-NO_IDS = {"nan", "none", "null", "nat", "<na>", "n/a", "#n/a", "undefined"}  # a missing one as text
+NO_IDS = {"nan", "none", "null", "nat", "<na>", "n/a", "#n/a", "undefined", r"\n"}  # a missing one as text
 ROUNDED = re.compile(r"[+-]?\d(\.\d+)?e\+\d+", re.IGNORECASE)  # a long id that a table has shortened
 NO_TEXT = ("nan", "<NA>", "NaT")  # a missing text as text
 BEFORE_REPLY = re.compile(  # what stands there in a dialogue that has become one text
@@ -73,15 +74,13 @@ def rows_of(path):
 
 def list_in_cell(name, text):
     """The list that a cell of a CSV file holds as JSON: messages, or candidates; else its text."""
-    if name not in (*LISTS, "candidates") or not text.lstrip().startswith("["):
+    if name not in (*LISTS, *LISTS_ALONE) or not text.lstrip().startswith("["):
         return text
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    if name == "candidates":
-        return value
-    return value if is_list_of_messages(value) else text
+    return value if name in LISTS_ALONE or is_list_of_messages(value) else text
 
 
 def in_json(value, where, depth=0):

@@ -14,7 +14,9 @@ SPEAKERS = (
     "user", "assistant", "system", "developer", "tool", "function", "ipython", "human", "gpt", "bot", "chatbot",
     "model", "ai", "prompter",
 )  # fmt: skip
-SPEAKS = re.compile(rf"""["'](role|from)["']\s*:\s*["']({"|".join(SPEAKERS)})["']""", re.IGNORECASE)
+SPEAKS = re.compile(  # also as databases print it, without quotes
+    rf"""[{{,\s"'](role|from)["']?\s*[:=]\s*["']?({"|".join(SPEAKERS)})["']?\s*[,}}]""", re.IGNORECASE
+)
 OBJECTS = re.compile(r"\s*\[?\s*\w*Message\(\w+=")  # as clients of language models print theirs
 SHAPES = (("role", "content"), ("from", "value"))  # keys of a message, in two conventions
 
@@ -42,12 +44,12 @@ def is_message(value):
 
 def holds_messages(text):
     """Whether a text is a message or a list of them, as JSON or as Python or NumPy print it."""
-    if not text.rstrip().endswith(ENDS):
-        return False
-    if OBJECTS.match(text):
+    if OBJECTS.match(text) and text.rstrip().endswith(ENDS):
         return True
     if not BEGINS.match(text):
         return False
+    if not text.rstrip().endswith(ENDS):  # cut off, as the cells of a spreadsheet are?
+        return "}]" not in text and SPEAKS.search(text) is not None
     value = parsed(text.strip())
     if isinstance(value, str):
         return value != text and holds_messages(value)
