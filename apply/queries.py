@@ -17,6 +17,7 @@ from rendered import (
 from lore.common import InputError
 from lore.text.conversations import exchange
 from lore.text.input_rows import finished, identifier, messages_of
+from lore.text.spellings import holds_messages
 from lore.text.tokens import Tokeniser
 
 
@@ -132,18 +133,20 @@ class Reader:
         try:
             return finished(place, talk, "query")
         except InputError as error:
+            if last["content"]:
+                raise
             raise NoReply(str(error)) from error
 
     def require_words(self, place, text):
-        """InputError: a text with signs of a chat template where there should be words alone."""
+        """InputError: a text with signs of a chat template, or messages, where words alone should be."""
+        if holds_messages(text):
+            raise InputError(f"{place} has messages that have become a text; send them as a list")
         sign = sign_of_template(text, self.special)
         if sign is None:
             return
         if sign in self.special:
             raise InputError(f"{place} has {sign} where its chat template writes none")
-        raise InputError(
-            f"{place} has {sign}, of a chat template that is not this model's (--policy)"
-        )
+        raise InputError(f"{place} has {sign}, of a chat template that is not this model's (--policy)")
 
 
 def user_of(place, label):

@@ -112,9 +112,7 @@ class ChatTemplate:
             if start.startswith(token) and len(token) > len(first):
                 first = token
         rest = re.escape(start.removeprefix(first).lstrip())
-        rest = rest.replace(
-            re.escape(TEMPLATE_DATE), r"[^\n<>]{4,40}?"
-        )  # of the day it was rendered
+        rest = rest.replace(re.escape(TEMPLATE_DATE), r"[^\n<>]{4,40}?")  # of the day it was rendered
         return re.compile(r"\s*" + rest), first, start
 
     def reads_thinking(self):

@@ -286,9 +286,7 @@ def main():
     try:
         import uvicorn
     except ImportError as error:
-        raise InputError(
-            f"{error.name} is missing: pip install -r requirements-serve.txt"
-        ) from error
+        raise InputError(f"{error.name} is missing: pip install -r requirements-serve.txt") from error
     encoder = encoder_of_basis(args.basis, basis, args)
     policy = Checkpoint(args.policy).load_tokenizer(with_template=True) if args.policy else None
     encoder.load()

@@ -174,6 +174,7 @@ def test_a_text_of_another_family_is_refused_or_taken_apart(family, families, re
         ("### Instruction:\nWhy?\n\n### Response:\nNo.", "### Instruction:\nWhy?\n\n### Response:\n"),
         ("\n\nHuman: Why?\n\nAssistant: No.", "\n\nHuman: Why?\n\nAssistant:"),
         ("system\nHelp.\nuser\nWhy?\nassistant\nNo.", "system\nHelp.\nuser\nWhy?\nassistant\n"),
+        ("Why? [{'role': 'assistant', 'content': 'No.'}]", "Why? "),
         ("Why?Never.", "Why? "),  # another prompt
         ("Why? No.", None),
         (exchange("<|im_start|>user\nWhy?<|im_end|>", "No."), None),
@@ -350,8 +351,7 @@ def test_the_server_gives_the_rewards_of_score(server, basis, rows, tmp_path, fa
     personal, common = found[0]["rewards"][user], found[0]["population"]
     assert answer["rewards"] == pytest.approx([personal] * 3 + [common], abs=1e-4)
     asks = [
-        {"query": [exchange("the cat?", other["response"])], "labels": [user]}
-        for other in texts.read(rows)
+        {"query": [exchange("the cat?", other["response"])], "labels": [user]} for other in texts.read(rows)
     ]
     with ThreadPoolExecutor(4) as people:
         answers = [*people.map(lambda ask: post(server, ask)[1]["rewards"][0], asks)]
