@@ -51,7 +51,7 @@ unscored = ""  # reward of an empty or too long reply, for clients that take num
 # -------------------------------------------------------------------------------------------
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-PART = 2**18  # bytes of text that are computed together
+PART = 8  # bytes of text for each token of a batch: about two batches are computed together
 
 
 class Scorer:
@@ -114,9 +114,10 @@ class Job:
 class Queue:
     """Requests that wait; a part of each is computed together with parts of the others."""
 
-    def __init__(self, scorer, most):
+    def __init__(self, scorer, most, size):
         self.scorer = scorer
         self.most = most  # queries at a time
+        self.size = size  # bytes of text, about
         self.jobs = []
         self.arrival = asyncio.Event()
         self.thread = ThreadPoolExecutor(1)
@@ -153,7 +154,7 @@ class Queue:
         self.jobs = self.jobs[self.most :] + jobs
         part = []
         for job in jobs:
-            for number in job.take(max(self.most // len(jobs), 1), PART // len(jobs)):
+            for number in job.take(max(self.most // len(jobs), 1), self.size // len(jobs)):
                 part.append((job, number))
         return part
 
@@ -227,7 +228,7 @@ def application(basis, encoder, reader, args):
     from fastapi import FastAPI, Request
     from fastapi.responses import JSONResponse
 
-    queue = Queue(Scorer(basis, encoder), args.max_queries)
+    queue = Queue(Scorer(basis, encoder), args.max_queries, PART * encoder.batch_tokens)
 
     @asynccontextmanager
     async def lifespan(_):

@@ -263,7 +263,7 @@ def test_small_requests_are_answered_beside_a_large_one():
 
     async def ask():
         scorer = SlowScorer()
-        queue = Queue(scorer, 8)
+        queue = Queue(scorer, 8, 10**5)
         worker = asyncio.create_task(queue.work())
         large = asyncio.create_task(queue.ask(numbers(100), ["large"] * 100))
         await asyncio.sleep(0)
