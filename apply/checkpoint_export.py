@@ -151,14 +151,15 @@ def require_same_scores(folder, encoder, heads):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = tokenizer.apply_chat_template(talk, tokenize=False)
     tokens = tokenizer(text, add_special_tokens=False, return_tensors="pt")
-    options = {"dtype": encoder.dtype, "attn_implementation": encoder.attention}
-    model = AutoModelForSequenceClassification.from_pretrained(folder, **options)
+    attention = "eager" if encoder.attention == "eager" else "sdpa"
+    load = AutoModelForSequenceClassification.from_pretrained  # on the CPU: a GPU holds the encoder
+    model = load(folder, dtype=encoder.dtype, attn_implementation=attention).eval()
     with torch.no_grad():
-        read = model.to(encoder.device).eval()(**tokens.to(encoder.device), output_hidden_states=True)
-    again = read.hidden_states[-1][0, -1].float().cpu()  # (d,)
+        again = model.base_model(**tokens).last_hidden_state[0, -1].float()  # (d,)
+        rewards = model(**tokens).logits[0].float()  # (labels,)
     off = float((again - vector).norm() / vector.norm())
-    off_head = (read.logits[0].float().cpu() - heads.float() @ again).abs()  # (labels, d) @ (d,)
-    off_head = float((off_head / (heads.norm(dim=1) * again.norm() + TINY)).max())
+    size = heads.norm(dim=1) * again.norm() + TINY
+    off_head = float(((rewards - heads.float() @ again).abs() / size).max())  # (labels, d) @ (d,)
     if not max(off, off_head) < (EXACT if encoder.precision == "float32" else ROUNDED):
         text = f"exported, it does not score as it did before ({off:.1g} of a vector off)"
         raise InputError(f"{encoder.name}: {text}: are weights of another model beside its own?")
