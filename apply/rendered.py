@@ -234,7 +234,8 @@ def special_tokens(tokenizer):
     for token in tokenizer.added_tokens_decoder.values():
         if token.special:
             tokens.add(token.content)
-    return {token for token in tokens if token and not token.isalnum()}
+    thoughts = {token for token in tokens if OPENED.fullmatch(token) or CLOSED.fullmatch(token)}
+    return {token for token in tokens - thoughts if token and not token.isalnum()}
 
 
 def behind_repeats(text, token):

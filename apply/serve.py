@@ -276,6 +276,14 @@ def bound(host, port):
         raise InputError(f"--host {host} --port {port}: {error.strerror or error}") from error
 
 
+def policy_tokenizer(name):
+    """The tokenizer of --policy. InputError: it cannot be loaded, or has no chat template."""
+    try:
+        return Checkpoint(name).load_tokenizer(with_template=True)
+    except InputError as error:
+        raise InputError(f"--policy: {error}") from error
+
+
 def main():
     args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
@@ -289,7 +297,7 @@ def main():
     except ImportError as error:
         raise InputError(f"{error.name} is missing: pip install -r requirements-serve.txt") from error
     encoder = encoder_of_basis(args.basis, basis, args)
-    policy = Checkpoint(args.policy).load_tokenizer(with_template=True) if args.policy else None
+    policy = policy_tokenizer(args.policy) if args.policy else None
     encoder.load()
     app = application(basis, encoder, Reader(encoder, policy), args)
     if args.host not in LOOPBACK:

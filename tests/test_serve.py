@@ -161,7 +161,6 @@ def test_a_text_of_another_family_is_refused_or_taken_apart(family, families, re
 @pytest.mark.parametrize(
     ("text", "prompt"),
     [
-        ("<|user|>\nWhy?<|end|>\n<|assistant|>\nNo.", "<|user|>\nWhy?<|end|>\n<|assistant|>\n<x>"),
         ("<s><|user|>\nWhy?<|assistant|>\nNo.<|end|>", None),  # a turn that does not end
         ("<s><|user|>\nWhy?</s>Because<|end|>\n<|assistant|>\nNo.", None),
         ("<s><|user|>\nWhy?<|end|>\n<|assistant|>\nNo.<|end|>\n<|user|>\nAnd?<|end|>\n<|assistant|>\nNo.",
@@ -183,9 +182,6 @@ def test_a_text_of_another_family_is_refused_or_taken_apart(family, families, re
     ],
 )  # fmt: skip
 def test_signs_of_a_template_where_words_should_be_are_refused(reader, text, prompt):
-    if prompt and prompt.endswith("<x>"):  # its first token is there twice in this text's rendering
-        assert reader("own").conversation("", text, prompt.removesuffix("<x>"))
-        return
     with pytest.raises(InputError, match=r"^query 3") as refusal:
         reader("own").conversation("query 3", text, prompt)
     assert len(str(refusal.value)) < 200
@@ -407,4 +403,6 @@ def test_settings_that_would_serve_nobody_are_told_at_once(basis):
     assert_one_line_error(apply("serve", "--basis", basis, "--unscored", "nan"), "--unscored nan")
     assert_one_line_error(apply("serve", "--basis", basis, "--max_queries", 0), "--max_queries 0")
     assert_one_line_error(apply("serve", "--basis", basis, "--port", 0), "--port 0")
-    assert_one_line_error(apply("serve", "--basis", basis, "--policy", ROOT), "cannot be loaded")
+    assert_one_line_error(
+        apply("serve", "--basis", basis, "--policy", ROOT), "--policy: ", "cannot be loaded"
+    )
