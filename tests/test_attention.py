@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny import NO_SYSTEM, TALKS, a_model, alone, by_itself, dialogue, encoder
+from tiny import NO_SYSTEM, TALKS, a_model, assert_own_passes, by_itself, dialogue, encoder
 
 from lore.common import InputError
 from lore.text.conversations import exchange
@@ -30,9 +30,7 @@ WINDOW_AND_ALL = ["sliding_attention", "full_attention", "sliding_attention"]
         ),
     ],
 )
-def test_any_decoder_gives_every_vector_of_its_own_pass(
-    architecture, options, tokenizer, tmp_path, capsys
-):
+def test_any_decoder_gives_every_vector_of_its_own_pass(architecture, options, tokenizer, tmp_path, capsys):
     """Windows, capped attention, more query heads than keys, pad = end token, no system prompt, padding on the left."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.padding_side, tokenizer.chat_template = "left", NO_SYSTEM
@@ -40,31 +38,21 @@ def test_any_decoder_gives_every_vector_of_its_own_pass(
     a_model(architecture, tmp_path, tokenizer, pad_token_id=tokenizer.pad_token_id, **options)
     talks = [*dialogue(3), *TALKS]
     packed, plain = (encoder(tmp_path, share=share, batch_tokens=400) for share in (True, False))
-    tables, whole = [packed.embed(talks), plain.embed(talks)], by_itself(packed)
-    assert ("this model caps its attention" in capsys.readouterr().out) == (
-        "attn_logit_softcapping" in options
-    )
-    for i, talk in enumerate(talks):
-        inputs = torch.tensor(packed.tokens([talk])[0][0][None])
-        with torch.no_grad():
-            alone, logit = (
-                whole.base_model(input_ids=inputs).last_hidden_state[0, -1],
-                whole(input_ids=inputs).logits,
-            )
-        for table in tables:
-            assert torch.allclose(table[i], alone, atol=1e-5)
-        assert (tables[0][i] @ packed.head).item() == pytest.approx(logit.item(), abs=1e-4)
+    for model in (packed, plain):
+        table = assert_own_passes(model, talks)
+    said = "this model caps its attention" in capsys.readouterr().out
+    assert said == ("attn_logit_softcapping" in options)
+    inputs = torch.tensor(packed.tokens(talks[:1]).ids[0][None])
+    with torch.no_grad():
+        logit = by_itself(packed)(input_ids=inputs).logits
+    assert (table[0] @ packed.head).item() == pytest.approx(logit.item(), abs=1e-4)
 
 
-def test_a_model_whose_attention_cannot_be_replaced_says_so(
-    reward_model, monkeypatch, tokenizer, tmp_path
-):
+def test_a_model_whose_attention_cannot_be_replaced_says_so(reward_model, monkeypatch, tokenizer, tmp_path):
     bidirectional = a_model(
         "GemmaForSequenceClassification", tmp_path, tokenizer, head_dim=8, is_causal=False
     )
-    monkeypatch.setattr(
-        "transformers.models.gemma.modeling_gemma.GemmaAttention.forward", blind_attention
-    )
+    monkeypatch.setattr("transformers.models.gemma.modeling_gemma.GemmaAttention.forward", blind_attention)
     with pytest.raises(InputError, match="depends on what is computed beside it; use --no-share"):
         encoder(bidirectional).embed(TALKS)
     from transformers.models.llama.modeling_llama import LlamaModel
@@ -73,9 +61,7 @@ def test_a_model_whose_attention_cannot_be_replaced_says_so(
     monkeypatch.setattr(
         LlamaModel, "forward", lambda self, *args, packing=None, **kw: forward(self, *args, **kw)
     )
-    with pytest.raises(
-        InputError, match="does not hand on how its conversations are packed: use --no-share"
-    ):
+    with pytest.raises(InputError, match="does not hand on how its conversations are packed: use --no-share"):
         encoder(reward_model).embed(TALKS)
 
 
@@ -86,30 +72,16 @@ def blind_attention(self, hidden_states, **_):
 
 def test_a_model_that_looks_at_its_neighbours_is_refused(tokenizer, tmp_path):
     """Falcon's ALiBi counts the distance along the packed row: wrong beside another conversation, right in front."""
-    a_model(
-        "FalconForSequenceClassification",
-        tmp_path,
-        tokenizer,
-        alibi=True,
-        new_decoder_architecture=False,
-    )
+    options = {"alibi": True, "new_decoder_architecture": False}
+    a_model("FalconForSequenceClassification", tmp_path, tokenizer, **options)
     talks = [exchange("a single long conversation, the cat sat on the mat " * 4, "ok"), *TALKS]
     with pytest.raises(InputError, match="no-share"):
         encoder(tmp_path, attention="eager").embed(talks)
-    plain = encoder(tmp_path, attention="eager", share=False)
-    table, whole = plain.embed(talks), by_itself(plain)
-    for talk, vector in zip(talks, table):
-        with torch.no_grad():
-            states = whole.base_model(
-                input_ids=torch.tensor(plain.tokens([talk])[0][0][None])
-            ).last_hidden_state
-        assert torch.allclose(vector, states[0, -1], atol=1e-5)
+    assert_own_passes(encoder(tmp_path, attention="eager", share=False), talks)
 
 
 def test_a_template_that_rewrites_earlier_turns_is_still_exact(reward_model):
     model = encoder(reward_model)
     turn = "<|{{ m['role'] }}|>\n{{ '(last) ' if loop.last }}{{ m['content'] }}<|end|>\n"
     model.tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}" + turn + "{% endfor %}"
-    table = model.embed(dialogue(4))
-    for talk, vector in zip(dialogue(4), table):
-        assert torch.allclose(vector, alone(model, talk), atol=1e-5)
+    assert_own_passes(model, dialogue(4))

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from conftest import CHAT_TEMPLATE
-from tiny import NO_SYSTEM, TALKS, by_itself, encoder
+from tiny import NO_SYSTEM, TALKS, assert_own_passes, encoder
 from tokenizers import Regex, normalizers
 
 from lore.common import InputError
@@ -42,9 +42,7 @@ def test_a_template_that_looks_at_the_clock_does_not(reward_model, tmp_path):
 def test_a_chat_template_that_refuses_a_conversation_is_one_line(reward_model):
     model = encoder(reward_model)
     model.tokenizer.chat_template = NO_SYSTEM
-    with pytest.raises(
-        InputError, match=r"chat template of .* refuses a conversation: no system prompt"
-    ):
+    with pytest.raises(InputError, match=r"chat template of .* refuses a conversation: no system prompt"):
         model.embed([[{"role": "system", "content": "be good"}, *TALKS[0]]])
     model.tokenizer.chat_template = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}"
     with pytest.raises(InputError, match="fails on a conversation: RecursionError"):
@@ -57,20 +55,10 @@ def test_the_last_token_is_read_even_when_it_is_the_pad_token(reward_model):
     model.tokenizer.chat_template = model.tokenizer.chat_template.replace("<|end|>\n{%", "</s>{%")
     ids, *_ = model.tokens(TALKS)
     assert all(tokens[-1] == model.tokenizer.pad_token_id for tokens in ids)
-    table = model.embed(TALKS)
-    for tokens, vector in zip(ids, table):
-        with torch.no_grad():
-            alone = (
-                by_itself(model)
-                .model(input_ids=torch.tensor(tokens[None]))
-                .last_hidden_state[0, -1]
-            )
-        assert torch.allclose(vector, alone, atol=1e-5)
+    assert_own_passes(model, TALKS)
 
 
-def test_long_conversations_lose_their_oldest_tokens_and_are_counted(
-    reward_model, text_encoder, capsys
-):
+def test_long_conversations_lose_their_oldest_tokens_and_are_counted(reward_model, text_encoder, capsys):
     history = [
         *exchange("an old question", "an old answer"),
         *exchange("the cat sat on the mat " * 20, "and the dog"),
@@ -81,20 +69,15 @@ def test_long_conversations_lose_their_oldest_tokens_and_are_counted(
     short = encoder(reward_model, max_length=longest)
     ids, cut, cut_replies = short.tokens(talks)
     assert (cut, cut_replies) == (1, 0) and ids[1].tolist() == whole.tokens(talks)[0][1].tolist()
-    text = short.tokenizer.decode(
-        ids[0]
-    )  # turns stay, the first two empty, then the end of the question, then the reply
+    # turns stay, the first two empty, then the end of the question, then the reply
+    text = short.tokenizer.decode(ids[0])
     empty = "<s><|user|>\n<|end|>\n<|assistant|>\n<|end|>\n<|user|>\n"
-    assert text.startswith(empty) and text.endswith(
-        "mat<|end|>\n<|assistant|>\nand the dog<|end|>\n"
-    )
+    assert text.startswith(empty) and text.endswith("mat<|end|>\n<|assistant|>\nand the dog<|end|>\n")
     assert (
         text[len(empty) :].split("<|end|>")[0] in history[2]["content"]
         and longest - 2 <= len(ids[0]) <= longest
     )
-    assert (
-        encoder(reward_model, max_length=10**6).tokeniser.longest == 512
-    )  # no more than the model takes
+    assert encoder(reward_model, max_length=10**6).tokeniser.longest == 512  # no more than the model takes
     short.embed(talks)
     assert (
         "1 of 2 conversations are too long: the oldest part of their prompt is left out"

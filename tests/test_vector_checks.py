@@ -5,17 +5,11 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import LONGROPE, TALKS, a_model, alone, by_itself, dialogue, encoder
+from tiny import LONGROPE, TALKS, a_model, assert_own_passes, by_itself, dialogue, encoder
 
 from lore.common import InputError
 from lore.text.attention import Stretch
 from lore.text.conversations import exchange
-
-
-def assert_own_passes(model, talks):
-    table = model.embed(talks)
-    for talk, vector in zip(talks, table):
-        assert torch.allclose(vector, alone(model, talk), atol=1e-5)
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -93,11 +87,7 @@ def test_a_mean_that_sees_padding_is_refused_and_its_way_out_is_right(tokenizer,
     with pytest.raises(InputError, match=r"depends on what is .* beside it; use --batch_tokens 1"):
         encoder(tmp_path, "mean", attention="eager").embed(TALKS)
     model = encoder(tmp_path, "mean", attention="eager", batch_tokens=1)
-    table = model.embed(TALKS)
-    for ids, vector in zip(model.tokens(TALKS).ids, table):
-        with torch.no_grad():
-            states = model.model(input_ids=torch.tensor(ids[None])).last_hidden_state
-        assert torch.allclose(vector, states[0].mean(0), atol=1e-5)
+    assert_own_passes(model, TALKS)
 
 
 def test_every_longest_text_so_far_is_compared(reward_model, monkeypatch):

@@ -49,11 +49,17 @@ def by_itself(model):
     return AutoModelForSequenceClassification.from_pretrained(model.name, attn_implementation="eager").eval()
 
 
-def alone(model, conversation):
-    """The vector of a conversation from its own full forward pass."""
-    tokens = torch.tensor(model.tokens([conversation])[0][0][None])
-    with torch.no_grad():
-        return by_itself(model).base_model(input_ids=tokens).last_hidden_state[0, -1]
+def assert_own_passes(model, talks, whole=None):
+    """Each vector is that of its conversation's own full forward pass; the vectors. whole: the model itself."""
+    if whole is None:
+        whole = by_itself(model).base_model if model.pooling == "last" else model.model
+    table = model.embed(talks)
+    for tokens, vector in zip(model.tokens(talks).ids, table, strict=True):
+        with torch.no_grad():
+            states = whole(input_ids=torch.tensor(tokens[None])).last_hidden_state[0]
+        expected = states[-1] if model.pooling == "last" else states.mean(0)
+        assert torch.allclose(vector, expected, atol=1e-5)
+    return table
 
 
 def dialogue(turns, rejected=2, name=""):
