@@ -51,7 +51,8 @@ pipeline_tag: text-classification
 - **Text**: rendered by the chat template of this folder's tokenizer, which writes all special tokens
   (so tokenise with `add_special_tokens=False`); read up to {longest} tokens, longer ones lose the
   beginning (with `truncation=True`; LoRe's own scripts cut within the prompt and keep the template
-  whole, so that a text cut here scores a little differently there). Padding goes to the right, with {pad}, which ends no reply.
+  whole, so that a text cut here scores a little differently there). Padding goes to the right, with
+  {pad}, which ends no reply.
 - **Basis**: {basis}, rank {K}, learned on {base} ({version}), pooling last, {dtype}.
 - **Held out**: {held_out}{attention}
 - **Licence of the base**: {licence}. {weights}

@@ -5,7 +5,7 @@ import math
 import re
 from pathlib import Path
 
-from lore.common import InputError
+from lore.common import InputError, require_apart
 
 SETTING = re.compile(r"^(\w+) = .*?(?:\s+# (.*))?$")
 SEEDS = 2**32  # NumPy's legacy generator takes none from here on
@@ -90,6 +90,11 @@ def defaults_of(*modules, **changed):
 
 
 def output_of(args, name):
-    """RESULTS/NAME, of planted people RESULTS/NAME_synthetic; the folder is made before the fits."""
+    """RESULTS/NAME, of planted people RESULTS/NAME_synthetic; the folder is made before the fits.
+
+    InputError: what will be written there cannot be.
+    """
+    output = args.results / (f"{name}_synthetic" if args.synthetic else name)
+    require_apart([f"{output}.json", f"{output}.png"], [])
     args.results.mkdir(parents=True, exist_ok=True)
-    return args.results / (f"{name}_synthetic" if args.synthetic else name)
+    return output

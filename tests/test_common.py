@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, assert_one_line_error, call_script
 
 import lore
 from lore import common
@@ -68,6 +68,15 @@ def test_what_cannot_be_written_is_known_before_and_a_link_stays_a_link(tmp_path
         "link",
         "old",
     ]
+
+
+def test_results_that_cannot_be_written_are_told_before_the_fits(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "train_basis_synthetic.json").mkdir()
+    for results in (tmp_path, tmp_path / "file", tmp_path / "file/results"):
+        done = call_script(ROOT / "OwnData/train_basis.py", "--synthetic", "--results", results)
+        assert_one_line_error(done, str(results))
+        assert not done[1]  # nothing was split or fitted
 
 
 def test_a_terminated_run_leaves_nothing_half_written(tmp_path):
