@@ -33,6 +33,7 @@ from lore.report.pictures import plot_questions
 from lore.report.results import save_results
 from lore.settings import settings
 from lore.text.input_rows import candidates_of, rows_of
+from lore.text.spellings import one_spelling
 from saved_basis import as_read, encoder_of_basis, extended, open_basis, scored_rows
 
 # ------------------------------------------------------------------------------- settings ---
@@ -163,10 +164,17 @@ def two_of(where, fields):
 
 
 def different(pool):
-    """Numbers of the pairs that are not there before, turned round or not; says how many are."""
+    """Numbers of the pairs that are not there before, turned round or not; says how many are.
+
+    Prompts in two spellings are one, as everywhere.
+    """
     first = {}
     for number, pair in enumerate(pool):
-        first.setdefault(frozenset(map(as_read, pair)), number)
+        replies = set()
+        for *prompt, reply in pair:
+            said = [m | {"content": one_spelling(m["content"]).casefold()} for m in prompt]
+            replies.add(as_read([*said, reply]))
+        first.setdefault(frozenset(replies), number)
     if len(first) < len(pool):
         print(f"left out: {len(pool) - len(first)} x the same question again")
     return [*first.values()]

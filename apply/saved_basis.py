@@ -14,7 +14,6 @@ from lore.splits import identity_of
 from lore.text.conversations import text_bytes
 from lore.text.encoder import Encoder
 from lore.text.input_rows import rows_of
-from lore.text.spellings import one_spelling
 from lore.text.throughput import Tally
 
 # ------------------------------------------------------------------------------- settings ---
@@ -218,13 +217,8 @@ def require_free(where, fields, added):
 
 
 def as_read(conversation):
-    """Its messages as text, so that those are equal that a reader takes for one.
-
-    The reply without kinds of line ends and spaces where lines end; what stands before it in one
-    spelling, as prompts are told apart.
-    """
-    *prompt, reply = conversation
-    seen = [message | {"content": one_spelling(message["content"]).casefold()} for message in prompt]
+    """Its messages as text, the reply without kinds of line ends and spaces where lines end."""
+    reply = conversation[-1]
     lines = unicodedata.normalize("NFC", reply["content"]).strip().splitlines()
-    seen.append(reply | {"content": "\n".join(map(str.rstrip, lines))})
-    return json.dumps(seen, sort_keys=True)
+    reply = reply | {"content": "\n".join(map(str.rstrip, lines))}
+    return json.dumps([*conversation[:-1], reply], sort_keys=True)
