@@ -103,7 +103,7 @@ def test_rows_of_a_table_are_counted_whatever_its_index(tmp_path):
         }  # of a CSV the file's
         assert found[2][0] == f"{tmp_path / name}, {places[name]}"
     wide = (tmp_path / "a.csv").read_text("utf-8-sig").encode("utf-16")
-    for name, content in (("wide.csv", wide), ("packed.csv", gzip.compress(wide))):
+    for name, content in (("wide.csv", wide), ("packed.csv", gzip.compress(wide, mtime=0))):
         (tmp_path / name).write_bytes(content)
         assert [row for _, row in read_rows(tmp_path / name)] == frame.to_dict("records")
     frame.set_index("a").to_parquet(tmp_path / "named.parquet")
