@@ -47,14 +47,13 @@ SHOWN = 20  # people in the printed table
 
 def to_fit(judgements):
     """Those that tell something new and are not of a test side; prints what is left out, and whom."""
-    judgements = [judgements[number] for number in first_times(judgements)]
     fitted = [each for each in judgements if each.side != "test"]
     if len(fitted) < len(judgements):
         count = len(judgements) - len(fitted)
         nobody = {each.user_id for each in judgements} - {each.user_id for each in fitted}
         print(f"left out: {count} x of a test side (split), {len(nobody)} people{names_of(nobody)}")
     require(fitted, "every comparison is of a test side (split): none is left to fit")
-    return fitted
+    return [fitted[number] for number in first_times(fitted)]
 
 
 def embedded_pairs(judgements, encoder):
@@ -112,16 +111,7 @@ def people_rows(pairs, newcomers):
 
 
 def people_table(rows):
-    head = [
-        "",
-        "pairs",
-        "left out",
-        "population",
-        "gain in log P",
-        "mixture",
-        "certificate",
-        "word",
-    ]
+    head = ["", "pairs", "left out", "population", "gain in log P", "mixture", "certificate", "word"]
     lines = []
     for row in rows[:SHOWN]:
         error = "" if row["gain_error"] is None else f" ±{row['gain_error']:.3f}"
