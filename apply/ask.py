@@ -33,8 +33,8 @@ from lore.report.pictures import plot_questions
 from lore.report.results import save_results
 from lore.settings import settings
 from lore.text.input_rows import candidates_of, rows_of
-from lore.text.spellings import one_spelling
-from saved_basis import as_read, encoder_of_basis, extended, open_basis, scored_rows
+from lore.text.spellings import as_asked, as_read
+from saved_basis import encoder_of_basis, extended, open_basis, scored_rows
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -170,11 +170,7 @@ def different(pool):
     """
     first = {}
     for number, pair in enumerate(pool):
-        replies = set()
-        for *prompt, reply in pair:
-            said = [m | {"content": one_spelling(m["content"]).casefold()} for m in prompt]
-            replies.add(as_read([*said, reply]))
-        first.setdefault(frozenset(replies), number)
+        first.setdefault(frozenset(map(as_asked, pair)), number)
     if len(first) < len(pool):
         print(f"left out: {len(pool) - len(first)} x the same question again")
     return [*first.values()]

@@ -27,8 +27,8 @@ from lore.common import require, start
 from lore.report.text_tables import print_aligned
 from lore.settings import settings
 from lore.text.input_rows import candidates_of
+from lore.text.spellings import as_read
 from saved_basis import (
-    as_read,
     chosen_users,
     encoder_of_basis,
     extended,

@@ -1,8 +1,6 @@
 """A saved basis at work: the encoder that it was learned on, rows of text in, rewards out."""
 
-import json
 import math
-import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -209,16 +207,3 @@ def require_free(where, fields, added):
     twice = fields.keys() & {*added}
     if twice:
         raise InputError(f"{where}: it has a field {min(twice)} already, which would be lost")
-
-
-# ------------------------------------------------------------------------------------------------
-# Words
-# ------------------------------------------------------------------------------------------------
-
-
-def as_read(conversation):
-    """Its messages as text, the reply without kinds of line ends and spaces where lines end."""
-    reply = conversation[-1]
-    lines = unicodedata.normalize("NFC", reply["content"]).strip().splitlines()
-    reply = reply | {"content": "\n".join(map(str.rstrip, lines))}
-    return json.dumps([*conversation[:-1], reply], sort_keys=True)

@@ -14,6 +14,7 @@ from lore.common import InputError
 from lore.text.conversations import exchange
 from lore.text.input_rows import (
     candidates_of,
+    first_times,
     identifier,
     judgement,
     messages_of,
@@ -195,6 +196,7 @@ def test_a_prompt_in_two_spellings_is_one_prompt(tmp_path):
     judgements = read_judgements(texts.write(tmp_path / "r.jsonl", rows))
     assert len({judged.prompt_id for judged in judgements}) == 1
     assert [judged.chosen[0]["content"] for judged in judgements] == prompts
+    assert first_times(judgements) == [0]  # and one judgement
     other = judgement("here", PAIR | {"prompt": "Why not now?"})
     assert prompt_key(other) != prompt_key(judgements[0])
 

@@ -27,8 +27,8 @@ from lore.text.conversations import (
     require_text,
     spoken,
 )
-from lore.text.spellings import holds_messages, is_list_of_messages, one_spelling
-from lore.upstream_values import as_list, content_key, whole_number
+from lore.text.spellings import as_asked, holds_messages, is_list_of_messages, one_spelling
+from lore.upstream_values import as_list, whole_number
 
 LISTS = ("prompt", "chosen", "rejected", "response")  # columns that hold a text or messages
 LISTS_ALONE = ("messages", "candidates")
@@ -143,8 +143,8 @@ def first_times(judgements):
     """Numbers of the judgements that were not there before; says how many are there again."""
     first = {}
     for number, judged in enumerate(judgements):
-        content = [judged.user_id, judged.chosen, judged.rejected]
-        first.setdefault(content_key(content), number)
+        content = (judged.user_id, as_asked(judged.chosen), as_asked(judged.rejected))
+        first.setdefault(content, number)
     print(f"left out: {len(judgements) - len(first)} x the same judgement again")
     return [*first.values()]
 

@@ -6,6 +6,8 @@ import re
 import unicodedata
 import warnings
 
+from lore.text.conversations import spoken
+
 BEGINS = re.compile(r"""\s*["']?\s*(?:(?:np\.|numpy\.)?array\s*\()?[\s\[(]*\{""")
 ENDS = ("]", ")", "}", '"', "'")
 NUMPY = re.compile(r"^(?:np\.|numpy\.)?array\s*\((.*?)(?:,\s*dtype=\w+)?\s*\)$", re.DOTALL)
@@ -23,9 +25,26 @@ SHAPES = (("role", "content"), ("from", "value"))  # keys of a message, in two c
 
 def one_spelling(text):
     """A text in Unicode's one form, without what cannot be seen and without surplus spaces."""
-    text = unicodedata.normalize("NFKC", text)
-    seen = [character for character in text if unicodedata.category(character) != "Cf"]
-    return " ".join("".join(seen).split())
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+        text = "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
+    return " ".join(text.split())
+
+
+def as_read(conversation):
+    """Its messages as text, the reply without kinds of line ends and spaces where lines end."""
+    *prompt, reply = map(spoken, conversation)
+    lines = unicodedata.normalize("NFC", reply["content"]).strip().splitlines()
+    return json.dumps([*prompt, reply | {"content": "\n".join(map(str.rstrip, lines))}])
+
+
+def as_asked(conversation):
+    """The same with what stands before the reply in one spelling, as prompts are told apart."""
+    *prompt, reply = conversation
+    asked = []
+    for message in prompt:
+        asked.append(message | {"content": one_spelling(message["content"]).casefold()})
+    return as_read([*asked, reply])
 
 
 def is_list_of_messages(value):
