@@ -92,14 +92,17 @@ class Reader:
     def taken_apart(self, place, text, prompt):
         """The messages of a text that a chat template has written, or None.
 
-        InputError: what stands behind its prompt is more than a reply.
+        InputError: behind its prompt there is more than a reply.
         """
-        talks = (template.messages_of(text) for template in self.templates)
-        talk = next(filter(None, talks), None)
-        text = without_padding(text, self.padding)
-        if talk and prompt.strip() and text.startswith(prompt):
-            self.require_words(place, without_ends(text[len(prompt) :], self.ends))
-        return talk
+        for template in self.templates:
+            talk = template.messages_of(text)
+            if talk is None:
+                continue
+            asked = template.messages_of(prompt)
+            if asked and asked[:-1] != talk[:-1]:
+                raise InputError(f"{place} goes on after its reply, or has another prompt than its own")
+            return talk
+        return None
 
     def plain(self, place, text, prompt):
         """A prompt and its reply, of a text that begins with its prompt. InputError: another text."""

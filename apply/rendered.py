@@ -71,6 +71,9 @@ class ChatTemplate:
         for token in self.special:
             if any(token in end for end in ends):
                 self.ends.add(token)
+        for mark, role in self.marks["assistant"].items():
+            if role != "assistant":  # as GLM's replies end in what opens the user's turn
+                self.ends.add(mark.strip())
         self.thinks = self.reads_thinking()
 
     # ------------------------------------------------------------------------------- its marks ---
@@ -182,7 +185,7 @@ class ChatTemplate:
     def as_sent(self, talk):
         """Messages without a turn that was opened behind the reply; thoughts that the prompt began."""
         *earlier, last = talk
-        if not last["content"] and earlier[-1]["role"] == last["role"] == "assistant":
+        if not last["content"] and earlier[-1]["role"] == "assistant":
             last = earlier.pop()
         if last["mark"].rstrip().endswith("<think>"):
             last["content"] = f"<think>\n{last['content']}"
