@@ -67,13 +67,14 @@ def holds_messages(text):
         return True
     if not BEGINS.match(text):
         return False
+    speaks = SPEAKS.search(text) is not None and ("content" in text or "value" in text)
     if not text.rstrip().endswith(ENDS):  # cut off, as the cells of a spreadsheet are?
-        return "}]" not in text and SPEAKS.search(text) is not None
+        return speaks and "}]" not in text
     value = parsed(text.strip())
     if isinstance(value, str):
         return value != text and holds_messages(value)
     if value is None:
-        return SPEAKS.search(text) is not None
+        return speaks
     inner = value.values() if isinstance(value, dict) else ()
     return is_message(value) or any(map(is_list_of_messages, [value, *inner]))
 
