@@ -80,8 +80,13 @@ def require_results(prefix, output):
 
 
 def require_people(path, basis, users):
-    """Before a basis is written with these people in it as well. InputError: others would be lost."""
-    require_ours(path, lambda file: torch.equal(load_basis(file).V, basis.V))
+    """Before adapt.py writes a basis with these people in it as well. InputError: others would be lost."""
+
+    def is_ours(file):
+        there = load_basis(file)
+        return there.words is not None and torch.equal(there.V, basis.V)
+
+    require_ours(path, is_ours)
     if is_filled(path):
         lost = {*load_basis(path).everybody} - {*basis.everybody, *users}
         if lost:

@@ -171,11 +171,14 @@ def test_a_basis_that_is_worse_than_none_says_so(basis, rows, tmp_path):
     saved = load_basis(basis)
     assert {*saved.held_out} == {"personal", "population"} and len(saved.pairs) == 6
     path = tmp_path / "b.safetensors"
+    pair = {"prompt": "the cat?", "candidates": ["sat", "lay"]}
+    candidates = texts.write(tmp_path / "candidates.jsonl", [pair])
     for personal, words in ((0.8, "worse than none"), (0.66, "makes it worse"), (0.6, "")):
         save_basis(path, saved._replace(held_out={"personal": personal, "population": 0.65}))
-        flags = ("--basis", path, "--input", rows, "--output", tmp_path / "o.jsonl")
-        out = good(apply("score", *flags))
-        assert ("beware" in out) == bool(words) and words in out
+        for name, source in (("score", rows), ("best_of_n", candidates)):
+            flags = ("--basis", path, "--input", source, "--output", tmp_path / f"{name}.jsonl")
+            out = good(apply(name, *flags))
+            assert ("beware" in out) == bool(words) and words in out
 
 
 # ------------------------------------------------------------------------------------------------

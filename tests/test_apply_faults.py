@@ -144,7 +144,9 @@ def test_a_basis_takes_no_other_basis_s_place(trained, basis, sources, tmp_path)
     source, _ = sources["adapt"]
     results = shutil.copytree(trained / "results", tmp_path / "results")
     first = results / "train_basis_K1_alpha0_seed0.safetensors"
-    assert_one_line_error(apply("adapt", *flags(basis, source, first)), "not written by this")
+    copied = shutil.copy(basis, results / "copy.safetensors")
+    for path in (first, copied):
+        assert_one_line_error(apply("adapt", *flags(basis, source, path)), "not written by this")
     taken = results / "train_basis.safetensors"
     assert_one_line_error(apply("adapt", *flags(basis, source, taken)), "train_basis.json is there")
 
