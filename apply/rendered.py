@@ -67,13 +67,7 @@ class ChatTemplate:
         self.openings = [self.opening(start) for start in starts]
         self.patterns = {role: either(marks) for role, marks in self.marks.items()}
         self.padding = {tokenizer.pad_token, tokenizer.eos_token} - {None, ""}
-        self.ends = self.padding | {end.strip() for end in ends} - {""}
-        for token in self.special:
-            if any(token in end for end in ends):
-                self.ends.add(token)
-        for mark, role in self.marks["assistant"].items():
-            if role != "assistant":  # as GLM's replies end in what opens the user's turn
-                self.ends.add(mark.strip())
+        self.ends = self.padding | self.reply_ends(ends)
         self.thinks = self.reads_thinking()
 
     # ------------------------------------------------------------------------------- its marks ---
@@ -100,6 +94,17 @@ class ChatTemplate:
     def note(self, role, mark, following):
         if mark.strip():
             self.marks[role].setdefault(mark, following)
+
+    def reply_ends(self, ends):
+        """What a sampled reply may end in: what is written behind it, or tokens of that."""
+        texts = {end.strip() for end in ends}
+        for token in self.special:
+            if any(token in end for end in ends):
+                texts.add(token)
+        for mark, role in self.marks["assistant"].items():
+            if role != "assistant":  # as GLM's, which end in what opens the user's turn
+                texts.add(mark.strip())
+        return texts - {""}
 
     def render(self, talk, prompted=False):
         """The template's text, with the beginning of a reply behind it if prompted; None: it refuses."""
@@ -254,13 +259,15 @@ def without_padding(text, tokens):
     position = 0
     while True:
         start = position
+        while text[start : start + 1].isspace():
+            start += 1
+        padding = BEFORE.match(text, start)
+        end = padding.end() if padding else start
         for token in tokens:
-            position += behind_repeats(text[position : position + len(token)], token)
-        padding = BEFORE.match(text, position)
-        if padding:
-            position = padding.end()
-        if position == start:
+            end = max(end, start + len(token) * text.startswith(token, start))
+        if end == start:
             return text[position:]
+        position = end
 
 
 def without_ends(text, tokens):

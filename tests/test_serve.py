@@ -113,7 +113,7 @@ def renderings(words, talk):
     yield rendered(words, talk), None
     yield rendered(words, talk, add_generation_prompt=True), None
     yield text, prompt
-    yield padding * 3 + text + end + padding * 2, prompt
+    yield f"{padding} {padding}" + padding + text + end + padding * 2, prompt
     yield text.removeprefix(first), prompt
     yield padding + first + text + f"{end}\n", prompt
     yield f"{prompt}<think>\n\n</think>\n\n{talk[-1]['content']}", prompt
