@@ -21,6 +21,10 @@ ROWS = [{"a": 1}, {"a": 2}]
 TEXT = '{"a": 1}\n{"a": 2}\n'
 
 
+def packed(content):
+    return gzip.compress(content, mtime=0)  # the same name of a case in every process
+
+
 def test_repeats_are_found_and_lists_in_place_of_text_are_refused():
     unique, rows = distinct([TALKS[0], TALKS[1], TALKS[0]])
     assert unique == TALKS[:2] and rows == [0, 1, 0]
@@ -34,11 +38,11 @@ def test_repeats_are_found_and_lists_in_place_of_text_are_refused():
     "name, content",
     [
         ("plain.json", TEXT.encode()),
-        ("packed.jsonl.gz", gzip.compress(TEXT.encode())),
-        ("packed under a plain name.json", gzip.compress(TEXT.encode())),
+        ("packed.jsonl.gz", packed(TEXT.encode())),
+        ("packed under a plain name.json", packed(TEXT.encode())),
         ("plain under a packed name.json.gz", TEXT.encode()),
         ("marked.json", TEXT.encode("utf-8-sig")),
-        ("marked and packed.json", gzip.compress(TEXT.encode("utf-8-sig"))),
+        ("marked and packed.json", packed(TEXT.encode("utf-8-sig"))),
         ("joined.json", b"".join(line.encode("utf-8-sig") for line in TEXT.splitlines(True))),
         ("wide.json", TEXT.encode("utf-16")),
         ("windows.json", TEXT.replace("\n", "\r\n").encode()),
@@ -75,8 +79,8 @@ def flipped(content):
         ("page.json.gz", "<html>", "page.json.gz is a web page"),
         ("pointer.json", "version https://git-lfs.github.com/spec/v1\noid 0\n", "Git LFS pointer"),
         ("list.json", "[1]\n", "line 1: not a JSON object"),
-        ("cut.json.gz", gzip.compress(TEXT.encode() * 500)[:-20], "damaged file"),
-        ("flipped.json.gz", flipped(gzip.compress(TEXT.encode() * 500)), "damaged file"),
+        ("cut.json.gz", packed(TEXT.encode() * 500)[:-20], "damaged file"),
+        ("flipped.json.gz", flipped(packed(TEXT.encode() * 500)), "damaged file"),
         ("latin.json", TEXT.encode() + b'{"a": "\xe9"}\n', "damaged file"),
     ],
 )
@@ -90,9 +94,7 @@ def test_rows_of_a_table_are_counted_whatever_its_index(tmp_path):
     frame = pd.DataFrame({"a": ["x", "None", "y"], "b": ["1", "", "nan"]}, index=[7, 0, 7])
     frame.to_parquet(tmp_path / "a.parquet")
     frame.to_csv(tmp_path / "a.csv", index=False, encoding="utf-8-sig")
-    (tmp_path / "a.jsonl").write_text(
-        "".join(json.dumps(r) + "\n" for r in frame.to_dict("records"))
-    )
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in frame.to_dict("records")))
     for name in ("a.parquet", "a.csv", "a.jsonl"):
         found = list(read_rows(tmp_path / name))
         assert [row for _, row in found] == frame.to_dict("records")
@@ -103,7 +105,7 @@ def test_rows_of_a_table_are_counted_whatever_its_index(tmp_path):
         }  # of a CSV the file's
         assert found[2][0] == f"{tmp_path / name}, {places[name]}"
     wide = (tmp_path / "a.csv").read_text("utf-8-sig").encode("utf-16")
-    for name, content in (("wide.csv", wide), ("packed.csv", gzip.compress(wide, mtime=0))):
+    for name, content in (("wide.csv", wide), ("packed.csv", packed(wide))):
         (tmp_path / name).write_bytes(content)
         assert [row for _, row in read_rows(tmp_path / name)] == frame.to_dict("records")
     frame.set_index("a").to_parquet(tmp_path / "named.parquet")
@@ -125,7 +127,7 @@ def test_a_data_set_that_is_nowhere_is_one_line(tmp_path):
 def test_hidden_files_and_second_copies_are_not_read(tmp_path, capsys):
     (tmp_path / "a.json").write_text(TEXT)
     (tmp_path / "._a.json").write_bytes(b"\x00\x05\x16\x07 of macOS")
-    (tmp_path / "b.json.gz").write_bytes(gzip.compress(TEXT.encode()))
+    (tmp_path / "b.json.gz").write_bytes(packed(TEXT.encode()))
     (tmp_path / "c.json").write_text(TEXT + TEXT)
     assert data_files(tmp_path.iterdir()) == [tmp_path / "a.json", tmp_path / "c.json"]
     copies = [line for line in capsys.readouterr().out.splitlines() if "holds the same as" in line]
