@@ -88,7 +88,7 @@ def split(dialogues, seed=None, least=0):
         unseen -= few
         require(unseen, f"no unseen person has {least} training dialogues; lower --num_shots")
     complete = {*train["user_id"]} & {*test["user_id"]}
-    missing = len((seen | unseen) - complete)
+    missing = (seen | unseen) - complete
     seen = sorted(seen & complete)
     unseen = sorted(unseen & complete)
     require(seen and unseen, "nobody seen, or unseen, has pairs in training and test dialogues")
@@ -103,7 +103,7 @@ def split(dialogues, seed=None, least=0):
         each = f"{counts.min():.0f} .. {counts.max():.0f} a person, mean {counts.mean():.1f}"
         print(f"{name:15} {size} {len(group):7} pairs ({each})")
     unused = f"{len(frame) - len(train) - len(test)} pairs of no side"
-    print(f"left out: {missing} people without pairs on both sides; {unused}")
+    print(f"left out: {len(missing)} people without pairs on both sides{names_of(missing)}; {unused}")
     return groups
 
 

@@ -230,8 +230,9 @@ def test_a_page_shows_what_is_of_its_run_escapes_ids_and_tells_them_apart(
     rows += [row | {"user_id": "bob"} for row in rows[:2]]
     assert texts.prepare(tmp_path, rows, model)[0] == 0
     results = shutil.copytree(trained / "results", tmp_path / "results")  # of other people
-    out = train(tmp_path, results, "--K_list", 1, 2)
+    out = train(tmp_path, results, "--K_list", 1, 2, "--max_few_shot", 4)
     assert "left out: 1 of 7 people with fewer than 3 comparisons" in out
+    assert "comparisons to train on, of people beyond --max_few_shot 4" in out
     assert "(--min_comparisons): bob" in out
     page = ("--input", results / "train_basis.json", "--output", tmp_path / "p.html", "--texts")
     good(apply("report", *page, tmp_path / "own.jsonl.gz", "--replies", 0))

@@ -73,6 +73,10 @@ def people_apart(train, test, least, most, few, seed, people="people", choice=No
     unseen = sorted(everybody[half:])
     shuffled = train.frame.sample(frac=1, random_state=seed)
     number = shot_numbers(shuffled, choice)
+    for kind, users, limit in (("train", seen, most), ("few_shot", unseen, few)):
+        beyond = int((shuffled["user_id"].isin(users) & (number >= limit)).sum())
+        if beyond:
+            print(f"left out: {beyond} comparisons to train on, of {people} beyond --max_{kind} {limit}")
     columns = {"prompt": "prompt", "shot": choice, "choice": choice} | columns
     return Groups(
         Comparisons.from_frame(train.table, shuffled[number < most], seen, **columns),
