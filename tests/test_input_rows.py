@@ -132,6 +132,7 @@ def test_a_prompt_that_holds_its_reply_is_refused():
         {"messages": [ASK, SAY, SAY]},
         {"prompt": [ASK, SAY], "response": [SAY]},
         {"prompt": in_text, "response": "b"},
+        {"prompt": "### Instruction:\na?\n### Response:\nb", "response": "b"},
         {"prompt": "<|user|>a?<|assistant|>\nb\n", "response": " b"},
     ):
         with pytest.raises(InputError, match=r"follows another reply|at the end of its prompt"):
@@ -197,6 +198,9 @@ def test_a_prompt_in_two_spellings_is_one_prompt(tmp_path):
     assert len({judged.prompt_id for judged in judgements}) == 1
     assert [judged.chosen[0]["content"] for judged in judgements] == prompts
     assert first_times(judgements) == [0]  # and one judgement
+    rows = [PAIR, PAIR | {"user_id": "Ann"}]
+    with pytest.raises(InputError, match="line 2: user_id 'Ann', and 'ann' before: one person"):
+        read_judgements(texts.write(tmp_path / "r.jsonl", rows))
     other = judgement("here", PAIR | {"prompt": "Why not now?"})
     assert prompt_key(other) != prompt_key(judgements[0])
 

@@ -151,9 +151,7 @@ class Run:
                 f"{table} was made with {header.get('model')}, this run has {json.dumps(identity)};"
                 " use the same settings or another --data"
             )
-        if "fingerprint" not in header:
-            raise InputError(f"{table} is not of this script; delete it and start again")
-        if header["fingerprint"] != self.fingerprint:
+        if header.get("fingerprint") != self.fingerprint:
             raise InputError(
                 f"{table} was made of other text, perhaps with another --limit;"
                 " delete it and its .parquet, or choose another --data"

@@ -33,14 +33,19 @@ from lore.upstream_values import as_list, whole_number
 LISTS = ("prompt", "chosen", "rejected", "response")  # columns that hold a text or messages
 LISTS_ALONE = ("messages", "candidates")
 SIDES = {"train": "train"} | dict.fromkeys(("test", "validation", "valid", "eval"), "test")
-UNREAD = ("tools", "images", "chat_template_kwargs")  # of which no model here would see anything
+UNREAD = (
+    "tools",
+    "images",
+    "system_prompt",
+    "chat_template_kwargs",
+)  # of which no model here would see anything
 DEEPEST = 100  # lists and objects within each other, in a field
 EXACT = 2**53  # a float beyond it has lost the last digits of a whole number
 NO_IDS = {"nan", "none", "null", "nat", "<na>", "n/a", "#n/a", "undefined", r"\n"}  # a missing one as text
 ROUNDED = re.compile(r"[+-]?\d(\.\d+)?e\+\d+", re.IGNORECASE)  # a long id that a table has shortened
 NO_TEXT = ("nan", "<NA>", "NaT")  # a missing text as text
 BEFORE_REPLY = re.compile(  # what stands there in a dialogue that has become one text
-    r"(\bassistant\s*:|(^|\n|\||>)\s*(assistant|model|gpt|bot|ai)\s*[:|>\n]|\[/INST\])\W*$",
+    r"(\bassistant\s*:|(^|\n|\||>)[#*\s]*(assistant|model|gpt|bot|ai|response|answer|a)\s*[:|>\n]|\[/INST\])\W*$",
     re.IGNORECASE,
 )
 
@@ -124,12 +129,17 @@ def is_nothing(value):
 def read_judgements(path):
     """The Judgements of a file, a prompt in two spellings under one id.
 
-    InputError, with file and line: see `judgement`; no row at all.
+    InputError, with file and line: see `judgement`; ids that differ in case alone; no row at all.
     """
     judgements = []
     prompt_ids = {}
+    users = {}
     for file_and_line, row in rows_of(path):
         judged = judgement(file_and_line, row)
+        user = users.setdefault(judged.user_id.casefold(), judged.user_id)
+        if user != judged.user_id:
+            text = f"user_id {quoted(judged.user_id)}, and {quoted(user)} before: one person?"
+            raise InputError(f"{file_and_line}: {text} give both one id")
         if is_nothing(row.get("prompt_id")):
             prompt_id = prompt_ids.setdefault(prompt_key(judged), judged.prompt_id)
             judged = judged._replace(prompt_id=prompt_id)
