@@ -61,10 +61,10 @@ class Reader:
         talks = []
         users = []
         for number, (query, prompt, label) in enumerate(zip(queries, prompts, labels)):
-            place = f"query {number}"
-            users.append(user_of(place, label))
+            where = f"query {number}"
+            users.append(user_of(where, label))
             try:
-                talks.append(self.conversation(place, query, prompt))
+                talks.append(self.conversation(where, query, prompt))
             except InputError as error:
                 talks.append(error)
         return talks, users
@@ -78,18 +78,18 @@ class Reader:
             raise InputError(f"{name} is no list of {count}, as query is")
         return values
 
-    def conversation(self, place, query, prompt):
+    def conversation(self, where, query, prompt):
         """The messages of a query, whichever of the three forms it has. InputError: none, no reply."""
         prompt = without_padding(prompt, self.padding) if isinstance(prompt, str) else ""
         if isinstance(query, str) and query.strip():
-            talk = self.taken_apart(place, query, prompt) or self.plain(place, query, prompt)
+            talk = self.taken_apart(where, query, prompt) or self.plain(where, query, prompt)
         elif isinstance(query, list):
             talk = query
         else:
-            raise InputError(f"{place} is neither a text nor a list of messages")
-        return self.cleaned(place, messages_of(place, talk, "query"))
+            raise InputError(f"{where} is neither a text nor a list of messages")
+        return self.cleaned(where, messages_of(where, talk, "query"))
 
-    def taken_apart(self, place, text, prompt):
+    def taken_apart(self, where, text, prompt):
         """The messages of a text that a chat template has written, or None.
 
         InputError: behind its prompt there is more than a reply.
@@ -100,25 +100,25 @@ class Reader:
                 continue
             asked = template.messages_of(prompt)
             if asked and asked[:-1] != talk[:-1]:
-                raise InputError(f"{place} goes on after its reply, or has another prompt than its own")
+                raise InputError(f"{where} goes on after its reply, or has another prompt than its own")
             return talk
         return None
 
-    def plain(self, place, text, prompt):
+    def plain(self, where, text, prompt):
         """A prompt and its reply, of a text that begins with its prompt. InputError: another text."""
         text = without_ends(without_padding(text, self.padding), self.ends)
         begins = text.startswith(prompt) or text == prompt.rstrip()
         if not prompt.strip() or not begins:
-            self.require_words(place, text)
+            self.require_words(where, text)
             raise InputError(
-                f"{place} is not of this model's chat template, and does not begin with its prompt"
+                f"{where} is not of this model's chat template, and does not begin with its prompt"
             )
         opening = opening_of_reply(prompt)
         if opening:
-            raise InputError(f"{place}: its prompt ends in {opening!r}, of another chat template?")
+            raise InputError(f"{where}: its prompt ends in {opening!r}, of another chat template?")
         return exchange(prompt, text[len(prompt) :])
 
-    def cleaned(self, place, talk):
+    def cleaned(self, where, talk):
         """A conversation without what is no word of anybody: ends of texts, no thoughts."""
         for message in talk:
             message["content"] = message["content"].strip()
@@ -127,47 +127,47 @@ class Reader:
         thinks, answer = split_thoughts(reply)
         if thinks and answer.strip() and not self.thinks:
             raise InputError(
-                f"{place}: its reply begins with thoughts, of which this model's chat template knows"
+                f"{where}: its reply begins with thoughts, of which this model's chat template knows"
                 " nothing; send what follows them"
             )
         last["content"] = reply.strip() if answer.strip() else ""
         for message in talk:
-            self.require_words(place, message["content"])
+            self.require_words(where, message["content"])
         try:
-            return finished(place, talk, "query")
+            return finished(where, talk, "query")
         except InputError as error:
             if last["content"]:
                 raise
             raise NoReply(str(error)) from error
 
-    def require_words(self, place, text):
+    def require_words(self, where, text):
         """InputError: a text with signs of a chat template, or messages, where words alone should be."""
         if holds_messages(text):
-            raise InputError(f"{place} has messages that have become a text; send them as a list")
+            raise InputError(f"{where} has messages that have become a text; send them as a list")
         sign = sign_of_template(text, self.special)
         if sign is None:
             return
         if sign in self.special:
-            raise InputError(f"{place} has {sign} where its chat template writes none")
-        raise InputError(f"{place} has {sign}, of a chat template that is not this model's (--policy)")
+            raise InputError(f"{where} has {sign} where its chat template writes none")
+        raise InputError(f"{where} has {sign}, of a chat template that is not this model's (--policy)")
 
 
-def user_of(place, label):
+def user_of(where, label):
     """The user id of a label: text or number, or user_id of an object or of its JSON text."""
     if isinstance(label, str) and label.lstrip().startswith("{"):
         try:
             label = json.loads(label)
         except ValueError as error:
-            raise InputError(f"{place}: its label is broken JSON") from error
+            raise InputError(f"{where}: its label is broken JSON") from error
     if label is None:
         return None
     if not isinstance(label, dict):
         label = {"user_id": label}
     if "user_id" not in label:
-        raise InputError(f"{place}: its label is an object without a user_id")
+        raise InputError(f"{where}: its label is an object without a user_id")
     if label["user_id"] in (None, ""):
         return None
-    user = identifier(place, label, "user_id")
+    user = identifier(where, label, "user_id")
     if user is None:
-        raise InputError(f"{place}: its label is NaN")
+        raise InputError(f"{where}: its label is NaN")
     return user

@@ -195,10 +195,10 @@ def answer_of(results, unscored):
     return answer | {"errors": errors} if any(errors) else answer
 
 
-def one_line(error, place=""):
-    """An error as one short line, which names its place."""
+def one_line(error, where=""):
+    """An error as one short line, which says where."""
     text = shortened(error)
-    text = text if text.startswith(place) else f"{place}: {text}"
+    text = text if text.startswith(where) else f"{where}: {text}"
     return text.encode("utf-8", "backslashreplace").decode()  # half a character is none
 
 
