@@ -164,7 +164,12 @@ def judgement(file_and_line, row):
     user = identifier(file_and_line, row, "user_id")
     if user is None:
         raise InputError(f"{file_and_line}: no user_id")
-    chosen, rejected = pair_of(file_and_line, row)
+    chosen = conversation_of(file_and_line, row, "chosen")
+    rejected = conversation_of(file_and_line, row, "rejected")
+    if [*map(spoken, chosen)] == [*map(spoken, rejected)]:
+        raise InputError(f"{file_and_line}: chosen and rejected are the same")
+    if all(message["role"] == "system" for message in common_start(chosen, rejected)):
+        raise InputError(f"{file_and_line}: chosen and rejected have no prompt in common")
     prompt = identifier(file_and_line, row, "prompt_id")
     if prompt is None:
         prompt = text_hash(common_start(chosen, rejected))
@@ -173,17 +178,6 @@ def judgement(file_and_line, row):
     require(is_side, f"{file_and_line}: split is {quoted(side)}, not one of {', '.join(SIDES)}")
     side = None if is_nothing(side) else SIDES[side.strip()]
     return Judgement(file_and_line, user, prompt, side, chosen, rejected)
-
-
-def pair_of(file_and_line, row):
-    """(chosen, rejected) of a row, as conversations."""
-    chosen = conversation_of(file_and_line, row, "chosen")
-    rejected = conversation_of(file_and_line, row, "rejected")
-    if [*map(spoken, chosen)] == [*map(spoken, rejected)]:
-        raise InputError(f"{file_and_line}: chosen and rejected are the same")
-    if all(message["role"] == "system" for message in common_start(chosen, rejected)):
-        raise InputError(f"{file_and_line}: chosen and rejected have no prompt in common")
-    return chosen, rejected
 
 
 def reply_of(file_and_line, row):
@@ -252,20 +246,23 @@ def messages_of(file_and_line, value, name, role=None):
     if not messages:
         kind = "nothing" if is_nothing(value) else f"a {type(value).__name__}"
         raise InputError(f"{where} is {kind}, neither a text nor a list of messages")
-    read = []
-    for message in messages:
-        if not (isinstance(message, dict) and {"role", "content"} <= message.keys()):
-            raise InputError(f"{where} holds {quoted(message)}, no role and content")
-        role = message["role"]
-        if not role or not isinstance(role, str):
-            raise InputError(f"{where} has a role {quoted(role)}")
-        filled = {key: inner for key, inner in message.items() if not is_nothing(inner)}
-        content = message["content"]
-        if content is None and filled.keys() & {*BESIDE_CONTENT}:
-            content = ""  # of a message that calls a tool
-        read.append({"role": role, "content": content} | filled | {"content": content})
+    read = [message_of(where, message) for message in messages]
     require_text(read, f"{file_and_line}, {name}: ")
     return read
+
+
+def message_of(where, message):
+    """A message with all keys of it that say something. InputError: no role, no content."""
+    if not (isinstance(message, dict) and {"role", "content"} <= message.keys()):
+        raise InputError(f"{where} holds {quoted(message)}, no role and content")
+    role = message["role"]
+    content = message["content"]
+    if not role or not isinstance(role, str):
+        raise InputError(f"{where} has a role {quoted(role)}")
+    filled = {key: value for key, value in message.items() if not is_nothing(value)}
+    if content is None and filled.keys() & {*BESIDE_CONTENT}:
+        content = ""  # it calls a tool
+    return {"role": role, "content": content} | filled | {"content": content}
 
 
 def finished(file_and_line, conversation, name):
