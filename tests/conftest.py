@@ -19,6 +19,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "apply")]
 import lore
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ and "OMP_NUM_THREADS" not in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that a test starts
+    torch.set_num_threads(1)  # one of several that test at a time
 
 SHARED = Path(os.environ.get("LORE_SHARED", ROOT.parent / "shared")) / "data"
 
@@ -88,24 +91,30 @@ def bits_are_promised():
     return lore.is_intel() and "STRICT" in os.environ.get("MKL_CBWR", "")
 
 
-def assert_rounded_alike(what, pairs, **tolerance):
-    """Tensors equal bit for bit where that is promised; elsewhere close, and the run's end tells how many."""
-    pairs = [tuple(map(torch.as_tensor, pair)) for pair in pairs]
-    equal = sum(torch.equal(*pair) for pair in pairs)
-    if bits_are_promised():
-        assert equal == len(pairs), f"{what}: {equal} of {len(pairs)} are equal"
-        return
-    SAID.append(f"rounding, not promised here: {what}: {equal} of {len(pairs)} equal bit for bit")
-    for pair in pairs:
-        assert torch.allclose(*pair, **tolerance), what
+@pytest.fixture
+def assert_rounded_alike(record_property):
+    """Of tensors: equal bit for bit where that is promised; elsewhere close, and the run's end tells."""
 
+    def check(what, pairs, **tolerance):
+        pairs = [tuple(map(torch.as_tensor, pair)) for pair in pairs]
+        equal = sum(torch.equal(*pair) for pair in pairs)
+        if bits_are_promised():
+            assert equal == len(pairs), f"{what}: {equal} of {len(pairs)} are equal"
+            return
+        record_property("rounding", f"{what}: {equal} of {len(pairs)} equal bit for bit")
+        for pair in pairs:
+            assert torch.allclose(*pair, **tolerance), what
 
-SAID = []  # what a test has to tell, whatever its outcome
+    return check
 
 
 def pytest_terminal_summary(terminalreporter):
-    for line in SAID:
-        terminalreporter.write_line(line)
+    """What holds on this machine, where nothing is promised."""
+    told = {}
+    for report in terminalreporter.getreports("passed"):
+        told |= {line: None for name, line in report.user_properties if name == "rounding"}
+    for line in told:
+        terminalreporter.write_line(f"rounding, not promised here: {line}")
 
 
 def assert_one_line_error(done, *words):

@@ -104,7 +104,7 @@ def bytes_of(path):
 
 def run_here(*arguments, processes=0):
     """This file as a script: (exit status, stdout, stderr)."""
-    several = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"] if processes else []
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes else []
     command = [sys.executable, *several, __file__, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout, done.stderr

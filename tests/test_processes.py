@@ -96,13 +96,9 @@ if __name__ == "__main__":
 
 
 def torchrun(processes, *arguments):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc-per-node={processes}",
-        *map(str, arguments),
-    ]
+    # --standalone: a free port, so that two may run at a time
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += map(str, arguments)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout

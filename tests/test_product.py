@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import assert_rounded_alike, random_users
+from conftest import random_users
 from populations import a_split
 
 from lore.fit.comparisons import Comparisons
@@ -156,7 +156,7 @@ def test_choices_of_a_softmax_may_lie_in_several_pieces():
 
 @pytest.mark.parametrize("piece", [1, 3, 128])
 @pytest.mark.parametrize("cores", [1, 3])
-def test_rows_formed_anew_give_the_same_bits_as_rows_held(piece, cores, monkeypatch):
+def test_rows_formed_anew_give_the_same_bits_as_rows_held(piece, cores, monkeypatch, assert_rounded_alike):
     """However many cores take a block each."""
     monkeypatch.setattr("lore.fit.rows.PIECE_ROWS", piece)
     data = embedded_pairs()

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, assert_rounded_alike, bits_are_promised, random_users
+from conftest import ROOT, bits_are_promised, random_users
 from test_product import C, fits, value_and_gradients
 
 import lore
@@ -29,7 +29,7 @@ def threads():
 
 
 @pytest.mark.parametrize("d", [64, 257])
-def test_a_fit_is_rounded_as_if_it_were_alone_on_any_number_of_threads(d, threads):
+def test_a_fit_is_rounded_as_if_it_were_alone_on_any_number_of_threads(d, threads, assert_rounded_alike):
     pairs = []
     for n in (400, 2064, 2096, 4115):
         torch.manual_seed(0)
@@ -51,7 +51,7 @@ def test_a_fit_is_rounded_as_if_it_were_alone_on_any_number_of_threads(d, thread
 
 
 @pytest.mark.parametrize("name", ["adam", "regularised", "ridge"])
-def test_a_rank_has_the_row_that_it_has_alone(name):
+def test_a_rank_has_the_row_that_it_has_alone(name, assert_rounded_alike):
     """The published fit amplifies rounding: a last bit at the start is points at the end."""
     function = run_regularized if name == "regularised" else run
     solver = "ridge" if name == "ridge" else "adam"
@@ -118,7 +118,7 @@ def test_same_seed_same_bytes_in_another_process():
     for seed in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", code],
-            cwd=ROOT, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed},
+            cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed},
         )  # fmt: skip
         outputs.append(done.stdout)
     assert outputs[0] and outputs[0] == outputs[1]
