@@ -17,41 +17,34 @@ def test_a_saved_split_comes_back_whole(tmp_path):
     save_split(tmp_path / "train", split, fingerprint="x")
     again = load_split(tmp_path / "train", "prepare")
     assert torch.equal(again.table, split.table) and again.table.dtype == torch.bfloat16
-    assert (
-        again.frame.equals(split.frame)
-        and torch.equal(again.head, split.head)
-        and again.model == "tiny"
-    )
+    assert again.frame.equals(split.frame) and torch.equal(again.head, split.head) and again.model == "tiny"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["train.parquet", "train.safetensors"]
 
 
+def with_nan(table):
+    table[3, 1] = float("nan")
+    return table
+
+
 def test_what_is_wrong_with_a_split_is_said(tmp_path):
-    with pytest.raises(
-        InputError, match=r"train.safetensors is missing; make it with: python x.py"
+    path = tmp_path / "train"
+    with pytest.raises(InputError, match=r"train.safetensors is missing; make it with: python x.py"):
+        load_split(path, "python x.py")
+    for change, words in (
+        ({"table": with_nan(a_split().table)}, "row 3 of the embeddings holds NaN"),
+        ({"table": a_split().table[:5]}, "outside the 5 rows"),
+        ({"head": torch.randn(9, 1)}, "head has width 9, the embeddings have 4"),
+        ({"head": torch.full((4, 1), float("nan"))}, "head holds NaN"),
     ):
-        load_split(tmp_path / "train", "python x.py")
-    split = a_split()
-    split.table[3, 1] = float("nan")
-    save_split(tmp_path / "nan", split)
-    with pytest.raises(InputError, match="row 3 of the embeddings holds NaN"):
-        load_split(tmp_path / "nan", "prepare")
-    save_split(tmp_path / "short", a_split()._replace(table=a_split().table[:5]))
-    with pytest.raises(InputError, match="outside the 5 rows"):
-        load_split(tmp_path / "short", "prepare")
-    save_split(tmp_path / "head", a_split()._replace(head=torch.randn(9, 1)))
-    with pytest.raises(InputError, match="head has width 9, the embeddings have 4"):
-        load_split(tmp_path / "head", "prepare")
-    save_split(tmp_path / "torn", a_split())
-    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=r"torn\.parquet is damaged"):
-        load_split(tmp_path / "torn", "prepare")
-    save_split(tmp_path / "nan head", a_split()._replace(head=torch.full((4, 1), float("nan"))))
-    with pytest.raises(InputError, match="head holds NaN"):
-        load_split(tmp_path / "nan head", "prepare")
-    whole = (tmp_path / "head.safetensors").read_bytes()
-    (tmp_path / "head.safetensors").write_bytes(whole[:-10])
-    with pytest.raises(InputError, match="is damaged"):
-        load_split(tmp_path / "head", "prepare")
+        save_split(path, a_split()._replace(**change))
+        with pytest.raises(InputError, match=words):
+            load_split(path, "prepare")
+    for kind in ("parquet", "safetensors"):
+        save_split(path, a_split())
+        file = path.with_suffix(f".{kind}")
+        file.write_bytes(file.read_bytes()[:-10])
+        with pytest.raises(InputError, match=rf"train\.{kind} is damaged"):
+            load_split(path, "prepare")
 
 
 def test_a_split_written_in_blocks_reads_like_one_written_whole(tmp_path):
@@ -61,18 +54,12 @@ def test_a_split_written_in_blocks_reads_like_one_written_whole(tmp_path):
         table = torch.randn(5, 3).to(dtype)
         save_split(tmp_path / "whole", Split(table, frame, head, "m"), fingerprint="f")
         blocks = [([3, 0], table[[3, 0]]), ([1, 2, 4], table[[1, 2, 4]])]
-        save_split(
-            tmp_path / "parts", Split(table.to("meta"), frame, head, "m"), blocks, fingerprint="f"
-        )
+        save_split(tmp_path / "parts", Split(table.to("meta"), frame, head, "m"), blocks, fingerprint="f")
         whole, parts = (load_split(tmp_path / name, "") for name in ("whole", "parts"))
-        assert (
-            torch.equal(parts.table, table)
-            and torch.equal(whole.table, table)
-            and torch.equal(parts.head, head)
-        )
-        assert torch.equal(
-            load_file(tmp_path / "parts.safetensors")["embeddings"], table
-        )  # as the library reads it
+        as_the_library_reads_it = load_file(tmp_path / "parts.safetensors")["embeddings"]
+        for copy in (parts.table, whole.table, as_the_library_reads_it):
+            assert torch.equal(copy, table)
+        assert torch.equal(parts.head, head)
         assert (whole.model, parts.model) == ("m", "m")
 
 
