@@ -68,10 +68,8 @@ def encoder_of_basis(path, basis, args):
     for what in THE_SAME:
         then, now = identity.get(what), encoder.identity.get(what)
         if then != now:
-            raise InputError(
-                f"{path} was learned on {identity['model']} with {what} {then}; {name} has {now}:"
-                " not the same model, template or head"
-            )
+            differ = f"{what} was {then} and is {now}: not the same model, template or head"
+            raise InputError(f"{differ} as {path} was learned on; {name} is another")
     if encoder.num_features != len(basis.V):
         widths = f"of width {len(basis.V)}, {name} has {encoder.num_features}"
         raise InputError(f"{path} is {widths}: not the same model")

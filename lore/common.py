@@ -139,7 +139,7 @@ def require_apart(written, read):
     for path in map(Path, written):
         file = behind_links(path)
         if file in taken:
-            raise InputError(f"{path} would be written over {taken[file]}: another name is needed")
+            raise InputError(f"another name is needed: would be written over {taken[file]}: {path}")
         taken[file] = path
         require_writable(path)
 
