@@ -15,10 +15,8 @@ from lore.text.conversations import exchange
 def test_rendered_chat_is_golden_with_one_beginning_token(reward_model):
     model = encoder(reward_model)
     ids, cut, _ = model.tokens([exchange(" the cat ", "sat")])
-    assert (
-        model.tokenizer.decode(ids[0]) == "<s><|user|>\nthe cat<|end|>\n<|assistant|>\nsat<|end|>\n"
-        and cut == 0
-    )
+    text = "<s><|user|>\nthe cat<|end|>\n<|assistant|>\nsat<|end|>\n"
+    assert model.tokenizer.decode(ids[0]) == text and cut == 0
 
 
 def test_text_encoder_joins_messages_plainly(text_encoder):
@@ -33,10 +31,8 @@ def test_a_template_that_looks_at_the_clock_does_not(reward_model, tmp_path):
     template += "{{ messages[0]['content'] }}{{ messages[1]['content'] }}"
     (tmp_path / "model/chat_template.jinja").write_text(template)
     model = encoder(tmp_path / "model")
-    assert (
-        model.tokenizer.decode(model.tokens([exchange("the cat", "sat")])[0][0])
-        == "<s>26 Jul 2024 26 Jul 2024the catsat"
-    )
+    text = model.tokenizer.decode(model.tokens([exchange("the cat", "sat")]).ids[0])
+    assert text == "<s>26 Jul 2024 26 Jul 2024the catsat"
 
 
 def test_a_chat_template_that_refuses_a_conversation_is_one_line(reward_model):
@@ -73,27 +69,19 @@ def test_long_conversations_lose_their_oldest_tokens_and_are_counted(reward_mode
     text = short.tokenizer.decode(ids[0])
     empty = "<s><|user|>\n<|end|>\n<|assistant|>\n<|end|>\n<|user|>\n"
     assert text.startswith(empty) and text.endswith("mat<|end|>\n<|assistant|>\nand the dog<|end|>\n")
-    assert (
-        text[len(empty) :].split("<|end|>")[0] in history[2]["content"]
-        and longest - 2 <= len(ids[0]) <= longest
-    )
-    assert encoder(reward_model, max_length=10**6).tokeniser.longest == 512  # no more than the model takes
+    assert text[len(empty) :].split("<|end|>")[0] in history[2]["content"]
+    assert longest - 2 <= len(ids[0]) <= longest
+    assert encoder(reward_model, max_length=10**6).tokeniser.longest == 512  # as the model takes
     short.embed(talks)
-    assert (
-        "1 of 2 conversations are too long: the oldest part of their prompt is left out"
-        in capsys.readouterr().out
-    )
-    with pytest.raises(
-        InputError, match=r"more than 12 tokens \(--max_length\) for the reply alone: 'and the dog'"
-    ):
+    told = "1 of 2 conversations are too long: the oldest part of their prompt is left out"
+    assert told in capsys.readouterr().out
+    words = r"more than 12 tokens \(--max_length\) for the reply alone: 'and the dog'"
+    with pytest.raises(InputError, match=words):
         encoder(reward_model, max_length=12).embed(talks)
     mean = encoder(text_encoder, "mean", max_length=12)
     (tokens, _), cut, cut_replies = mean.tokens(talks)
-    assert (
-        mean.tokenizer.decode(tokens).endswith("and the dog")
-        and len(tokens) <= 12
-        and (cut, cut_replies) == (1, 0)
-    )
+    assert mean.tokenizer.decode(tokens).endswith("and the dog") and len(tokens) <= 12
+    assert (cut, cut_replies) == (1, 0)
     (tokens,), cut, cut_replies = mean.tokens([exchange("x", "the cat sat on the mat " * 20)])
     assert (len(tokens), cut, cut_replies) == (12, 0, 1)  # a text encoder has no choice
 
