@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 from lore.fit import refits
 from lore.fit.comparisons import Comparisons, pack
 from lore.fit.evaluation import ALONE, ANOTHER, LORE, POPULATION, SHARED_OWN, SHUFFLED
+from lore.fit.groups import Groups
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.ridge_model import JointProblem
 from utils import run
@@ -41,6 +42,23 @@ def test_one_rank_is_marked_for_each_seed_and_no_baseline():
     assert [cell.K for cell in best] == [3 if gain > 0 else 1 for gain in gains]
     both = sweep(run, [1, 3], [0.0], solver="ridge", mark_best=True, baselines=True)
     assert all((cell.best is None) == (cell.variant != LORE) for cell in both.cells)
+
+
+def test_ranks_of_all_alphas_are_fitted_once_more_together_and_one_alone_never():
+    refitted = []
+
+    def count(settings, train, few):
+        refitted.append(len(settings))
+        return cells[: len(settings)]
+
+    groups = Groups(*map(pack, GROUPS))
+    options = {"num_iterations": 3, "few_shot_iterations": 3}
+    for K_list, alphas, expected in (([3], [0, 1], []), ([1, 3], [0, 1], [4, 4])):
+        refitted.clear()
+        cells = sweep(run, K_list, alphas, seeds=[0, 1], **options).cells
+        marked = refits.mark_best_rank(cells, groups, count)
+        assert refitted == expected
+        assert sum(cell.best for cell in marked) == 4  # one of each seed and alpha
 
 
 def test_a_person_with_one_prompt_keeps_it():

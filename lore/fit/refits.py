@@ -1,6 +1,8 @@
 """What a sweep is fitted once more for: the rank that held-out prompts speak for, and what a personal
 fit has to beat."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -27,38 +29,41 @@ def mark_best_rank(cells, groups, refit):
 
     refit(settings, train, few_shot_train) fits the same settings to fewer pairs -> [Cell].
     """
-    best = set()
+    fits = {cell.setting: cell.fit for cell in cells if cell.variant == LORE}
     sweeps = {}
-    for cell in cells:
-        if cell.variant == LORE:
-            sweeps.setdefault((cell.seed, cell.alpha), []).append(cell)
-    for fitted in sweeps.values():
-        fitted.sort(key=lambda cell: cell.K)
-        gains = [cell.fit.choice["held_out_gain"] for cell in fitted if cell.fit.choice]
-        if gains:  # the ridge solver has held prompts out already
-            fitted = [cell for cell in fitted if cell.fit.choice]
-        else:
-            gains = held_out_accuracies(fitted, groups, refit)
-        best.add(fitted[gains.index(max(gains))].setting)  # of equal ones the smallest
+    for setting in sorted(fits):
+        sweeps.setdefault((setting.seed, setting.alpha), []).append(setting)
+    gains = {}  # on held-out prompts, of each setting
+    to_refit = {}  # of each seed, which holds the same prompts out for all
+    for (seed, _), settings in sweeps.items():
+        choices = {setting: fits[setting].choice for setting in settings if fits[setting].choice}
+        for setting, choice in choices.items():  # the ridge solver has held prompts out already
+            gains[setting] = choice["held_out_gain"]
+        if not choices and len(settings) > 1:
+            to_refit.setdefault(seed, []).extend(settings)
+    for seed, settings in to_refit.items():
+        gains |= zip(settings, held_out_accuracies(seed, settings, groups, refit))
+    best = set()
+    for settings in sweeps.values():  # of equal ones the smallest
+        best.add(max(settings, key=lambda setting: gains.get(setting, -math.inf)))
     marked = []
     for cell in cells:
         marked.append(cell._replace(best=cell.setting in best) if cell.variant == LORE else cell)
     return marked
 
 
-def held_out_accuracies(cells, groups, refit):
+def held_out_accuracies(seed, settings, groups, refit):
     """What each setting reaches on one prompt in HELD_OUT of the seen people's training pairs when it
     is fitted to the rest; the mean over users of Eq. 15."""
     train = groups.train
     prompt = train.prompts()
-    generator = torch.Generator().manual_seed(cells[0].seed)
+    generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(int(prompt.max()) + 1, generator=generator)
     user = train.user.cpu()
     fitted = order[prompt] % HELD_OUT > 0
     has_some = torch.zeros(len(train.user_ids), dtype=torch.bool)
     has_some[user[fitted]] = True
     fitted |= ~has_some[user]  # who would have nothing to be fitted to keeps all
-    settings = [cell.setting for cell in cells]
     fits = [cell.fit for cell in refit(settings, train.subset(fitted), groups.few_shot_train)]
     accuracies = []
     for fit, Z in zip(fits, project(train, [fit.V for fit in fits])):
