@@ -8,6 +8,10 @@ from pathlib import Path
 from lore.common import InputError, require_apart
 
 SETTING = re.compile(r"^(\w+) = .*?(?:\s+# (.*))?$")
+REAL = (
+    "alpha_list", "dirichlet_list", "rate", "share", "fraction", "posts", "accuracy", "agreement",
+    "concentration", "popularity", "unexplained",
+)  # fmt: skip  # how names of settings end that are no counts
 SEEDS = 2**32  # NumPy's legacy generator takes none from here on
 
 
@@ -61,15 +65,23 @@ def add_flag(parser, name, default, meaning):
         default = list(default)
     if name in ("data", "results"):
         default = Path(default)
-    kind = {"type": type(default)}
+    kind = {"type": type_of(name, default)}
     if isinstance(default, bool):
         kind = {"action": argparse.BooleanOptionalAction}
     elif isinstance(default, list):
-        kind = {"type": type(default[0]) if default else str, "nargs": "+"}
+        kind["nargs"] = "+"
         if not default:  # names, of which each counts; of other lists the last one given holds
             kind["action"] = Once
     text = f"{meaning or ''} [{default}]".replace("%", "%%")
     parser.add_argument(f"--{name}", default=default, help=text, **kind)
+
+
+def type_of(name, default):
+    """What a flag takes: fractions as well where the default is a whole number that may be edited to one."""
+    values = default if isinstance(default, list) else [default]
+    if name.endswith(REAL) or any(isinstance(value, float) for value in values):
+        return float
+    return type(values[0]) if values else str
 
 
 def check(name, value):

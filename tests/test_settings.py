@@ -41,6 +41,16 @@ def test_every_setting_is_a_flag(tmp_path):
     )
 
 
+def test_a_setting_edited_to_a_whole_number_takes_fractions_but_for_counts(tmp_path):
+    script = tmp_path / "script.py"
+    edited = OWN.replace("rate = 0.5", "alpha_list = [0, 1]  # pulls\nscales = [1, 2.5]  # numbers\nrate = 1")
+    script.write_text(edited.format(root=str(ROOT)))
+    flags = ["--alpha_list", 0.5, "--scales", 0.5, "--rate", 0.5]
+    status, out, err = call_script(script, *flags)
+    assert status == 0 and "'alpha_list': [0.5], 'scales': [0.5], 'rate': 0.5" in out, err
+    assert_one_line_error(call_script(script, "--K_list", 2.5), "--K_list", "2.5")
+
+
 SHARED = """# ---------------------- settings ---
 model = "a"  # of the text
 size = 1.5  # of it
