@@ -35,6 +35,8 @@ def test_what_a_sweep_refuses():
     refused("alpha = 1: never negative", alpha=1.0, V=None)
     refused("nothing to fit", [0], V=None)
     refused("a value twice", [2, 2])
+    with pytest.raises(InputError, match="a value twice"):  # one file would hold both bases
+        sweep(run, [2], [1e6, 1e6 + 1])
     refused("solver = 'newton': adam, as published, or ridge", solver="newton")
     data = comparisons.pack(seen)
     renamed = Comparisons(data.table, data.user, tuple("43210"))

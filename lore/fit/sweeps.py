@@ -31,8 +31,9 @@ def grid_of(solver, K_list, alpha_list, seeds):
         print(f"alpha_list = {[*alpha_list]} is not used: the ridge solver chooses its own pull")
         alpha_list = [0.0]
     grid = list(itertools.starmap(Setting, itertools.product(seeds, alpha_list, K_list)))
-    words = "K_list, alpha_list or seeds holds a value twice"
-    require(len({*grid}) == len(grid), words)
+    names = {setting._replace(alpha=f"{setting.alpha:g}") for setting in grid}  # as in files and tables
+    words = "K_list, alpha_list or seeds holds a value twice (of an alpha six digits count)"
+    require(len(names) == len(grid), words)
     return grid
 
 
