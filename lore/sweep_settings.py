@@ -1,6 +1,7 @@
 """Settings of a sweep of ranks, stated once: flags of every train_basis.py."""
 
 from lore.common import InputError
+from lore.settings import SEEDS
 
 # ------------------------------------------------------------------------------- settings ---
 repeats = 1  # fits from seeds seed, seed + 1, ...; the table then shows the spread over them
@@ -22,5 +23,7 @@ def repeats_of(args):
     """Lists of seeds: one list, or, where each repeat draws its split anew, a list for each."""
     if args.repeats < 1:
         raise InputError("repeats = 0: at least one is needed")
+    if args.seed + args.repeats > SEEDS:
+        raise InputError(f"--seed {args.seed} --repeats {args.repeats}: all seeds are below 2 ** 32")
     seeds = list(range(args.seed, args.seed + args.repeats))
     return [[seed] for seed in seeds] if args.resplit else [seeds]

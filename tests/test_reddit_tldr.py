@@ -337,7 +337,9 @@ def test_settings_that_cannot_be_end_with_one_line(prepared):
         (("--min_comparisons", 50), "0 workers have 50 comparisons", "--min_comparisons"),
         (("--device", "cuda:77"), "cuda:77"),
         (("--max_train", -5), "--max_train -5"),
+        (("--max_few_shot", 0), "--max_few_shot 0"),
         (("--repeats", 0), "repeats = 0"),
+        (("--seed", 2**32 - 1, "--repeats", 2, "--resplit"), "below 2 ** 32"),
         (("--train_posts", 0.5), "one side only"),
         (("--results", prepared[0] / "train.parquet"), "train.parquet"),
     ):

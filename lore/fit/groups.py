@@ -74,6 +74,7 @@ def people_apart(train, test, least, most, few, seed, people="people", choice=No
     shuffled = train.frame.sample(frac=1, random_state=seed)
     number = shot_numbers(shuffled, choice)
     for kind, users, limit in (("train", seen, most), ("few_shot", unseen, few)):
+        require(limit > 0, f"--max_{kind} {limit}: of each person one is needed at least")
         beyond = int((shuffled["user_id"].isin(users) & (number >= limit)).sum())
         if beyond:
             print(f"left out: {beyond} comparisons to train on, of {people} beyond --max_{kind} {limit}")
