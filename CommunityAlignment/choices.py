@@ -239,7 +239,7 @@ def print_top_choices(report, chance):
 
 
 def print_traits(report):
-    fit = "unseen people, K = {K}, alpha = {alpha:g}, seed {seed}".format(**report["fit"])
+    fit = "unseen people of one fit: seed {seed}, K = {K}, alpha = {alpha:g}".format(**report["fit"])
     lines = [[fit, "people", "accuracy per pair", "mean mixture"]]
     for row in report["rows"]:
         interval = [100 * value for value in row["unseen_interval"]]

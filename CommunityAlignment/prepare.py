@@ -22,6 +22,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from lore.common import progress, require, require_apart, start
 from lore.settings import settings
+from lore.splits import require_replaceable
 from lore.text import encoder_settings
 from lore.text.conversations import content_hash, find_file, read_csv, read_parquet
 from lore.text.embeddings import embed_split
@@ -105,11 +106,13 @@ def main():
     if not path.is_file():
         require(path.suffix not in (".csv", ".parquet", ".gz"), f"{path} is no file")
         path = find_file(args.source, FILE)
+    written = [args.data / f"comparisons.{kind}" for kind in ("safetensors", "parquet")]
+    require_apart(written, [path])
+    require_replaceable(args.data / "comparisons")
     wanted = [*COLUMNS, BALANCED] if args.balanced else COLUMNS
     reader = read_parquet if path.suffix.lower() == ".parquet" else read_csv
     frame = pd.DataFrame(read(reader(path, wanted), args))
     encoder = encoder_of(args)
-    require_apart([args.data / "comparisons.parquet"], [path])
     args.data.mkdir(parents=True, exist_ok=True)
     made_from = content_hash(path).hex()
     # a choice stays or goes whole where a reply is too long

@@ -71,6 +71,7 @@ def main():
     cells = []  # of pairs
     top = []  # of choices
     shared = []  # of choices that other people made as well
+    chances = []
     for seeds in repeats_of(args):
         groups = people.split(
             prepared, args.split, args.min_choices, args.max_few_shot, args.train_share,
@@ -87,22 +88,24 @@ def main():
         cells += of_split
         top += first
         shared += tested.of_shared_items(first, frame)
+        chances.append(tested.chance())
     over = "splits" if args.resplit else "seeds"
     report = {"by_choice": choices.choice_rows(top, over)}
     report["of_shared_items"] = choices.choice_rows(shared, over)
     report["consistency"] = choices.consistency(frame)
     if args.who:
-        report["who"] = choices.by_trait(best_of(of_split), frame, people.TRAITS)
+        report["who"] = choices.by_trait(best_of(cells), frame, people.TRAITS)
     report_run(output, cells, args, **report)
-    choices.print_top_choices(report, tested.chance())
+    choices.print_top_choices(report, sum(chances) / len(chances))
     if args.who:
         choices.print_traits(report["who"])
     print(f"\nresults are in {output}.json and .png, V and W beside them")
 
 
 def best_of(cells):
-    """That of the starred rank of the first alpha, else of the largest rank."""
-    fits = [cell for cell in cells if cell.variant == LORE and cell.alpha == cells[0].alpha]
+    """That of the starred rank of the first seed and alpha, else of the largest rank."""
+    first = cells[0].setting[:2]
+    fits = [cell for cell in cells if cell.variant == LORE and cell.setting[:2] == first]
     return next((cell for cell in fits if cell.best), max(fits, key=lambda cell: cell.K))
 
 

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 import unicodedata
 
 import numpy as np
@@ -212,6 +213,13 @@ def test_nobody_and_no_such_language_are_one_line(script, tmp_path, text_encoder
         table.to_parquet(tmp_path / "c.parquet")
         done = prepare(tmp_path, tmp_path / "c.parquet", text_encoder, *MEAN)
         assert_one_line_error(done, "row 0: first_turn_prompt is a", "not text")
+    (tmp_path / "data").mkdir()
+    written(tmp_path / "data/comparisons.parquet", [conversation(script)])  # told before it is read
+    done = prepare(tmp_path, tmp_path / "data/comparisons.parquet", text_encoder, *MEAN)
+    assert_one_line_error(done, "would be written over")
+    pd.DataFrame({"chosen": ["mine"]}).to_parquet(tmp_path / "data/comparisons.parquet")
+    done = prepare(tmp_path, source, text_encoder, *MEAN)
+    assert_one_line_error(done, "would be lost")
 
 
 def test_two_forms_of_an_accent_are_one_prompt_and_one_item(script, tmp_path, text_encoder):
@@ -237,6 +245,8 @@ def test_from_a_file_to_tables(script, tmp_path, reward_model):
         for person in range(6):  # all are asked the same
             letter = f"response_{'abcd'[rng.integers(4)]}"
             row = conversation(script, number, 1 + number % 3, f"p{person}", preferred=letter)
+            if person == 0 and letter != "response_d":
+                row["first_turn_response_d"] = ""
             rows.append(row | {"conversation_id": f"c{number}.{person}"})
     rows += [conversation(script, 100, 1, "alone")]  # a person with one turn
     rows += [row | {"conversation_id": f"again{i}"} for i, row in enumerate(rows[:8])]
@@ -249,7 +259,7 @@ def test_from_a_file_to_tables(script, tmp_path, reward_model):
         status, out, err = call_script(FOLDER / "train_basis.py", *flags)
         assert status == 0, err
         assert "split by group: of" in out and " 0 are on the training side as well" in out
-        assert "chance: 25.0 %" in out
+        assert "chance: 2" in out
         assert "who had been asked the same before" in out and "plurality of others" in out
     saved = json.loads((tmp_path / "train_basis.json").read_text())
     assert saved["consistency"]["choices"] >= 8 and saved["settings"]["split"] == "group"
@@ -261,9 +271,13 @@ def test_from_a_file_to_tables(script, tmp_path, reward_model):
     assert_one_line_error(done, "have 500 choices on each side; lower --min_choices")
     done = call_script(FOLDER / "train_basis.py", *common, "--likelihood", "softmax")
     assert_one_line_error(done, "--likelihood softmax: the ridge solver")
-    flags = (*common, *quick, 0, "--who", "--repeats", 2, "--resplit")
-    status, out, err = call_script(FOLDER / "train_basis.py", *flags)
-    assert status == 0 and "unseen people, K = 0" in out, err
+    chances = []
+    for flags in (("--seed", 0), ("--seed", 1), ("--repeats", 2, "--resplit")):
+        done = call_script(FOLDER / "train_basis.py", *common, *quick, 0, "--who", *flags)
+        assert done[0] == 0, done[2]
+        chances.append(float(re.search("chance: (.*) %", done[1])[1]))
+    assert "unseen people of one fit: seed 0, K = 0" in done[1]
+    assert chances[0] != chances[1] and abs(sum(chances[:2]) / 2 - chances[2]) < 0.11  # as printed
     flags = (*common, *quick, 1, 2, "--baselines", "--split", "turn")
     status, out, err = call_script(FOLDER / "train_basis.py", *flags)
     assert status == 0, err
