@@ -370,7 +370,7 @@ def personalise(recipe, fits, Zs, pairs, draws):
     if recipe.solver == "ridge":
         user = draws.problem.to(Zs[0].device)
         given = (pairs, draws.row)
-        return [solve_mixtures(Z, user, len(draws), fit.prior, *given) for fit, Z in zip(fits, Zs)]
+        return [solve_mixtures(Z, user, draws.problems, fit.prior, *given) for fit, Z in zip(fits, Zs)]
     trials, S, people = draws.axes
     models = []
     for fit in fits:
@@ -379,7 +379,7 @@ def personalise(recipe, fits, Zs, pairs, draws):
             recipe.few_shot_learning_rate, generator=fit.generator,
         )  # fmt: skip
         start = model.w.data.view(trials, 1, people, -1).expand(-1, S, -1, -1)
-        model.w = nn.Parameter(start.reshape(len(draws), -1))
+        model.w = nn.Parameter(start.reshape(draws.problems, -1))
         models.append(model)
     terms = drawn_terms(pairs, draws, Zs[0])
     return [*map(Mixtures, PersonalizeBatch.fit_together(models, Zs, *terms))]

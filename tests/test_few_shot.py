@@ -11,6 +11,7 @@ from populations import GROUPS, HEAD, N_UNSEEN, D, N, accuracy, shots
 from lore.common import InputError
 from lore.fit.comparisons import pack
 from lore.fit.evaluation import ALL_SHOTS
+from lore.fit.few_shot import draw_shots
 from lore.fit.groups import shuffled_positions
 from lore.report import results
 from utils import LoRe, LoRe_regularized, PersonalizeBatch
@@ -49,6 +50,11 @@ def test_problems_of_a_batch_are_those_solved_one_by_one(model_class, dialogues)
     assert [row["shots"] for row in results.few_shot_rows(result)] == [1, 3, "all"]
     with pytest.raises(InputError, match=f"shots = 9: user 0 has {size} to draw from"):
         shots(num_shots=[9], groups=groups)
+
+
+def test_draws_count_their_problems_and_can_be_changed():
+    draws = draw_shots(pack(GROUPS[2]), [1, ALL_SHOTS], 3, 0)
+    assert draws.problems == 6 * N_UNSEEN and draws._replace(trials=1).problems == 2 * N_UNSEEN
 
 
 def test_every_alpha_rank_and_number_of_shots_is_returned_and_independent_of_the_others():

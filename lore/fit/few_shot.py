@@ -24,7 +24,9 @@ class Draws(NamedTuple):
     def axes(self):
         return self.trials, len(self.num_shots), self.users
 
-    def __len__(self):
+    @property
+    def problems(self):
+        """How many there are."""
         return self.trials * len(self.num_shots) * self.users
 
 
