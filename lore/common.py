@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lore.processes import one_of_several, one_run, rank, world
 
 QUIET_SECONDS = 3.0  # a progress bar appears after this long
-LONGEST_ERROR = 300  # characters: a line of input may have any number
+LONGEST_ERROR = 700  # characters: room for long paths, where a line of input may have any number
 LOG_SECONDS = 60.0  # between two lines of it where there is no terminal to draw on
 
 
