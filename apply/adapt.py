@@ -6,8 +6,8 @@ Reads:  --basis, a .safetensors file of a train_basis.py or of adapt.py
         --input, comparisons of the new people, as OwnData/prepare.py takes them
 Writes: --output, a basis with these people in it, which every script of apply/ takes, and beside it a
         .json with what is found of each: mixture, posterior spread, certificate, what the pairs are
-        worth. Leave-one-out: each pair, judged by the fit to the person's other pairs; beside it the
-        population's mixture on the same pairs.
+        worth. Leave-one-out: the pairs on each prompt, judged by the fit to the person's other
+        prompts; beside it the population's mixture on the same pairs.
 Cost:   one pass of the encoder over the conversations; the mixtures take seconds for thousands of people.
 """
 
@@ -64,8 +64,9 @@ def embedded_pairs(judgements, encoder):
         table, rows = encoder.embed_distinct(talks, tally, lines + lines)
     tally.report()
     frame = pd.DataFrame({"user_id": [each.user_id for each in judgements]})
+    frame["prompt"] = [each.prompt_id for each in judgements]
     frame["chosen"], frame["rejected"] = rows.view(2, -1).numpy()
-    return Comparisons.from_frame(table, frame)
+    return Comparisons.from_frame(table, frame, prompt="prompt")
 
 
 def require_new(judgements, basis, path):
@@ -104,8 +105,10 @@ def people_rows(pairs, newcomers):
         row["leave_one_out"] = newcomers.accuracy[person].item()
         row["population"] = newcomers.population[person].item()
         row["gain"] = newcomers.gain[person].item()
-        row["gain_error"] = newcomers.error[person].item() if counts[person] > 1 else None
-        row["word"] = newcomers.word(person, counts[person])
+        prompts = newcomers.prompts[person].item()
+        row["gain_error"] = newcomers.error[person].item() if prompts > 1 else None
+        row["prompts_left_out"] = prompts
+        row["word"] = newcomers.word(person)
         rows.append(row)
     return rows
 
@@ -121,7 +124,7 @@ def people_table(rows):
         line = [row["user_id"], str(row["pairs"]), *accuracies, f"{row['gain']:+.3f}{error}"]
         lines.append([*line, mixture, f"{row['gap']:.0e}", row["word"]])
     notes = [
-        "left out: accuracy (%) on each pair by the fit to all others; ±: posterior spread",
+        "left out: accuracy (%) on the pairs of each prompt by the fit to all others; ±: posterior spread",
         "certificate: the fit is within it of the best there is, in log P of a pair",
     ]
     if len(rows) > SHOWN:

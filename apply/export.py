@@ -110,7 +110,7 @@ def known_of(basis, user):
     word = (basis.words or {}).get(user)
     seen = "one of those it was fitted to" if user in basis.user_ids else "a later one"
     what = f"The reward of person {user} of a low-rank basis, {seen}, known by {pairs} comparisons"
-    return f"{what}; leave-one-out says: {word}." if word else f"{what}."
+    return f"{what}; leaving out one prompt at a time says: {word}." if word else f"{what}."
 
 
 def write_one(folder, args, basis, encoder):

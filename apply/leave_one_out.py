@@ -11,32 +11,56 @@ from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import BATCH, Batch, Mixtures, person_batches, solve_batches, solve_mixtures
 from lore.fit.product import project
 
-LEFT_OUT = 50  # pairs of a person, at most, that are left out one by one
+LEFT_OUT = 50  # prompts of a person, at most, that are left out one by one
 PROBLEMS = 100_000  # of them in all, but for the first FEW of a person: a few seconds
-FEW = 5  # pairs below which nothing is said of a person
-CLEAR = 1.645  # standard errors of the gain from which it is called clear: one in twenty by chance
+FEW = 5  # prompts below which nothing is said of a person
+CLEAR = 1.645  # standard deviations above the mean, where one in twenty of a normal distribution is
 
 
 class Newcomers(NamedTuple):
-    """What is found of C people, and how well it does on pairs that it was not fitted to."""
+    """What is found of C people, and how well it does on pairs of prompts that it was not fitted to."""
 
     mixtures: Mixtures  # W, gap, spread, deviations
-    accuracy: np.ndarray  # (C,) share of the pairs left out that the fit to all others gets right
+    prompts: np.ndarray  # (C,) that were left out, one by one
+    accuracy: np.ndarray  # (C,) share of the pairs left out that the fit to other prompts gets right
     population: np.ndarray  # (C,) the same of the population's mixture
     gain: np.ndarray  # (C,) mean log P of a pair left out, over that of the population's mixture
-    error: np.ndarray  # (C,) its standard error; infinite for a single pair
+    error: np.ndarray  # (C,) its standard error; infinite for a single prompt
 
-    def word(self, person, pairs):
-        """What so many pairs say of a person, plainly."""
-        if pairs < FEW:
-            return "too few pairs to say"
+    def word(self, person):
+        """What the pairs of a person say, plainly."""
+        if self.prompts[person] < FEW:
+            return "too few prompts to say"
         gain = self.gain[person]
-        error = self.error[person]
-        if gain > CLEAR * error:
+        clear = students_quantile(self.prompts[person] - 1) * self.error[person]
+        if gain > clear:
             return "clearly better than the population"
-        if gain < -CLEAR * error:
+        if gain < -clear:
             return "worse than the population: use that"
         return "not told from the population"
+
+
+def students_quantile(freedom):
+    """Where one in twenty of Student's t is above, to 0.02 from four degrees of freedom on (Cornish and Fisher)."""
+    z = CLEAR
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+class Problems(NamedTuple):
+    """All pairs of a person each, of which those on one prompt are left out.
+
+    Of a person with pairs 4, 5, 6, of which 4 and 5 are on one prompt, the problems 7 and 8:
+
+        problem   7 7 7   8 8 8
+        row       4 5 6   4 5 6
+        is_out    x x .   . . x
+    """
+
+    owner: torch.Tensor  # (problems,) whose each is
+    begin: torch.Tensor  # (problems,) its first line
+    problem: torch.Tensor  # (lines,) ascending
+    row: torch.Tensor  # (lines,) of the pairs
+    is_out: torch.Tensor  # (lines,) whether the pair is foretold, and not fitted to
 
 
 def adapt(basis, pairs):
@@ -44,48 +68,66 @@ def adapt(basis, pairs):
     (Z,) = project(pairs, [basis.V])  # (n, d) @ (d, K) -> (n, K)
     C = len(pairs.user_ids)
     mixtures = solve_mixtures(Z, pairs.user, C, basis.prior, pairs, spread=True)
-    row, personal = leave_one_out(Z, basis.prior, pairs)  # (l,), (l,)
+    prompt, prompt_user = prompts_of_people(pairs)
+    problems = leave_one_out(pairs, prompt, prompt_user)
+    is_out = problems.is_out
+    row = problems.row[is_out]  # (l,) pairs left out
+    personal = foretold(Z, basis.prior, pairs, problems)[is_out]  # (l,)
     common = Z[row].double() @ basis.prior.mean.double() / LOGIT_SCALE  # (l, K) @ (K,)
     user = pairs.user[row].numpy()
     count = np.bincount(user, minlength=C)
     gained = (F.logsigmoid(personal) - F.logsigmoid(common)).numpy()
     gain = np.bincount(user, gained, C) / count
-    squares = np.bincount(user, (gained - gain[user]) ** 2, C)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.where(count > 1, np.sqrt(squares / (count - 1) / count), np.inf)
+    prompts = np.bincount(problems.owner, minlength=C)
+    error = clustered_error(gained - gain[user], problems, count, prompts)
     accuracy = np.bincount(user, personal.numpy() > 0, C) / count
     by_all = np.bincount(user, common.numpy() > 0, C) / count
-    return Newcomers(mixtures, accuracy, by_all, gain, error)
+    return Newcomers(mixtures, prompts, accuracy, by_all, gain, error)
 
 
-def leave_one_out(Z, prior, pairs):
-    """Rows of pairs (l,), some of each person, and their log-odds by a fit to all others.
+def clustered_error(off, problems, count, prompts):
+    """Standard error of each person's mean gain, off (l,) being what a pair's gain is off it. (C,)
 
-    One problem for each: all pairs of its person, of which that one does not count. Of a person with
-    three pairs, rows 4, 5, 6, whose problems are 7, 8, 9:
-
-        problem   7 7 7   8 8 8   9 9 9
-        row       4 5 6   4 5 6   4 5 6
-        is_out    x . .   . x .   . . x
+    Pairs on one prompt err together, so their sum counts. So do fits that share all prompts but two:
+    the variance is (1 / G + 1 / (G - 1)) of a prompt's, G being the prompts (Nadeau and Bengio 2003).
     """
-    user = pairs.user
+    of_problem = np.bincount(problems.problem[problems.is_out], off, len(problems.owner))
+    squares = np.bincount(problems.owner, of_problem**2, len(count))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = squares * prompts / (prompts - 1) * (1 + prompts / (prompts - 1))
+        return np.where(prompts > 1, np.sqrt(variance) / count, np.inf)
+
+
+def prompts_of_people(pairs):
+    """Number of each pair's prompt, a person's prompts being nobody else's (n,), and whose each is, ascending."""
+    owned = torch.stack([pairs.user, pairs.prompts()])
+    (user, _), prompt = owned.unique(dim=1, return_inverse=True)  # (2, n) -> (2, prompts), (n,)
+    return prompt, user.contiguous()
+
+
+def leave_one_out(pairs, prompt, prompt_user):
+    """Problems, one for each of a person's prompts, or for LEFT_OUT or fewer drawn from them."""
     counts = pairs.counts
-    order = shuffled_positions(user, 1, torch.Generator().manual_seed(0))[0]
+    order = shuffled_positions(prompt_user, 1, torch.Generator().manual_seed(0))[0]
     most = max(FEW, min(LEFT_OUT, PROBLEMS // len(counts)))
-    out = (order < most).nonzero().flatten()  # (l,)
-    owner = user[out]
-    sizes = counts[owner]  # pairs in each problem
-    problem = torch.arange(len(out)).repeat_interleave(sizes)  # (sum of sizes,)
+    out = (order < most).nonzero().flatten()  # prompt of each problem
+    owner = prompt_user[out]
+    sizes = counts[owner]  # lines of each problem
+    problem = torch.arange(len(out)).repeat_interleave(sizes)
     first = counts.cumsum(0) - counts  # row of each person's first pair
-    begin = sizes.cumsum(0) - sizes  # of each problem
+    begin = sizes.cumsum(0) - sizes
     row = first[owner][problem] + torch.arange(len(problem)) - begin[problem]
-    is_out = row == out[problem]
-    problems = person_batches(problem, len(out), Z.shape[1])
+    return Problems(owner, begin, problem, row, prompt[row] == out[problem])
+
+
+def foretold(Z, prior, pairs, problems):
+    """Log-odds of each line of Problems by the fit to those that are not left out. (lines,)"""
+    owner, begin, problem, row, is_out = problems
+    batches = person_batches(problem, len(owner), Z.shape[1])
     if prior.deviation_spread:
-        people = person_batches(user, len(counts), Z.shape[1], pairs)
-        problems = repeated(people, owner, begin, len(row))
-    fitted = solve_batches(problems, Z[row], (~is_out).double(), len(out), prior)
-    return out, fitted.logits[is_out]
+        people = person_batches(pairs.user, len(pairs.user_ids), Z.shape[1], pairs)
+        batches = repeated(people, owner, begin, len(row))
+    return solve_batches(batches, Z[row], (~is_out).double(), len(owner), prior).logits
 
 
 def repeated(people, owner, begin, total):

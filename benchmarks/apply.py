@@ -66,7 +66,9 @@ def adapting(people=10_000, pairs=20, d=4096):
         first = torch.randint(len(table), (len(user),))
         second = (first + 1 + torch.randint(len(table) - 1, (len(user),))) % len(table)
         ids = tuple(map(str, range(people)))
-        spent = seconds(leave_one_out.adapt, basis, Comparisons(table, user, ids, first, second))
+        prompt = torch.arange(len(user))
+        given = Comparisons(table, user, ids, first, second, prompt=prompt)
+        spent = seconds(leave_one_out.adapt, basis, given)
         kind = "with something of one's own" if deviation_spread else "mixtures alone"
         what = f"adapting {people} people x {pairs} pairs, {kind}"
         judge(f"{what}: {spent:.1f} s, target 5", spent < 5)

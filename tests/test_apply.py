@@ -98,6 +98,7 @@ def test_new_people_are_taken_in_and_everything_else_takes_them(basis, rows, tmp
     names = ("ann", "bob")
     everybody = texts.comparisons(users=2, prompts=10, seed=5)
     pairs = [row | {"user_id": names[row["user_id"]], "split": "train"} for row in everybody[:-9]]
+    pairs[:4] = [row | {"prompt_id": "one"} for row in pairs[:4]]  # two pairs each
     pairs += [row | {"user_id": "eve", "split": "test"} for row in everybody[-9:]]
     source = texts.write(tmp_path / "new.jsonl", pairs)
     output = tmp_path / "adapted.safetensors"
@@ -110,6 +111,7 @@ def test_new_people_are_taken_in_and_everything_else_takes_them(basis, rows, tmp
         assert row["gap"] <= 1e-6 and row["pairs"] in (5, 6) and len(row["spread"]) == 3
         assert 0 <= row["leave_one_out"] <= 1 and saved.words[row["user_id"]] == row["word"]
         assert saved.pairs[row["user_id"]] == row["pairs"]
+        assert row["prompts_left_out"] == row["pairs"] - 1
     assert saved.held_out == before.held_out and {*before.pairs} < {*saved.pairs}
     assert "ann" in scored(output, rows, tmp_path / "o.jsonl", "--users", "ann")[0]["rewards"]
     again = ("--basis", output, "--input", source, "--output", tmp_path / "twice.safetensors")
@@ -118,7 +120,7 @@ def test_new_people_are_taken_in_and_everything_else_takes_them(basis, rows, tmp
     flags = ("--basis", basis, "--input", single, "--output")
     lost = "2 people, such as ann, who would be lost"
     assert_one_line_error(apply("adapt", *flags, output), lost)
-    assert "too few pairs to say" in good(apply("adapt", *flags, tmp_path / "cem.safetensors"))
+    assert "too few prompts to say" in good(apply("adapt", *flags, tmp_path / "cem.safetensors"))
 
 
 # ------------------------------------------------------------------------------------------------
