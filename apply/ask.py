@@ -197,7 +197,7 @@ def main():
     prefix, _ = splitext(args.output)
     results = [f"{prefix}.json", f"{prefix}.png"]
     require_rows(args.output, [args.basis, args.input], "told", results)
-    require_results(prefix, args.output)
+    require_results(prefix, args.output, picture=True)
     pool = different([two_of(where, fields) for where, fields in rows_of(args.input)])
     if len(pool) < 2 * args.questions:
         raise InputError(

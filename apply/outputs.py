@@ -67,8 +67,8 @@ def require_page(path, read):
     require_ours(path, lambda file: TITLE in file.read_text(encoding="utf-8")[:1000])
 
 
-def require_results(prefix, output):
-    """Before PREFIX.json is written beside an output, and PREFIX.png. InputError: of something else."""
+def require_results(prefix, output, picture=False):
+    """Before PREFIX.json is written beside an output, and PREFIX.png as a picture. InputError: of something else."""
 
     def is_ours(file):
         results = json.loads(file.read_text(encoding="utf-8"))
@@ -76,7 +76,8 @@ def require_results(prefix, output):
         return "rows" in results and Path(settings["output"]).name == Path(output).name
 
     require_ours(f"{prefix}.json", is_ours)
-    require_ours(f"{prefix}.png", lambda _: Path(f"{prefix}.json").exists())
+    if picture:
+        require_ours(f"{prefix}.png", lambda _: Path(f"{prefix}.json").exists())
 
 
 def require_people(path, basis, users):

@@ -102,6 +102,7 @@ def test_what_cannot_be_written_or_would_be_lost_is_told_before_the_model(
     (mine / "notes").write_text("mine")
     (mine / output).write_text('{"mine": 1}')
     (mine / f"link-{output}").symlink_to(mine / output)
+    (mine / "picture.png").write_text("mine")
     paths = ["", "/dev/null", mine, mine / "notes" / output, mine / output, mine / f"link-{output}"]
     if name != "export":
         paths += [mine / f"o.{kind}" for kind in ("csv", "parquet", "png", "txt", "jsonl.zst")]
@@ -109,6 +110,8 @@ def test_what_cannot_be_written_or_would_be_lost_is_told_before_the_model(
         (mine / "b.json").write_text('{"mine": 1}')
         (mine / "c.json").write_text('{"settings": {"output": "c"}, "rows": []}')
         paths += [mine / f"{stem}{Path(output).suffix}" for stem in "bc"]
+    if name == "ask":
+        paths.append(mine / "picture.jsonl")
     if source:
         paths.append(source)
     before = {path: path.read_bytes() for path in mine.iterdir()}
@@ -133,6 +136,8 @@ def test_what_a_script_has_written_it_replaces_and_links_stay(name, trained, bas
     files = flags(basis, source, output)
     if name == "report":
         files = ("--input", trained / "results/train_basis.json", *files[4:])
+    if name == "adapt":  # which writes no picture
+        output.with_name("o.png").write_text("mine")
     good(apply(name, *files, *more))
     good(apply(name, *files, *more))
     assert output.is_symlink() and (tmp_path / "far" / output.name).stat().st_size
