@@ -16,7 +16,7 @@ from rendered import (
 
 from lore.common import InputError
 from lore.text.conversations import exchange
-from lore.text.input_rows import finished, identifier, messages_of
+from lore.text.input_rows import finished, identifier, messages_of, quoted
 from lore.text.spellings import holds_messages
 from lore.text.tokens import Tokeniser
 
@@ -62,11 +62,13 @@ class Reader:
         users = []
         for number, (query, prompt, label) in enumerate(zip(queries, prompts, labels)):
             where = f"query {number}"
-            users.append(user_of(where, label))
+            user = None
             try:
+                user = user_of(where, label)
                 talks.append(self.conversation(where, query, prompt))
             except InputError as error:
                 talks.append(error)
+            users.append(user)
         return talks, users
 
     def beside(self, request, name, count):
@@ -153,7 +155,10 @@ class Reader:
 
 
 def user_of(where, label):
-    """The user id of a label: text or number, or user_id of an object or of its JSON text."""
+    """The user id of a label: text or number, or user_id of an object or of its JSON text.
+
+    None, the population: no label, or one of spaces.
+    """
     if isinstance(label, str) and label.lstrip().startswith("{"):
         try:
             label = json.loads(label)
@@ -165,9 +170,10 @@ def user_of(where, label):
         label = {"user_id": label}
     if "user_id" not in label:
         raise InputError(f"{where}: its label is an object without a user_id")
-    if label["user_id"] in (None, ""):
+    user_id = label["user_id"]
+    if user_id is None or (isinstance(user_id, str) and not user_id.strip()):
         return None
     user = identifier(where, label, "user_id")
     if user is None:
-        raise InputError(f"{where}: its label is NaN")
+        raise InputError(f"{where}: its label is {quoted(user_id)}, no user id")
     return user

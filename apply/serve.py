@@ -243,7 +243,11 @@ def application(basis, encoder, reader, args):
 
     def read(body):
         talks, users = reader.queries(json.loads(body))
-        basis.positions([user for user in users if user is not None])
+        for number, user in enumerate(users):
+            try:
+                basis.positions([] if user is None else [user])
+            except InputError as error:
+                talks[number] = error
         return talks, users
 
     @app.post("/get_reward")

@@ -399,6 +399,19 @@ def test_the_server_refuses_in_one_line(server, body, status, words):
     assert found == status and words in answer["error"] and "\n" not in answer["error"]
 
 
+def test_a_label_that_names_nobody_costs_the_others_nothing(server, basis):
+    user = load_basis(basis).unseen_ids[0]
+    labels = [user, [], {"user": user}, "{", "nobody", " ", math.nan, None]
+    body = json.dumps({"query": [exchange("the cat?", "sat")] * len(labels), "labels": labels}).encode()
+    status, answer = post(server, body)
+    assert status == 200
+    words = [None, "label is [], no", "without a user_id", "broken JSON", "no user nobody", None, "nan", None]
+    for number, expected in enumerate(words):
+        assert (answer["rewards"][number] is None) == (expected is not None)
+        assert expected is None or expected in answer["errors"][number]
+    assert answer["rewards"][5] == answer["rewards"][7] != answer["rewards"][0]
+
+
 def test_settings_that_would_serve_nobody_are_told_at_once(basis):
     assert_one_line_error(apply("serve", "--basis", basis, "--unscored", "nan"), "--unscored nan")
     assert_one_line_error(apply("serve", "--basis", basis, "--max_queries", 0), "--max_queries 0")
