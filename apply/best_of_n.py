@@ -7,8 +7,9 @@ Reads:  --basis, a .safetensors file of a train_basis.py or of adapt.py
         --input, JSON lines (plain or gzip), CSV or parquet: prompt, or messages; candidates, a list
 Writes: --output, the same rows as JSON lines (gzip where the name says so), replies by their number in
         `candidates`, from 0: `population_best`; `best`, {id: number}; `gain`, {id: log-odds by which a
-        person prefers their own best to the population's}; `tied`, {id: [numbers]} of replies that
-        differ in words and are worth the same; `vote` with --vote: `borda`, most points, and
+        person prefers their own best to the population's}; `tied`, {id: [numbers]}, of replies that
+        differ in words and are worth the same to a person, `population_tied`, [numbers], to the
+        population; `vote` with --vote: `borda`, most points, and
         `majority`, what a majority of the people prefers to each other reply, or null
 Cost:   one pass of the encoder over the candidates, in constant memory; people cost nothing beside it.
 """
@@ -46,7 +47,7 @@ everybody = False  # for all people of the basis
 vote = False  # also what these people would choose together
 # -------------------------------------------------------------------------------------------
 
-ADDED = ("population_best", "best", "gain", "tied", "vote")  # fields that are written
+ADDED = ("population_best", "population_tied", "best", "gain", "tied", "vote")  # fields that are written
 SAME = 1e-6  # log-odds: two replies nearer than this are worth the same
 VOTERS = 2**22  # pairs of replies, of one person each, that are compared at a time
 SHOWN = 20  # people in the printed table
@@ -96,17 +97,16 @@ def choose(row, users, vote):
     """The fields that are added to one Row."""
     replies = [as_read(talk) for talk in candidates_of(row.where, row.fields)]
     common, tied = best_of(replies, row.population[:, None].numpy())
-    added = {"population_best": int(common[0])}
-    ties = {"population": tied[0]} if tied else {}
+    added = {"population_best": int(common[0]), "population_tied": tied.get(0, []), "tied": {}}
     if users:
         rewards = row.rewards.numpy()  # (replies, P)
         best, tied = best_of(replies, rewards)
         added["best"] = dict(zip(users, best.tolist()))
         added["gain"] = dict(zip(users, (rewards.max(0) - rewards[common[0]]).tolist()))
-        ties |= {users[column]: equals for column, equals in tied.items()}
+        added["tied"] = {users[column]: equals for column, equals in tied.items()}
     if vote:
         added["vote"] = vote_of(replies, rewards)
-    return added | {"tied": ties}
+    return added
 
 
 class Summary:
@@ -117,11 +117,13 @@ class Summary:
         self.rows = 0
         self.gains = np.zeros(len(users))
         self.differ = np.zeros(len(users), dtype=int)
+        self.population_ties = 0
         self.ties = Counter()
 
     def add(self, chosen):
         """What `choose` has added to a row."""
         self.rows += 1
+        self.population_ties += bool(chosen["population_tied"])
         self.ties.update(chosen["tied"].keys())
         if self.users:
             gains = np.array([*chosen["gain"].values()])
@@ -129,7 +131,7 @@ class Summary:
             self.differ += gains > SAME
 
     def print(self):
-        print(f"{self.rows} prompts; population: {self.ties['population']} with ties")
+        print(f"{self.rows} prompts; population: {self.population_ties} with ties")
         if not self.users:
             return
         lines = [["", "another reply than the population's", "gain there, log-odds", "ties"]]
