@@ -6,6 +6,7 @@ differences are log-odds.
 """
 
 import json
+import re
 from pathlib import Path
 from shutil import copyfile
 
@@ -166,14 +167,21 @@ def require_same_scores(folder, encoder, heads):
 
 
 def licence_of(base):
-    """What the card of a model says of its licence: {license: .., license_name: .., license_link: ..}."""
+    """What the head of a model's card says of its licence: {license: .., license_name: .., license_link: ..}."""
+    import yaml
+
     card = base / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
+    head = re.match(r"---\s*\n(.*?)^---\s*$", text, re.DOTALL | re.MULTILINE)
+    try:
+        fields = yaml.safe_load(head[1]) if head else None
+    except yaml.YAMLError:
+        fields = None
     stated = {}
-    if card.exists():
-        for line in card.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name in ("license", "license_name", "license_link") and value.strip():
-                stated.setdefault(name, value.strip())
+    for name in ("license", "license_name", "license_link"):
+        value = fields.get(name) if isinstance(fields, dict) else None
+        if isinstance(value, str) and value.strip():
+            stated[name] = " ".join(value.split())
     return stated if "license" in stated else {"license": "unknown"}
 
 

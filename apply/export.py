@@ -85,7 +85,9 @@ def card_of(args, basis, encoder, title, what, tools):
     difference = "the difference of two replies to one prompt is the log-odds of a choice"
     linked = "The base's weights are linked into this folder: it moves with its base only (or --copy)."
     return CARD.format(
-        stated="\n".join(f"{name}: {value}" for name, value in stated.items()),
+        stated="\n".join(
+            f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in stated.items()
+        ),
         title=" ".join(title.split()),
         what=" ".join(what.split()),
         scale=f"V w / {LOGIT_SCALE:g}: {difference} between them; by itself a reward says nothing",

@@ -143,7 +143,7 @@ def test_the_best_of_n_is_the_best_scored(basis, rows, tmp_path):
         assert best == max(range(4), key=rewards.__getitem__)
         gain = rewards[best] - rewards[chosen["population_best"]]
         assert chosen["gain"][user] == pytest.approx(gain, abs=1e-4)
-    assert chosen["tied"] == {} and chosen["vote"]["borda"] in range(4)
+    assert chosen["tied"] == {} and chosen["population_tied"] == [] and chosen["vote"]["borda"] in range(4)
     # everybody likes the same one best: that it is there twice costs it no majority
     saved = load_basis(basis)
     alike = torch.zeros_like(saved.W).index_fill(1, torch.tensor([0]), 1.0)
@@ -167,6 +167,20 @@ def test_votes_and_ties_that_one_can_count_by_hand(monkeypatch):
         assert script.vote_of("abc", cycle)["majority"] is None
     best, tied = script.best_of(["a", "b", "a"], np.array([[1.0, 0], [1, 2], [1, 0]]))
     assert best.tolist() == [0, 1] and tied == {0: [1]}
+
+
+def test_a_person_named_population_is_not_the_population(capsys):
+    script = load_script(APPLY / "best_of_n.py")
+    fields = {"prompt": "a?", "candidates": ["b", "c", "d"]}
+    rewards = torch.tensor([[1.0], [0.0], [1.0]])  # of the person: 0 and 2 are tied
+    row = saved_basis.Row("here", fields, torch.tensor([2.0, 2.0, 0.0]), rewards)
+    chosen = script.choose(row, ["population"], vote=False)
+    assert (chosen["population_tied"], chosen["tied"]) == ([1], {"population": [2]})
+    summary = script.Summary(["population"])
+    summary.add(chosen)
+    summary.add(chosen | {"population_tied": []})
+    summary.print()
+    assert "2 prompts; population: 1 with ties" in capsys.readouterr().out
 
 
 def test_a_basis_that_is_worse_than_none_says_so(basis, rows, tmp_path):
@@ -266,13 +280,27 @@ def test_an_exported_head_gives_the_rewards_of_score_and_says_what_it_is(basis, 
     assert (tmp_path / "first/model-00001-of-00002.safetensors").is_symlink()
     assert not [path for path in (tmp_path / "population").iterdir() if path.is_symlink()]
     card = (tmp_path / "first/README.md").read_text()
-    for words in (f"person {user}", "known by 6 comparisons", "license: unknown", "log-loss"):
+    for words in (f"person {user}", "known by 6 comparisons", 'license: "unknown"', "log-loss"):
         assert words in card, words
     folder = json.loads(load_basis(basis).model)["model"]
     assert folder not in card and "base_model" not in card  # of this machine alone
     assert_one_line_error(apply("export", *flags, tmp_path / "first"), "is there already")
     assert_one_line_error(apply("export", *flags, tmp_path / "x", "--user", "x"), "no user x")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("x")]
+
+
+def test_a_licence_is_what_the_head_of_a_card_says(tmp_path):
+    for text, stated in (
+        ("# no head\n\nlicense: mit\n", {"license": "unknown"}),
+        ("---\ntags:\n- x\n---\nlicense: mit\n", {"license": "unknown"}),
+        ("---\nlicense: [\n---\n", {"license": "unknown"}),
+        (
+            '---\nlicense: "other" # see\nlicense_name: "a: b"\n---\nlicense_link: x\n',
+            {"license": "other", "license_name": "a: b"},
+        ),
+    ):
+        (tmp_path / "README.md").write_text(text)
+        assert checkpoint_export.licence_of(tmp_path) == stated
 
 
 def test_a_stranger_who_cuts_long_texts_keeps_the_reply(basis, tmp_path):
