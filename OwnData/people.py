@@ -34,13 +34,7 @@ def load(folder):
 
 def plant(args):
     """Comparisons of people whose rewards are known, as many of each."""
-    population = planted_population(
-        args.planted_people, {"all": args.planted_pairs},
-        num_features=args.planted_features, num_directions=args.planted_directions,
-        concentration=args.planted_concentration, best_accuracy=args.planted_accuracy,
-        seed=args.seed,
-    )  # fmt: skip
-    return population["all"]
+    return planted_population(args.planted_people, {"all": args.planted_pairs}, args)["all"]
 
 
 def split(prepared, min_comparisons, max_few_shot, train_prompts, seed):

@@ -50,13 +50,8 @@ def load(folder):
 
 def plant(args):
     """Sides of workers whose rewards are known, each with as many comparisons on either side."""
-    sides = planted_population(
-        args.planted_workers, {"train": args.planted_pairs, "validation": args.planted_pairs},
-        num_features=args.planted_features, num_directions=args.planted_directions,
-        concentration=args.planted_concentration, best_accuracy=args.planted_accuracy,
-        seed=args.seed,
-    )  # fmt: skip
-    return Sides(*sides.values())
+    pairs = {"train": args.planted_pairs, "validation": args.planted_pairs}
+    return Sides(*planted_population(args.planted_workers, pairs, args).values())
 
 
 def split(sides, min_comparisons, max_train, max_few_shot, train_posts, seed):

@@ -1,5 +1,7 @@
 """Small users, sweeps over them and splits, for the tests of several modules."""
 
+from argparse import Namespace
+
 import numpy as np
 import pandas as pd
 import torch
@@ -35,10 +37,9 @@ def a_split(rows=6, d=4, dtype=torch.bfloat16):
 
 def planted(seed=0, scale=1.0, num_directions=3):
     """Groups of 40 seen and 20 unseen people who mix a few rewards, and the head."""
-    splits = planted_population(
-        60, {"train": 40, "test": 40}, num_features=16, num_directions=num_directions,
-        concentration=0.1, best_accuracy=0.92, seed=seed,
-    )  # fmt: skip
+    args = Namespace(planted_features=16, planted_directions=num_directions, seed=seed)
+    args.planted_concentration, args.planted_accuracy = 0.1, 0.92
+    splits = planted_population(60, {"train": 40, "test": 40}, args)
     users = sorted(splits["train"].frame["user_id"].unique())
     groups = []
     for people, most in ((users[:40], 40), (users[40:], 10)):

@@ -1,5 +1,7 @@
 """Planted people: how they choose, as noisy as asked for, and reproducible."""
 
+from argparse import Namespace
+
 import numpy as np
 import pytest
 import torch
@@ -56,10 +58,9 @@ def test_structure_is_drawn_as_often_as_it_occurs():
 
 def test_planted_populations_are_as_noisy_as_asked_for_and_reproducible():
     def drawn(seed):
-        return planted_population(
-            60, {"train": 300, "validation": 50}, num_features=8, num_directions=3,
-            concentration=0.3, best_accuracy=0.85, seed=seed,
-        )  # fmt: skip
+        args = Namespace(planted_features=8, planted_directions=3, seed=seed)
+        args.planted_concentration, args.planted_accuracy = 0.3, 0.85
+        return planted_population(60, {"train": 300, "validation": 50}, args)
 
     splits = drawn(1)
     table, frame, *_, population = splits["train"]

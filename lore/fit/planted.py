@@ -31,20 +31,23 @@ def float32(array):
     return torch.from_numpy(array.astype(np.float32))
 
 
-def planted_population(num_users, pairs, *, num_features, num_directions, concentration, best_accuracy, seed):
+def planted_population(num_users, pairs, args):
     """Users who mix a few hidden reward directions and judge shared prompts with noise: {side: Split}.
 
     pairs: side -> comparisons per user; every side has twice as many prompts of its own, two
     replies each, embeddings N(0, I). Whom a user prefers is drawn as `draw_choices` says, which for two
-    replies is the Bradley-Terry model; rewards and head are those of `planted_rewards`.
+    replies is the Bradley-Terry model; rewards and head are those of `planted_rewards`. args: the
+    settings planted_features, planted_directions, planted_concentration, planted_accuracy, seed.
     """
     import pandas as pd
 
-    rng = np.random.default_rng(seed)
-    V, W, head = planted_rewards(num_users, num_features, num_directions, concentration, rng)
+    rng = np.random.default_rng(args.seed)
+    sizes = (num_users, args.planted_features, args.planted_directions)
+    V, W, head = planted_rewards(*sizes, args.planted_concentration, rng)
     user_ids = [f"planted{i:04d}" for i in range(num_users)]
     sides = {side: shared_prompts(count, V, W, rng) for side, count in pairs.items()}
-    T = temperature(np.concatenate([rewards for _, _, rewards in sides.values()]), best_accuracy)
+    rewards = np.concatenate([rewards for _, _, rewards in sides.values()])
+    T = temperature(rewards, args.planted_accuracy)
     planted = Planted.of(V, user_ids, W)
     splits = {}
     for side, (table, replies, rewards) in sides.items():
