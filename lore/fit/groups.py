@@ -8,11 +8,12 @@ import torch
 from lore.common import require
 from lore.fit.comparisons import Comparisons, pack
 
+SEEN_USERS = ("train", "seen")  # the groups of seen users; the other two are of unseen ones
 NAMED = 8  # ids in a printed line
 
 
 class Groups(NamedTuple):
-    """The four sets of comparisons of an experiment: two of seen users, two of unseen users."""
+    """train, seen: seen users' pairs, fitted and tested; few_shot_train, unseen: the same of unseen users."""
 
     train: Comparisons
     seen: Comparisons
@@ -30,7 +31,7 @@ class Groups(NamedTuple):
         groups = Groups(*map(pack, self))
         d = groups.train.num_features
         for name, group in groups._asdict().items():
-            if name in ("train", "seen"):
+            if name in SEEN_USERS:
                 users, expected = groups.train.user_ids, N
             else:
                 users, expected = groups.few_shot_train.user_ids, N_unseen
