@@ -20,7 +20,7 @@ sys.path.insert(0, str(HERE.parent))
 import people
 from lore import sweep_settings
 from lore.common import pick_device, start
-from lore.fit.evaluation import best_cell
+from lore.fit.evaluation import best_cells
 from lore.report.results import report_run
 from lore.settings import output_of, settings
 from lore.sweep_settings import repeats_of, run_options
@@ -55,12 +55,7 @@ def main():
             args.K_list, args.alpha_list, prepared.head, *groups, *groups.sizes, device,
             seeds=seeds, save=output, model=prepared.model, **run_options(args),
         )  # fmt: skip
-        cells += result.cells
-        if prepared.planted:
-            cells.append(best_cell(prepared.planted, groups, seeds[0]))
-    if prepared.planted:
-        best = f"{args.planted_accuracy:.0%} by construction"
-        print(f"planted people: the best possible accuracy is {best}")
+        cells += result.cells + best_cells(prepared.planted, groups, seeds[0])
     report_run(output, cells, args)
     print(f"results are in {output}.json and .png, V and W beside them")
 

@@ -21,7 +21,7 @@ import people
 from lore import sweep_settings
 from lore.common import pick_device, start
 from lore.fit.basis import basis_health
-from lore.fit.evaluation import LORE, best_cell
+from lore.fit.evaluation import LORE, best_cells
 from lore.report.results import report_run, run_rows
 from lore.report.text_tables import health_table, print_table
 from lore.settings import output_of, settings
@@ -66,13 +66,8 @@ def main():
             args.K_list, args.alpha_list, comparisons.head, *groups, *groups.sizes, device,
             seeds=seeds, save=output, model=comparisons.model, **run_options(args),
         )  # fmt: skip
-        cells += result.cells
-        if comparisons.planted:
-            cells.append(best_cell(comparisons.planted, groups, seeds[0]))
+        cells += result.cells + best_cells(comparisons.planted, groups, seeds[0])
     rows = with_health(cells, comparisons.head)
-    if comparisons.planted:
-        best = f"{args.planted_accuracy:.0%} by construction"
-        print(f"planted people: the best possible accuracy is {best}")
     report_run(output, cells, args, rows)
     print_table(health_table(rows))
     several = [row for row in rows if row.get("columns", 0) > 1 and row["to_head"]]

@@ -20,7 +20,7 @@ sys.path.insert(0, str(HERE.parent))
 import people
 from lore import sweep_settings
 from lore.common import pick_device, start
-from lore.fit.evaluation import best_cell
+from lore.fit.evaluation import best_cells
 from lore.report.results import report_run
 from lore.settings import output_of, settings
 from lore.sweep_settings import repeats_of, run_options
@@ -49,7 +49,6 @@ def main():
     device = pick_device(args.device)
     output = output_of(args, "train_basis")
     sides = people.plant(args) if args.synthetic else people.load(args.data)
-    planted = sides.train.planted
     cells = []
     for seeds in repeats_of(args):
         groups = people.split(
@@ -60,12 +59,7 @@ def main():
             args.K_list, args.alpha_list, sides.train.head, *groups, *groups.sizes, device,
             seeds=seeds, save=output, model=sides.train.model, **run_options(args),
         )  # fmt: skip
-        cells += result.cells
-        if planted:
-            cells.append(best_cell(planted, groups, seeds[0]))
-    if planted:
-        best = f"{args.planted_accuracy:.0%} by construction"
-        print(f"planted workers: the best possible accuracy is {best}")
+        cells += result.cells + best_cells(sides.train.planted, groups, seeds[0])
     report_run(output, cells, args)
     print(f"results are in {output}.json and .png, V and W beside them")
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lore.fit.groups import SEEN_USERS
 from lore.fit.likelihood import LOGIT_SCALE, margins
 from lore.fit.mixtures import Deviations, Fit
 from lore.fit.product import project
@@ -133,11 +134,11 @@ def score_cells(cells, groups):
     by_group = {}
     for name, group in groups._asdict().items():
         Zs = project(group, [cell.fit.V for cell in cells])  # (n, d) @ (d, K) -> (n, K)
-        seen = name in ("train", "seen")
+        is_seen = name in SEEN_USERS
         by_group[name] = []
         for cell, Z in zip(cells, Zs):
-            W = cell.fit.W if seen else cell.W_unseen
-            deviations = cell.fit.deviations if seen else cell.deviations_unseen
+            W = cell.fit.W if is_seen else cell.W_unseen
+            deviations = cell.fit.deviations if is_seen else cell.deviations_unseen
             by_group[name].append(person_margins(Z, W, deviations, group))
     both_sides = items_on_both_sides(groups)
     scored = []
@@ -173,9 +174,11 @@ def through_others(train, test, same_users):
     return [len(test.item[asked > 0].unique()), len(test.item.unique())]
 
 
-def best_cell(planted, groups, seed):
-    """The planted rewards and mixtures themselves (Planted): nobody can know better."""
+def best_cells(planted, groups, seed):
+    """The planted rewards and mixtures themselves (Planted): nobody can know better. [] of real people."""
+    if planted is None:
+        return []
     W = torch.stack([planted.W[user] for user in groups.train.user_ids])  # (N, K)
     W_unseen = torch.stack([planted.W[user] for user in groups.unseen.user_ids])
     best = Cell(seed, None, "best", fit=Fit(planted.V, W), W_unseen=W_unseen)
-    return score_cells([best], groups)[0]
+    return score_cells([best], groups)

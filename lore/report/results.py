@@ -28,6 +28,8 @@ def report_run(path, cells, args, rows=None, **more):
 
     -> summary
     """
+    if any(cell.K == "best" for cell in cells):
+        print(f"planted people: the best possible accuracy is {args.planted_accuracy:.0%} by construction")
     over = "splits" if args.resplit else "seeds"
     summary = summarise(cells, over)
     save_results(path, run_rows(cells) if rows is None else rows, args, summary=summary, **more)
@@ -124,10 +126,11 @@ def as_json(results):
     """Indented, but a row is one line: it holds numbers of every user."""
     parts = []
     for name, value in results.items():
-        text = json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n  ")
         if isinstance(value, list):
             lines = [json.dumps(row, allow_nan=False) for row in value]
             text = "[\n    " + ",\n    ".join(lines) + "\n  ]"
+        else:
+            text = json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n  ")
         parts.append(f"  {json.dumps(name)}: {text}")
     return "{\n" + ",\n".join(parts) + "\n}"
 
