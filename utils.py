@@ -378,7 +378,7 @@ def personalise(recipe, fits, Zs, pairs, draws):
             trials * people, *fit.V.shape, recipe.few_shot_iterations,
             recipe.few_shot_learning_rate, generator=fit.generator,
         )  # fmt: skip
-        start = model.w.data.view(trials, 1, people, -1).expand(-1, S, -1, -1)
+        start = model.w.data.view(trials, 1, people, -1).expand(-1, S, -1, -1)  # (trials, S, people, K)
         model.w = nn.Parameter(start.reshape(draws.problems, -1))
         models.append(model)
     terms = drawn_terms(pairs, draws, Zs[0])
