@@ -1,6 +1,8 @@
 """What a row may hold, whatever kind of file it stands in: taken as it is, or refused in one line."""
 
 import json
+import math
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from lore.text.input_rows import (
     candidates_of,
     first_times,
     identifier,
+    in_json,
     judgement,
     messages_of,
     prompt_key,
@@ -55,6 +58,7 @@ PRINTED = {
     "one message": str(SAY),
     "a tuple": str((ASK, SAY)),
     "from and value": str([{"from": "human", "value": "a?"}]),
+    "lists in an object": json.dumps({"messages": [ASK, SAY]}),
     "parts": str([{"type": "text", "text": "b"}]),
     "of duckdb": "[{'content': a?, 'role': user}, {'content': b, 'role': assistant}]",
     "of trino": "[{content=a?, role=user}, {content=b, role=assistant}]",
@@ -63,7 +67,9 @@ PRINTED = {
 }
 REPLIES = (
     '["a", "b"]', '[{"name": "pear"}]', "[1, 2]", "[]", "{}", '{"role": "admin"}', "[{'a': 1}]", "[1](x) {y}",
-    str(MESSAGES) + " is how to call it", "a\r\nb\rc\n", " b ", "None", "[x]",
+    '{"type": "text", "text": "hello"}', '{"from": "user", "value": 3}', '{"role": "user", "content": 3}',
+    json.dumps({"model": "gpt-4", "messages": [ASK]}), str(MESSAGES) + " is how to call it",
+    "a\r\nb\rc\n", " b ", "None", "[x]",
 )  # fmt: skip
 
 
@@ -153,9 +159,10 @@ def test_other_keys_of_messages_stay_and_make_no_prompt_another():
     apart = {"chosen": [system, ASK, SAY], "rejected": [system, ASK | {"content": "z?"}, SAY]}
     with pytest.raises(InputError, match="no prompt in common"):
         judgement("here", {"user_id": "ann", **apart})
-    sides["rejected"] = [ASK | {"id": 3}, SAY | {"id": 4}]
-    with pytest.raises(InputError, match="are the same"):
-        judgement("here", {"user_id": "ann", **sides})
+    for again in ("b", "b ", "\nb\r\n"):  # templates drop the spaces: both replies would be one vector
+        sides["rejected"] = [ASK | {"id": 3}, SAY | {"id": 4, "content": again}]
+        with pytest.raises(InputError, match="are the same"):
+            judgement("here", {"user_id": "ann", **sides})
 
 
 # ------------------------------------------------------------------------------------------ ids ---
@@ -203,6 +210,13 @@ def test_a_prompt_in_two_spellings_is_one_prompt(tmp_path):
         read_judgements(texts.write(tmp_path / "r.jsonl", rows))
     other = judgement("here", PAIR | {"prompt": "Why not now?"})
     assert prompt_key(other) != prompt_key(judgements[0])
+
+
+def test_numbers_that_json_has_not_are_refused():
+    for value in (math.inf, -math.inf, Decimal("Infinity"), Decimal("-Infinity")):
+        with pytest.raises(InputError, match="here: infinity"):
+            in_json([value], "here")
+    assert in_json([math.nan, Decimal("NaN"), Decimal("1e400")], "here") == [None, None, 10**400]
 
 
 # -------------------------------------------------------------------------------------- parquet ---

@@ -48,35 +48,44 @@ def as_asked(conversation):
 
 
 def is_list_of_messages(value):
-    return isinstance(value, list | tuple) and bool(value) and all(map(is_message, value))
+    """Whether it is one, or the list of the parts of a message's content."""
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    return all(is_message(item) or is_part(item) for item in value)
 
 
 def is_message(value):
-    """Whether an object is a message, or a part of one's content."""
     if not isinstance(value, dict):
         return False
     for speaker, said in SHAPES:
-        if said in value and str(value.get(speaker)).lower() in SPEAKERS:
+        speaks = str(value.get(speaker)).lower() in SPEAKERS
+        if speaks and said in value and isinstance(value[said], str | list | tuple | None):
             return True
-    return value.get("type") == "text" and "text" in value
+    return False
+
+
+def is_part(value):
+    return isinstance(value, dict) and value.get("type") == "text" and "text" in value
 
 
 def holds_messages(text):
-    """Whether a text is a message or a list of them, as JSON or as Python or NumPy print it."""
+    """Whether a text is a message, a list of them, or an object of such lists alone, as JSON or as
+    Python or NumPy print it."""
     if OBJECTS.match(text) and text.rstrip().endswith(ENDS):
         return True
     if not BEGINS.match(text):
         return False
     speaks = SPEAKS.search(text) is not None and ("content" in text or "value" in text)
     if not text.rstrip().endswith(ENDS):  # cut off, as the cells of a spreadsheet are?
-        return speaks and "}]" not in text
+        is_alone = text.lstrip().startswith("{") and "[" not in text
+        return speaks and ("}" if is_alone else "}]") not in text
     value = parsed(text.strip())
     if isinstance(value, str):
         return value != text and holds_messages(value)
     if value is None:
         return speaks
-    inner = value.values() if isinstance(value, dict) else ()
-    return is_message(value) or any(map(is_list_of_messages, [value, *inner]))
+    lists = [*value.values()] if isinstance(value, dict) else [value]
+    return is_message(value) or (bool(lists) and all(map(is_list_of_messages, lists)))
 
 
 def parsed(text):
