@@ -27,7 +27,7 @@ from lore.text.conversations import (
     require_text,
     spoken,
 )
-from lore.text.spellings import as_asked, holds_messages, is_list_of_messages, one_spelling
+from lore.text.spellings import as_asked, as_read, holds_messages, is_list_of_messages, one_spelling
 from lore.upstream_values import as_list, whole_number
 
 LISTS = ("prompt", "chosen", "rejected", "response")  # columns that hold a text or messages
@@ -102,7 +102,7 @@ def in_json(value, where, depth=0):
     items = as_list(value)
     if items is not None:
         return [in_json(item, where, depth + 1) for item in items]
-    if isinstance(value, float) and math.isinf(value):
+    if isinstance(value, float | Decimal) and abs(value) == math.inf:
         raise InputError(f"{where}: infinity, which JSON has not")
     if value != value or str(value) in ("NaT", "<NA>"):
         return None
@@ -166,7 +166,7 @@ def judgement(file_and_line, row):
         raise InputError(f"{file_and_line}: no user_id")
     chosen = conversation_of(file_and_line, row, "chosen")
     rejected = conversation_of(file_and_line, row, "rejected")
-    if [*map(spoken, chosen)] == [*map(spoken, rejected)]:
+    if as_read(chosen) == as_read(rejected):
         raise InputError(f"{file_and_line}: chosen and rejected are the same")
     if all(message["role"] == "system" for message in common_start(chosen, rejected)):
         raise InputError(f"{file_and_line}: chosen and rejected have no prompt in common")
