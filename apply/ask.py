@@ -108,6 +108,14 @@ def most_telling(z, prior, count):
     return numbers, added
 
 
+class Interview(NamedTuple):
+    """A planted person of a trial, and what they answer."""
+
+    w: torch.Tensor  # (K,)
+    answers: dict  # way -> (N, K) log-odds of chosen minus rejected, in the order asked
+    test: torch.Tensor  # (pairs, K) log-odds of the pairs they are not asked about
+
+
 def try_out(z, prior, W, count, trials, seed):
     """Planted people mix the basis as W (people, K) do and answer questions of half a pool -> Trial.
 
@@ -115,37 +123,42 @@ def try_out(z, prior, W, count, trials, seed):
     the other half, right is the probability that the planted person agrees with the prediction.
     """
     generator = torch.Generator().manual_seed(seed)
-    z = z.double()
-    W = W.double()
-    fits = {way: ([], []) for way in WAYS}
     people = torch.randint(len(W), (trials,), generator=generator)
-    tests = []
-    for w in W[people]:
-        order = torch.randperm(len(z), generator=generator)
-        ask, test = order.tensor_split(2)
-        tests.append(test)
-        says_first = torch.rand(len(z), generator=generator) < torch.sigmoid(z @ w).float()
-        signed = torch.where(says_first, 1.0, -1.0).unsqueeze(1) * z  # as chosen minus rejected
-        chosen, _ = most_telling(z[ask], prior, count)
-        for way, asked in (("chosen", ask[chosen]), ("random", ask[: len(chosen)])):
-            for size in range(1, len(chosen) + 1):
-                fits[way][0].append(signed[asked[:size]])
-                fits[way][1].append(size)
+    interviews = [interview(z.double(), prior, w, count, generator) for w in W[people].double()]
     agreed = {}
-    for way, (answers, sizes) in fits.items():
-        user = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-        fitted = solve_mixtures(torch.cat(answers) * LOGIT_SCALE, user, len(sizes), prior).W
-        fitted = fitted.view(trials, -1, z.shape[1])
-        start = prior.mean.double().expand(trials, 1, -1)  # before any question
-        fitted = torch.cat([start, fitted], dim=1)  # (trials, N + 1, K)
-        agreed[way] = torch.stack([*map(agreement, fitted, W[people], (z[test] for test in tests))])
-    best = [agreement(w[None], w, z[test])[0] for w, test in zip(W[people], tests)]
+    for way in WAYS:
+        fitted = mixtures_after_each(torch.stack([each.answers[way] for each in interviews]), prior)
+        agreed[way] = torch.stack([*map(agreement, fitted, interviews)])
+    best = [agreement(each.w[None], each)[0] for each in interviews]
     return Trial(agreed, torch.stack(best))
 
 
-def agreement(fitted, w, z):
-    """Mean probability that a person w (K,) agrees with predictions by mixtures (fits, K). (fits,)"""
-    first = torch.sigmoid(z @ w)  # (pairs, K) @ (K,)
+def interview(z, prior, w, count, generator):
+    """A person w (K,) is asked `count` questions of half the pool z (pairs, K), in each way."""
+    ask, test = torch.randperm(len(z), generator=generator).tensor_split(2)
+    says_first = torch.rand(len(z), generator=generator) < torch.sigmoid(z @ w).float()
+    signed = torch.where(says_first, 1.0, -1.0).unsqueeze(1) * z  # as chosen minus rejected
+    chosen, _ = most_telling(z[ask], prior, count)
+    answers = {"chosen": signed[ask[chosen]], "random": signed[ask[: len(chosen)]]}
+    return Interview(w, answers, z[test])
+
+
+def mixtures_after_each(answers, prior):
+    """Mixtures of people who are known by the first 0, 1, .. N of answers (trials, N, K). (trials, N + 1, K)"""
+    trials, N, K = answers.shape
+    is_known = torch.ones(N, N, dtype=torch.bool).tril()  # (fits, answers)
+    Z = answers.unsqueeze(1).expand(-1, N, -1, -1)[:, is_known].flatten(0, 1) * LOGIT_SCALE
+    fits = trials * N
+    user = torch.arange(fits).repeat_interleave(is_known.sum(1).repeat(trials))
+    W = solve_mixtures(Z, user, fits, prior).W.view(trials, N, K)
+    start = prior.mean.double().expand(trials, 1, -1)  # before any question
+    return torch.cat([start, W], dim=1)
+
+
+def agreement(fitted, interview):
+    """Mean probability that a person agrees with predictions by mixtures (fits, K). (fits,)"""
+    z = interview.test
+    first = torch.sigmoid(z @ interview.w)  # (pairs, K) @ (K,)
     says_first = z @ fitted.T > 0  # (pairs, fits)
     return torch.where(says_first, first.unsqueeze(1), 1 - first.unsqueeze(1)).mean(0)
 
