@@ -83,26 +83,14 @@ def score_draws(setting, fit, mixtures, draws, Z, Z_test, groups):
     few = groups.few_shot_train
     unseen = groups.unseen
     trials, S, C = draws.axes
-    problem = draws.problem.to(Z.device)
-    W = mixtures.W.to(Z)
+    drawn, tested = draw_margins(mixtures, draws, Z, Z_test, groups)
     user = unseen.user.to(Z.device)
-    # of one trial and number of shots after the other -> (n, trials * S)
-    tested = torch.stack([margins(Z_test, w, user) for w in W.view(-1, C, W.shape[1])], dim=1)
-    if mixtures.deviations is None:
-        drawn = margins(Z, W, problem)
-    else:
-        drawn = LOGIT_SCALE * mixtures.logits
-        a = mixtures.a.new_zeros(len(few), trials * S)
-        a[draws.row.to(a.device), problem // C] = mixtures.a
-        tested = tested + Deviations(few, few.user.to(a.device), a).margins(unseen)
-
-    share_drawn = share_right(drawn, problem, len(W))
-    share_tested = torch.stack([share_right(margin, user, C) for margin in tested.T])
+    share_drawn = share_right(drawn, draws.problem.to(Z.device), draws.problems)
+    share_tested = torch.stack([share_right(margin, user, C) for margin in tested.flatten(1).T])
     accuracy = {
         "few_shot_train": share_drawn.view(trials, S, C).cpu().numpy(),
         "unseen": share_tested.view(trials, S, C).cpu().numpy(),
     }
-    tested = tested.view(len(user), trials, S)
     users = {"few_shot_train": few.user_ids, "unseen": unseen.user_ids}
     both_sides = {"unseen": through_others(groups.train, unseen, same_users=False)}
     for s, shots in enumerate(draws.num_shots):
@@ -112,3 +100,21 @@ def score_draws(setting, fit, mixtures, draws, Z, Z_test, groups):
         scores = {"accuracy": by_user, "std_trials": std_trials, "outcomes": outcomes}
         more = {"users": users, "both_sides": both_sides, "fit": fit}
         yield Cell(**setting._asdict(), shots=shots, **scores, **more)
+
+
+def draw_margins(mixtures, draws, Z, Z_test, groups):
+    """x . r_i of the drawn pairs, (drawn,), and of all test pairs in each draw, (n, trials, S)."""
+    few = groups.few_shot_train
+    trials, S, C = draws.axes
+    W = mixtures.W.to(Z)
+    user = groups.unseen.user.to(Z.device)
+    # of one trial and number of shots after the other -> (n, trials * S)
+    tested = torch.stack([margins(Z_test, w, user) for w in W.view(-1, C, W.shape[1])], dim=1)
+    if mixtures.deviations is None:
+        drawn = margins(Z, W, draws.problem.to(Z.device))
+    else:
+        drawn = LOGIT_SCALE * mixtures.logits
+        a = mixtures.a.new_zeros(len(few), trials * S)
+        a[draws.row.to(a.device), draws.problem.to(a.device) // C] = mixtures.a
+        tested = tested + Deviations(few, few.user.to(a.device), a).margins(groups.unseen)
+    return drawn, tested.view(len(user), trials, S)
