@@ -53,18 +53,12 @@ def encoder_of_basis(path, basis, args):
     name = args.model or identity["model"]
     if Path(identity["model"]).is_absolute() and not Path(name).is_dir():
         raise InputError(f"{path} was learned on {name}, which is no folder here; name it with --model")
-    encoder = Encoder(
-        name,
-        identity["pooling"],
-        pick_device(args.device),
-        args.dtype or identity["dtype"].removeprefix("torch."),
-        args.attention,
-        identity["max_length"],
-        args.batch_tokens,
-        args.share,
-        identity["head"] or "",
-        None if Path(name).is_dir() else identity["version"],
-    )
+    named = {option: getattr(args, option) for option in ("attention", "batch_tokens", "share")}
+    named["dtype"] = args.dtype or identity["dtype"].removeprefix("torch.")
+    named["max_length"] = identity["max_length"]
+    named["head_name"] = identity["head"] or ""
+    named["revision"] = None if Path(name).is_dir() else identity["version"]
+    encoder = Encoder(name, identity["pooling"], pick_device(args.device), **named)
     for what in THE_SAME:
         then, now = identity.get(what), encoder.identity.get(what)
         if then != now:
@@ -130,33 +124,43 @@ def scored_rows(path, conversations_of, encoder, basis, users, added=()):
     InputError, with file and line: whatever that raises; no row; a reply too long for the model.
     """
     size = 0
-    for where, fields in rows_of(path):
-        require_free(where, fields, added)
-        size += sum(map(text_bytes, conversations_of(where, fields)))
+    for row in conversations_in(path, conversations_of):
+        require_free(*row[:2], added)
+        size += bytes_of(row)
     if not size:
         raise InputError(f"{path} holds no row")
     with Tally(size) as tally:
-        for block in text_blocks(path, conversations_of):
+        for block in in_blocks(conversations_in(path, conversations_of), bytes_of, BLOCK):
             table, numbers = embed_block(block, encoder, tally)
-            for rows in reward_pieces([*zip(block, numbers)], len(users)):
+            for rows in in_blocks(zip(block, numbers), lambda row: len(row[1]) * len(users), REWARDS):
                 yield from rewarded(rows, table, basis, users)
     tally.report()
 
 
-def text_blocks(path, conversations_of):
-    """Yield lists of (where, fields, conversations), of about BLOCK bytes each."""
+def in_blocks(items, size_of, most):
+    """Yield lists of items, each as soon as the sizes of its items reach so much together."""
     block = []
     size = 0
-    for where, fields in rows_of(path):
-        talks = conversations_of(where, fields)
-        block.append((where, fields, talks))
-        size += sum(map(text_bytes, talks))
-        if size >= BLOCK:
+    for item in items:
+        block.append(item)
+        size += size_of(item)
+        if size >= most:
             yield block
             block = []
             size = 0
     if block:
         yield block
+
+
+def conversations_in(path, conversations_of):
+    """Yield (where, fields, conversations) of each row of a file."""
+    for where, fields in rows_of(path):
+        yield where, fields, conversations_of(where, fields)
+
+
+def bytes_of(row):
+    """Bytes of text in a row of conversations_in."""
+    return sum(map(text_bytes, row[2]))
 
 
 def embed_block(block, encoder, tally):
@@ -168,21 +172,6 @@ def embed_block(block, encoder, tally):
         lines.extend([where] * len(of_row))
     table, rows = encoder.embed_distinct(talks, tally, lines)
     return table, rows.split([len(of_row) for _, _, of_row in block])
-
-
-def reward_pieces(rows, people):
-    """Yield lists of (row, its conversations' numbers), each of about REWARDS rewards of so many people."""
-    piece = []
-    count = 0
-    for row, numbers in rows:
-        piece.append((row, numbers))
-        count += len(numbers) * people
-        if count >= REWARDS:
-            yield piece
-            piece = []
-            count = 0
-    if piece:
-        yield piece
 
 
 def rewarded(rows, table, basis, users):

@@ -71,11 +71,10 @@ def test_scores_are_those_of_each_persons_own_head(with_deviations, rows, tmp_pa
     assert [row["id"] for row in lines] == [0, 1, 2, 3]
 
 
-def test_rewards_of_many_people_are_made_for_few_rows_at_a_time(monkeypatch):
-    monkeypatch.setattr(saved_basis, "REWARDS", 100)
-    rows = [(None, range(count)) for count in (3, 1, 2, 4, 1)]
-    sizes = [[len(numbers) for _, numbers in piece] for piece in saved_basis.reward_pieces(rows, 30)]
-    assert sizes == [[3, 1], [2, 4], [1]]  # until they are enough, and never less than a row
+def test_a_block_is_full_as_soon_as_it_has_enough():
+    blocks = [*saved_basis.in_blocks(iter([90, 30, 60, 120, 30, 100]), int, 100)]
+    assert blocks == [[90, 30], [60, 120], [30, 100]]
+    assert [*saved_basis.in_blocks([200, 3], int, 100)] == [[200], [3]]
 
 
 def test_an_encoder_that_has_changed_is_refused(basis, rows, tmp_path, text_encoder):

@@ -403,14 +403,6 @@ class Encoder:
 
 def encoder_of(args):
     """The Encoder that the settings of a script describe."""
-    return Encoder(
-        args.model,
-        args.pooling,
-        pick_device(args.device),
-        args.dtype,
-        args.attention,
-        args.max_length,
-        args.batch_tokens,
-        args.share,
-        args.head,
-    )
+    options = ("dtype", "attention", "max_length", "batch_tokens", "share")
+    named = {option: getattr(args, option) for option in options}
+    return Encoder(args.model, args.pooling, pick_device(args.device), head_name=args.head, **named)
