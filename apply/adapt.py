@@ -12,6 +12,7 @@ Cost:   one pass of the encoder over the conversations; the mixtures take second
 """
 
 import sys
+from math import isfinite
 from os.path import splitext
 from pathlib import Path
 
@@ -94,23 +95,20 @@ def extend(basis, pairs, newcomers, rows):
 
 def people_rows(pairs, newcomers):
     """One dict per person."""
-    counts = pairs.counts.tolist()
-    mixtures = newcomers.mixtures
-    rows = []
-    for person, user in enumerate(pairs.user_ids):
-        row = {"user_id": user, "pairs": counts[person]}
-        row["mixture"] = mixtures.W[person].tolist()
-        row["spread"] = mixtures.spread[person].tolist()
-        row["gap"] = mixtures.gap[person].item()
-        row["leave_one_out"] = newcomers.accuracy[person].item()
-        row["population"] = newcomers.population[person].item()
-        row["gain"] = newcomers.gain[person].item()
-        prompts = newcomers.prompts[person].item()
-        row["gain_error"] = newcomers.error[person].item() if prompts > 1 else None
-        row["prompts_left_out"] = prompts
-        row["word"] = newcomers.word(person)
-        rows.append(row)
-    return rows
+    columns = {
+        "user_id": pairs.user_ids,
+        "pairs": pairs.counts.tolist(),
+        "mixture": newcomers.mixtures.W.tolist(),
+        "spread": newcomers.mixtures.spread.tolist(),
+        "gap": newcomers.mixtures.gap.tolist(),
+        "leave_one_out": newcomers.accuracy.tolist(),
+        "population": newcomers.population.tolist(),
+        "gain": newcomers.gain.tolist(),
+        "gain_error": [error if isfinite(error) else None for error in newcomers.error.tolist()],
+        "prompts_left_out": newcomers.prompts.tolist(),
+        "word": [*map(newcomers.word, range(len(pairs.user_ids)))],
+    }
+    return [dict(zip(columns, values)) for values in zip(*columns.values())]
 
 
 def people_table(rows):
