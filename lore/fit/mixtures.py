@@ -204,8 +204,6 @@ def solve_batches(people, Z, votes, num_users, prior, spread=False):
     everybody = prior.strength == EVERYBODY
     if everybody and not prior.deviation_spread:
         return Mixtures(W, gap, logits, a, std if spread else None)
-    center = mean.new_ones(1) if everybody else mean
-    strength = 0.0 if everybody else prior.strength
     words = f"a pair's rewards differ by log-odds above {LARGEST_LOG_ODDS:g}"
     within = (Z.abs() <= LARGEST_LOG_ODDS * LOGIT_SCALE).all()
     require(within, f"{words}: an outlier in the embeddings?")
@@ -215,10 +213,10 @@ def solve_batches(people, Z, votes, num_users, prior, spread=False):
         vote = votes[rows] * real  # (people, m)
         m = vote.sum(1, keepdim=True).clamp_min(1)  # (people, 1)
         z = Z[rows].double() / LOGIT_SCALE * real.unsqueeze(2)  # (people, m, K)
-        if everybody:  # one reward, that of the mean, and no choice of w
-            z = (z @ mean).unsqueeze(2)
         G = m.unsqueeze(2) * prior.deviation_spread**2 * G if prior.deviation_spread else None
-        problems = PersonProblems(z, vote / m, center, strength / m, G)
+        problems = PersonProblems(z, vote / m, mean, prior.strength / m, G)
+        if everybody:
+            problems = of_one_mixture(problems)
         w, coefficients, gap[who], H = newton_on_simplex(problems)
         W[who] = mean if everybody else w
         a[rows[real]] = (coefficients * m * prior.deviation_spread**2 / LOGIT_SCALE)[real]
@@ -226,3 +224,9 @@ def solve_batches(people, Z, votes, num_users, prior, spread=False):
         if spread:
             std[who] = laplace_std(H * m.unsqueeze(2))
     return Mixtures(W, gap, logits, a, std if spread else None)
+
+
+def of_one_mixture(problems):
+    """The same with one reward, that of the mean mixture: only e is left to be chosen."""
+    z = (problems.z @ problems.mean).unsqueeze(2)  # (people, m, K) @ (K,)
+    return problems._replace(z=z, mean=z.new_ones(1), shrink=torch.zeros_like(problems.shrink))
