@@ -54,9 +54,7 @@ def test_a_split_of_another_model_or_text_is_not_overwritten(reward_model, text_
 LONG = "the cat sat on the mat " * 20
 
 
-def test_pairs_with_a_reply_that_is_too_long_are_left_out_and_counted(
-    reward_model, tmp_path, capsys
-):
+def test_pairs_with_a_reply_that_is_too_long_are_left_out_and_counted(reward_model, tmp_path, capsys):
     frame = a_frame()
     frame["rejected"] = [TALKS[3], exchange("hello?", LONG), TALKS[0]]
     embed_split(tmp_path / "train", frame, encoder(reward_model, max_length=60))

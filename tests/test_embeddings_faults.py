@@ -104,7 +104,9 @@ def bytes_of(path):
 
 def run_here(*arguments, processes=0):
     """This file as a script: (exit status, stdout, stderr)."""
-    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes else []
+    several = (
+        ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes else []
+    )
     command = [sys.executable, *several, __file__, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout, done.stderr
@@ -167,9 +169,7 @@ def test_a_run_that_ended_at_its_end_loses_nothing(
     assert capsys.readouterr().out.strip().endswith("done already")
 
 
-def test_a_full_disk_ends_it_with_one_line_and_it_goes_on(
-    reward_model, tmp_path, undisturbed, monkeypatch
-):
+def test_a_full_disk_ends_it_with_one_line_and_it_goes_on(reward_model, tmp_path, undisturbed, monkeypatch):
     """A limit to the size of a file stands for it."""
     path = tmp_path / "train"
 
@@ -228,9 +228,7 @@ def test_damaged_parts_are_made_again(reward_model, tmp_path, undisturbed, capsy
     third.write_bytes(content[:begin] + bytes(8) + content[begin + 8 :])
     assert read_part(third, key) is None  # the head is vouched for as well
     shutil.rmtree(third.parent)
-    elsewhere = interrupted(reward_model, tmp_path / "other", frame=a_frame((*ANIMALS[:3], "bus")))[
-        1
-    ]
+    elsewhere = interrupted(reward_model, tmp_path / "other", frame=a_frame((*ANIMALS[:3], "bus")))[1]
     second.write_bytes(elsewhere.read_bytes())  # whole, of the same rows, but of other text
     shutil.rmtree(elsewhere.parent)
     embed(reward_model, path)
@@ -257,9 +255,7 @@ def test_two_processes_make_what_one_makes_and_one_may_die(reward_model, tmp_pat
     missing = 24 - sum(len(load_file(part)["vectors"]) for part in parts(path))
     status, out, err = run_here(reward_model, path, "nothing", processes=2)
     assert status == 0, err
-    assert (
-        out.count("parts are there already") == 1 and out.count("texts/s") == 1
-    )  # the first process speaks
+    assert out.count("parts are there already") == 1 and out.count("texts/s") == 1  # the first process speaks
     assert f"\n{missing} texts, " in out  # of both together: none is computed twice
     assert_done(path, undisturbed)
 
@@ -286,9 +282,7 @@ def test_a_run_that_was_begun_in_another_way_is_refused(reward_model, tmp_path):
     ):
         before = (model / file).read_bytes()
         (model / file).write_bytes(change(before))
-        with pytest.raises(
-            InputError, match=r"train.parts holds an interrupted run whose version is"
-        ):
+        with pytest.raises(InputError, match=r"train.parts holds an interrupted run whose version is"):
             embed(model, path)
         (model / file).write_bytes(before)
     assert parts(path) == finished

@@ -25,9 +25,7 @@ def test_sums_and_notes_are_told_once_all_is_done(capsys):
             tally.advance({"texts": 1, "plain": 10, "tokens": 5, "padded": 5}, [talk])
     tally.report()
     lines = capsys.readouterr().out.splitlines()
-    assert (
-        lines[0] == "1 of 2 conversations are too long: the oldest part of their prompt is left out"
-    )
+    assert lines[0] == "1 of 2 conversations are too long: the oldest part of their prompt is left out"
     assert lines[1].startswith("2 of 2 texts have the tokens of another text")
     assert lines[2].startswith("2 texts, 10 tokens computed (50% saved by sharing, 0.0% padding): ")
     assert len(lines) == 3
