@@ -72,10 +72,11 @@ def embedded_pairs(judgements, encoder):
 
 def require_new(judgements, basis, path):
     """InputError: somebody stands in the basis already."""
-    there = {*basis.everybody}
+    there = {user.casefold(): user for user in basis.everybody}
     for each in judgements:
-        if each.user_id in there:
-            text = f"{path} has a user {each.user_id} already; give new people other ids"
+        user = there.get(each.user_id.casefold())
+        if user is not None:
+            text = f"{path} has a user {user} already; give new people other ids"
             raise InputError(f"{each.file_and_line}: {text}")
 
 

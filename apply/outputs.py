@@ -20,6 +20,7 @@ from lore.fit.basis import load_basis
 from lore.text.conversations import read_json_lines
 
 ROWS = (".jsonl", ".json", ".ndjson", "")  # suffixes of JSON lines, before .gz
+REPLIES = ("response", "messages", "candidates")  # of which each row that is written has some
 PAGE = (".html", ".htm", "")
 TITLE = "<title>LoRe: "
 
@@ -58,7 +59,12 @@ def is_filled(path):
 def require_rows(path, read, field, beside=()):
     """Before rows are written that have this field. InputError: see require_output and require_ours."""
     require_output(path, read, ROWS, beside)
-    require_ours(path, lambda file: field in next(read_json_lines(file), (0, {}))[1])
+
+    def is_ours(file):
+        row = next(read_json_lines(file), (0, {}))[1]
+        return field in row and row.keys() & {*REPLIES}
+
+    require_ours(path, is_ours)
 
 
 def require_page(path, read):

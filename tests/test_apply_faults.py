@@ -16,7 +16,7 @@ from test_apply import apply, good
 
 import saved_basis
 from lore.common import InputError
-from lore.fit.basis import load_basis
+from lore.fit.basis import load_basis, save_basis
 from lore.text.conversations import read_rows
 
 R = {"prompt": "the cat?", "response": "sat"}
@@ -112,6 +112,9 @@ def test_what_cannot_be_written_or_would_be_lost_is_told_before_the_model(
         paths += [mine / f"{stem}{Path(output).suffix}" for stem in "bc"]
     if name == "ask":
         paths.append(mine / "picture.jsonl")
+    if name == "score":  # a field of the same name is no mark of the script
+        (mine / "cities.jsonl").write_text('{"city": "Rome", "population": 2800000}')
+        paths.append(mine / "cities.jsonl")
     if source:
         paths.append(source)
     before = {path: path.read_bytes() for path in mine.iterdir()}
@@ -295,3 +298,13 @@ def test_a_damaged_table_or_manifest_is_one_line(tmp_path, model):
     for content in ("", "[1]"):
         (parts / "manifest.json").write_text(content)
         assert_one_line_error(texts.prepare(tmp_path / "new", texts.comparisons(), model), "damaged")
+
+
+def test_a_person_in_other_letters_is_in_the_basis_already(basis, tmp_path):
+    known = load_basis(basis)
+    named = known._replace(user_ids=tuple(f"p{i}" for i in range(len(known.user_ids))))
+    save_basis(tmp_path / "named.safetensors", named)
+    source = texts.write(tmp_path / "new.jsonl", judged(2, user="P0"))
+    files = ("--basis", tmp_path / "named.safetensors", "--input", source)
+    done = apply("adapt", *files, "--output", tmp_path / "o.safetensors")
+    assert_one_line_error(done, "new.jsonl, line 1", "has a user p0 already")

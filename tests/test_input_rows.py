@@ -266,3 +266,9 @@ def test_what_is_deep_or_long_is_told_shortly(tmp_path):
             judgement("here", PAIR | row)
             [*rows_of(texts.write(tmp_path / "r.jsonl", [PAIR | row]))]
         assert len(str(told.value)) < 250
+
+
+def test_a_column_that_no_model_would_see_is_refused(tmp_path):
+    for name in ("system", "history", "tools"):
+        with pytest.raises(InputError, match=f"{name} would not be read"):
+            rows_in(tmp_path / "r.jsonl", [{"prompt": "a?", "response": "b", name: "Be brief"}])

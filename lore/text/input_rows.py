@@ -33,12 +33,8 @@ from lore.upstream_values import as_list, whole_number
 LISTS = ("prompt", "chosen", "rejected", "response")  # columns that hold a text or messages
 LISTS_ALONE = ("messages", "candidates")
 SIDES = {"train": "train"} | dict.fromkeys(("test", "validation", "valid", "eval"), "test")
-UNREAD = (
-    "tools",
-    "images",
-    "system_prompt",
-    "chat_template_kwargs",
-)  # of which no model here would see anything
+# columns of which no model here would see anything
+UNREAD = ("tools", "images", "system", "system_prompt", "history", "chat_template_kwargs")
 DEEPEST = 100  # lists and objects within each other, in a field
 EXACT = 2**53  # a float beyond it has lost the last digits of a whole number
 NO_IDS = {"nan", "none", "null", "nat", "<na>", "n/a", "#n/a", "undefined", r"\n"}  # a missing one as text
