@@ -124,10 +124,10 @@ def test_a_choice_drawn_for_two_is_two():
     draws = draw_shots(few, [1, 2], 3, 0)
     user, weight, choice = drawn_terms(few, draws, torch.zeros(()))
     assert len(choice.unique()) == 3 * 3 * (1 + 2)  # trials, people, shots
-    sums = torch.zeros(len(draws)).index_add(0, draws.problem, weight)
+    sums = torch.zeros(draws.problems).index_add(0, draws.problem, weight)
     assert torch.allclose(sums, torch.ones_like(sums))
     Z = torch.randn(len(draws.row), 2)
-    W = torch.full((len(draws), 2), 0.5)
+    W = torch.full((draws.problems, 2), 0.5)
     assert negative_log_likelihood(Z, W, user, weight, choice).isfinite()
     model = PersonalizeBatch(3, 12, 2, 3, 0.1)
     assert model.fit(few, torch.randn(12, 2)).isfinite().all()

@@ -63,13 +63,18 @@ PRINTED = {
     "of duckdb": "[{'content': a?, 'role': user}, {'content': b, 'role': assistant}]",
     "of trino": "[{content=a?, role=user}, {content=b, role=assistant}]",
     "cut off": str([ASK | {"content": "long"}])[:-4] + " and lo",
+    "cut off in its role": "[{'content': 'very long', 'role': 'assista",
+    "lists in a list": str([MESSAGES]),
+    "arrays in a list": "[array({'role': 'assistant', 'content': 'x'}, dtype=object)]",
+    "ordered": "[OrderedDict([('role', 'assistant'), ('content', 'x')])]",
+    "enumerated": "[{'role': <Role.USER: 'user'>, 'content': 'x'}]",
     "objects": "[ChatMessage(role='user', content='a?')]",
 }
 REPLIES = (
     '["a", "b"]', '[{"name": "pear"}]', "[1, 2]", "[]", "{}", '{"role": "admin"}', "[{'a': 1}]", "[1](x) {y}",
     '{"type": "text", "text": "hello"}', '{"from": "user", "value": 3}', '{"role": "user", "content": 3}',
     json.dumps({"model": "gpt-4", "messages": [ASK]}), str(MESSAGES) + " is how to call it",
-    "a\r\nb\rc\n", " b ", "None", "[x]",
+    "(as said) [a] {b}", "[(x, y)]", "a\r\nb\rc\n", " b ", "None", "[x]",
 )  # fmt: skip
 
 
@@ -272,3 +277,27 @@ def test_a_column_that_no_model_would_see_is_refused(tmp_path):
     for name in ("system", "history", "tools"):
         with pytest.raises(InputError, match=f"{name} would not be read"):
             rows_in(tmp_path / "r.jsonl", [{"prompt": "a?", "response": "b", name: "Be brief"}])
+
+
+@pytest.mark.parametrize("role", ["Assistant", "assistant ", "human", "model"])
+def test_a_role_that_no_template_knows_is_refused(role):
+    row = {"messages": [ASK, {"role": role, "content": "x"}], "response": "b"}
+    with pytest.raises(InputError, match=r"here: messages has a role .* none of system"):
+        reply_of("here", row)
+
+
+@pytest.mark.parametrize(
+    "prompt, reply",
+    [
+        ("<s><|user|>\nWhy?<|end|>\n<|assistant|>\n", "b"),
+        ("<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n", "b"),
+        ("[INST] Why? [/INST]", "b"),
+        ("Why?", "b</s>"),
+        ("Why?", "b<|eot_id|>\n"),
+    ],
+)
+def test_texts_that_a_chat_template_has_written_are_refused(prompt, reply):
+    with pytest.raises(InputError, match=r"here: response: .* as a chat template writes"):
+        reply_of("here", {"prompt": prompt, "response": reply})
+    told = exchange("What does <|im_end|> mean?", "</s> ends a text in Llama 2.")
+    assert reply_of("here", {"prompt": told[0]["content"], "response": told[1]["content"]}) == told

@@ -31,6 +31,7 @@ from lore.text.spellings import as_asked, as_read, holds_messages, is_list_of_me
 from lore.upstream_values import as_list, whole_number
 
 LISTS = ("prompt", "chosen", "rejected", "response")  # columns that hold a text or messages
+ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 LISTS_ALONE = ("messages", "candidates")
 SIDES = {"train": "train"} | dict.fromkeys(("test", "validation", "valid", "eval"), "test")
 # columns of which no model here would see anything
@@ -40,6 +41,10 @@ EXACT = 2**53  # a float beyond it has lost the last digits of a whole number
 NO_IDS = {"nan", "none", "null", "nat", "<na>", "n/a", "#n/a", "undefined", r"\n"}  # a missing one as text
 ROUNDED = re.compile(r"[+-]?\d(\.\d+)?e\+\d+", re.IGNORECASE)  # a long id that a table has shortened
 NO_TEXT = ("nan", "<NA>", "NaT")  # a missing text as text
+ENDS_IN_MARK = re.compile(  # of a chat template, and the role that it opens
+    r"(<[|\uff5c][^<>|\uff5c\s]+[|\uff5c]>|</s>|<(start|end)_of_turn>|\[/INST\])\s*(assistant|model)?"
+    r"(<\|end_header_id\|>)?\s*\Z"
+)
 BEFORE_REPLY = re.compile(  # what stands there in a dialogue that has become one text
     r"(\bassistant\s*:|(^|\n|\||>)[#*\s]*(assistant|model|gpt|bot|ai|response|answer|a)\s*[:|>\n]|\[/INST\])\W*$",
     re.IGNORECASE,
@@ -253,8 +258,8 @@ def message_of(where, message):
         raise InputError(f"{where} holds {quoted(message)}, no role and content")
     role = message["role"]
     content = message["content"]
-    if not role or not isinstance(role, str):
-        raise InputError(f"{where} has a role {quoted(role)}")
+    if role not in ROLES:
+        raise InputError(f"{where} has a role {quoted(role)}, none of {', '.join(ROLES)}")
     filled = {key: value for key, value in message.items() if not is_nothing(value)}
     if content is None and filled.keys() & {*BESIDE_CONTENT}:
         content = ""  # it calls a tool
@@ -274,6 +279,13 @@ def finished(file_and_line, conversation, name):
         raise InputError(f"{where} follows another reply: a prompt must not hold the reply already")
     if before["role"] == "user" and not before["content"].strip():
         raise InputError(f"{where} follows an empty prompt")
+    for text in (before["content"], reply["content"]):
+        mark = ENDS_IN_MARK.search(text) if isinstance(text, str) else None
+        if mark:
+            raise InputError(
+                f"{where}: {quoted(mark[0].strip())} ends it or its prompt, as a chat template writes: give"
+                " plain texts, or messages"
+            )
     if ends_in_reply(before["content"], reply["content"]):
         raise InputError(f"{where} stands at the end of its prompt already")
     return conversation

@@ -8,7 +8,8 @@ import warnings
 
 from lore.text.conversations import spoken
 
-BEGINS = re.compile(r"""\s*["']?\s*(?:(?:np\.|numpy\.)?array\s*\()?[\s\[(]*\{""")
+OPENING = r"(?:(?:np\.|numpy\.)?array|(?:collections\.)?OrderedDict|dict)?\s*[\[(]\s*"
+BEGINS = re.compile(rf"""\s*["']?\s*(?:{OPENING})*(?:\{{|["'](?:role|from|content)["']\s*,)""")
 ENDS = ("]", ")", "}", '"', "'")
 NUMPY = re.compile(r"^(?:np\.|numpy\.)?array\s*\((.*?)(?:,\s*dtype=\w+)?\s*\)$", re.DOTALL)
 WITHOUT_COMMA = re.compile(r"\}\s+\{")  # as NumPy prints a list of objects
@@ -17,8 +18,10 @@ SPEAKERS = (
     "model", "ai", "prompter",
 )  # fmt: skip
 SPEAKS = re.compile(  # also as databases print it, without quotes
-    rf"""[{{,\s"'](role|from)["']?\s*[:=]\s*["']?({"|".join(SPEAKERS)})["']?\s*[,}}]""", re.IGNORECASE
+    rf"""[{{,\s"'](role|from)["']?\s*[:=,]\s*(<[\w.]+:\s*)?["']?({"|".join(SPEAKERS)})["']?>?\s*[,}})]""",
+    re.IGNORECASE,
 )
+SPEAKS_CUT = re.compile(r"""["'](role|from)["']\s*[:=,]\s*["']?\w*\Z""")  # in the middle of it
 OBJECTS = re.compile(r"\s*\[?\s*\w*Message\(\w+=")  # as clients of language models print theirs
 SHAPES = (("role", "content"), ("from", "value"))  # keys of a message, in two conventions
 
@@ -51,7 +54,7 @@ def is_list_of_messages(value):
     """Whether it is one, or the list of the parts of a message's content."""
     if not isinstance(value, list | tuple) or not value:
         return False
-    return all(is_message(item) or is_part(item) for item in value)
+    return all(is_message(item) or is_part(item) or is_list_of_messages(item) for item in value)
 
 
 def is_message(value):
@@ -78,6 +81,7 @@ def holds_messages(text):
     speaks = SPEAKS.search(text) is not None and ("content" in text or "value" in text)
     if not text.rstrip().endswith(ENDS):  # cut off, as the cells of a spreadsheet are?
         is_alone = text.lstrip().startswith("{") and "[" not in text
+        speaks = speaks or (SPEAKS_CUT.search(text) is not None and "content" in text)
         return speaks and ("}" if is_alone else "}]") not in text
     value = parsed(text.strip())
     if isinstance(value, str):
