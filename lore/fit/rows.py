@@ -11,8 +11,8 @@ from lore.processes import rank, world
 from lore.splits import TABLE_ROWS
 
 ROW_BLOCKS = 16  # blocks of rows that X is multiplied in: enough to feed the cores
-# Of a block at a time where X is read once, few enough to stay in the cache. Measured on two cores of
-# a Xeon: half as many are faster for one fit and slower for a sweep, an eighth slower for all.
+# Of a block at a time where X is read once, few enough to stay in the cache: on two cores of a Xeon
+# half as many took longer, for one fit and for a sweep, and twice as many no less.
 PIECE_ROWS = 128
 
 
