@@ -23,7 +23,8 @@ published recipe and the default; ridge (lore/fit/ridge.py), which chooses prior
 
 Fits of several ranks, alphas and seeds are solved side by side: X is multiplied once for all of
 them, with all their V next to each other; everything else happens fit by fit, so that each takes
-the path that it would have taken alone, bit for bit.
+the path that it would have taken alone, bit for bit where the matrix library rounds a column alike
+whatever stands beside it (`rounded_alike`; a table says where it does not).
 """
 
 from functools import partial

@@ -19,20 +19,13 @@ from typing import NamedTuple
 from uuid import UUID
 
 from lore.common import InputError, require
-from lore.text.conversations import (
-    BESIDE_CONTENT,
-    SURROGATE,
-    is_csv,
-    read_rows,
-    require_text,
-    spoken,
-)
+from lore.text.conversations import BESIDE_CONTENT, SURROGATE, is_csv, read_rows, require_text, spoken
 from lore.text.spellings import as_asked, as_read, holds_messages, is_list_of_messages, one_spelling
 from lore.upstream_values import as_list, whole_number
 
 LISTS = ("prompt", "chosen", "rejected", "response")  # columns that hold a text or messages
-ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 LISTS_ALONE = ("messages", "candidates")
+ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 SIDES = {"train": "train"} | dict.fromkeys(("test", "validation", "valid", "eval"), "test")
 # columns of which no model here would see anything
 UNREAD = ("tools", "images", "system", "system_prompt", "history", "chat_template_kwargs")
