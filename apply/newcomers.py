@@ -1,0 +1,80 @@
+"""People taken into a saved basis: which of their judgements count, the pairs of these, the basis with them in it."""
+
+from math import isfinite
+
+import pandas as pd
+import torch
+
+from lore.common import InputError, require
+from lore.fit.basis import stacked_deviations
+from lore.fit.comparisons import Comparisons
+from lore.fit.groups import names_of
+from lore.text.conversations import text_bytes
+from lore.text.input_rows import first_times
+from lore.text.throughput import Tally
+
+
+def require_new(judgements, basis, path):
+    """InputError: somebody stands in the basis already."""
+    there = {user.casefold(): user for user in basis.everybody}
+    for each in judgements:
+        user = there.get(each.user_id.casefold())
+        if user is not None:
+            text = f"{path} has a user {user} already; give new people other ids"
+            raise InputError(f"{each.file_and_line}: {text}")
+
+
+def to_fit(judgements):
+    """Those that tell something new and are not of a test side; prints what is left out, and whom."""
+    fitted = [each for each in judgements if each.side != "test"]
+    if len(fitted) < len(judgements):
+        count = len(judgements) - len(fitted)
+        nobody = {each.user_id for each in judgements} - {each.user_id for each in fitted}
+        print(f"left out: {count} x of a test side (split), {len(nobody)} people{names_of(nobody)}")
+    require(fitted, "every comparison is of a test side (split): none is left to fit")
+    return [fitted[number] for number in first_times(fitted)]
+
+
+def embedded_pairs(judgements, encoder):
+    """Comparisons of all people of a file, sorted by id."""
+    talks = [each.chosen for each in judgements] + [each.rejected for each in judgements]
+    lines = [each.file_and_line for each in judgements]
+    with Tally(sum(map(text_bytes, talks))) as tally:
+        table, rows = encoder.embed_distinct(talks, tally, lines + lines)
+    tally.report()
+    frame = pd.DataFrame({"user_id": [each.user_id for each in judgements]})
+    frame["prompt"] = [each.prompt_id for each in judgements]
+    frame["chosen"], frame["rejected"] = rows.view(2, -1).numpy()
+    return Comparisons.from_frame(table, frame, prompt="prompt")
+
+
+def people_rows(pairs, newcomers):
+    """One dict per person."""
+    columns = {
+        "user_id": pairs.user_ids,
+        "pairs": pairs.counts.tolist(),
+        "mixture": newcomers.mixtures.W.tolist(),
+        "spread": newcomers.mixtures.spread.tolist(),
+        "gap": newcomers.mixtures.gap.tolist(),
+        "leave_one_out": newcomers.accuracy.tolist(),
+        "population": newcomers.population.tolist(),
+        "gain": newcomers.gain.tolist(),
+        "gain_error": [error if isfinite(error) else None for error in newcomers.error.tolist()],
+        "prompts_left_out": newcomers.prompts.tolist(),
+        "word": [*map(newcomers.word, range(len(pairs.user_ids)))],
+    }
+    return [dict(zip(columns, values)) for values in zip(*columns.values())]
+
+
+def extend(basis, pairs, newcomers, rows):
+    """The basis with these people among its unseen ones, and what is said of them."""
+    mixtures = newcomers.mixtures
+    more = {"unseen_ids": (*basis.unseen_ids, *pairs.user_ids)}
+    more["W_unseen"] = torch.cat([basis.W_unseen, mixtures.W.float()])
+    if mixtures.deviations is not None:
+        E = stacked_deviations(mixtures.deviations, pairs.user_ids)
+        more["E_unseen"] = torch.cat([basis.E_unseen, E])
+    for name, column in (("pairs", "pairs"), ("words", "word")):
+        said = {row["user_id"]: row[column] for row in rows}
+        more[name] = (getattr(basis, name) or {}) | said
+    return basis._replace(**more)
