@@ -20,7 +20,6 @@ Cost:   requests that come while others are computed wait, and are then computed
 import asyncio
 import json
 import math
-import socket
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from queries import NoReply, Reader
+from server import LOOPBACK, bound, read_body, require_server, run
 
 import saved_basis
 from lore.common import InputError, shortened, start
@@ -50,7 +50,6 @@ max_queries = 64  # that are computed together, of all who wait alike
 unscored = ""  # reward of an empty or too long reply, for clients that take numbers only; "" = null
 # -------------------------------------------------------------------------------------------
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PART = 8  # bytes of text for each token of a batch: about two batches are computed together
 
 
@@ -213,16 +212,6 @@ def number_of(unscored):
     return number if unscored else None
 
 
-async def read_body(request, most):
-    """Bytes of a request; None where there are more than `most`."""
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > most:
-            return None
-    return body
-
-
 def application(basis, encoder, reader, args):
     """The FastAPI application."""
     from fastapi import FastAPI, Request
@@ -271,15 +260,6 @@ def application(basis, encoder, reader, args):
     return app
 
 
-def bound(host, port):
-    """A socket that has the address. InputError: it cannot be had, as when another server does."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise InputError(f"--host {host} --port {port}: {error.strerror or error}") from error
-
-
 def policy_tokenizer(name):
     """The tokenizer of --policy. InputError: it cannot be loaded, or has no chat template."""
     try:
@@ -291,28 +271,22 @@ def policy_tokenizer(name):
 def main():
     args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
-    if not 0 < args.port < 2**16:
-        raise InputError(f"--port {args.port}: between 1 and 65535")
+    require_server(args.port)
     args.unscored = number_of(args.unscored)
     if args.max_queries < 1:
         raise InputError("--max_queries 0: at least one is needed")
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise InputError(f"{error.name} is missing: pip install -r requirements-serve.txt") from error
     encoder = encoder_of_basis(args.basis, basis, args)
     policy = policy_tokenizer(args.policy) if args.policy else None
     encoder.load()
     app = application(basis, encoder, Reader(encoder, policy), args)
     if args.host not in LOOPBACK:
         print(f"--host {args.host}: whoever reaches this machine can ask; there is no password")
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     with bound(args.host, args.port) as address:
         print(
             f"{len(basis.everybody)} people at http://{args.host}:{args.port}/get_reward",
             flush=True,
         )
-        server.run([address])
+        run(app, address)
 
 
 if __name__ == "__main__":
