@@ -61,14 +61,19 @@ def rows_of(path):
         raise InputError(f"{path} is no file")
     table = is_csv(path)
     for file_and_line, cells in read_rows(path):
-        row = {}
-        for name, value in cells.items():
-            if table and isinstance(value, str):
-                value = list_in_cell(name, value)
-            row[name] = in_json(value, f"{file_and_line}, {name}")
-            if name in UNREAD and not is_nothing(row[name]):
-                raise InputError(f"{file_and_line}: {name} would not be read; leave the column out")
-        yield file_and_line, row
+        if table:
+            cells = {name: list_in_cell(name, text) for name, text in cells.items()}
+        yield file_and_line, row_of(file_and_line, cells)
+
+
+def row_of(file_and_line, cells):
+    """A row as JSON has it. InputError: what JSON cannot say, a column that no model here would see."""
+    row = {}
+    for name, value in cells.items():
+        row[name] = in_json(value, f"{file_and_line}, {name}")
+        if name in UNREAD and not is_nothing(row[name]):
+            raise InputError(f"{file_and_line}: {name} would not be read; leave the column out")
+    return row
 
 
 def list_in_cell(name, text):
@@ -121,14 +126,21 @@ def is_nothing(value):
 
 
 def read_judgements(path):
-    """The Judgements of a file, a prompt in two spellings under one id.
+    """The Judgements of a file. InputError, with file and line: see `judgements_of`; no row at all."""
+    judgements = judgements_of(rows_of(path))
+    require(judgements, f"{path} holds no comparison")
+    return judgements
 
-    InputError, with file and line: see `judgement`; ids that differ in case alone; no row at all.
+
+def judgements_of(rows):
+    """The Judgements of (file and line, row) pairs, a prompt in two spellings under one id.
+
+    InputError, with file and line: see `judgement`; ids that differ in case alone.
     """
     judgements = []
     prompt_ids = {}
     users = {}
-    for file_and_line, row in rows_of(path):
+    for file_and_line, row in rows:
         judged = judgement(file_and_line, row)
         user = users.setdefault(judged.user_id.casefold(), judged.user_id)
         if user != judged.user_id:
@@ -138,8 +150,6 @@ def read_judgements(path):
             prompt_id = prompt_ids.setdefault(prompt_key(judged), judged.prompt_id)
             judged = judged._replace(prompt_id=prompt_id)
         judgements.append(judged)
-    if not judgements:
-        raise InputError(f"{path} holds no comparison")
     return judgements
 
 
