@@ -65,13 +65,17 @@ def load(folder):
     return Dialogues(prism, ids)
 
 
-def split(dialogues, seed=None, least=0):
+def split(dialogues, seed=None, seen_fraction=0.0, least=0):
     """Groups of seen and unseen people, training and test dialogues; a shot is a dialogue.
 
-    seed: draws the split anew, None = as prepared; least: training dialogues an unseen person needs.
+    seed: draws the split anew, None = as prepared; seen_fraction: of that, 0 = as prepared; least:
+    training dialogues an unseen person needs.
     """
+    require(seen_fraction < 1, f"--seen_fraction {seen_fraction}: below 1, or nobody is unseen")
+    as_prepared = "the split is as prepared; add --resplit"
+    require(seed is not None or not seen_fraction, f"--seen_fraction {seen_fraction}: {as_prepared}")
     table, frame, *_ = dialogues.comparisons
-    ids = dialogues.ids if seed is None else drawn_anew(dialogues, seed)
+    ids = dialogues.ids if seed is None else drawn_anew(dialogues, seed, seen_fraction)
     on_train = frame["dialogue"].isin(ids["train_dialog_ids"])
     on_test = frame["dialogue"].isin(ids["test_dialog_ids"])
     seen = {*ids["seen_user_ids"]}
@@ -107,13 +111,15 @@ def split(dialogues, seed=None, least=0):
     return groups
 
 
-def drawn_anew(dialogues, seed):
-    """Ids of the same people and dialogues, drawn anew: as many seen, the same share to train on."""
+def drawn_anew(dialogues, seed, seen_fraction):
+    """Ids of the same people and dialogues, drawn anew: a share of them seen, 0 = as many as prepared,
+    the same share to train on."""
     train, test, seen, unseen = ({*dialogues.ids[name]} for name in SPLIT_KEYS)
     used = dialogues.comparisons.frame.query("dialogue in @train or dialogue in @test")
     users = {user: sorted({*names}) for user, names in used.groupby("user_id")["dialogue"]}
     train_fraction = round(len(train) / len(train | test), 2)  # 0.4997: odd numbers round down
-    return split_users(users, len(seen) / len(seen | unseen), train_fraction, 1, seed)
+    seen_fraction = seen_fraction or len(seen) / len(seen | unseen)
+    return split_users(users, seen_fraction, train_fraction, 1, seed)
 
 
 def split_users(users, seen_fraction, train_fraction, min_dialogues, seed):

@@ -34,6 +34,7 @@ alpha_list = [1e4]  # pull of every basis reward to the reference head; 0 = none
 solver = "adam"  # adam = as published, num_iterations steps; ridge = chooses its own penalties
 num_iterations = 20000  # alternating Adam steps of the joint fit, as published
 learning_rate = 0.5  # of the joint fit, as published
+seen_fraction = 0.0  # of --resplit: share of people that are seen, paper 0.5; 0 = as prepared
 seed = 0  # of the start of the fits, of the planted people
 data = HERE / "data"  # prepared dialogues
 results = HERE / "results"  # table, picture and bases
@@ -61,14 +62,14 @@ def main():
     comparisons = dialogues.comparisons
     cells = []
     for seeds in repeats_of(args):
-        groups = people.split(dialogues, seed=seeds[0] if args.resplit else None)
+        groups = people.split(dialogues, seeds[0] if args.resplit else None, args.seen_fraction)
         result = run_regularized(
             args.K_list, args.alpha_list, comparisons.head, *groups, *groups.sizes, device,
             seeds=seeds, save=output, model=comparisons.model, **run_options(args),
         )  # fmt: skip
         cells += result.cells + best_cells(comparisons.planted, groups, seeds[0])
     rows = with_health(cells, comparisons.head)
-    report_run(output, cells, args, rows)
+    report_run(output, cells, args, rows, model=comparisons.model)
     print_table(health_table(rows))
     several = [row for row in rows if row.get("columns", 0) > 1 and row["to_head"]]
     if any(row["to_head"][0] > COLLAPSED for row in several):

@@ -51,7 +51,7 @@ def main():
         solver=args.solver, few_shot_learning_rate=args.few_shot_learning_rate,
         model_class=LoRe_regularized,
     )  # fmt: skip
-    report_few_shot(output, result, args, shot="dialogues")
+    report_few_shot(output, result, args, shot="dialogues", model=dialogues.comparisons.model)
     print(f"results are in {output}.json and .png")
 
 

@@ -99,7 +99,7 @@ def main():
                 seeds=seeds, save=output, model=sides.model, **run_options(args),
             )  # fmt: skip
             cells += result.cells
-        populations[a] = report_run(output, cells, args)
+        populations[a] = report_run(output, cells, args, model=sides.model, population=a)
         plot_learned(output, cells, sides, a, args)
     print_paper_table(populations, args.num_seen, args.num_unseen)
     print(f"accuracy in percent; results are in {args.results}, a JSON and its pictures each")

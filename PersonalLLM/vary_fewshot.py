@@ -63,7 +63,7 @@ def main():
             solver=args.solver,
         )  # fmt: skip
         output = f"{start_of_name}_a{a:g}"
-        report_few_shot(output, result, args)
+        report_few_shot(output, result, args, model=sides.model, population=a)
         print(f"results are in {output}.json and .png")
 
 

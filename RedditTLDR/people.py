@@ -13,7 +13,7 @@ NAME.parquet, a row per comparison: `user_id` (the worker), `prompt` (key of the
 from typing import NamedTuple
 
 from lore.common import InputError
-from lore.fit.groups import people_apart, print_groups, prompts_apart
+from lore.fit.groups import names_of, people_apart, print_groups, prompts_apart
 from lore.fit.planted import planted_population
 from lore.splits import Split, load_split
 
@@ -54,19 +54,30 @@ def plant(args):
     return Sides(*planted_population(args.planted_workers, pairs, args).values())
 
 
-def split(sides, min_comparisons, max_train, max_few_shot, train_posts, seed):
+def split(sides, min_comparisons, max_train, max_few_shot, train_posts, seed, drop_smallest=0):
     """Half of the workers seen, half unseen -> Groups, each tested on all of their test pairs.
 
     At most max_train pairs of a seen worker train and max_few_shot of an unseen one are known, drawn
-    by `seed` as the workers are. train_posts: see `two_sides`. InputError: fewer than two workers
-    have min_comparisons on each side.
+    by `seed` as the workers are. drop_smallest: see `without_smallest`; train_posts: see `two_sides`.
+    InputError: fewer than two workers have min_comparisons on each side.
     """
     train, test = two_sides(sides, train_posts, seed)
+    train = without_smallest(train, drop_smallest)
+    test = without_smallest(test, drop_smallest)
     groups = people_apart(train, test, min_comparisons, max_train, max_few_shot, seed, "workers")
     print_groups(groups, "workers")
     shared = len({*train.frame["prompt"]} & {*test.frame["prompt"]})
     print(f"{'warning: ' * bool(shared)}posts on both the training and the test side: {shared}")
     return groups
+
+
+def without_smallest(side, count):
+    """The side without its `count` workers of the fewest comparisons, of equal ones the first by name."""
+    sizes = side.frame["user_id"].value_counts().sort_index().sort_values(kind="stable")
+    smallest = sizes.index[:count]
+    if count:
+        print(f"left out: the {len(smallest)} workers with the fewest comparisons{names_of(smallest)}")
+    return side._replace(frame=side.frame[~side.frame["user_id"].isin(smallest)])
 
 
 def two_sides(sides, train_posts, seed):

@@ -19,7 +19,7 @@ sys.path.insert(0, str(HERE.parent))
 
 import people
 from lore import sweep_settings
-from lore.common import pick_device, start
+from lore.common import pick_device, require, start
 from lore.fit.evaluation import best_cells
 from lore.report.results import report_run
 from lore.settings import output_of, settings
@@ -30,7 +30,8 @@ from utils import run
 K_list = [0, 1, 2, 3, 4, 5, 6]  # ranks: 0 = the reference head as it is, 1 = Bradley-Terry
 alpha_list = [0.0]  # pull of every basis reward to the reference head, 0 = none
 min_comparisons = 50  # workers with fewer on either side are left out
-max_train = 150  # training comparisons of a seen worker
+drop_smallest = 0  # of each side, so many workers with the fewest are left out; published code: 2
+max_train = [150]  # training comparisons of a seen worker; of several, as 100 150, a table each
 max_few_shot = 50  # few-shot comparisons of an unseen worker
 train_posts = 0.0  # where only one side is prepared: share of its posts to train on
 solver = "adam"  # adam = as published, num_iterations steps; ridge = chooses its own penalties
@@ -49,19 +50,22 @@ def main():
     device = pick_device(args.device)
     output = output_of(args, "train_basis")
     sides = people.plant(args) if args.synthetic else people.load(args.data)
-    cells = []
-    for seeds in repeats_of(args):
-        groups = people.split(
-            sides, args.min_comparisons, args.max_train, args.max_few_shot, args.train_posts,
-            seeds[0],
-        )  # fmt: skip
-        result = run(
-            args.K_list, args.alpha_list, sides.train.head, *groups, *groups.sizes, device,
-            seeds=seeds, save=output, model=sides.train.model, **run_options(args),
-        )  # fmt: skip
-        cells += result.cells + best_cells(sides.train.planted, groups, seeds[0])
-    report_run(output, cells, args)
-    print(f"results are in {output}.json and .png, V and W beside them")
+    require(len({*args.max_train}) == len(args.max_train), "max_train holds a value twice")
+    for max_train in args.max_train:
+        path = output if len(args.max_train) == 1 else f"{output}_{max_train}"
+        cells = []
+        for seeds in repeats_of(args):
+            groups = people.split(
+                sides, args.min_comparisons, max_train, args.max_few_shot, args.train_posts, seeds[0],
+                args.drop_smallest,
+            )  # fmt: skip
+            result = run(
+                args.K_list, args.alpha_list, sides.train.head, *groups, *groups.sizes, device,
+                seeds=seeds, save=path, model=sides.train.model, **run_options(args),
+            )  # fmt: skip
+            cells += result.cells + best_cells(sides.train.planted, groups, seeds[0])
+        report_run(path, cells, args, model=sides.train.model, max_train=max_train)
+        print(f"results are in {path}.json and .png, V and W beside them")
 
 
 if __name__ == "__main__":

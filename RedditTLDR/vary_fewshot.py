@@ -26,6 +26,7 @@ alpha_list = [0.0]  # pull of every basis reward to the reference head, 0 = none
 num_shots = [5, 10, 15, 20, 25, 30, 35, 40, 45, 50]  # known comparisons of each unseen worker
 trials = 20  # draws of those comparisons
 min_comparisons = 50  # workers with fewer on either side are left out
+drop_smallest = 0  # of each side, so many workers with the fewest are left out; published code: 2
 max_train = 150  # training comparisons of a seen worker
 max_few_shot = 100  # of an unseen worker, from which the shots are drawn, as published
 train_posts = 0.0  # where only one side is prepared: share of its posts to train on
@@ -46,15 +47,16 @@ def main():
     output = output_of(args, "vary_fewshot")
     sides = people.plant(args) if args.synthetic else people.load(args.data)
     groups = people.split(
-        sides, args.min_comparisons, args.max_train, args.max_few_shot, args.train_posts, args.seed
-    )
+        sides, args.min_comparisons, args.max_train, args.max_few_shot, args.train_posts, args.seed,
+        args.drop_smallest,
+    )  # fmt: skip
     result = run_few_shot_vary_shots(
         args.trials, args.alpha_list, args.K_list, args.num_shots,
         groups.train, groups.few_shot_train, groups.unseen, sides.train.head, *groups.sizes, device,
         num_iterations=args.num_iterations, learning_rate=args.learning_rate, seed=args.seed,
         solver=args.solver,
     )  # fmt: skip
-    report_few_shot(output, result, args)
+    report_few_shot(output, result, args, model=sides.train.model)
     print(f"results are in {output}.json and .png")
 
 

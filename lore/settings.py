@@ -49,6 +49,8 @@ def settings(script, *shared):
     vars(arguments).pop("flags_given", None)
     for name, value in vars(arguments).items():
         check(name, value)
+    file = Path(script["__file__"])
+    arguments.script = f"{file.parent.name}/{file.name}"  # so that results say what wrote them
     return arguments
 
 

@@ -132,6 +132,9 @@ def test_the_published_split_of_the_real_ids_byte_for_byte(tmp_path):
     assert json.loads(content)["train_dialog_ids"][:4] == ["c7428", "c7454", "c7487", "c2530"]
     halves = PEOPLE.split_users(users, 0.5, 0.5, 6, 123)  # halved before users are left out
     assert (len(halves["seen_user_ids"]), len(halves["unseen_user_ids"])) == (651, 636)
+    busy = {user: ids for user, ids in users.items() if len(ids) >= 6}
+    halves = PEOPLE.split_users(busy, 0.5, 0.5, 1, 0)  # as --resplit --seen_fraction 0.5 does
+    assert (len(halves["seen_user_ids"]), len(halves["unseen_user_ids"])) == (643, 644)
 
 
 @real
@@ -506,8 +509,12 @@ def test_ridge_finds_planted_people_without_being_told_how(tmp_path):
 def test_people_drawn_anew_are_as_many_and_their_dialogues_are_halved_again():
     dialogues = PEOPLE.plant(defaults_of(PEOPLE, seed=0))
     ids = dialogues.ids
-    anew = PEOPLE.drawn_anew(dialogues, seed=3)
+    anew = PEOPLE.drawn_anew(dialogues, seed=3, seen_fraction=0)
     for key in ("seen_user_ids", "unseen_user_ids", "train_dialog_ids"):
         assert abs(len(anew[key]) - len(ids[key])) <= 2 and {*anew[key]} != {*ids[key]}
     assert not {*anew["train_dialog_ids"]} & {*anew["test_dialog_ids"]}
     assert not {*anew["seen_user_ids"]} & {*anew["unseen_user_ids"]}
+    halved = PEOPLE.drawn_anew(dialogues, seed=3, seen_fraction=0.5)  # as in the paper
+    assert len(halved["seen_user_ids"]) == len(halved["unseen_user_ids"]) == 100
+    done = call_script(FOLDER / "train_basis.py", "--synthetic", "--seen_fraction", 0.5)
+    assert_one_line_error(done, "--seen_fraction 0.5", "--resplit")

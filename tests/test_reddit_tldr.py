@@ -168,6 +168,11 @@ def test_no_worker_and_no_comparison_is_on_two_sides():
         assert set(zip(users, group.chosen.tolist(), group.rejected.tolist())) <= made
     other = PEOPLE.split(sides, 50, 30, 7, 0.0, seed=2)
     assert other.train.user_ids != seen
+    fewer = test.frame["user_id"].isin(["planted0003", "planted0007"]) & (test.frame.index % 2 == 0)
+    sides = sides._replace(test=test._replace(frame=test.frame[~fewer]))
+    without = PEOPLE.split(sides, 1, 30, 7, 0.0, seed=1, drop_smallest=2)  # as published, of either side
+    gone = {f"planted{number:04d}" for number in (0, 1, 3, 7)}  # those of equal size by name
+    assert {*seen, *unseen} - {*without.train.user_ids, *without.unseen.user_ids} == gone
 
 
 def test_one_side_is_dealt_out_by_post(prepared, tmp_path):

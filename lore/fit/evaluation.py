@@ -60,6 +60,7 @@ class Cell(NamedTuple):
     outcomes: dict | None = None  # group -> Outcomes
     both_sides: dict | None = None  # tested group -> items_on_both_sides
     best: bool | None = None  # whether held-out prompts speak for this rank; None = not asked
+    held_out: float | None = None  # what they say of it: accuracy (adam) or gain in log P (ridge)
 
     @property
     def setting(self):

@@ -16,6 +16,7 @@ from lore.fit.ridge import FIRST_PASSES, fit_shared_and_own
 from lore.fit.ridge_model import HEAD_SPREAD, JointProblem
 
 HELD_OUT = 4  # one prompt in so many
+CROSS_VALIDATED = "cross-validated"  # in place of the rank, where it is chosen anew in each split
 USERS_AT_ONCE = 16  # whose own rewards are fitted together
 
 
@@ -48,8 +49,26 @@ def mark_best_rank(cells, groups, refit):
         best.add(max(settings, key=lambda setting: gains.get(setting, -math.inf)))
     marked = []
     for cell in cells:
-        marked.append(cell._replace(best=cell.setting in best) if cell.variant == LORE else cell)
+        if cell.variant == LORE:
+            said = {"best": cell.setting in best, "held_out": gains.get(cell.setting)}
+            cell = cell._replace(**said)
+        marked.append(cell)
     return marked
+
+
+def cross_validated(cells):
+    """Of each seed and alpha the fit whose rank, of those above 1, held-out prompts speak for.
+
+    All are called K = CROSS_VALIDATED, so that they are summed up as the paper does. Of equal ranks
+    the first counts; nothing where held-out prompts were not asked.
+    """
+    best = {}
+    for cell in cells:
+        if cell.variant == LORE and cell.K not in (0, 1, "best") and cell.held_out is not None:
+            key = (cell.seed, cell.alpha)
+            if key not in best or cell.held_out > best[key].held_out:
+                best[key] = cell
+    return [cell._replace(K=CROSS_VALIDATED) for cell in best.values()]
 
 
 def held_out_accuracies(seed, settings, groups, refit):

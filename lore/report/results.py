@@ -1,6 +1,7 @@
 """What a run leaves behind: JSON first, then what is printed, then the picture."""
 
 import json
+import math
 import subprocess
 import sys
 from importlib.metadata import version
@@ -9,12 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from lore.common import written_whole
-from lore.fit.evaluation import ALL_SHOTS, LORE
+from lore.fit.evaluation import ALL_SHOTS, LORE, TESTED
 from lore.fit.product import rounded_alike
+from lore.fit.refits import cross_validated
 from lore.processes import by_first_process
 from lore.report.pictures import plot_accuracy_vs_rank, plot_accuracy_vs_shots
 from lore.report.statistics import by_user, summarise
 from lore.report.text_tables import (
+    accuracy_text,
     few_shot_tables,
     print_both_sides,
     print_ridge_choices,
@@ -32,14 +35,25 @@ def report_run(path, cells, args, rows=None, **more):
         print(f"planted people: the best possible accuracy is {args.planted_accuracy:.0%} by construction")
     over = "splits" if args.resplit else "seeds"
     summary = summarise(cells, over)
-    save_results(path, run_rows(cells) if rows is None else rows, args, summary=summary, **more)
+    chosen = summarise(cross_validated(cells), over)
+    more = {"summary": summary, "cross_validated": chosen, **more}
+    save_results(path, run_rows(cells) if rows is None else rows, args, **more)
     print_ridge_choices(cells)
     for table in run_tables(summary, over):
         print_table(table)
+    print_cross_validated(chosen, over)
     print_both_sides(cells)
     print_rounding(cells)
     plot_accuracy_vs_rank(path)
     return summary
+
+
+def print_cross_validated(rows, over):
+    """The accuracies with the rank that each split or seed chose by itself, where there are several."""
+    for row in rows:
+        if f"unseen_std_{over}" in row:
+            of_groups = [f"{name} {accuracy_text(row, name, over).strip()}" for name in TESTED]
+            print(f"a rank chosen anew in each of the {over}, alpha {row['alpha']:g}: {', '.join(of_groups)}")
 
 
 def print_rounding(cells):
@@ -56,10 +70,10 @@ def print_rounding(cells):
             )
 
 
-def report_few_shot(path, result, args, shot="pairs"):
-    """PATH.json with a row per (alpha, K, shots); the choices and the curve; PATH.png."""
+def report_few_shot(path, result, args, shot="pairs", **more):
+    """PATH.json with a row per (alpha, K, shots) and more; the choices and the curve; PATH.png."""
     rows = few_shot_rows(result)
-    save_results(path, rows, args)
+    save_results(path, rows, args, **more)
     print_ridge_choices(result.cells)
     for table in few_shot_tables(rows):
         print_table(table)
@@ -75,6 +89,8 @@ def run_rows(cells):
         row = {"seed": cell.seed, "alpha": cell.alpha, "K": cell.K, "variant": cell.variant}
         if cell.best is not None:
             row["best"] = cell.best
+        if cell.held_out is not None and math.isfinite(cell.held_out):
+            row["held_out"] = cell.held_out
         for name, accuracy in cell.accuracy.items():
             row[name] = float(accuracy.mean())
             row[f"{name}_std_users"] = float(accuracy.std())
