@@ -1,5 +1,6 @@
 """benchmarks/rivals/: each rival against a loop, a closed form or an invariance; the study on a tiny population."""
 
+import json
 import sys
 
 import numpy as np
@@ -16,7 +17,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import accuracy
 import compare_rivals as study
-from rivals import Rival, mrm, pal, pref, rbd, vpl
+from rivals import Rival, data_sets, mrm, ours, overview, pal, pref, rbd, vpl
 
 
 @pytest.fixture(autouse=True)
@@ -130,24 +131,70 @@ def test_pal_is_nearness_to_a_point_between_prototypes():
     assert torch.allclose(model.Q.norm(dim=1), torch.ones(pal.B).double())
 
 
-def test_the_study_tells_of_all_and_of_who_cannot(population, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(study, "STEPS", 50)
+@pytest.fixture
+def quick(population, monkeypatch):
+    """The study on one tiny population, whatever is fitted in few steps."""
+    monkeypatch.setattr(ours, "STEPS", 50)
+    monkeypatch.setattr(ours, "RANKS", [1, 2])
     monkeypatch.setattr(mrm, "EPOCHS", mrm.LOOK)
     monkeypatch.setattr(rbd, "STEPS", 5)
     monkeypatch.setattr(pal, "EPOCHS", 1)
     monkeypatch.setattr(pal, "NEW_STEPS", 2)
-    rows = study.rows_of(study.study([population]))
-    row_of = {row["name"]: row for row in rows}
-    assert {*study.RIVALS, *study.MRM, study.OURS, study.HEAD, "each alone"} <= row_of.keys()
-    assert rows[-1]["name"] == "PReF" and "no overlap" in rows[-1]["reason"]
-    assert rows[0]["unseen"] == max(row["unseen"] for row in rows)
-    assert row_of[study.COMMON]["over_common"] == [0, 0, 0]
-    ranks = study.mean_ranks({"tiny": rows})
-    assert ranks["PReF"][0] == len(ranks) and min(ranks.values())[0] >= 1
-    study.plot(tmp_path / "p.png", {"tiny": rows})
-    assert (tmp_path / "p.png").stat().st_size > 10_000
-    study.print_rows("tiny", rows)
-    assert rows[-1]["reason"] in capsys.readouterr().out
+    monkeypatch.setattr(data_sets, "PLANTED", {"tiny": lambda seed: population})
+
+
+def compare(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["compare_rivals.py", "--seeds", "1", *map(str, arguments)])
+    study.main()
+
+
+def test_the_study_tells_of_all_and_goes_on_where_it_was(quick, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "out/r.json"
+    compare(monkeypatch, "--output", output)
+    first = capsys.readouterr().out
+    results = json.loads(output.read_text())
+    rows = {row["method"]: row for row in results["rows"]}
+    assert {*study.RIVALS, *study.MRM, ours.OURS, ours.STARRED, ours.HEAD, "each alone"} <= rows.keys()
+    assert results["settings"]["seeds"] == 1 and "git_commit" in results
+    best, *_, last = results["rows"]
+    assert best["unseen"] == max(row["unseen"] for row in results["rows"] if "unseen" in row)
+    assert last["method"] == "PReF" and "no overlap" in last["reason"] and last["reason"] in first
+    assert rows[ours.COMMON]["over_common"] == [0, 0, 0]
+    assert rows[ours.STARRED]["ranks"][0] in ours.RANKS
+    assert last["place"] == len(rows) - 1 and rows[ours.HEAD]["place"] is None
+    assert results["places"]["planted"] == results["places"]["all"] and "real" not in results["places"]
+    tables = output.with_suffix(".md").read_text().split("\n\n")
+    assert [len(table.splitlines()) for table in tables] == [len(rows) + 2] * 2
+    assert output.with_suffix(".png").stat().st_size > 10_000
+
+    def refuse(*_):
+        raise AssertionError("fitted again")
+
+    monkeypatch.setattr(ours, "METHODS", dict.fromkeys(ours.METHODS, refuse))
+    monkeypatch.setattr(mrm, "fits", refuse)
+    monkeypatch.setattr(study, "RIVALS", dict.fromkeys(study.RIVALS, refuse))
+    compare(monkeypatch, "--output", output)
+    again = json.loads(output.read_text())
+    for before, after in zip(results["rows"], again["rows"]):
+        assert before == after
+    part = next(output.with_suffix(".parts").iterdir())
+    part.write_bytes(b"half")
+    with pytest.raises(InputError, match="damaged"):
+        compare(monkeypatch, "--output", output)
+
+
+def test_equal_accuracies_share_a_place_and_kinds_have_places_of_their_own():
+    rows = [{"method": name, "unseen": value} for name, value in (("a", 0.9), ("b", 0.8), ("c", 0.8))]
+    places = overview.places_of([*rows, {"method": "d", "reason": "none"}])
+    assert places == {"a": 1, "b": 2.5, "c": 2.5, "d": 4}
+    reverse = {"a": 4, "b": 2.5, "c": 2.5, "d": 1}
+    tables = {}
+    for name, of_set in (("planted", places), ("real", reverse)):
+        tables[name] = [{"method": method, "place": place} for method, place in of_set.items()]
+    made = {"planted": data_sets.DataSet(True, None), "real": data_sets.DataSet(False, None)}
+    by_kind = study.places_by_kind(tables, made)
+    assert by_kind["planted"]["a"] == [1, 1, 1] and by_kind["real"]["a"] == [4, 4, 4]
+    assert by_kind["all"]["a"][0] == 2.5
 
 
 def test_the_best_epoch_is_that_with_most_test_pairs_right():

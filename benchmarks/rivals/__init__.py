@@ -3,7 +3,9 @@
     fit(groups, head, seed) -> Rival        groups: lore.fit.comparisons.Groups; head: (d, 1) or None
 
 All use what the published code does by default; where one departs from it, its first lines say how and why.
-InputError: a rival that cannot take the data, or whose fit diverges.
+InputError: a rival that cannot take the data, or whose fit diverges. Beside them: LoRe itself (ours.py), a
+reader's own method (own_method.py) on the published splits (splits_on_disk.py), the data sets (data_sets.py),
+results that outlast a crash (parts.py), and what is said of all of them (overview.py).
 """
 
 from typing import NamedTuple
@@ -12,6 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from lore.common import require
+from lore.fit.evaluation import TESTED, Cell
+from lore.fit.likelihood import LOGIT_SCALE
 
 
 class Rival(NamedTuple):
@@ -21,6 +25,33 @@ class Rival(NamedTuple):
     seconds: float  # to fit the seen people
     seconds_new: float  # to take in all the unseen ones
     numbers: int  # stored of each person
+
+
+class Entry(NamedTuple):
+    """How one method did on one population or split."""
+
+    cell: Cell  # scored on the pairs that no fit has seen
+    seconds: float  # to fit the seen people; of a reader's own method all that it took
+    seconds_new: float | None = None  # to take in one person; None = not told apart
+    numbers: int | None = None  # stored per person; likewise
+    rank: int | None = None  # that held-out prompts spoke for, where a method asks them
+
+    @classmethod
+    def of(cls, cell, *facts):
+        """Of a cell scored on all groups. What nobody asks for here is left out: the fit, training pairs."""
+        tested = {}
+        for name in ("accuracy", "users", "outcomes"):
+            by_group = getattr(cell, name)
+            tested[name] = {group: by_group[group] for group in TESTED if group in by_group}
+        return cls(Cell(cell.seed, None, cell.K, **tested), *facts)
+
+
+def entry_of(rival, name, groups, seed):
+    """The Entry of a Rival."""
+    margins = {group: LOGIT_SCALE * odds.float() for group, odds in rival.log_odds.items()}
+    cell = Cell(seed, None, name).scored(margins, groups)
+    seconds_new = rival.seconds_new / len(groups.unseen.user_ids)
+    return Entry.of(cell, rival.seconds, seconds_new, rival.numbers)
 
 
 def differences(group):
