@@ -217,6 +217,22 @@ def test_a_prompt_in_two_spellings_is_one_prompt(tmp_path):
     assert prompt_key(other) != prompt_key(judgements[0])
 
 
+def test_a_choice_of_two_candidates_is_a_comparison(tmp_path, capsys):
+    row = {"user_id": "ann", "prompt": "a?", "candidates": ["b", "c"]}
+    rows = [row | {"choice": choice} for choice in (0, 1.0, None)]
+    first, second = read_judgements(texts.write(tmp_path / "r.jsonl", rows))
+    assert first.chosen == second.rejected and first.chosen[-1]["content"] == "b"
+    assert "left out: 1 x an empty choice" in capsys.readouterr().out
+    for more, words in (
+        ({"choice": 2}, "choice is 2"),
+        ({"choice": True}, "choice is True"),
+        ({"choice": 1, "candidates": ["b"]}, "two candidates"),
+        ({"choice": 1, "candidates": ["b", "b"]}, "are the same"),
+    ):
+        with pytest.raises(InputError, match=words):
+            judgement("here", row | more)
+
+
 def test_numbers_that_json_has_not_are_refused():
     for value in (math.inf, -math.inf, Decimal("Infinity"), Decimal("-Infinity")):
         with pytest.raises(InputError, match="here: infinity"):

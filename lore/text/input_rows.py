@@ -3,6 +3,7 @@
     {"user_id": "ann", "prompt": "..", "chosen": "..", "rejected": ".."}      a comparison
     {"prompt": "..", "response": ".."}                                     a reply
     {"prompt": "..", "candidates": ["..", ".."]}                           replies to choose among
+    {"user_id": "ann", "prompt": "..", "candidates": ["..", ".."], "choice": 1}    a comparison of two
 
 `messages`, a list of {role, content}, may stand in place of `prompt`. chosen and rejected may be
 such lists too: replies to the prompt, or whole conversations, whose common beginning it then is.
@@ -21,7 +22,7 @@ from uuid import UUID
 from lore.common import InputError, require
 from lore.text.conversations import BESIDE_CONTENT, SURROGATE, is_csv, read_rows, require_text, spoken
 from lore.text.spellings import as_asked, as_read, holds_messages, is_list_of_messages, one_spelling
-from lore.upstream_values import as_list, whole_number
+from lore.upstream_values import as_list, finite_number, whole_number
 
 LISTS = ("prompt", "chosen", "rejected", "response")  # columns that hold a text or messages
 LISTS_ALONE = ("messages", "candidates")
@@ -135,12 +136,17 @@ def read_judgements(path):
 def judgements_of(rows):
     """The Judgements of (file and line, row) pairs, a prompt in two spellings under one id.
 
-    InputError, with file and line: see `judgement`; ids that differ in case alone.
+    Says how many rows have an empty choice. InputError, with file and line: see `judgement`; ids that differ
+    in case alone.
     """
     judgements = []
     prompt_ids = {}
     users = {}
+    open_questions = 0
     for file_and_line, row in rows:
+        if is_open_question(row):
+            open_questions += 1
+            continue
         judged = judgement(file_and_line, row)
         user = users.setdefault(judged.user_id.casefold(), judged.user_id)
         if user != judged.user_id:
@@ -150,6 +156,8 @@ def judgements_of(rows):
             prompt_id = prompt_ids.setdefault(prompt_key(judged), judged.prompt_id)
             judged = judged._replace(prompt_id=prompt_id)
         judgements.append(judged)
+    if open_questions:
+        print(f"left out: {open_questions} x an empty choice, a question without an answer")
     return judgements
 
 
@@ -168,6 +176,7 @@ def judgement(file_and_line, row):
     user = identifier(file_and_line, row, "user_id")
     if user is None:
         raise InputError(f"{file_and_line}: no user_id")
+    row = with_chosen(file_and_line, row)
     chosen = conversation_of(file_and_line, row, "chosen")
     rejected = conversation_of(file_and_line, row, "rejected")
     if as_read(chosen) == as_read(rejected):
@@ -182,6 +191,29 @@ def judgement(file_and_line, row):
     require(is_side, f"{file_and_line}: split is {quoted(side)}, not one of {', '.join(SIDES)}")
     side = None if is_nothing(side) else SIDES[side.strip()]
     return Judgement(file_and_line, user, prompt, side, chosen, rejected)
+
+
+def is_question(row):
+    """Whether a row is {candidates, choice} and says nothing of chosen."""
+    return "choice" in row and not is_nothing(row.get("candidates")) and is_nothing(row.get("chosen"))
+
+
+def is_open_question(row):
+    return is_question(row) and is_nothing(row["choice"])
+
+
+def with_chosen(file_and_line, row):
+    """A row {candidates, choice} as {chosen, rejected}; any other as it is. InputError: no choice of two."""
+    if not is_question(row):
+        return row
+    candidates = as_list(row["candidates"])
+    if candidates is None or len(candidates) != 2:
+        raise InputError(f"{file_and_line}: a choice needs two candidates")
+    choice = finite_number(row["choice"])  # of a CSV file it is a text
+    if choice not in (0, 1):
+        text = f"choice is {quoted(row['choice'])}, neither 0 nor 1, the better one's number"
+        raise InputError(f"{file_and_line}: {text}")
+    return row | {"chosen": candidates[int(choice)], "rejected": candidates[1 - int(choice)]}
 
 
 def reply_of(file_and_line, row):
