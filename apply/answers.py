@@ -1,0 +1,178 @@
+"""SESSIONS: what people answered on a page, as OwnData/prepare.py and adapt.py read it. Nothing is lost.
+
+A line {user_id, prompt or messages, chosen, rejected, shown_left, rule, time} is on the disk before the page
+goes on. The file says what people mean now and nothing else. What is no comparison, "cannot say" and answers
+taken back, is appended to a second file beside it, NAME.aside.jsonl, as is a last line that a crash has cut.
+
+    after a crash           who reads SESSIONS sees every answer that a page has confirmed
+    a last line cut         no page has confirmed it: set aside at the next start, told
+    an answer taken back    goes to the second file first, then SESSIONS is written anew, whole, without it
+"""
+
+import fcntl
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from lore.common import InputError, require, written_whole
+from lore.text.conversations import read_json_lines
+
+CANNOT_SAY = "cannot say"
+TAKEN_BACK = "taken back"
+CUT = "cut line"
+TICK = timedelta(microseconds=1)
+
+
+class Answers:
+    """What stands in SESSIONS and beside it; one process at a time has it.
+
+    rows: those of SESSIONS; unsure: those of "cannot say" that nobody has taken back.
+    InputError: another process has it, a broken line that is not the last.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.aside = aside_of(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.hold()
+        self.mend(self.path)
+        self.mend(self.aside)
+        self.read()
+
+    def hold(self):
+        """The right to write, which ends with the process, however that ends."""
+        self.lock = open(self.aside, "ab")  # this one is never replaced, as SESSIONS is
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{self.path} is in use by another session; end that one first") from error
+        except OSError as error:
+            print(f"{self.aside} cannot be locked here ({error}): start no second session on it")
+
+    def mend(self, path):
+        """A last line without an end gets it, or goes aside where it is no JSON: it was never confirmed."""
+        if not path.exists():
+            append_line(path, b"")
+        whole = path.read_bytes()
+        last = whole.rpartition(b"\n")[2]
+        if not last:
+            return
+        try:
+            json.loads(last)
+        except ValueError:
+            os.truncate(path, len(whole) - len(last))
+            said = {"event": CUT, "time": now(), "line": last.decode(errors="replace")}
+            append_line(self.aside, in_bytes(said))
+            print(f"{path}: its last line was cut off, no page has confirmed it; it is in {self.aside}")
+        else:
+            append_line(path, b"\n")
+
+    def read(self):
+        self.rows = read_answers(self.path)
+        unsure = {}
+        for _, row in read_json_lines(self.aside):
+            if row.get("event") == CANNOT_SAY:
+                unsure[row["time"]] = row
+            elif row.get("event") == TAKEN_BACK:
+                unsure.pop(row["of"].get("time"), None)
+        self.unsure = [*unsure.values()]
+        self.stamp = stamp_of(self.path)
+
+    def is_changed(self):
+        """Whether somebody else has written the file."""
+        return stamp_of(self.path) != self.stamp
+
+    def next_time(self):
+        """Now, but after all that was answered before, whatever became of the clock."""
+        last = max((row["time"] for row in (*self.rows, *self.unsure)), default="")
+        time = now()
+        return time if time > last else (datetime.fromisoformat(last) + TICK).isoformat()
+
+    def of(self, user):
+        """(rows, unsure) of one person."""
+        chosen = [row for row in self.rows if row["user_id"] == user]
+        return chosen, [row for row in self.unsure if row["user_id"] == user]
+
+    def choose(self, row):
+        """Append an answer -> with its time. OSError: it could not be written, and does not count."""
+        row = row | {"time": self.next_time()}
+        append_line(self.path, in_bytes(row))
+        self.rows.append(row)
+        self.stamp = stamp_of(self.path)
+        return row
+
+    def pass_over(self, row):
+        """Append a "cannot say", `left` and `right` in place of chosen and rejected -> with its time."""
+        row = {"event": CANNOT_SAY} | row | {"time": self.next_time()}
+        append_line(self.aside, in_bytes(row))
+        self.unsure.append(row)
+        return row
+
+    def take_back(self, row):
+        """Undo a row of either kind. OSError: it could not be written, and still counts."""
+        said = {"event": TAKEN_BACK, "user_id": row["user_id"], "of": row, "time": self.next_time()}
+        append_line(self.aside, in_bytes(said))
+        if row.get("event") == CANNOT_SAY:
+            self.unsure = [other for other in self.unsure if other["time"] != row["time"]]
+            return
+        staying = [other for other in self.rows if other["time"] != row["time"]]
+        with written_whole(self.path) as temporary:
+            temporary.write_bytes(b"".join(map(in_bytes, staying)))
+        self.rows = staying
+        self.stamp = stamp_of(self.path)
+
+
+def read_answers(path):
+    """The rows of SESSIONS. InputError: it is not there, or has a line of something else."""
+    require(Path(path).exists(), f"{path} is missing: nobody has answered yet")
+    rows = []
+    for number, row in read_json_lines(path):
+        require(is_ours(row), f"{path}, line {number}: not a line of session.py")
+        rows.append(row)
+    return rows
+
+
+def aside_of(path):
+    """NAME.aside.jsonl of SESSIONS."""
+    return Path(path).with_suffix(".aside.jsonl")
+
+
+def is_ours(row):
+    """Whether a row is one that a session has written."""
+    try:
+        datetime.fromisoformat(row["time"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    return row.get("shown_left") in ("chosen", "rejected") and isinstance(row.get("rule"), str)
+
+
+def now():
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def stamp_of(path):
+    status = os.stat(path)
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def in_bytes(row):
+    """A row as a line."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def append_line(path, line):
+    """The line at the end of a file, on the disk when this returns. OSError: none of it is there."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        size = os.fstat(file).st_size
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(file, line[written:])
+            os.fsync(file)
+        except OSError:
+            os.ftruncate(file, size)
+            raise
+    finally:
+        os.close(file)

@@ -1,0 +1,69 @@
+"""Chosen against random questions, from what people answered: SESSIONS of --rule both."""
+
+from math import sqrt
+
+import numpy as np
+import torch
+
+from lore.report.text_tables import Table
+from rater import BOTH, CHOSEN, RANDOM, Rater
+
+KNOWN = (3, 5, 10)  # answers of each way that people are known by
+T_95 = (  # Student's t, two-sided 95 %, of 1, 2, .. degrees of freedom
+    12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10, 2.09,
+)  # fmt: skip
+LARGE = 1.96  # and of many
+
+
+def accuracies(rater, known):
+    """Share of a person's later random questions that is foretold rightly by the first `known` answers
+    to chosen questions, to random ones, and by the population: (3,). None: too few answers.
+
+    The rest is the same for all, and none of the answers that the chosen questions were found by.
+    """
+    asked = {}
+    for rule in (CHOSEN, RANDOM):
+        asked[rule] = torch.tensor([n for n, row in enumerate(rater.rows) if row["rule"] == rule]).long()
+    rest = asked[RANDOM][known:]
+    if len(asked[CHOSEN]) < known or not len(rest):
+        return None
+    shares = []
+    for numbers in (asked[CHOSEN][:known], asked[RANDOM][:known], asked[RANDOM][:0]):
+        rewards = rater.rewards_by(rater.fitted(numbers), numbers)
+        margins = rewards[rater.chosen[rest]] - rewards[rater.rejected[rest]]
+        shares.append((margins > 0).double().mean().item())
+    return shares
+
+
+def arms_table(rows, pool, basis, seed):
+    """Table of the rows of SESSIONS."""
+    people = {}
+    for row in rows:
+        people.setdefault(row["user_id"], []).append(row)
+    raters = [Rater(user, pool, basis, rows, [], BOTH, seed) for user, rows in people.items()]
+    lines = []
+    for known in KNOWN:
+        measured = [accuracies(rater, known) for rater in raters]
+        shares = 100 * np.array([each for each in measured if each is not None])  # (people, 3)
+        if len(shares) < 2:
+            lines.append([str(known), str(len(shares)), "", "", "", ""])
+            continue
+        chosen, at_random, population = shares.T
+        columns = (population, at_random, chosen, chosen - at_random)
+        texts = [*map(with_interval, columns[:3]), with_interval(columns[3], "+")]
+        lines.append([str(known), str(len(shares)), *texts])
+    head = ["answers known", "people", "population", "random", "chosen", "chosen - random"]
+    notes = [
+        "accuracy (%) on each person's later random questions, mean over people [95 %, Student's t]",
+        "people with fewer answers of either way, or none later, are not in a line",
+    ]
+    return Table(head, lines, notes)
+
+
+def with_interval(values, sign=""):
+    """Mean and interval of a number for each person (people,)."""
+    freedom = len(values) - 1
+    t = T_95[freedom - 1] if freedom <= len(T_95) else LARGE
+    mean = values.mean()
+    half = t * values.std(ddof=1) / sqrt(len(values))
+    return f"{mean:{sign}.1f} [{mean - half:{sign}.1f}, {mean + half:{sign}.1f}]"

@@ -1,0 +1,174 @@
+"""The pool of a session: prompts with candidates, their vectors on disk, and the pairs that can be asked about."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+
+from lore.common import InputError
+from lore.fit.likelihood import LOGIT_SCALE
+from lore.splits import load_split
+from lore.text.conversations import distinct
+from lore.text.embeddings import embed_split
+from lore.text.input_rows import candidates_of, common_start, is_nothing, judgement, rows_of
+from lore.text.spellings import as_asked, as_read
+
+MOST_PAIRS = 20_000  # that are asked about; of larger pools some, drawn at random, as many of each prompt
+CARRIED = ("prompt", "messages", "prompt_id")  # fields of a prompt that go into its answers
+EXCERPT = 90  # characters of a prompt in a list
+PAIRS_AT_ONCE = 1024  # whose differences are formed at a time
+
+
+class Prompt(NamedTuple):
+    """A row of the pool."""
+
+    fields: dict  # as they stand in the file
+    talks: list  # conversations of its candidates, those in other words
+    candidates: list  # the same as they stand in the file
+    rows: list  # of the table, one for each
+
+    @property
+    def asked(self):
+        """The messages that all candidates begin with."""
+        asked = self.talks[0]
+        for talk in self.talks[1:]:
+            asked = common_start(asked, talk)
+        return asked[: len(self.talks[0]) - 1]
+
+    @property
+    def carried(self):
+        """What goes into the rows of its answers."""
+        return {name: self.fields[name] for name in CARRIED if not is_nothing(self.fields.get(name))}
+
+    def answer(self, user, chosen, rejected):
+        """The row of a judgement of two of its candidates, by their places."""
+        replies = {"chosen": self.candidates[chosen], "rejected": self.candidates[rejected]}
+        return {"user_id": user} | self.carried | replies
+
+    def reply(self, place):
+        """The messages of a candidate behind what is asked."""
+        return self.talks[place][len(self.asked) :]
+
+    @property
+    def title(self):
+        """The beginning of its last message."""
+        words = " ".join(self.asked[-1]["content"].split())
+        return words if len(words) <= EXCERPT else f"{words[:EXCERPT]} .."
+
+
+def read_pool(path):
+    """The Prompts of a file, without vectors. InputError: a broken row; no two candidates anywhere."""
+    prompts = []
+    for where, fields in rows_of(path):
+        different = {}
+        for talk, candidate in zip(candidates_of(where, fields), fields["candidates"]):
+            different.setdefault(as_read(talk), (talk, candidate))
+        talks, candidates = [*zip(*different.values())]
+        prompt = Prompt(fields, [*talks], [*candidates], [])
+        if len(talks) > 1:
+            judgement(where, prompt.answer("a person", 0, 1))  # what is written must be readable
+        prompts.append(prompt)
+    if not any(len(prompt.talks) > 1 for prompt in prompts):
+        raise InputError(f"{path} has no prompt with two different candidates: nothing to ask about")
+    return prompts
+
+
+def embed_pool(folder, prompts, further, encoder):
+    """Vectors of the candidates and of `further` conversations: the table (rows, d) and {as_read: row}.
+
+    They are in a file of FOLDER whose name tells the model and the texts: made once.
+    """
+    talks = [*further]
+    for prompt in prompts:
+        talks += prompt.talks
+    different = {as_read(talk): talk for talk in talks}
+    conversations, rows = distinct([*different.values()])
+    content = json.dumps([encoder.identity, conversations]).encode()
+    path = Path(folder) / hashlib.sha256(content).hexdigest()[:16]
+    embed_split(path, pd.DataFrame({"conversation": conversations}), encoder, ("conversation",))
+    split = load_split(path, "the same command", ("conversation",))
+    numbers = split.frame["conversation"].to_numpy()[rows]
+    return split.table.float(), dict(zip(different, numbers.tolist()))
+
+
+class Pool:
+    """Prompts with the vectors of their candidates, and the pairs of these.
+
+    scores (rows, K): of each reply under each basis reward, in log-odds; population (rows,): to all alike;
+    candidates, owner (replies,): all candidates, as rows of the table, and whose each is; populations_best
+    (prompts,); pairs (P, 2): rows of the table; places, prompt (P,): which candidates of which prompt they
+    are; z (P, K), their differences of scores, and, where people may deviate, square (P,), x . x.
+    """
+
+    def __init__(self, prompts, table, row_of, basis, seed):
+        self.table = table
+        self.row_of = row_of
+        self.prompts = []
+        for prompt in prompts:
+            rows = [row_of[as_read(talk)] for talk in prompt.talks]
+            self.prompts.append(prompt._replace(rows=rows))
+        self.scores = (table @ basis.V).double() / LOGIT_SCALE  # (rows, d) @ (d, K)
+        self.places, self.prompt = drawn_pairs(self.prompts, seed)
+        pairs = []
+        for number, (left, right) in zip(self.prompt.tolist(), self.places):
+            rows = self.prompts[number].rows
+            pairs.append((rows[left], rows[right]))
+        self.pairs = torch.tensor(pairs)
+        self.number = {frozenset(pair): number for number, pair in enumerate(pairs)}
+        left, right = self.pairs.T
+        self.z = self.scores[left] - self.scores[right]
+        self.population = self.scores @ basis.prior.mean.double()  # (rows, K) @ (K,)
+        candidates = []
+        owner = []
+        best = []
+        for number, prompt in enumerate(self.prompts):
+            candidates += prompt.rows
+            owner += [number] * len(prompt.rows)
+            best.append(prompt.rows[int(self.population[prompt.rows].argmax())])
+        self.candidates = torch.tensor(candidates)
+        self.owner = torch.tensor(owner)
+        self.populations_best = torch.tensor(best)
+        self.square = squares(table, self.pairs) if basis.deviation_spread else None
+
+    def rows_of(self, talks):
+        """Rows of the table of some conversations. InputError: one that has no vector."""
+        rows = []
+        for talk in talks:
+            row = self.row_of.get(as_read(talk))
+            if row is None:
+                reply = talk[-1]["content"]
+                raise InputError(f"no vector of the reply {reply[:60]!r}: start the session again")
+            rows.append(row)
+        return rows
+
+
+def squares(table, pairs):
+    """x . x of pairs (P, 2) of rows. (P,)"""
+    parts = []
+    for left, right in (part.T for part in pairs.split(PAIRS_AT_ONCE)):
+        parts.append((table[left] - table[right]).square().sum(1).double())
+    return torch.cat(parts)
+
+
+def drawn_pairs(prompts, seed):
+    """Pairs of places among a prompt's candidates, each question once, and the number of its prompt (P,)."""
+    generator = torch.Generator().manual_seed(seed)
+    most = max(1, MOST_PAIRS // len(prompts))
+    seen = set()
+    places = []
+    owner = []
+    for number, prompt in enumerate(prompts):
+        pairs = torch.combinations(torch.arange(len(prompt.talks)))  # (pairs, 2)
+        if len(pairs) > most:
+            pairs = pairs[torch.randperm(len(pairs), generator=generator)[:most].sort().values]
+        words = [*map(as_asked, prompt.talks)]
+        for left, right in pairs.tolist():
+            question = frozenset((words[left], words[right]))
+            if question not in seen:
+                seen.add(question)
+                places.append((left, right))
+                owner.append(number)
+    return places, torch.tensor(owner)
