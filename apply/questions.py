@@ -146,19 +146,20 @@ def alike(squares, other_squares, products):
     return apart <= ALIKE**2 * (squares + other_squares) / 2
 
 
-def most_telling(pool, prior, known, count=1):
+def most_telling(pool, prior, known, count=1, free=True):
     """The `count` pairs of a Pool that would tell most about somebody -> Questions.
 
     prior: what is known of anybody (basis.prior, fit.prior); known (m, 2): their answers so far, as rows of
-    the pool's table, the preferred reply first; nothing is asked again, nor what is ALIKE. The first is the
-    best to ask now. Those behind it are chosen as if those before were answered without surprise: ask again
-    with the answer among the known, and the next depends on it.
+    the pool's table, the preferred reply first; nothing is asked again, nor what is ALIKE; free (n,): what
+    may be asked, True = all. The first is the best to ask now. Those behind it are chosen as if those before
+    were answered without surprise: ask again with the answer among the known, and the next depends on it.
 
     One product (rows, d) @ (d,) for each answer that is new to the pool, and n x targets numbers.
     """
     _, logits, variance, covariance, learned, is_new = Posterior.of(pool, prior, known)
     c = curvature(logits)
     share = c[pool.targets] / 2 / len(pool.targets)
+    is_new = is_new & free
     numbers = []
     told = []
     for _ in range(min(count, len(c))):
