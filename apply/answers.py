@@ -42,7 +42,8 @@ class Answers:
 
     def hold(self):
         """The right to write, which ends with the process, however that ends."""
-        self.lock = open(self.aside, "ab")  # this one is never replaced, as SESSIONS is
+        # this one is never replaced, as SESSIONS is; closed with the process
+        self.lock = os.open(self.aside, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -4,9 +4,10 @@ from math import sqrt
 
 import numpy as np
 import torch
+from rater import BOTH, CHOSEN, RANDOM, Rater
 
 from lore.report.text_tables import Table
-from rater import BOTH, CHOSEN, RANDOM, Rater
+from questions import mixtures_of
 
 KNOWN = (3, 5, 10)  # answers of each way that people are known by
 T_95 = (  # Student's t, two-sided 95 %, of 1, 2, .. degrees of freedom
@@ -29,9 +30,9 @@ def accuracies(rater, known):
         return None
     shares = []
     for numbers in (asked[CHOSEN][:known], asked[RANDOM][:known], asked[RANDOM][:0]):
-        rewards = rater.rewards_by(rater.fitted(numbers), numbers)
-        margins = rewards[rater.chosen[rest]] - rewards[rater.rejected[rest]]
-        shares.append((margins > 0).double().mean().item())
+        rewards = rater.rewards_by(mixtures_of(rater.pool, rater.basis.prior, rater.known[numbers]))
+        preferred, other = rewards[rater.known[rest]].T
+        shares.append((preferred > other).double().mean().item())
     return shares
 
 

@@ -32,7 +32,8 @@ def write_people(folder, basis, pool, rows):
     heads = with_people.rewards(pairs.user_ids).T / LOGIT_SCALE  # (P, d)
     for number, user in enumerate(pairs.user_ids):
         with written_whole(Path(folder) / f"head_{number:03d}.safetensors") as file:
-            save_file({"score.weight": heads[number : number + 1].contiguous()}, file, {"format": "pt", "user_id": user})
+            head = {"score.weight": heads[[number]]}
+            save_file(head, file, {"format": "pt", "user_id": user})
     return said
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
+import questions
 from lore.common import InputError
-from lore.fit.likelihood import LOGIT_SCALE
 from lore.splits import load_split
 from lore.text.conversations import distinct
 from lore.text.embeddings import embed_split
@@ -19,7 +19,6 @@ from lore.text.spellings import as_asked, as_read
 MOST_PAIRS = 20_000  # that are asked about; of larger pools some, drawn at random, as many of each prompt
 CARRIED = ("prompt", "messages", "prompt_id")  # fields of a prompt that go into its answers
 EXCERPT = 90  # characters of a prompt in a list
-PAIRS_AT_ONCE = 1024  # whose differences are formed at a time
 
 
 class Prompt(NamedTuple):
@@ -91,36 +90,31 @@ def embed_pool(folder, prompts, further, encoder):
     embed_split(path, pd.DataFrame({"conversation": conversations}), encoder, ("conversation",))
     split = load_split(path, "the same command", ("conversation",))
     numbers = split.frame["conversation"].to_numpy()[rows]
-    return split.table.float(), dict(zip(different, numbers.tolist()))
+    return split.table, dict(zip(different, numbers.tolist()))
 
 
-class Pool:
-    """Prompts with the vectors of their candidates, and the pairs of these.
+class Pool(questions.Pool):
+    """Prompts with the vectors of their candidates, and the pairs of these as questions.
 
-    scores (rows, K): of each reply under each basis reward, in log-odds; population (rows,): to all alike;
-    candidates, owner (replies,): all candidates, as rows of the table, and whose each is; populations_best
-    (prompts,); pairs (P, 2): rows of the table; places, prompt (P,): which candidates of which prompt they
-    are; z (P, K), their differences of scores, and, where people may deviate, square (P,), x . x.
+    population (rows,): what replies are worth to all alike, in log-odds; places, prompt (n,): which
+    candidates of which prompt the pairs are; candidates, owner (replies,): all candidates, as rows of the
+    table, and whose each is; populations_best (prompts,).
     """
 
     def __init__(self, prompts, table, row_of, basis, seed):
-        self.table = table
         self.row_of = row_of
         self.prompts = []
         for prompt in prompts:
             rows = [row_of[as_read(talk)] for talk in prompt.talks]
             self.prompts.append(prompt._replace(rows=rows))
-        self.scores = (table @ basis.V).double() / LOGIT_SCALE  # (rows, d) @ (d, K)
         self.places, self.prompt = drawn_pairs(self.prompts, seed)
         pairs = []
         for number, (left, right) in zip(self.prompt.tolist(), self.places):
             rows = self.prompts[number].rows
             pairs.append((rows[left], rows[right]))
-        self.pairs = torch.tensor(pairs)
+        super().__init__(table, pairs, basis.V)
         self.number = {frozenset(pair): number for number, pair in enumerate(pairs)}
-        left, right = self.pairs.T
-        self.z = self.scores[left] - self.scores[right]
-        self.population = self.scores @ basis.prior.mean.double()  # (rows, K) @ (K,)
+        self.population = self.Z @ basis.prior.mean.double()  # (rows, K) @ (K,)
         candidates = []
         owner = []
         best = []
@@ -131,7 +125,6 @@ class Pool:
         self.candidates = torch.tensor(candidates)
         self.owner = torch.tensor(owner)
         self.populations_best = torch.tensor(best)
-        self.square = squares(table, self.pairs) if basis.deviation_spread else None
 
     def rows_of(self, talks):
         """Rows of the table of some conversations. InputError: one that has no vector."""
@@ -143,14 +136,6 @@ class Pool:
                 raise InputError(f"no vector of the reply {reply[:60]!r}: start the session again")
             rows.append(row)
         return rows
-
-
-def squares(table, pairs):
-    """x . x of pairs (P, 2) of rows. (P,)"""
-    parts = []
-    for left, right in (part.T for part in pairs.split(PAIRS_AT_ONCE)):
-        parts.append((table[left] - table[right]).square().sum(1).double())
-    return torch.cat(parts)
 
 
 def drawn_pairs(prompts, seed):

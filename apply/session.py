@@ -27,21 +27,21 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from outputs import ROWS, require_folder, require_ours, require_output, whole_folder
-from server import LOOPBACK, bound, read_body, require_server, run
-
-import saved_basis
 from answers import Answers, aside_of, is_ours, read_answers
 from arms import arms_table
 from learned import BASIS, write_people
+from outputs import ROWS, require_folder, require_ours, require_output, whole_folder
+from pool import Pool, embed_pool, read_pool
+from rater import CHOSEN, RANDOM, RULES, Rater
+from server import LOOPBACK, bound, read_body, require_server, run
+
+import saved_basis
 from lore.common import InputError, require, start
 from lore.fit.mixtures import EVERYBODY
 from lore.report.text_tables import print_table
 from lore.settings import settings
 from lore.text.conversations import SURROGATE, read_json_lines
 from lore.text.input_rows import identifier, judgements_of
-from pool import Pool, embed_pool, read_pool
-from rater import CHOSEN, RANDOM, RULES, Rater
 from saved_basis import encoder_of_basis, open_basis
 
 # ------------------------------------------------------------------------------- settings ---
@@ -388,7 +388,9 @@ def main():
     answers = None if reads else Answers(args.output)
     rows = read_answers(args.output) if reads else answers.rows
     if args.rule != RANDOM and basis.prior.strength == EVERYBODY and not basis.deviation_spread:
-        print("this basis has one reward for everybody: no question tells more than another, so --rule random")
+        print(
+            "this basis has one reward for everybody: no question tells more than another, so --rule random"
+        )
         args.rule = RANDOM
     encoder = encoder_of_basis(args.basis, basis, args)
     folder = Path(args.output).with_suffix(".vectors")
