@@ -31,7 +31,16 @@ from lore.text import encoder_settings
 from lore.text.conversations import exchange
 from lore.text.embeddings import embed_split
 from lore.text.encoder import encoder_of
-from rewardbench2 import MEAN, SUBSETS, load_heads, over_first, read_bench, subset_scores
+from rewardbench2 import (
+    MEAN,
+    SUBSETS,
+    drawn_scores,
+    load_heads,
+    over_first,
+    read_bench,
+    score_intervals,
+    subset_scores,
+)
 
 # ------------------------------------------------------------------------------- settings ---
 rm_head = ""  # a basis of train_basis.py, or .pt or .npy with V (d, K); empty = no other head
@@ -160,11 +169,15 @@ def main():
     table = table_of(rows, scores, [*heads])
     with written_whole(f"{output}.csv") as file:
         table.to_csv(file, index_label="reward")
+    drawn = drawn_scores(rows, scores)
     intervals = {}
     if REFERENCE in heads and len(heads) > 1 and table["Overall"].notna().all():
-        intervals = dict(zip([*heads][1:], over_first(rows, scores)))
+        intervals = dict(zip([*heads][1:], over_first(drawn, table["Overall"].to_numpy())))
     json_rows = [{"reward": name, **row.dropna()} for name, row in table.iterrows()]
-    save_results(output, json_rows, args, over_reference=intervals)
+    for subset, of_rewards in score_intervals(drawn).items():
+        for row, interval in zip(json_rows, of_rewards):
+            row[f"{subset}_interval"] = interval.tolist()
+    save_results(output, json_rows, args, over_reference=intervals, model=split.model)
     print_scores(table, rows, intervals)
     compare(table.drop(columns="Overall"))
     print(f"results are in {output}.csv and .json")

@@ -202,25 +202,38 @@ def subset_scores(rows, scores):
     return by_subset
 
 
-def over_first(rows, scores):
-    """[mean, low, high] of how far the mean of the six subsets lies above the first reward's, for each
-    of the others; 95 % interval over rows, drawn anew within each subset (bootstrap), the two rows of
-    a Ties pair together. rows, each with its (m, H) scores, of all subsets."""
+def drawn_scores(rows, scores):
+    """{subset: (DRAWS, H)} when the rows of each subset are drawn anew (bootstrap), the two rows of a Ties
+    pair together; `Overall` where all six are there. rows, each with its (m, H) scores."""
     rng = np.random.default_rng(0)
-    drawn = np.zeros((DRAWS, scores[0].shape[1]))
-    whole = 0
+    drawn = {}
     for name in SUBSETS:
         scored = of_subset(name, rows, scores)
-        if name == "Ties":
-            drawn += ties_drawn(scored, rng)
-            whole = whole + ties(scored)[0]
-        else:
+        if scored and name == "Ties":
+            drawn[name] = ties_drawn(scored, rng)
+        elif scored:
             right = np.stack([best_of_row(values) for *_, values in scored])  # (rows, H)
             counts = rng.multinomial(len(right), np.full(len(right), 1 / len(right)), DRAWS)
-            drawn += counts @ right / len(right)  # (draws, rows) @ (rows, H)
-            whole = whole + right.mean(axis=0)
-    above = (drawn[:, 1:] - drawn[:, :1]) / len(SUBSETS)
-    mean = (whole[1:] - whole[0]) / len(SUBSETS)
+            drawn[name] = counts @ right / len(right)  # (draws, rows) @ (rows, H)
+    if len(drawn) == len(SUBSETS):
+        drawn["Overall"] = sum(drawn.values()) / len(SUBSETS)
+    return drawn
+
+
+def score_intervals(drawn):
+    """{subset: (H, 2)}, 95 % over rows; nothing of a subset whose draws all lack a Ties pair."""
+    intervals = {}
+    for name, values in drawn.items():
+        if np.isfinite(values).any():
+            intervals[name] = np.nanpercentile(values, INTERVAL, axis=0).T
+    return intervals
+
+
+def over_first(drawn, overall):
+    """[mean, low, high] of how far the mean of the six subsets lies above the first reward's, for each of
+    the others; 95 % interval over rows. drawn: of drawn_scores; overall: (H,) of all rows."""
+    above = drawn["Overall"][:, 1:] - drawn["Overall"][:, :1]
+    mean = overall[1:] - overall[0]
     low, high = np.nanpercentile(above, INTERVAL, axis=0)  # NaN: a draw without a Ties pair
     return np.stack([mean, low, high], axis=1).tolist()
 

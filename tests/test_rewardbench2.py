@@ -122,12 +122,21 @@ def test_the_interval_over_rows_is_that_of_a_mean_of_subsets():
         for kind, correct in (("ref", 1), ("tied", 2)):
             rows.append({"id": f"{kind}:{number}", "subset": "Ties", "num_correct": correct})
             scores.append(np.repeat([[9.0]] * correct + [[1.0]], 2, axis=1))
-    ((mean, low, high),) = BENCH.over_first(rows, scores)
     by_subset = BENCH.subset_scores(rows, scores)
+    drawn = BENCH.drawn_scores(rows, scores)
+    overall = np.mean([*by_subset.values()], axis=0)
+    ((mean, low, high),) = BENCH.over_first(drawn, overall)
     assert mean == pytest.approx(np.mean([values[1] - values[0] for values in by_subset.values()]))
     errors = [np.diff(wins * 1.0).std() / 200**0.5 for wins in right]
     half = 1.96 * np.square(errors).sum() ** 0.5 / 6
     assert (high - low) / 2 == pytest.approx(half, rel=0.15) and low < mean < high
+    intervals = BENCH.score_intervals(drawn)
+    for name, wins in zip(BENCH.SUBSETS, right):
+        low, high = intervals[name][0]  # of the reference
+        half = 1.96 * wins[:, 0].std() / 200**0.5
+        assert (high - low) / 2 == pytest.approx(half, rel=0.15) and low < wins[:, 0].mean() < high
+    low, high = intervals["Overall"][0]
+    assert low < overall[0] < high
 
 
 def test_the_two_rows_of_a_pair_are_drawn_together():
