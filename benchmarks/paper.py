@@ -1,0 +1,247 @@
+"""The paper's tables, row by row: the published number, ours, and whether it is reproduced.
+
+    python benchmarks/paper.py                                     what lies in the results/ of the data sets
+    python benchmarks/paper.py --results FOLDER .. --output page.html        other folders; the same as a page
+
+Reads:  *.json of train_basis.py, vary_fewshot.py, eval_rb2.py and compare_rivals.py, in folders and below them.
+        The settings, people and versions in a file say which rows it answers; other files are named and left out.
+Writes: --output, one HTML file that needs nothing else
+Cost:   a second; nothing is fitted.
+
+reproduced: our 95 % interval holds the published number; above, below: it does not. not comparable: another encoder,
+split or setting, which is named below the table. Planted people stand apart. docs/reproduce.md says what to run.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from measure import ROOT, load_module
+from published import ACCURACIES, COMMANDS, RIVALS_COMMAND, published_numbers
+from result_files import answers_of
+
+from lore.common import InputError, behind_links, require, start, written_whole
+from lore.report.pictures import empty_figure, svg_of
+from lore.report.text_tables import Table, print_table
+from lore.settings import OneLineParser
+
+FOLDERS = ("RedditTLDR/results", "PRISM/results", "PersonalLLM/results", "benchmarks/results")
+REPRODUCED = "reproduced"
+NOT_RUN = "not run"
+DECIDED = (REPRODUCED, "above", "below")
+LOOKS = {  # verdict -> colour and mark in the picture
+    REPRODUCED: ("#228833", "o"),
+    "above": ("#4477aa", "^"),
+    "below": ("#ee6677", "v"),
+    "not comparable": ("#999999", "x"),
+}
+
+
+# ------------------------------------------------------------------------------------------------
+# Files
+# ------------------------------------------------------------------------------------------------
+
+
+def json_files(folders):
+    """The .json files in some folders and below them, each once."""
+    files = {}
+    for folder in folders:
+        inside = [folder] if folder.is_file() else sorted(folder.rglob("*.json"))
+        files |= {behind_links(file): file for file in inside}
+    return [*files.values()]
+
+
+def read_all(files):
+    """({Number: [Answer]}, a line for each file that is left out)."""
+    answers = {}
+    left_out = []
+    for file in files:
+        try:
+            for answer in answers_of(file):
+                answers.setdefault(answer.number, []).append(answer)
+        except InputError as error:
+            left_out.append(f"{shown_path(file)} {error}")
+    return answers, left_out
+
+
+def shown_path(file):
+    """As seen from the top of the repository, where it is in there."""
+    file = behind_links(file)
+    return str(file.relative_to(ROOT)) if file.is_relative_to(ROOT) else str(file)
+
+
+# ------------------------------------------------------------------------------------------------
+# Tables
+# ------------------------------------------------------------------------------------------------
+
+
+def verdict_of(answer, published):
+    low, high = answer.interval
+    if answer.reasons:
+        return "not comparable"
+    if low <= published <= high:
+        return REPRODUCED
+    return "above" if published < low else "below"
+
+
+class Sources:
+    """What stands below a table of each run that answers in it, numbered."""
+
+    def __init__(self):
+        self.numbers = {}
+
+    def number(self, answer):
+        reasons = f": not comparable: {'; '.join(answer.reasons)}" if answer.reasons else ""
+        words = f"{shown_path(answer.path)}, {answer.versions}; {answer.protocol}, {answer.how}{reasons}"
+        return self.numbers.setdefault(words, len(self.numbers) + 1)
+
+    def notes(self):
+        return [f"[{number}] {words}" for words, number in self.numbers.items()]
+
+
+def paper_table(table, published, answers):
+    """Published, ours, the difference and a word, a row each; below it where ours is from, and what to run."""
+    rows = []
+    verdicts = set()
+    sources = Sources()
+    for number, percent in published.items():
+        if number.table != table:
+            continue
+        name = f"{number.column}, {number.method}, {number.group}"
+        of_people = [answer for answer in answers.get(number, []) if not answer.planted]
+        for answer in of_people:
+            verdict = verdict_of(answer, percent)
+            verdicts.add(verdict)
+            ours = [interval_text(answer), *difference_texts(answer, percent)]
+            rows.append([name, f"{percent:.1f}", *ours, verdict, f"[{sources.number(answer)}]"])
+        if not of_people:
+            verdicts.add(NOT_RUN)
+            rows.append([name, f"{percent:.1f}", "", "", "", NOT_RUN, ""])
+    head = [table, "published", "ours [95 % interval]", "points", "std. errors", "", "from"]
+    notes = sources.notes()
+    if verdicts - {*DECIDED}:
+        notes += to_run(table)
+    return Table(head, rows, notes)
+
+
+def interval_text(answer):
+    low, high = answer.interval
+    return f"{answer.percent:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def difference_texts(answer, published):
+    """Ours over the published number, in points and in standard errors of ours."""
+    points = answer.percent - published
+    errors = f"{points / answer.error:+.1f}" if answer.error else "-"
+    return [f"{points:+.1f}", errors]
+
+
+def to_run(table):
+    lines = [f"to run, {what}: {command}   ({cost})" for what, command, cost in COMMANDS[table]]
+    if table in ACCURACIES:
+        lines.append(f"to run, VPL and PAL on the same embeddings: {RIVALS_COMMAND}   (hours unknown)")
+    return lines
+
+
+def planted_table(published, answers):
+    """What planted people gave, beside no published number; no row where nobody was planted."""
+    rows = []
+    sources = Sources()
+    for number in published:
+        for answer in answers.get(number, []):
+            if answer.planted:
+                name = f"{number.table}, {number.column}, {number.method}, {number.group}"
+                rows.append([name, interval_text(answer), f"[{sources.number(answer)}]"])
+    head = ["planted people", "planted accuracy [95 % interval]", "from"]
+    return Table(head, rows, ["planted: says nothing about the paper's numbers", *sources.notes()])
+
+
+def counts_text(tables):
+    """How many rows have each verdict."""
+    verdicts = [row[5] for table in tables.values() for row in table.rows]
+    counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys([*LOOKS, NOT_RUN])}
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+
+
+# ------------------------------------------------------------------------------------------------
+# The page
+# ------------------------------------------------------------------------------------------------
+
+
+def figure_of(table, published, answers):
+    """Published against ours, with our intervals, on the diagonal where they agree; planted people left out."""
+    figure = empty_figure((4.6, 4.2))
+    axes = figure.subplots()
+    percents = [percent for number, percent in published.items() if number.table == table]
+    ends = [min(percents) - 3, max(percents) + 3]
+    axes.plot(ends, ends, color="0.7", linewidth=1)
+    for number, percent in published.items():
+        if number.table != table:
+            continue
+        for answer in answers.get(number, []):
+            if not answer.planted:
+                verdict = verdict_of(answer, percent)
+                colour, mark = LOOKS[verdict]
+                low, high = answer.interval
+                bar = [[max(0, answer.percent - low)], [max(0, high - answer.percent)]]
+                looks = {"color": colour, "marker": mark, "markersize": 5, "elinewidth": 0.8}
+                axes.errorbar(percent, answer.percent, bar, linestyle="none", label=verdict, **looks)
+    axes.set(xlabel="published (%)", ylabel="ours (%)", title=table)
+    axes.grid(alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(*zip(*dict(zip(labels, zip(handles, labels))).values()), fontsize=8)
+    else:
+        axes.text(0.5, 0.92, "nothing run", transform=axes.transAxes, ha="center", color="0.5")
+    return figure
+
+
+def page_of(tables, published, answers, planted, left_out):
+    """All of it as HTML, by the means of apply/report.py."""
+    html = load_module("apply/page.py")
+    sections = [("Rows", html.remark(counts_text(tables)))]
+    for name, table in tables.items():
+        picture = f'<div class="wide">{svg_of(figure_of(name, published, answers))}</div>'
+        sections.append((name, picture + html.shown_table(table)))
+    if planted.rows:
+        sections.append(("Planted people", html.shown_table(planted)))
+    if left_out:
+        sections.append(("Left out", "".join(map(html.remark, left_out))))
+    return html.page("LoRe: the paper, row by row", sections)
+
+
+def main():
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = OneLineParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
+    default = [ROOT / folder for folder in FOLDERS]
+    words = "folders or files of results [those of the data sets and the benchmarks]"
+    parser.add_argument("--results", type=Path, nargs="+", metavar="FOLDER", help=words)
+    parser.add_argument("--output", default="", help="the page, PAGE.html")
+    args = parser.parse_args()
+    for folder in args.results or ():
+        require(folder.exists(), f"--results {folder}: no such folder")
+    if args.output:
+        load_module("apply/outputs.py").require_page(args.output, [])
+    published = published_numbers()
+    answers, left_out = read_all(json_files(args.results or default))
+    tables = {}
+    for name in dict.fromkeys(number.table for number in published):
+        tables[name] = paper_table(name, published, answers)
+    planted = planted_table(published, answers)
+    for table in tables.values():
+        print_table(table)
+        print()
+    if planted.rows:
+        print_table(planted)
+        print()
+    for line in left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    print(f"{len(published)} published numbers; rows: {counts_text(tables)}")
+    if args.output:
+        with written_whole(args.output) as file:
+            file.write_text(page_of(tables, published, answers, planted, left_out), encoding="utf-8")
+        print(f"the page is {args.output}")
+
+
+if __name__ == "__main__":
+    start(main)

@@ -1,0 +1,229 @@
+"""The published numbers, what each was measured on, and the command that makes ours.
+
+Accuracies in percent as the paper prints them (arXiv 2504.14439, version 1; PersonalLLM is its Table 1): of seen and of
+unseen people, means over 20 random splits. Its ± over these splits is not written down here. RewardBench 2 is what its
+leaderboard has of the reference reward model.
+"""
+
+from typing import NamedTuple
+
+ENCODER = "Skywork-Reward-Llama-3.1-8B-v0.2"
+PERSONALLLM = "PersonalLLM"
+TLDR = "Reddit TL;DR"
+PRISM = "PRISM"
+CURVE = "Reddit TL;DR, few-shot curve"
+BENCH = "RewardBench 2"
+HALF = "half of the dialogues"
+REFERENCE = "reference"
+BRADLEY_TERRY = "Bradley-Terry"
+LORE = "LoRe"
+ACCURACIES = {  # table -> column -> method -> (seen, unseen)
+    PERSONALLLM: {
+        "a = 0.001": {
+            REFERENCE: (78.4, 76.1),
+            BRADLEY_TERRY: (86.3, 86.4),
+            "VPL": (86.4, 86.5),
+            "PAL": (85.0, 86.5),
+            LORE: (94.3, 93.3),
+        },
+        "a = 0.01": {
+            REFERENCE: (78.1, 77.8),
+            BRADLEY_TERRY: (87.8, 87.2),
+            "VPL": (93.9, 84.1),
+            "PAL": (86.1, 87.1),
+            LORE: (94.6, 93.6),
+        },
+        "a = 0.1": {
+            REFERENCE: (82.7, 83.7),
+            BRADLEY_TERRY: (93.2, 93.1),
+            "VPL": (92.0, 92.8),
+            "PAL": (91.7, 91.8),
+            LORE: (96.0, 96.1),
+        },
+    },
+    TLDR: {
+        "100 pairs": {
+            REFERENCE: (56.3, 57.3),
+            BRADLEY_TERRY: (60.0, 60.0),
+            "VPL": (63.6, 62.1),
+            "PAL": (64.1, 64.9),
+            LORE: (65.0, 66.2),
+        },
+        "150 pairs": {
+            REFERENCE: (56.3, 57.3),
+            BRADLEY_TERRY: (63.2, 64.3),
+            "VPL": (63.4, 62.7),
+            "PAL": (64.4, 63.8),
+            LORE: (66.2, 66.7),
+        },
+    },
+    PRISM: {
+        HALF: {
+            REFERENCE: (58.8, 57.3),
+            BRADLEY_TERRY: (64.0, 61.0),
+            "VPL": (64.6, 58.2),
+            "PAL": (70.8, 59.0),
+            LORE: (71.0, 71.0),
+        },
+    },
+}
+UNSEEN_BY_SHOTS = {  # of LoRe, 150 pairs of the seen
+    5: 64.7, 10: 65.1, 15: 65.6, 20: 65.8, 25: 65.9, 30: 66.0, 35: 66.2, 40: 66.2, 45: 66.6, 50: 66.7,
+}  # fmt: skip
+BENCH_SCORES = {
+    "Factuality": 69.7, "Precise IF": 40.6, "Math": 60.1, "Safety": 94.2, "Focus": 94.1, "Ties": 71.7,
+    "Overall": 71.7,
+}  # fmt: skip
+
+
+class Number(NamedTuple):
+    """Which number: its place in a table."""
+
+    table: str
+    column: str
+    method: str
+    group: str  # seen, unseen, or rows of RewardBench 2
+
+
+def published_numbers():
+    """{Number: percent}, in the order of the tables."""
+    numbers = {}
+    for table, columns in ACCURACIES.items():
+        for column, methods in columns.items():
+            for method, (seen, unseen) in methods.items():
+                numbers[Number(table, column, method, "seen")] = seen
+                numbers[Number(table, column, method, "unseen")] = unseen
+    for shots, percent in UNSEEN_BY_SHOTS.items():
+        numbers[Number(CURVE, f"{shots} shots", LORE, "unseen")] = percent
+    for subset, percent in BENCH_SCORES.items():
+        numbers[Number(BENCH, subset, REFERENCE, "rows")] = percent
+    return numbers
+
+
+# ------------------------------------------------------------------------------------------------
+# What they were measured on
+# ------------------------------------------------------------------------------------------------
+
+
+class Protocol(NamedTuple):
+    """What a run has to be for its numbers to be compared with the published ones."""
+
+    name: str
+    settings: dict  # of its script, by name
+    people: tuple = ()  # seen, unseen; 0 = any
+    splits: int = 1  # at least
+    alpha: float = 0.0
+    tests: int = 0  # pairs that each person is tested on, at least; 0 = any
+
+
+PAPER = "paper"
+CODE = "published code"
+ADAM = {"solver": "adam", "num_iterations": 1000, "learning_rate": 0.5}
+WORKERS = {"train_posts": 0.0, "min_comparisons": 50, "drop_smallest": 0}
+ALL_WORKERS = WORKERS | {"min_comparisons": 1, "drop_smallest": 2}  # but the two smallest of each side
+ON_CURVE = {"num_iterations": 500, "max_train": 150, "max_few_shot": 100, "trials": 20}
+POPULATION = {"num_seen": 1000, "num_unseen": 1000, "train_prompts": 45, "few_shot_prompts": 9}
+RAW = ADAM | {"standardise": False}
+LONG = ADAM | {"num_iterations": 20000}
+SPLITS = 20
+TEST_PROMPTS = 990  # of 1,000: prompts whose responses are scored alike are passed over
+PROTOCOLS = {
+    PERSONALLLM: (
+        Protocol(PAPER, RAW | POPULATION, (1000, 1000), SPLITS, tests=TEST_PROMPTS),
+        Protocol(
+            CODE, RAW | POPULATION | {"num_unseen": 500, "train_prompts": 47}, (1000, 500),
+            tests=TEST_PROMPTS,
+        ),
+    ),
+    TLDR: (
+        Protocol(PAPER, ADAM | WORKERS | {"max_few_shot": 50}, (20, 20), SPLITS),
+        Protocol(CODE, ADAM | ALL_WORKERS | {"max_few_shot": 50}, (20, 20)),
+    ),
+    PRISM: (
+        Protocol(PAPER, LONG | {"seen_fraction": 0.5}, (643, 643), SPLITS),
+        Protocol(CODE, LONG | {"seen_fraction": 0.0}, (1029, 258), alpha=1e4),
+    ),
+    CURVE: (
+        Protocol(PAPER, ADAM | WORKERS | ON_CURVE, (0, 20)),
+        Protocol(CODE, ADAM | ALL_WORKERS | ON_CURVE, (0, 20)),
+    ),
+    BENCH: (Protocol("official", {"subset": "", "limit": 0, "pooling": "last"}),),
+}  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------
+# The commands, and what they cost
+# ------------------------------------------------------------------------------------------------
+
+RANKS = "--K_list 0 1 2 5 10 20 50"  # the paper's list of ranks is {2, 5, ..., 50}
+ANEW = f"--repeats 20 --resplit {RANKS}"
+RATE = "3.5 texts a second, as the published code is reported to do on a GPU"
+NOT_TIMED = "GPU hours of this code: unknown"
+RIVALS_COMMAND = "python benchmarks/compare_rivals.py --prepared --seeds 20"
+COMMANDS = {  # table -> [(what it is, command, cost)]
+    PERSONALLLM: [
+        (
+            "embeddings",
+            "python PersonalLLM/prepare.py",
+            f"{NOT_TIMED}; 83,216 texts, 6.6 h at {RATE}; disk 0.7 GB (8 kB a text) beside 16 GB of weights",
+        ),
+        (
+            "as in the paper",
+            f"python PersonalLLM/train_basis.py {ANEW} --results PersonalLLM/results/paper",
+            "no GPU; hours unknown: 4.1 minutes a population and split were measured for K = 0 .. 5 without the star",
+        ),
+        (
+            "as the published code",
+            "python PersonalLLM/train_basis.py --dirichlet_list 0.1 --num_unseen 500 --train_prompts 47"
+            " --results PersonalLLM/results/code",
+            "no GPU; about 8 minutes: 4.1 were measured without the star",
+        ),
+    ],
+    TLDR: [
+        (
+            "embeddings",
+            "python RedditTLDR/prepare.py",
+            f"{NOT_TIMED}; at most 357,888 texts, 28 h at {RATE}; disk at most 2.9 GB beside 16 GB of weights",
+        ),
+        (
+            "as in the paper",
+            f"python RedditTLDR/train_basis.py {ANEW} --max_train 100 150 --results RedditTLDR/results/paper",
+            "no GPU; hours unknown",
+        ),
+        (
+            "as the published code",
+            "python RedditTLDR/train_basis.py --min_comparisons 1 --drop_smallest 2"
+            " --results RedditTLDR/results/code",
+            "no GPU; hours unknown",
+        ),
+    ],
+    PRISM: [
+        (
+            "embeddings",
+            "python PRISM/prepare.py && python PRISM/generate-prism-embeddings.py",
+            f"{NOT_TIMED}; published code: 45 minutes to 4 h reported on an A100; disk 0.6 GB beside 16 GB of weights",
+        ),
+        (
+            "as in the paper",
+            f"python PRISM/train_basis.py {ANEW} --seen_fraction 0.5 --alpha_list 0"
+            " --results PRISM/results/paper",
+            "no GPU; at most 53 h on two cores: 20,000 steps of 0.24 s, twice for the star, 20 splits",
+        ),
+        (
+            "as the published code",
+            "python PRISM/train_basis.py --results PRISM/results/code",
+            "no GPU; 2.7 h on two cores: 20,000 steps of 0.24 s, twice for the star",
+        ),
+    ],
+    CURVE: [
+        ("as in the paper", "python RedditTLDR/vary_fewshot.py", "after the embeddings; no GPU"),
+        (
+            "as the published code",
+            "python RedditTLDR/vary_fewshot.py --min_comparisons 1 --drop_smallest 2"
+            " --results RedditTLDR/results/code",
+            "no GPU",
+        ),
+    ],
+    BENCH: [
+        ("official", "python PRISM/eval_rb2.py", f"{NOT_TIMED}; 1,865 rows; disk unknown"),
+    ],
+}  # fmt: skip
