@@ -36,8 +36,6 @@ class Answers:
         self.aside = aside_of(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.hold()
-        self.mend(self.path)
-        self.mend(self.aside)
         self.read()
 
     def hold(self):
@@ -70,6 +68,9 @@ class Answers:
             append_line(path, b"\n")
 
     def read(self):
+        """What the files say."""
+        self.mend(self.path)
+        self.mend(self.aside)
         self.rows = read_answers(self.path)
         unsure = {}
         for _, row in read_json_lines(self.aside):
@@ -81,7 +82,7 @@ class Answers:
         self.stamp = stamp_of(self.path)
 
     def is_changed(self):
-        """Whether somebody else has written the file."""
+        """Whether the file is another than was written last: by somebody else, or by half a line."""
         return stamp_of(self.path) != self.stamp
 
     def next_time(self):
@@ -173,7 +174,7 @@ def append_line(path, line):
                 written += os.write(file, line[written:])
             os.fsync(file)
         except OSError:
-            os.ftruncate(file, size)
+            os.ftruncate(file, size)  # where this fails too, the next reading mends it
             raise
     finally:
         os.close(file)

@@ -47,6 +47,7 @@ class Pool:
         self.targets = torch.randperm(len(self.pairs), generator=generator)[:TARGETS]
         self.target_gram = self.times(self.differences(self.pairs[self.targets]))  # (n, targets)
         self.products = {}  # (first row, second row): (n,)
+        self.covariances = {}  # (strength, spread) of a prior: (n, targets)
 
     def differences(self, pairs):
         """x of pairs (m, 2), first minus second. (m, d)"""
@@ -61,8 +62,15 @@ class Pool:
         products = (self.table @ x.T).double()  # (rows, d) @ (d, m)
         return products[self.pairs[:, 0]] - products[self.pairs[:, 1]]
 
+    def covariance(self, prior):
+        """k_jl of each pair and each target, worked out once for a prior. (n, targets)"""
+        key = (prior.strength, prior.deviation_spread)
+        if key not in self.covariances:
+            self.covariances = {key: kernel(prior, self.z, self.z[self.targets], self.target_gram)}
+        return self.covariances[key]
+
     def gram(self, pairs):
-        """The same for pairs (m, 2); only those that are new cost a product. (n, m)"""
+        """x_j . x for pairs (m, 2); only those that are new cost a product. (n, m)"""
         keys = [tuple(pair) for pair in pairs.tolist()]
         new = [number for number, key in enumerate(keys) if key not in self.products]
         if new:
@@ -103,8 +111,7 @@ class Posterior(NamedTuple):
         k = kernel(prior, z, pool.z, gram.T) * root[:, None]  # (m, n)
         learned = torch.linalg.solve_triangular(torch.linalg.cholesky(M), k, upper=False)
         targets = pool.targets
-        covariance = kernel(prior, pool.z, pool.z[targets], pool.target_gram)
-        covariance -= learned.T @ learned[:, targets]  # (n, m) @ (m, targets)
+        covariance = pool.covariance(prior) - learned.T @ learned[:, targets]  # (n, m) @ (m, targets)
         variance = variances(prior, pool) - learned.square().sum(0)
         is_new = ~alike(pool.squares[:, None], squares, gram).any(1)
         return cls(mixtures, logits, variance, covariance, learned, is_new)
@@ -156,7 +163,12 @@ def most_telling(pool, prior, known, count=1, free=True):
 
     One product (rows, d) @ (d,) for each answer that is new to the pool, and n x targets numbers.
     """
-    _, logits, variance, covariance, learned, is_new = Posterior.of(pool, prior, known)
+    return most_telling_after(Posterior.of(pool, prior, known), pool, prior, count, free)
+
+
+def most_telling_after(posterior, pool, prior, count=1, free=True):
+    """The same where the Posterior of the answers is there already."""
+    _, logits, variance, covariance, learned, is_new = posterior
     c = curvature(logits)
     share = c[pool.targets] / 2 / len(pool.targets)
     is_new = is_new & free
@@ -169,6 +181,8 @@ def most_telling(pool, prior, known, count=1, free=True):
             break
         numbers.append(number)
         told.append(gain[number].item())
+        if len(numbers) == count:
+            break
         gram = pool.gram(pool.pairs[[number]])  # (n, 1)
         column = kernel(prior, pool.z, pool.z[[number]], gram)[:, 0] - learned.T @ learned[:, number]
         step = column / (1 / c[number] + variance[number]).sqrt()

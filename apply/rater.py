@@ -10,7 +10,7 @@ from leave_one_out import adapt
 from lore.fit.comparisons import Comparisons, numbers_of
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.text.input_rows import judgement
-from questions import mixtures_of, most_telling, rows_of_pairs
+from questions import Posterior, most_telling, most_telling_after, rows_of_pairs
 
 CHOSEN = "chosen"
 RANDOM = "random"
@@ -64,7 +64,8 @@ class Rater:
 
     def advance(self):
         """Fit the person anew, and choose the next question."""
-        self.fit = mixtures_of(self.pool, self.basis.prior, self.known)
+        self.posterior = Posterior.of(self.pool, self.basis.prior, self.known)
+        self.fit = self.posterior.mixtures
         self.rewards = self.rewards_by(self.fit)
         self.question = self.next_question()
 
@@ -141,8 +142,11 @@ class Rater:
 
         Where two rules are compared, the chosen questions know of answers to such questions alone.
         """
-        known = [number for number, row in enumerate(self.rows) if self.rule != BOTH or row["rule"] == CHOSEN]
-        return most_telling(self.pool, self.basis.prior, self.known[known], free=free).numbers
+        prior = self.basis.prior
+        if self.rule != BOTH:
+            return most_telling_after(self.posterior, self.pool, prior, free=free).numbers
+        known = [number for number, row in enumerate(self.rows) if row["rule"] == CHOSEN]
+        return most_telling(self.pool, prior, self.known[known], free=free).numbers
 
 
 def row_numbers(pool, row):
