@@ -30,7 +30,7 @@ def accuracies(rater, known):
         return None
     shares = []
     for numbers in (asked[CHOSEN][:known], asked[RANDOM][:known], asked[RANDOM][:0]):
-        rewards = rater.rewards_by(mixtures_of(rater.pool, rater.basis.prior, rater.known[numbers]))
+        rewards = rater.rewards_by(mixtures_of(rater.pool, rater.known[numbers]))
         preferred, other = rewards[rater.known[rest]].T
         shares.append((preferred > other).double().mean().item())
     return shares

@@ -112,7 +112,7 @@ class Pool(questions.Pool):
         for number, (left, right) in zip(self.prompt.tolist(), self.places):
             rows = self.prompts[number].rows
             pairs.append((rows[left], rows[right]))
-        super().__init__(table, pairs, basis.V)
+        super().__init__(table, pairs, basis.V, basis.prior)
         self.number = {frozenset(pair): number for number, pair in enumerate(pairs)}
         self.population = self.Z @ basis.prior.mean.double()  # (rows, K) @ (K,)
         candidates = []

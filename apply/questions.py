@@ -1,15 +1,22 @@
-"""Which pairs to ask a person about: those whose answers would tell most about their reward.
+"""Which pairs to ask a person about: those whose answers would tell most about what they prefer.
 
-Given the answers A of somebody, the log-odds f_j = z_j . w + x_j . e / LOGIT_SCALE of all pairs j are about
-normal around the optimum of (R2), with the covariance
+Given somebody's answers A, the log-odds f of the pairs of a pool are about normal (Laplace), with the mean m of
+(R2)'s optimum and the covariance
 
-    S = k - k_A (diag(1 / c_A) + k_AA)^-1 k_A'        c_j = p_j (1 - p_j) at that optimum (Laplace)
+    S = k - k_A (diag(1 / c_A) + k_AA)^-1 k_A'        c_j = p_j (1 - p_j) at that optimum
     k_jl = z_j' (I - 1 1' / K) z_l / strength  +  deviation_spread^2 x_j . x_l / LOGIT_SCALE^2
 
-of which the first part is w's, along the simplex, and the second e's. An answer to pair q lowers the
-variance of f_l by S_lq^2 / (1 / c_q + S_qq), and so the log-loss expected of pair l by c_l / 2 times it.
+whose first part is w's, along the simplex, and whose second is e's. Who takes the better reply of pair l by the
+sign of m_l loses, with s_l^2 = S_ll, in expectation
+
+    s_l phi(m_l / s_l) - |m_l| Phi(-|m_l| / s_l)        of slope    phi(m_l / s_l) / (2 s_l)    in s_l^2
+
+and an answer to pair q lowers s_l^2 by S_lq^2 / (1 / c_q + S_qq). What it tells is the product of the two, in the
+mean over the pool. Beside D-optimality, log(1 + c_q S_qq), this looks at what is to be predicted, and where it
+is still open.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -18,36 +25,33 @@ from lore.fit.comparisons import Comparisons
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import EVERYBODY, Mixtures, solve_mixtures
 
-TARGETS = 512  # pairs of a pool, at most, whose log-loss a question is to lower
-ALIKE = 0.1  # of the length of x: two pairs that are no farther apart are one question
-NOTHING = 1e-12  # nats: rounding
-
-
-class Questions(NamedTuple):
-    """Pairs of a Pool in the order in which to ask them; fewer than wanted where no other tells anything."""
-
-    numbers: list  # of the pairs
-    told: list  # log-loss of a pair of the pool, in nats, that each answer is expected to save
+TARGETS = 256  # pairs of a pool, at most, that are predicted where the worth of a question is found
+ALIKE = 0.3  # of the length of x: two pairs that are no farther apart are one question
+NOTHING = 1e-12  # log-odds: rounding
 
 
 class Pool:
-    """Pairs that somebody may be asked about, and all that does not depend on a person, worked out once.
+    """Pairs that somebody may be asked about, and all that does not depend on their answers, worked out once.
 
     table (rows, d): embeddings of replies, those of answers to other pairs among them; pairs (n, 2): the two
-    rows of each pair; V (d, K). Products of the pool with whatever is asked about are kept, n numbers a pair.
+    rows of each pair; V (d, K) and prior: of a basis or a Fit. Products with what is asked are kept, n numbers
+    a pair.
     """
 
-    def __init__(self, table, pairs, V):
+    def __init__(self, table, pairs, V, prior):
+        self.prior = prior
         self.table = table.float()
         self.pairs = rows_of_pairs(pairs)
         self.Z = (self.table @ V.float()).double() / LOGIT_SCALE  # (rows, d) @ (d, K) -> (rows, K)
         self.z = self.log_odds(self.pairs)
-        self.squares = self.differences(self.pairs).double().square().sum(1)  # (n,)
+        self.products = {}  # (first row, second row): (n,)
         generator = torch.Generator().manual_seed(0)
         self.targets = torch.randperm(len(self.pairs), generator=generator)[:TARGETS]
-        self.target_gram = self.times(self.differences(self.pairs[self.targets]))  # (n, targets)
-        self.products = {}  # (first row, second row): (n,)
-        self.covariances = {}  # (strength, spread) of a prior: (n, targets)
+        gram = self.times(self.differences(self.pairs[self.targets]))
+        self.covariance = kernel(prior, self.z, self.z[self.targets], gram)  # (n, targets) k_jl
+        parts = [self.differences(part).square().sum(1) for part in self.pairs.split(TARGETS)]
+        self.squares = torch.cat(parts).double()  # (n,) x . x
+        self.variance = variances(prior, self.z, self.squares)  # (n,) k_jj
 
     def differences(self, pairs):
         """x of pairs (m, 2), first minus second. (m, d)"""
@@ -62,22 +66,15 @@ class Pool:
         products = (self.table @ x.T).double()  # (rows, d) @ (d, m)
         return products[self.pairs[:, 0]] - products[self.pairs[:, 1]]
 
-    def covariance(self, prior):
-        """k_jl of each pair and each target, worked out once for a prior. (n, targets)"""
-        key = (prior.strength, prior.deviation_spread)
-        if key not in self.covariances:
-            self.covariances = {key: kernel(prior, self.z, self.z[self.targets], self.target_gram)}
-        return self.covariances[key]
-
     def gram(self, pairs):
-        """x_j . x for pairs (m, 2); only those that are new cost a product. (n, m)"""
+        """x_j . x for pairs (m, 2), of which new ones alone cost a product. (n, m)"""
         keys = [tuple(pair) for pair in pairs.tolist()]
         new = [number for number, key in enumerate(keys) if key not in self.products]
         if new:
             columns = self.times(self.differences(pairs[new])).T.contiguous()
             self.products |= zip([keys[number] for number in new], columns)
         columns = [self.products[key] for key in keys]
-        return torch.stack(columns, 1) if keys else self.squares.new_zeros(len(self.pairs), 0)
+        return torch.stack(columns, 1) if keys else self.z.new_zeros(len(self.pairs), 0)
 
 
 def rows_of_pairs(pairs):
@@ -86,43 +83,73 @@ def rows_of_pairs(pairs):
 
 
 class Posterior(NamedTuple):
-    """What is believed of a person's log-odds of the n pairs of a Pool, after their answers."""
+    """What is believed of somebody's log-odds of the n pairs of a Pool after m answers."""
 
-    mixtures: Mixtures  # (R2) of this one person: W (1, K), spread (1, K), logits and a of the answers
-    logits: torch.Tensor  # (n,) mean
+    mixtures: (
+        Mixtures  # (R2) of this one person: W (1, K), spread (1, K), logits (m,) and a (m,) of the answers
+    )
+    mean: torch.Tensor  # (n,)
     variance: torch.Tensor  # (n,) S_jj
     covariance: torch.Tensor  # (n, targets) S_jl
-    learned: torch.Tensor  # (m, n) whose squares the answers have taken from the variance, row by row
-    is_new: torch.Tensor  # (n,) whether nothing like it has been asked
+    learned: (
+        torch.Tensor
+    )  # (m, n), whose squares the answers have taken from the variance, one after the other
+    is_new: torch.Tensor  # (n,) whether no answer is to a pair that is ALIKE
 
     @classmethod
-    def of(cls, pool, prior, known):
-        """known (m, 2): rows of the pool's table, the preferred reply first; prior: lore.fit.mixtures.Prior."""
+    def of(cls, pool, known, mixtures=None):
+        """known (m, 2): answers as rows of the pool's table, the preferred reply first.
+
+        mixtures: (R2) of this person, where it is solved already. InputError: see solve_mixtures.
+        """
         known = rows_of_pairs(known)
-        mixtures = mixtures_of(pool, prior, known)
+        prior = pool.prior
+        if mixtures is None:
+            mixtures = mixtures_of(pool, known)
         gram = pool.gram(known)
-        logits = pool.z @ mixtures.W[0] + gram @ mixtures.a / LOGIT_SCALE  # (n, K) @ (K,), (n, m) @ (m,)
+        mean = pool.z @ mixtures.W[0] + gram @ mixtures.a / LOGIT_SCALE  # (n, K) @ (K,), (n, m) @ (m,)
         z = pool.log_odds(known)
         x = pool.differences(known)
-        squares = x.double().square().sum(1)
         root = curvature(mixtures.logits).sqrt()  # (m,)
-        M = kernel(prior, z, z, (x @ x.T).double())  # (m, d) @ (d, m)
-        M = torch.eye(len(known)).double() + root[:, None] * M * root
-        k = kernel(prior, z, pool.z, gram.T) * root[:, None]  # (m, n)
-        learned = torch.linalg.solve_triangular(torch.linalg.cholesky(M), k, upper=False)
-        targets = pool.targets
-        covariance = pool.covariance(prior) - learned.T @ learned[:, targets]  # (n, m) @ (m, targets)
-        variance = variances(prior, pool) - learned.square().sum(0)
-        is_new = ~alike(pool.squares[:, None], squares, gram).any(1)
-        return cls(mixtures, logits, variance, covariance, learned, is_new)
+        M = root[:, None] * kernel(prior, z, z, (x @ x.T).double()) * root  # (m, d) @ (d, m)
+        L = torch.linalg.cholesky(M + torch.eye(len(M)).to(M))
+        k = root[:, None] * kernel(prior, z, pool.z, gram.T)  # (m, n)
+        learned = torch.linalg.solve_triangular(L, k, upper=False)
+        covariance = pool.covariance - learned.T @ learned[:, pool.targets]  # (n, m) @ (m, targets)
+        variance = pool.variance - learned.square().sum(0)
+        is_new = ~alike(pool.squares[:, None], x.double().square().sum(1), gram).any(1)
+        return cls(mixtures, mean, variance, covariance, learned, is_new)
+
+    def worth(self, pool, counted):
+        """What an answer to each pair tells, in log-odds, of those of a mask that the pool's targets are. (n,)"""
+        deviation = self.variance[pool.targets].clamp_min(NOTHING).sqrt()
+        density = torch.exp(-(self.mean[pool.targets] / deviation).square() / 2) / math.sqrt(2 * math.pi)
+        slope = counted[pool.targets] * density / (2 * deviation)
+        noise = 1 / curvature(self.mean)
+        share = slope / counted[pool.targets].sum().clamp_min(1)
+        return self.covariance.square() @ share / (noise + self.variance)  # (n, targets) @ (targets,)
+
+    def asked(self, pool, number):
+        """The same once a pair of the pool is answered as expected, so that the mean stays."""
+        gram = pool.gram(pool.pairs[[number]])  # (n, 1)
+        column = kernel(pool.prior, pool.z, pool.z[[number]], gram)[:, 0]
+        column = column - self.learned.T @ self.learned[:, number]  # S_jq
+        noise = 1 / curvature(self.mean[number])
+        step = column / (noise + self.variance[number]).sqrt()
+        return self._replace(
+            variance=self.variance - step.square(),
+            covariance=self.covariance - torch.outer(step, step[pool.targets]),
+            learned=torch.cat([self.learned, step[None]]),
+            is_new=self.is_new & ~alike(pool.squares, pool.squares[number], gram[:, 0]),
+        )
 
 
-def mixtures_of(pool, prior, known):
+def mixtures_of(pool, known):
     """(R2) of one person who is known by pairs (m, 2)."""
     user = torch.zeros(len(known), dtype=torch.long)
     pairs = Comparisons(pool.table, user, ("they",), *known.T) if len(known) else None
     Z = pool.log_odds(known) * LOGIT_SCALE
-    return solve_mixtures(Z, user, 1, prior, pairs, spread=True)
+    return solve_mixtures(Z, user, 1, pool.prior, pairs, spread=True)
 
 
 def kernel(prior, z, other_z, gram):
@@ -133,61 +160,49 @@ def kernel(prior, z, other_z, gram):
     return k + (z - z.mean(1, keepdim=True)) @ other_z.T / prior.strength  # (n, K) @ (K, m)
 
 
-def variances(prior, pool):
-    """k_jj of the pool. (n,)"""
-    k = (prior.deviation_spread / LOGIT_SCALE) ** 2 * pool.squares
+def variances(prior, z, squares):
+    """k_jj of pairs with z (n, K), whose x . x are squares (n,). (n,)"""
+    k = (prior.deviation_spread / LOGIT_SCALE) ** 2 * squares
     if prior.strength == EVERYBODY:
         return k
-    return k + pool.z.var(1, correction=0) * pool.z.shape[1] / prior.strength
+    return k + (z - z.mean(1, keepdim=True)).square().sum(1) / prior.strength
 
 
 def curvature(logits):
-    """p (1 - p)"""
-    p = torch.sigmoid(logits)
-    return p * (1 - p)
+    """p (1 - p), of rewards however far apart above 0."""
+    p = torch.sigmoid(-logits.abs())
+    return (p * (1 - p)).clamp_min(torch.finfo(p.dtype).tiny)
 
 
 def alike(squares, other_squares, products):
-    """Whether two pairs are one question, turned round or not: |x|^2 of each, and x . x'."""
+    """Whether two pairs are one question, turned round or not, by |x|^2 of each and x . x'."""
     apart = squares + other_squares - 2 * products.abs()
     return apart <= ALIKE**2 * (squares + other_squares) / 2
 
 
-def most_telling(pool, prior, known, count=1, free=True):
-    """The `count` pairs of a Pool that would tell most about somebody -> Questions.
+def most_telling(pool, posterior, count=1, allowed=None):
+    """The `count` pairs of a Pool whose answers would tell most about somebody: their numbers, what each tells.
 
-    prior: what is known of anybody (basis.prior, fit.prior); known (m, 2): their answers so far, as rows of
-    the pool's table, the preferred reply first; nothing is asked again, nor what is ALIKE; free (n,): what
-    may be asked, True = all. The first is the best to ask now. Those behind it are chosen as if those before
-    were answered without surprise: ask again with the answer among the known, and the next depends on it.
+    posterior: Posterior.of(pool, known), of no answer for somebody new; allowed (n,): a mask of the
+    pairs that may be asked about, and are to be predicted; None = all. Nothing is asked again, turned round or
+    in other words, nor what tells nothing: there may be fewer. The first is the one to ask now. Those behind
+    it are chosen as if those before it were answered as expected: ask again with a new Posterior once the
+    answer is known, and the next depends on it.
 
-    One product (rows, d) @ (d,) for each answer that is new to the pool, and n x targets numbers.
+    What it costs, beside (R2): a product (rows, d) @ (d,) for each answer that is new to the pool, and some
+    passes over (n, targets).
     """
-    return most_telling_after(Posterior.of(pool, prior, known), pool, prior, count, free)
-
-
-def most_telling_after(posterior, pool, prior, count=1, free=True):
-    """The same where the Posterior of the answers is there already."""
-    _, logits, variance, covariance, learned, is_new = posterior
-    c = curvature(logits)
-    share = c[pool.targets] / 2 / len(pool.targets)
-    is_new = is_new & free
+    allowed = torch.ones(len(pool.pairs), dtype=torch.bool) if allowed is None else allowed
     numbers = []
     told = []
-    for _ in range(min(count, len(c))):
-        gain = covariance.square() @ share / (1 / c + variance)  # (n, targets) @ (targets,)
-        number = int(torch.where(is_new, gain, -1).argmax())
-        if not is_new[number] or gain[number] <= NOTHING:
+    for _ in range(min(count, len(pool.pairs))):
+        worth = torch.where(allowed & posterior.is_new, posterior.worth(pool, allowed), -1)
+        number = int(worth.argmax())
+        if worth[number] <= NOTHING:
             break
         numbers.append(number)
-        told.append(gain[number].item())
+        told.append(worth[number].item())
         if len(numbers) == count:
             break
-        gram = pool.gram(pool.pairs[[number]])  # (n, 1)
-        column = kernel(prior, pool.z, pool.z[[number]], gram)[:, 0] - learned.T @ learned[:, number]
-        step = column / (1 / c[number] + variance[number]).sqrt()
-        learned = torch.cat([learned, step[None]])
-        variance = variance - step.square()
-        covariance = covariance - torch.outer(step, step[pool.targets])
-        is_new = is_new & ~alike(pool.squares, pool.squares[number], gram[:, 0])
-    return Questions(numbers, told)
+        posterior = posterior.asked(pool, number)
+    return numbers, told

@@ -10,7 +10,7 @@ from leave_one_out import adapt
 from lore.fit.comparisons import Comparisons, numbers_of
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.text.input_rows import judgement
-from questions import Posterior, most_telling, most_telling_after, rows_of_pairs
+from questions import Posterior, most_telling, rows_of_pairs
 
 CHOSEN = "chosen"
 RANDOM = "random"
@@ -64,7 +64,7 @@ class Rater:
 
     def advance(self):
         """Fit the person anew, and choose the next question."""
-        self.posterior = Posterior.of(self.pool, self.basis.prior, self.known)
+        self.posterior = Posterior.of(self.pool, self.known)
         self.fit = self.posterior.mixtures
         self.rewards = self.rewards_by(self.fit)
         self.question = self.next_question()
@@ -142,11 +142,12 @@ class Rater:
 
         Where two rules are compared, the chosen questions know of answers to such questions alone.
         """
-        prior = self.basis.prior
-        if self.rule != BOTH:
-            return most_telling_after(self.posterior, self.pool, prior, free=free).numbers
-        known = [number for number, row in enumerate(self.rows) if row["rule"] == CHOSEN]
-        return most_telling(self.pool, prior, self.known[known], free=free).numbers
+        posterior = self.posterior
+        if self.rule == BOTH:
+            known = [number for number, row in enumerate(self.rows) if row["rule"] == CHOSEN]
+            posterior = Posterior.of(self.pool, self.known[known])
+        numbers, _ = most_telling(self.pool, posterior, allowed=free)
+        return numbers
 
 
 def row_numbers(pool, row):
