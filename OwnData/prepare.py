@@ -3,10 +3,13 @@
     python OwnData/prepare.py --source FILE                            8B model, one GPU
     python OwnData/prepare.py --source FILE --model REWARD_MODEL           any other with a linear head
     python OwnData/prepare.py --source FILE --model ENCODER --pooling mean     no GPU: a text encoder
+    python OwnData/prepare.py --source FILE --columns user_id=annotator prompt=question
 
-Reads:  --source, JSON lines (plain or gzip), CSV or parquet: user_id; prompt, or messages; chosen,
-        rejected; and, if you like, prompt_id (equal for comparisons that are held out together; default:
-        the text of the prompt) and split (train or test). lore/text/input_rows.py has examples.
+Reads:  --source: JSON lines or a JSON list, CSV or cells parted by semicolons or tabs, each plain or gzip,
+        parquet, a folder of datasets.save_to_disk, or a data set of the Hub as NAME:SPLIT or
+        NAME:CONFIG:SPLIT. It has user_id; prompt, or messages; chosen, rejected; and, if you like,
+        prompt_id (equal for comparisons that are held out together; default: the text of the prompt) and
+        split (train or test). lore/text/input_rows.py has examples; convert.py turns other layouts.
 Writes: data/comparisons.safetensors (embeddings and head), data/comparisons.parquet (who preferred
         what)
 Cost:   one pass of the model over each distinct conversation. Started again, an interrupted run goes
@@ -23,13 +26,13 @@ from lore.common import require, require_apart, start
 from lore.settings import settings
 from lore.splits import require_replaceable
 from lore.text import encoder_settings
-from lore.text.conversations import content_hash
 from lore.text.embeddings import embed_split
 from lore.text.encoder import encoder_of
-from lore.text.input_rows import first_times, prompt_key, read_judgements
+from lore.text.input_rows import first_times, hash_of, prompt_key, read_judgements
 
 # ------------------------------------------------------------------------------- settings ---
-source = ""  # the file of comparisons
+source = ""  # the comparisons: a file, a folder, or NAME:SPLIT of the Hub
+columns = []  # OURS=THEIRS, where columns have other names than those above: user_id=annotator
 data = HERE / "data"  # where the embedded comparisons go
 limit = 0  # only the first N comparisons, for a smoke test; 0 = all
 # -------------------------------------------------------------------------------------------
@@ -82,13 +85,12 @@ def main():
     kinds = ("safetensors", "parquet")
     require_apart([args.data / f"comparisons.{kind}" for kind in kinds], [args.source])
     require_replaceable(args.data / "comparisons")
-    judgements = read_judgements(args.source)
+    judgements = read_judgements(args.source, args.columns)
     encoder = encoder_of(args)
     # a folder that cannot be made is better known before the embedding
     args.data.mkdir(parents=True, exist_ok=True)
     frame = pd.DataFrame(records(judgements)[: args.limit or None])
-    made_from = content_hash(args.source).hex()
-    embed_split(args.data / "comparisons", frame, encoder, made_from=made_from)
+    embed_split(args.data / "comparisons", frame, encoder, made_from=hash_of(judgements))
     print(f"embedded comparisons are in {args.data}")
 
 

@@ -34,6 +34,7 @@ from saved_basis import encoder_of_basis, open_basis
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
 input = ""  # comparisons of people who are not in it
+columns = []  # OURS=THEIRS, where its columns have other names: user_id=annotator
 output = ""  # where the basis with these people goes, a .safetensors file
 # -------------------------------------------------------------------------------------------
 
@@ -65,7 +66,7 @@ def main():
     prefix, _ = splitext(args.output)
     require_output(args.output, [args.basis, args.input], (".safetensors",), [f"{prefix}.json"])
     require_results(prefix, args.output)
-    judgements = read_judgements(args.input)
+    judgements = read_judgements(args.input, args.columns)
     require_new(judgements, basis, args.basis)
     judgements = to_fit(judgements)
     require_people(args.output, basis, {each.user_id for each in judgements})

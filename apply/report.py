@@ -28,14 +28,14 @@ from lore.report.pictures import rank_figure, shots_figure, svg_of
 from lore.report.text_tables import Table, few_shot_tables, health_table, run_tables
 from lore.settings import settings
 from lore.splits import identity_of, load_split
-from lore.text.conversations import content_hash
-from lore.text.input_rows import read_judgements
+from lore.text.input_rows import hash_of, read_judgements
 from page import mixture_bars, page, remark, reply, shown_table, text
 
 # ------------------------------------------------------------------------------- settings ---
 input = ""  # results: a .json of train_basis.py or vary_fewshot.py
 output = ""  # the page
 texts = ""  # the comparisons that OwnData/prepare.py was given; empty = no replies in the page
+columns = []  # OURS=THEIRS, as prepare.py was told them
 prepared = ""  # the folder that it wrote to; empty = where the results say
 replies = 3  # highest and lowest shown of each basis reward
 pairs = 2  # shown of each person, of those that were predicted worst
@@ -167,9 +167,9 @@ class Replies:
     def __init__(self, args, results):
         folder = Path(args.prepared or results["settings"].get("data", ""))
         self.split = load_split(folder / "comparisons", "python OwnData/prepare.py", needed=["row"])
-        if content_hash(args.texts).hex() != self.split.made_from:
+        self.judgements = read_judgements(args.texts, args.columns)
+        if hash_of(self.judgements) != self.split.made_from:
             raise InputError(f"{args.texts} is not the file that {folder} was prepared from")
-        self.judgements = read_judgements(args.texts)
         self.conversation = {}
         for row, chosen, rejected in self.split.frame[["row", "chosen", "rejected"]].to_numpy():
             self.conversation[chosen] = self.judgements[row].chosen

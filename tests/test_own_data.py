@@ -85,7 +85,7 @@ BAD = {
     "NaN for a user": ({"user_id": float("nan")}, "no user_id"),
     "half a user": ({"user_id": 1.5}, "user_id is 1.5"),
     "no prompt": ({"prompt": None}, "a prompt or messages must be there"),
-    "both": ({"messages": [{"role": "user", "content": "a?"}]}, "both prompt and messages"),
+    "both": ({"messages": [{"role": "user", "content": "z?"}]}, "both prompt and messages"),
     "one reply twice": ({"rejected": "b"}, "chosen and rejected are the same"),
     "empty reply": ({"rejected": "  "}, "rejected does not end in a reply, or in an empty one"),
     "NaN for a reply": ({"chosen": float("nan")}, "chosen is nothing"),

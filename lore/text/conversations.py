@@ -8,18 +8,33 @@ import io
 import json
 import re
 import zlib
+from itertools import chain
 from pathlib import Path
 
-from lore.common import InputError
+from lore.common import InputError, require
+from lore.text.json_text import SURROGATE, JsonText
 
-SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, no tokenizer takes it
 BESIDE_CONTENT = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 LARGEST_CELL = 2**31 - 1  # characters of a CSV file
 ROWS_AT_ONCE = 100  # of a parquet file
 READ_AT_ONCE = 2**20  # bytes of one of its columns
 PARQUET_MARK = b"PAR1"  # its first bytes
+STRANGE_MARKS = {  # first bytes of what is not read, and what to do with it
+    b"PK\x03\x04": "a spreadsheet or a zip archive; save the sheet as CSV, or unpack the archive",
+    b"ARROW1": "an Arrow file; name the folder that datasets.save_to_disk wrote, or store it as parquet",
+    b"\xff\xff\xff\xff": "an Arrow file; name the folder that datasets.save_to_disk wrote",
+    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it first",
+    b"BZh": "packed by bzip2; unpack it first",
+    b"\xfd7zXZ": "packed by xz; unpack it first",
+    b"\x80\x04": "a pickle, which is not opened; store it as JSON lines",
+    b"\x80\x05": "a pickle, which is not opened; store it as JSON lines",
+}
+DELIMITERS = (",", ";", "\t")  # of the cells of a table
+TABLES = (".csv", ".tsv", ".tab")
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # a column of numbers without a name
 GZIP_MARK = b"\x1f\x8b"  # the first bytes of a packed file, whatever its name
+SAVED_MARKS = ("state.json", "dataset_dict.json")  # files in a folder of datasets.save_to_disk
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError)
 
 
@@ -75,44 +90,115 @@ def parse_object(path, number, line):
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", str(error))
         cut = "" if line.endswith("\n") else ", and no line end: cut off here? download it again"
+        if line.strip() == "{":
+            cut = "; one object on every line is needed, or a list of objects"
+        elif not line.lstrip().startswith(("{", "[", '"')):
+            cut = f"; a table of cells is known by its name, {' or '.join(TABLES)}"
         raise InputError(f"{path}, line {number}: broken JSON ({reason}){cut}") from error
     if not isinstance(row, dict):
         raise InputError(f"{path}, line {number}: not a JSON object; one on every line is needed")
     return row
 
 
-def read_rows(path):
-    """Yield (file and line, row as a dictionary): parquet by its content, CSV by its name, else JSON lines.
+def read_json_list(path):
+    """Yield (file and row, object) of a file that is one JSON list, of which a piece is in memory at a time.
 
-    A few rows are in memory at a time. Every cell of a CSV file is text.
+    InputError, with file and row: broken JSON, something else than objects.
     """
-    if is_csv(path):
-        yield from read_csv(path)
-        return
-    with open(path, "rb") as file:
-        marked = file.read(len(PARQUET_MARK)) == PARQUET_MARK
-    if marked or Path(path).suffix.lower() == ".parquet":
-        yield from read_parquet(path)
-        return
-    for number, row in read_json_lines(path):
-        yield f"{path}, line {number}", row
+    number = 0
+    try:
+        with open_text(path) as file:
+            text = JsonText(file)
+            separator = text.next_sign()  # the bracket
+            while separator != "]":
+                where = f"{path}, row {number}"
+                text.pass_sign()
+                if text.next_sign() == "]" and not number:
+                    break
+                is_object = text.next_sign() == "{"
+                require(is_object, f"{where}: not a JSON object; a list of objects is needed")
+                yield where, text.value()
+                number += 1
+                separator = text.next_sign()
+                follows = separator in (",", "]")
+                require(
+                    follows, f"{where}: broken JSON (no comma behind it); cut off here? download it again"
+                )
+            text.pass_sign()
+            alone = not text.next_sign()
+            require(alone, f"{path}: more follows the list; one list is needed, or an object on every line")
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = getattr(error, "msg", str(error))
+        raise InputError(
+            f"{path}, row {number}: broken JSON ({reason}); cut off here? download it again"
+        ) from error
+    except DAMAGE as error:
+        raise InputError(f"{path}, after row {number}: damaged file ({error})") from error
 
 
-def is_csv(path):
-    return Path(path).name.lower().removesuffix(".gz").endswith(".csv")
+def read_rows(source):
+    """Yield (file and line, row as a dictionary) of a file, a folder or a data set of the Hub.
+
+    A file is parquet by its content, a table of cells by its name, a list or lines of JSON by its first
+    sign. A few rows are in memory at a time. Every cell of a table is text.
+    """
+    if not Path(source).is_file():
+        yield from read_data_set(source)
+        return
+    if is_table(source):
+        yield from read_csv(source)
+        return
+    with open(source, "rb") as file:
+        start = file.read(8)
+    for mark, kind in STRANGE_MARKS.items():
+        require(not start.startswith(mark), f"{source} is {kind}")
+    if start.startswith(PARQUET_MARK) or Path(source).suffix.lower() == ".parquet":
+        yield from read_parquet(source)
+    elif first_sign(source) == "[":
+        yield from read_json_list(source)
+    else:
+        for number, row in read_json_lines(source):
+            yield f"{source}, line {number}", row
+
+
+def first_sign(path):
+    """The first character that is no space. InputError: a damaged file."""
+    try:
+        with open_text(path) as file:
+            return JsonText(file).next_sign()
+    except DAMAGE as error:
+        raise InputError(f"{path}: damaged file ({error})") from error
+
+
+def is_table(path):
+    return Path(path).name.lower().removesuffix(".gz").endswith(TABLES)
+
+
+def delimiter_of(line):
+    """What parts most cells of a table's first line; a comma where nothing parts more."""
+
+    def cells(delimiter):
+        try:
+            return len(next(csv.reader([line], delimiter=delimiter, strict=True), []))
+        except csv.Error:
+            return 0
+
+    return max(DELIMITERS, key=cells)
 
 
 def read_csv(path, columns=None):
-    """Yield (file and line, {column: text}) of a CSV file, packed or not, one row in memory at a time.
+    """Yield (file and line, {column: text}) of a table, packed or not, one row in memory at a time.
 
-    columns: those that are wanted, None = all. InputError, with file and line: a column missing or
-    twice, a row of more or fewer cells than the first, a file cut off, or that is something else.
+    Its cells are parted by commas, semicolons or tabs. columns: those that are wanted, None = all.
+    InputError, with file and line: a column missing or twice, a row of more or fewer cells than the
+    first, a file cut off, or that is something else.
     """
     csv.field_size_limit(LARGEST_CELL)
     try:
         with open_text(path, newline="") as file:
             lines = watched(path, file)
-            rows = csv.reader(lines, strict=True)
+            first = next(lines, "")
+            rows = csv.reader(chain([first], lines), delimiter=delimiter_of(first), strict=True)
             header = next(rows, [])
             refuse_stand_in(path, header[0] if header else "")
             positions = columns_of(path, header, columns)
@@ -127,7 +213,8 @@ def read_csv(path, columns=None):
                     raise InputError(f"{where}: {counts}; cut off here? download it again")
                 yield where, {name: cells[position] for name, position in positions.items()}
     except csv.Error as error:
-        reason = f"broken CSV ({error}); cut off here? download it again"
+        quotes = 'a quote within a quoted cell is written twice, ""'
+        reason = f"broken CSV ({error}): {quotes}; or is the file cut off here?"
         raise InputError(f"{path}, line {rows.line_num}: {reason}") from error
     except DAMAGE as error:
         raise InputError(f"{path}: damaged file ({error})") from error
@@ -191,6 +278,36 @@ def fetch_rows(name, **options):
     for split, rows in splits.items():
         for number, row in enumerate(rows):
             yield f"{name}, {split} row {number}", row
+
+
+def read_data_set(source):
+    """Yield (place, row) of what `datasets` has: a folder, or NAME of the Hub; :SPLIT or :CONFIG:SPLIT behind it.
+
+    InputError: neither there nor to be had, or several splits of which none is named.
+    """
+    name, *choice = str(source).split(":")
+    is_folder = Path(name).is_dir()
+    on_hub = HUB_NAME.fullmatch(name) and not name.lower().endswith(
+        (*TABLES, ".json", ".jsonl", ".parquet", ".gz")
+    )
+    require(is_folder or on_hub, f"{source} is no file and no folder")
+    from datasets import Dataset, load_dataset, load_from_disk
+    from datasets.exceptions import DatasetsError
+
+    try:
+        if is_folder and any((Path(name) / mark).exists() for mark in SAVED_MARKS):
+            loaded = load_from_disk(name)
+        else:
+            loaded = load_dataset(name, *choice[:-1])
+    except (OSError, ValueError, DatasetsError) as error:
+        what = "a folder that `datasets` cannot read" if is_folder else "no file here, and cannot be fetched"
+        raise InputError(f"{name} is {what}: {first_line(error)}") from error
+    splits = {"": loaded} if isinstance(loaded, Dataset) else loaded
+    split = choice[-1] if choice else next(iter(splits))
+    if split not in splits or (len(splits) > 1 and not choice):
+        raise InputError(f"{source} has the splits {', '.join(splits)}: name it {name}:{next(iter(splits))}")
+    for number, row in enumerate(splits[split]):
+        yield f"{source}, row {number}", row
 
 
 def find_file(source, name):

@@ -7,30 +7,31 @@
 
 `messages`, a list of {role, content}, may stand in place of `prompt`. chosen and rejected may be
 such lists too: replies to the prompt, or whole conversations, whose common beginning it then is.
-An empty cell or text is nothing. docs/apply.md says what else a row may hold.
+An empty cell or text is nothing. lore/text/layouts.py has the other ways to write a comparison that are
+read as they are, docs/apply.md what else a row may hold.
 """
 
 import hashlib
 import json
-import math
 import re
-from decimal import Decimal
-from pathlib import Path
 from typing import NamedTuple
-from uuid import UUID
 
 from lore.common import InputError, require
-from lore.text.conversations import BESIDE_CONTENT, SURROGATE, is_csv, read_rows, require_text, spoken
+from lore.text.conversations import BESIDE_CONTENT, is_table, read_rows, require_text, spoken
+from lore.text.json_text import in_json, is_nothing
+from lore.text.layouts import as_messages, direction, renamed, renaming, there
 from lore.text.spellings import as_asked, as_read, holds_messages, is_list_of_messages, one_spelling
 from lore.upstream_values import as_list, finite_number, whole_number
 
 LISTS = ("prompt", "chosen", "rejected", "response")  # columns that hold a text or messages
-LISTS_ALONE = ("messages", "candidates")
+LISTS_ALONE = ("messages", "context", "candidates")
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 SIDES = {"train": "train"} | dict.fromkeys(("test", "validation", "valid", "eval"), "test")
+COLUMNS = (  # of a comparison
+    "user_id", "prompt", "messages", "context", "chosen", "rejected", "candidates", "choice", "prompt_id", "split",
+)  # fmt: skip
 # columns of which no model here would see anything
 UNREAD = ("tools", "images", "system", "system_prompt", "history", "chat_template_kwargs")
-DEEPEST = 100  # lists and objects within each other, in a field
 EXACT = 2**53  # a float beyond it has lost the last digits of a whole number
 NO_IDS = {"nan", "none", "null", "nat", "<na>", "n/a", "#n/a", "undefined", r"\n"}  # a missing one as text
 ROUNDED = re.compile(r"[+-]?\d(\.\d+)?e\+\d+", re.IGNORECASE)  # a long id that a table has shortened
@@ -56,15 +57,24 @@ class Judgement(NamedTuple):
     rejected: list
 
 
-def rows_of(path):
-    """Yield (file and line, row) of a file, as JSON has it. InputError: it is missing, or what JSON cannot say."""
-    if not Path(path).is_file():
-        raise InputError(f"{path} is no file")
-    table = is_csv(path)
+def rows_of(path, columns=()):
+    """Yield (file and line, row) of a file, a folder or a data set of the Hub, as JSON has it.
+
+    columns: OURS=THEIRS, the names here of columns that are called otherwise there.
+    InputError: it is missing, what JSON cannot say, a column that no row has.
+    """
+    theirs = renaming(columns, COLUMNS)
+    missing = {*theirs.values()}
+    table = is_table(path)
+    cells = {}
     for file_and_line, cells in read_rows(path):
+        missing -= cells.keys()
+        cells = renamed(cells, theirs)
         if table:
             cells = {name: list_in_cell(name, text) for name, text in cells.items()}
         yield file_and_line, row_of(file_and_line, cells)
+    if cells and missing:
+        raise InputError(f"{path} has no column {min(missing)}, which --columns names; {there(cells)}")
 
 
 def row_of(file_and_line, cells):
@@ -73,7 +83,8 @@ def row_of(file_and_line, cells):
     for name, value in cells.items():
         row[name] = in_json(value, f"{file_and_line}, {name}")
         if name in UNREAD and not is_nothing(row[name]):
-            raise InputError(f"{file_and_line}: {name} would not be read; leave the column out")
+            text = f"{name} would not be read; leave the column out{direction(cells)}"
+            raise InputError(f"{file_and_line}: {text}")
     return row
 
 
@@ -88,47 +99,9 @@ def list_in_cell(name, text):
     return value if name in LISTS_ALONE or is_list_of_messages(value) else text
 
 
-def in_json(value, where, depth=0):
-    """A value as JSON has it; NaN, which tables have for nothing, is null. InputError: it has no such."""
-    require(depth <= DEEPEST, f"{where}: lists and objects more than {DEEPEST} deep")
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, str):
-        if SURROGATE.search(value):
-            raise InputError(f"{where}: half a character (a lone surrogate)")
-        return value
-    if isinstance(value, dict):
-        return {str(name): in_json(inner, where, depth + 1) for name, inner in value.items()}
-    items = as_list(value)
-    if items is not None:
-        return [in_json(item, where, depth + 1) for item in items]
-    if isinstance(value, float | Decimal) and abs(value) == math.inf:
-        raise InputError(f"{where}: infinity, which JSON has not")
-    if value != value or str(value) in ("NaT", "<NA>"):
-        return None
-    if isinstance(value, float):
-        return value
-    if isinstance(value, Decimal) and value == int(value):
-        return int(value)
-    if hasattr(value, "item"):  # of NumPy
-        return in_json(value.item(), where, depth)
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    if isinstance(value, Decimal | UUID):
-        return str(value)
-    raise InputError(f"{where}: a {type(value).__name__}, which JSON has not")
-
-
-def is_nothing(value):
-    """Whether a field says nothing: null, NaN, an empty cell or list, spaces."""
-    if isinstance(value, str):
-        return not value.strip()
-    return value is None or value != value or value in ([], {})
-
-
-def read_judgements(path):
-    """The Judgements of a file. InputError, with file and line: see `judgements_of`; no row at all."""
-    judgements = judgements_of(rows_of(path))
+def read_judgements(path, columns=()):
+    """The Judgements of a file. InputError, with file and line: see `rows_of`, `judgements_of`; no row at all."""
+    judgements = judgements_of(rows_of(path, columns))
     require(judgements, f"{path} holds no comparison")
     return judgements
 
@@ -161,6 +134,14 @@ def judgements_of(rows):
     return judgements
 
 
+def hash_of(judgements):
+    """SHA-256 of who preferred what to what, in this order: the same however the file writes it."""
+    digest = hashlib.sha256()
+    for judged in judgements:
+        digest.update(json.dumps(judged[1:]).encode())
+    return digest.hexdigest()
+
+
 def first_times(judgements):
     """Numbers of the judgements that were not there before; says how many are there again."""
     first = {}
@@ -173,10 +154,14 @@ def first_times(judgements):
 
 def judgement(file_and_line, row):
     """The Judgement of a row. InputError: no person, no text, two replies that are one."""
+    row = with_chosen(file_and_line, row)
+    for name in ("user_id", "chosen", "rejected"):
+        if name not in row:
+            raise InputError(f"{file_and_line}: no {name}; {there(row)}{direction(row)}")
     user = identifier(file_and_line, row, "user_id")
     if user is None:
         raise InputError(f"{file_and_line}: no user_id")
-    row = with_chosen(file_and_line, row)
+    row = without_copy(file_and_line, as_messages(row))
     chosen = conversation_of(file_and_line, row, "chosen")
     rejected = conversation_of(file_and_line, row, "rejected")
     if as_read(chosen) == as_read(rejected):
@@ -216,8 +201,26 @@ def with_chosen(file_and_line, row):
     return row | {"chosen": candidates[int(choice)], "rejected": candidates[1 - int(choice)]}
 
 
+def without_copy(file_and_line, row):
+    """The row without messages that say again what prompt and chosen say. InputError: they say something else."""
+    said = as_list(row.get("messages"))
+    rest = {name: value for name, value in row.items() if name != "messages"}
+    if said and said == as_list(row["chosen"]):
+        return rest
+    if not said or is_nothing(row.get("prompt")):
+        return row
+    messages = [*map(spoken, messages_of(file_and_line, said, "messages"))]
+    chosen = [*map(spoken, conversation_of(file_and_line, rest, "chosen"))]
+    if messages not in (chosen, chosen[:-1]):
+        raise InputError(
+            f"{file_and_line}: both prompt and messages, which says something else; leave one out"
+        )
+    return rest
+
+
 def reply_of(file_and_line, row):
     """The conversation of a row {prompt | messages, response}, or of messages that end in a reply."""
+    row = as_messages(row)
     if is_nothing(row.get("response")) and as_list(row.get("messages")):
         messages = messages_of(file_and_line, row["messages"], "messages")
         return finished(file_and_line, messages, "messages")
@@ -226,6 +229,7 @@ def reply_of(file_and_line, row):
 
 def candidates_of(file_and_line, row):
     """The conversations of a row {prompt | messages, candidates}."""
+    row = as_messages(row)
     candidates = as_list(row.get("candidates"))
     if not candidates:
         raise InputError(f"{file_and_line}: no list of candidates")
@@ -246,7 +250,8 @@ def conversation_of(file_and_line, row, name):
     reply = messages_of(file_and_line, row.get(name), name, "assistant")
     if prompt is None:
         if isinstance(row[name], str):
-            raise InputError(f"{file_and_line}: {name} is a text, so a prompt or messages must be there")
+            text = f"{name} is a text, so a prompt or messages must be there; {there(row)}{direction(row)}"
+            raise InputError(f"{file_and_line}: {text}")
         return finished(file_and_line, reply, name)
     if [*map(spoken, reply[: len(prompt)])] == [*map(spoken, prompt)]:
         return finished(file_and_line, reply, name)
@@ -258,8 +263,9 @@ def conversation_of(file_and_line, row, name):
 def prompt_of(file_and_line, row):
     """What stands before the reply, as messages; None where the row does not say it."""
     given = [name for name in ("prompt", "messages") if not is_nothing(row.get(name))]
-    if len(given) == 2:
-        raise InputError(f"{file_and_line}: both prompt and messages")
+    given += ["context"] if is_list_of_messages(row.get("context")) else []
+    if len(given) > 1:
+        raise InputError(f"{file_and_line}: both {given[0]} and {given[1]}")
     return messages_of(file_and_line, row[given[0]], given[0], "user") if given else None
 
 
@@ -278,7 +284,7 @@ def messages_of(file_and_line, value, name, role=None):
         if value.strip() in NO_TEXT or (role == "user" and value.strip() == "None"):
             raise InputError(f"{where} is {value.strip()}, what a table writes for a missing text")
         value = [{"role": role, "content": value}]
-    messages = as_list(value)
+    messages = [value] if isinstance(value, dict) else as_list(value)
     if not messages:
         kind = "nothing" if is_nothing(value) else f"a {type(value).__name__}"
         raise InputError(f"{where} is {kind}, neither a text nor a list of messages")

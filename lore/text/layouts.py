@@ -1,0 +1,182 @@
+"""Other ways to write one comparison that are read as they are, and where files of yet others are sent.
+
+    {"context": [{"role": "user", ..}], "chosen": {"role": "assistant", ..}, ..}    SynthesizeMe
+    {"chosen": "\n\nHuman: a?\n\nAssistant: b", "rejected": "\n\nHuman: ..", ..}    HH-RLHF
+
+What --columns says of names is read here as well.
+"""
+
+import re
+
+from lore.common import InputError, require
+from lore.text.spellings import is_list_of_messages, one_spelling
+from lore.upstream_values import as_list
+
+REPLIES = ("chosen", "rejected", "response")
+DIALOGUE = re.compile(r"\s*Human:.*?\n\nAssistant:", re.DOTALL)
+TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+SHOWN = 12  # names of columns in an error
+
+WORDS = ("conversation", "response", "completion", "answer", "output", "option", "reply", "summary", "text")
+ENDINGS = (("_a", "_b"), ("_A", "_B"), ("_1", "_2"), ("1", "2"))
+PEOPLE = re.compile("user|annotator|judge|worker|rater|person|labeler|evaluator|participant", re.IGNORECASE)
+VOTES = (
+    "winner",
+    "vote",
+    "preference",
+    "preferred",
+    "choice",
+    "label",
+    "labels",
+    "verdict",
+    "winner_model_a",
+)
+SCORES = ("score", "rating", "label", "overall_score", "helpfulness", "stars", "grade")
+RANKS = ("rank", "ranks", "ranking", "rankings", "order")
+FOLDERS = {  # a column of upstream's file, and the folder whose scripts read it
+    "conversation_history": "PRISM", "first_turn_prompt": "CommunityAlignment", "response_1_gemma_2b": "PersonalLLM",
+    "summaries": "RedditTLDR",
+}  # fmt: skip
+LISTS = ("responses", "completions", "answers", "candidates", "outputs", "replies")
+
+
+# -------------------------------------------------------------------------------- read as they are ---
+
+
+def as_messages(row):
+    """The same comparison, what is said before it and dialogues that are one text as lists of messages."""
+    if is_list_of_messages(row.get("context")):
+        row = row | with_assistants(row)
+    prompt = row.get("prompt")
+    if isinstance(prompt, str) and DIALOGUE.match(prompt) and prompt.rstrip().endswith("\n\nAssistant:"):
+        row = row | {"prompt": dialogue(prompt)[:-1]}
+    for name in REPLIES:
+        text = row.get(name)
+        if isinstance(text, str) and DIALOGUE.match(text) and begins_with(dialogue(text), row):
+            row = row | {name: dialogue(text)}
+    return row
+
+
+def with_assistants(row):
+    """Context and replies as lists of messages, in which a model is called an assistant."""
+    lists = {}
+    for name in ("context", *REPLIES):
+        value = row.get(name)
+        messages = [value] if isinstance(value, dict) else as_list(value)
+        if messages:
+            lists[name] = [*map(with_assistant, messages)]
+    return lists
+
+
+def with_assistant(message):
+    is_model = isinstance(message, dict) and message.get("role") == "model"
+    return message | {"role": "assistant"} if is_model else message
+
+
+def dialogue(text):
+    """Messages of a text of turns, "Human: .." and "Assistant: ..", without the spaces around them."""
+    _, *parts = TURN.split(text)
+    turns = zip(parts[::2], parts[1::2])
+    return [{"role": SPEAKERS[speaker], "content": said.strip()} for speaker, said in turns]
+
+
+def begins_with(messages, row):
+    """Whether a dialogue begins with the row's prompt, or the row has none."""
+    prompts = [row[name] for name in ("prompt", "messages", "context") if row.get(name)]
+    if not prompts:
+        return True
+    (prompt, *_) = prompts
+    return isinstance(prompt, str) and one_spelling(prompt) == one_spelling(messages[0]["content"])
+
+
+# ------------------------------------------------------------------------------------------ columns ---
+
+
+def renaming(columns, known):
+    """{ours: theirs} of settings OURS=THEIRS. InputError: no such setting, a name unknown here, or one twice."""
+    theirs = {}
+    for setting in columns:
+        ours, sign, name = setting.partition("=")
+        require(sign and name, f"--columns {setting}: write OURS=THEIRS, as user_id=annotator")
+        require(ours in known, f"--columns {setting}: {ours} is none of {', '.join(known)}")
+        require(ours not in theirs, f"--columns: {ours} stands there twice")
+        theirs[ours] = name
+    return theirs
+
+
+def renamed(cells, theirs):
+    """A row whose columns have the names here; a column that had such a name for something else is dropped."""
+    if not theirs:
+        return cells
+    taken = {*theirs, *theirs.values()}
+    row = {ours: cells[name] for ours, name in theirs.items() if name in cells}
+    for name, value in cells.items():
+        if name not in taken:
+            row[name] = value
+    return row
+
+
+def there(row):
+    """The names of its columns, for an error."""
+    names = [*row]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"there are {', '.join(names[:SHOWN])}{more}"
+
+
+# ------------------------------------------------------------------------------ what others look like ---
+
+
+def sides_of(row):
+    """The names of the columns with the two replies of a row that names no winner by column; None: it has none."""
+    for word in WORDS:
+        for first, second in ENDINGS:
+            if word + first in row and word + second in row:
+                return word + first, word + second
+    if "human_ref_A" in row and "human_ref_B" in row:
+        return "human_ref_A", "human_ref_B"
+    return ("left", "right") if "left" in row and "right" in row else None
+
+
+def layout_of(row):
+    """The layout of OwnData/convert.py that a row's columns are of; None: of none that is known."""
+    if ("fields" in row and "responses" in row) or ".responses.users" in " ".join(row):
+        return "argilla"
+    if "data" in row and ("annotations" in row or "completions" in row):
+        return "labelstudio"
+    if sides_of(row):
+        return "arena" if has_any(row, VOTES) or "judge" in row else "wide"
+    if has_any(row, RANKS) or (has_any(row, LISTS) and not has_any(row, SCORES)):
+        return "rankings"
+    if has_any(row, SCORES) and has_any(row, ("response", "completion", "answer", *LISTS)):
+        return "ratings"
+    return None
+
+
+def has_any(row, names):
+    return any(name in row for name in names)
+
+
+def direction(row):
+    """Where a row goes that is no comparison as they are here, in words to be added to an error."""
+    if "message_tree_id" in row and "parent_id" in row:
+        return ": OASST says who wrote a message, not who ranked it; nothing personal can be learnt from that"
+    for column, folder in FOLDERS.items():
+        if column in row:
+            return f": that is a file for the scripts of {folder}/"
+    layout = layout_of(row)
+    if layout is None:
+        return (
+            "; name yours with --columns user_id=THEIRS .., or turn the file by OwnData/convert.py (--help)"
+        )
+    words = f": that is a file for python OwnData/convert.py --from {layout}"
+    if layout in ("argilla", "labelstudio", "wide") or PEOPLE.search(" ".join(row)):
+        return words
+    return f"{words}, if it says who chose; without people nothing personal can be learnt from it"
+
+
+def require_people(row, file_and_line):
+    """InputError: no column says who judged."""
+    if "user_id" not in row:
+        text = "no person: who judged must be known, or nothing personal can be learnt; if a column says it,"
+        raise InputError(f"{file_and_line}: {text} name it with --columns user_id=..; {there(row)}")
