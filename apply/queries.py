@@ -14,11 +14,15 @@ from rendered import (
     without_padding,
 )
 
-from lore.common import InputError
-from lore.text.conversations import exchange
+from lore.common import InputError, require
+from lore.text.checkpoint import Checkpoint
+from lore.text.conversations import SURROGATE, exchange
 from lore.text.input_rows import finished, identifier, messages_of, quoted
 from lore.text.spellings import holds_messages
 from lore.text.tokens import Tokeniser
+
+POPULATION = "population"  # the model whose name it is
+USER = "user:"  # what the names of all others begin with
 
 
 class NoReply(InputError):
@@ -29,6 +33,7 @@ class Reader:
     """Requests to conversations; policy: a tokenizer whose chat template writes queries, or None."""
 
     def __init__(self, encoder, policy=None):
+        self.encoder = encoder
         tokenizer = encoder.tokenizer
         self.special = special_tokens(tokenizer)
         self.ends = {tokenizer.eos_token, tokenizer.pad_token} - {None}
@@ -70,6 +75,43 @@ class Reader:
                 talks.append(error)
             users.append(user)
         return talks, users
+
+    def inputs(self, request):
+        """The same of a request as vLLM's /classify and SGLang's /v1/embeddings take it.
+
+        {"model": "user:ID" or the population, "input": text or texts, or "messages" of one conversation}
+        """
+        if not isinstance(request, dict):
+            raise InputError("a JSON object with an input is needed")
+        inputs = request.get("input")
+        if inputs is None and isinstance(request.get("messages"), list):
+            inputs = [request["messages"]]
+        elif isinstance(inputs, str):
+            inputs = [inputs]
+        if not isinstance(inputs, list) or not inputs:
+            raise InputError("input is neither a text nor a list of texts, and no messages are there")
+        for name in ("use_activation", "activation"):
+            require(not request.get(name), f"{name}: rewards are log-odds, no shares; send false")
+        user = self.user_of_model(request.get("model"))
+        return self.queries({"query": inputs, "labels": [user] * len(inputs)})
+
+    def user_of_model(self, name):
+        """The user whose rewards a model's name asks for; None: the population's. InputError: another name."""
+        if name is None or name in ("", POPULATION, self.encoder.name):
+            return None
+        is_user = isinstance(name, str) and name.startswith(USER) and not SURROGATE.search(name)
+        user = name.removeprefix(USER).strip() if is_user else ""
+        require(user, f'model is {quoted(name)}: use "{USER}ID", or "{POPULATION}"')
+        return user
+
+    def completed(self, where, prompt, completion):
+        """The messages of a prompt and its completion, both texts or both lists of messages."""
+        if isinstance(prompt, str) and isinstance(completion, str):
+            return self.conversation(where, prompt + completion, prompt)
+        if isinstance(prompt, list) and isinstance(completion, list):
+            return self.conversation(where, prompt + completion, None)
+        kinds = f"a {type(prompt).__name__} and a {type(completion).__name__}"
+        raise InputError(f"{where}: prompt and completion are {kinds}, not both texts or lists of messages")
 
     def beside(self, request, name, count):
         """A list as long as the queries; of nothing where the request has none."""
@@ -177,3 +219,13 @@ def user_of(where, label):
     if user is None:
         raise InputError(f"{where}: its label is {quoted(user_id)}, no user id")
     return user
+
+
+def policy_tokenizer(name):
+    """The tokenizer of --policy, None without a name. InputError: it cannot be loaded, or has no chat template."""
+    if not name:
+        return None
+    try:
+        return Checkpoint(name).load_tokenizer(with_template=True)
+    except InputError as error:
+        raise InputError(f"--policy: {error}") from error

@@ -2,12 +2,14 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
 
-from lore.common import InputError, pick_device
+from lore.common import InputError, pick_device, require
 from lore.fit.basis import load_basis
+from lore.settings import stated
 from lore.splits import identity_of
 from lore.text.conversations import text_bytes
 from lore.text.encoder import Encoder
@@ -68,6 +70,19 @@ def encoder_of_basis(path, basis, args):
         widths = f"of width {len(basis.V)}, {name} has {encoder.num_features}"
         raise InputError(f"{path} is {widths}: not the same model")
     return encoder
+
+
+def opened(path, **options):
+    """The Basis of a file and its Encoder, for use from Python; options: the settings above, by name.
+
+    InputError: what open_basis and encoder_of_basis refuse, an option that is no setting.
+    """
+    args = SimpleNamespace()
+    for name, _ in stated(__file__):
+        setattr(args, name, options.pop(name, globals()[name]))
+    require(not options, f"{', '.join(options)}: no setting of an encoder, which has {', '.join(vars(args))}")
+    basis = open_basis(path)
+    return basis, encoder_of_basis(path, basis, args)
 
 
 def chosen_users(basis, users, everybody):

@@ -24,20 +24,19 @@ import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from queries import NoReply, Reader
+from queries import Reader, policy_tokenizer
+from scorer import Scorer, place_unknown, require_unknown, reward_of
 from server import LOOPBACK, bound, read_body, require_server, run
 
 import saved_basis
 from lore.common import InputError, shortened, start
 from lore.settings import settings
-from lore.text.checkpoint import Checkpoint
-from lore.text.conversations import distinct, text_bytes
-from lore.text.throughput import Tally
-from lore.text.tokens import ReplyTooLong
+from lore.text.conversations import content_hash, text_bytes
 from saved_basis import encoder_of_basis, open_basis
 
 # ------------------------------------------------------------------------------- settings ---
@@ -48,39 +47,10 @@ port = 8000  # of the server
 max_bytes = 8_000_000  # of a request; more is refused before it is read
 max_queries = 64  # that are computed together, of all who wait alike
 unscored = ""  # reward of an empty or too long reply, for clients that take numbers only; "" = null
+unknown = "refuse"  # or population: whose reward it is where the basis does not know the user
 # -------------------------------------------------------------------------------------------
 
 PART = 8  # bytes of text for each token of a batch: about two batches are computed together
-
-
-class Scorer:
-    """Conversations to rewards."""
-
-    def __init__(self, basis, encoder):
-        self.basis = basis
-        self.encoder = encoder
-
-    def rewards(self, talks, users):
-        """Log-odds of each conversation for its user, None = the population: a list of floats."""
-        unique, rows = distinct(talks)
-        with Tally(0) as tally:
-            table = self.encoder.embed_counted(unique, tally)[rows]
-        rewards = self.basis.population(table)
-        personal = [row for row, user in enumerate(users) if user is not None]
-        named = [users[row] for row in personal]
-        rewards[personal] = self.basis.log_odds_by_row(table[personal], named)
-        return rewards.tolist()
-
-    def each(self, talks, users):
-        """Their rewards, with an InputError in place of what cannot be scored."""
-        try:
-            return self.rewards(talks, users)
-        except InputError as error:
-            if len(talks) == 1:
-                return [error]
-        middle = len(talks) // 2  # so that it costs its neighbours nothing but time
-        first = self.each(talks[:middle], users[:middle])
-        return first + self.each(talks[middle:], users[middle:])
 
 
 class Job:
@@ -175,23 +145,41 @@ class Queue:
             self.arrival.clear()
 
 
-def answer_of(results, unscored):
+def answer_of(results, unscored, logs=None):
     """What a client gets for rewards and InputErrors. InputError: no query has a reward.
 
-    unscored: the reward of an empty or too long reply, or None.
+    unscored: the reward of an empty or too long reply, or None; logs: {name: number} for the client's log.
     """
-    rewards = []
-    errors = []
-    for number, result in enumerate(results):
-        failed = isinstance(result, InputError)
-        errors.append(one_line(result, f"query {number}") if failed else None)
-        if failed:
-            result = unscored if isinstance(result, NoReply | ReplyTooLong) else None
-        rewards.append(result)
-    if errors and rewards == [None] * len(rewards):
+    rewards = [reward_of(result, unscored) for result in results]
+    errors = [*map(error_of, range(len(results)), results)]
+    if any(errors) and rewards == [None] * len(rewards):
         raise InputError(errors[0])
-    answer = {"rewards": rewards, "scores": rewards, "extra_logs": {}}
+    answer = {"rewards": rewards, "scores": rewards, "extra_logs": logs or {}}
     return answer | {"errors": errors} if any(errors) else answer
+
+
+def list_of(item, results, unscored, logs):
+    """The same as vLLM's and SGLang's lists, which have numbers alone. InputError: a query has no reward."""
+    data = []
+    for number, result in enumerate(results):
+        reward = reward_of(result, unscored)
+        if reward is None:
+            raise InputError(error_of(number, result))
+        data.append({"index": number} | item(reward))
+    return {"object": "list", "data": data} | ({"extra_logs": logs} if logs else {})
+
+
+def as_class(reward):
+    return {"label": None, "probs": [reward], "num_classes": 1}
+
+
+def as_embedding(reward):
+    return {"object": "embedding", "embedding": [reward]}
+
+
+def error_of(number, result):
+    """The line of a query that has no reward, None of another."""
+    return one_line(result, f"query {number}") if isinstance(result, InputError) else None
 
 
 def one_line(error, where=""):
@@ -218,6 +206,7 @@ def application(basis, encoder, reader, args):
     from fastapi.responses import JSONResponse
 
     queue = Queue(Scorer(basis, encoder), args.max_queries, PART * encoder.batch_tokens)
+    version = content_hash(args.basis).hex()
 
     @asynccontextmanager
     async def lifespan(_):
@@ -230,42 +219,46 @@ def application(basis, encoder, reader, args):
     def refuse(status, error):
         return JSONResponse({"error": one_line(error)}, status_code=status)
 
-    def read(body):
-        talks, users = reader.queries(json.loads(body))
-        for number, user in enumerate(users):
-            try:
-                basis.positions([] if user is None else [user])
-            except InputError as error:
-                talks[number] = error
-        return talks, users
+    def read(body, queries_of):
+        talks, users = queries_of(json.loads(body))
+        count = place_unknown(basis, talks, users, args.unknown)
+        return talks, users, {"unknown_users": count} if args.unknown == "population" else {}
 
-    @app.post("/get_reward")
-    async def get_reward(request: Request):
+    async def asked(request, queries_of, answer):
         body = await read_body(request, args.max_bytes)
         if body is None:
             return refuse(413, f"more than {args.max_bytes} bytes (--max_bytes)")
         try:
-            talks, users = await asyncio.to_thread(read, body)
+            talks, users, logs = await asyncio.to_thread(read, body, queries_of)
         except (InputError, ValueError, RecursionError) as error:
             return refuse(400, error)
         try:
-            return answer_of(await queue.ask(talks, users), args.unscored)
+            return answer(await queue.ask(talks, users), args.unscored, logs)
         except InputError as error:
             return refuse(400, error)
 
+    @app.post("/get_reward")
+    async def get_reward(request: Request):
+        return await asked(request, reader.queries, answer_of)
+
+    @app.post("/classify")
+    async def classify(request: Request):
+        return await asked(request, reader.inputs, partial(list_of, as_class))
+
+    @app.post("/v1/embeddings")
+    async def embeddings(request: Request):
+        return await asked(request, reader.inputs, partial(list_of, as_embedding))
+
+    @app.get("/users")
+    async def users():
+        return {"users": basis.everybody}
+
     @app.get("/health")
     async def health():
-        return {"people": len(basis.everybody), "rank": basis.V.shape[1], "model": encoder.name}
+        sizes = {"people": len(basis.everybody), "rank": basis.V.shape[1]}
+        return sizes | {"model": encoder.name, "basis": version}
 
     return app
-
-
-def policy_tokenizer(name):
-    """The tokenizer of --policy. InputError: it cannot be loaded, or has no chat template."""
-    try:
-        return Checkpoint(name).load_tokenizer(with_template=True)
-    except InputError as error:
-        raise InputError(f"--policy: {error}") from error
 
 
 def main():
@@ -273,12 +266,13 @@ def main():
     basis = open_basis(args.basis)
     require_server(args.port)
     args.unscored = number_of(args.unscored)
+    require_unknown(args.unknown)
     if args.max_queries < 1:
         raise InputError("--max_queries 0: at least one is needed")
     encoder = encoder_of_basis(args.basis, basis, args)
-    policy = policy_tokenizer(args.policy) if args.policy else None
+    reader = Reader(encoder, policy_tokenizer(args.policy))
     encoder.load()
-    app = application(basis, encoder, Reader(encoder, policy), args)
+    app = application(basis, encoder, reader, args)
     if args.host not in LOOPBACK:
         print(f"--host {args.host}: whoever reaches this machine can ask; there is no password")
     with bound(args.host, args.port) as address:

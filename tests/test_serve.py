@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import hashlib
 import json
 import math
 import subprocess
@@ -10,20 +11,29 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import serve
 import texts
 import torch
+import uvicorn
 from conftest import CHAT_TEMPLATE, ROOT, assert_one_line_error
 from queries import Reader
-from serve import Queue, Scorer, answer_of
+from scorer import Scorer
+from serve import Queue, answer_of
+from server import bound
 from test_apply import APPLY, apply, scored
 from tokenizers import AddedToken
+from verl_reward import compute_score
 
+import saved_basis
 from lore.common import InputError
 from lore.fit.basis import Basis, load_basis
+from lore.settings import defaults_of
 from lore.text.conversations import exchange
 from lore.text.tokens import ReplyTooLong, Tokeniser
 
@@ -320,14 +330,30 @@ def server(basis, families, tmp_path_factory):
     running.wait(30)
 
 
-def post(address, body):
-    """(status, answer) of POST /get_reward."""
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+def post(address, body, path="get_reward"):
+    """(status, answer) of a POST; a GET where the body is None."""
+    data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(f"{address}/get_reward", data, timeout=60) as answer:
+        with urllib.request.urlopen(f"{address}/{path}", data, timeout=60) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
+
+
+@contextmanager
+def served(basis, people, **settings):
+    """The address of a server in this process, of these people of a basis file."""
+    _, encoder = saved_basis.opened(basis)
+    encoder.load()
+    args = defaults_of(serve, basis=basis, **settings)
+    app = serve.application(people, encoder, Reader(encoder), args)
+    running = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    with bound("127.0.0.1", 0) as address, ThreadPoolExecutor(1) as thread:
+        thread.submit(running.run, [address])
+        try:
+            yield f"http://127.0.0.1:{address.getsockname()[1]}"
+        finally:
+            running.should_exit = True
 
 
 def test_the_server_gives_the_rewards_of_score(server, basis, rows, tmp_path, families):
@@ -395,8 +421,123 @@ def test_an_empty_or_long_reply_costs_the_others_nothing_in_any_form(server, fam
     ],
 )
 def test_the_server_refuses_in_one_line(server, body, status, words):
-    found, answer = post(server, body)
+    assert_refused(post(server, body), status, words)
+
+
+def assert_refused(answered, status, words):
+    found, answer = answered
     assert found == status and words in answer["error"] and "\n" not in answer["error"]
+
+
+# ------------------------------------------------------------------------------------------------
+# As vLLM and SGLang, and as verl sends it
+# ------------------------------------------------------------------------------------------------
+
+
+def test_the_lists_of_vllm_and_sglang_have_the_rewards_of_score(server, basis, rows, tmp_path, families):
+    user = load_basis(basis).user_ids[0]
+    talks = [exchange(row["prompt"], row["response"]) for row in texts.read(rows)]
+    sent = [rendered(families["own"], talk).removeprefix("<s>") for talk in talks]  # as verl does
+    row = scored(basis, rows, tmp_path / "scored.jsonl", "--users", user)
+    personal = [fields["rewards"][user] for fields in row]
+    common = [fields["population"] for fields in row]
+    model = json.loads(load_basis(basis).model)["model"]
+    names = {
+        f"user:{user}": personal,
+        f"user: {user}.0 ": personal,
+        "population": common,
+        model: common,
+        None: common,
+    }
+    for name, rewards in names.items():
+        body = {"model": name, "input": sent[0], "use_activation": False}
+        status, answer = post(server, body, "classify")
+        assert status == 200 and answer["data"][-1]["probs"][-1] == pytest.approx(rewards[0], abs=1e-4)
+        status, answer = post(server, {"model": name, "input": sent}, "v1/embeddings")
+        found = [each["embedding"][-1] for each in answer["data"]]
+        assert found == pytest.approx(rewards, abs=1e-4)
+        assert [each["index"] for each in answer["data"]] == [0, 1, 2, 3]
+        status, answer = post(server, {"model": name, "messages": talks[3]}, "classify")
+        (only,) = answer["data"]
+        assert only.pop("probs") == pytest.approx(rewards[3:], abs=1e-4)
+        assert only == {"index": 0, "label": None, "num_classes": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"input": "<|user|>\nWhy?<|end|>\n<|assistant|>\n<|end|>\n"}, "query 0"),  # an empty reply
+        ({"input": "Why? No."}, "not of this model's chat template"),
+        ({"input": []}, "neither a text nor a list"),
+        ({"input": {"text": "a"}}, "neither a text nor a list"),
+        ({"input": [[1, 2, 3]]}, "query 0"),
+        ({"messages": []}, "query 0"),
+        ({}, "neither a text nor a list"),
+        ({"model": "0"}, 'model is \'0\': use "user:ID"'),
+        ({"model": "user: "}, "use"),
+        ({"model": 7}, "use"),
+        ({"model": ["user:0"]}, "use"),
+        ({"model": "user:\ud800"}, "use"),
+        ({"model": "user:nobody:at all"}, "no user nobody:at all"),
+        ({"model": "user:nan"}, "no id"),
+        ({"use_activation": True}, "log-odds"),
+        (b"[]", "a JSON object"),
+        (b'{"input": "\xff"}', "decode"),
+        (b"[" * 10000, "recursion"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["classify", "v1/embeddings"])
+def test_lists_have_numbers_alone_or_are_refused(server, path, body, words):
+    if isinstance(body, dict) and not {"input", "messages"} & body.keys() and body:
+        body = {"messages": exchange("Why?", "No.")} | body
+    assert_refused(post(server, body, path), 400, words)
+
+
+def test_verl_gets_the_rewards_of_score_through_its_custom_function(server, basis, rows, tmp_path):
+    user = load_basis(basis).user_ids[0]
+    (first, *_) = scored(basis, rows, tmp_path / "scored.jsonl", "--users", user)
+    about = {"index": np.int64(3), "num_turns": None, "rollout_reward_scores": {}}
+    for prompt in (first["prompt"], np.array([{"role": "user", "content": first["prompt"]}])):
+        for user_id, reward in ((user, first["rewards"][user]), (None, first["population"])):
+            extra_info = about | {"prompt": prompt, "user_id": user_id}
+            asked = {"data_source": "own", "solution_str": first["response"], "ground_truth": ""}
+            answer = compute_score(**asked, extra_info=extra_info, url=server)
+            assert answer == {"score": pytest.approx(reward, abs=1e-4)}
+    with pytest.raises(ValueError, match="has no user_id"):
+        compute_score(**asked, extra_info={"prompt": "a"}, url=server)
+    with pytest.raises(ValueError, match="no user nobody"):
+        compute_score(**asked, extra_info={"prompt": "a", "user_id": "nobody"}, url=server)
+
+
+def test_unknown_users_get_the_populations_reward_where_that_is_said(basis):
+    people = load_basis(basis)
+    people = people._replace(user_ids=("ann:b", "J\u00fcrgen", *people.user_ids[2:]))
+    talk = exchange("the cat?", "sat")
+    labels = ["nobody", None, "ann:b", "Ju\u0308rgen", {"user": "0"}]
+    body = {"query": [talk] * 5, "labels": labels}
+    with served(basis, people, unknown="population", unscored=-3.0) as address:
+        status, answer = post(address, body)
+        unknown, common, ann, jurgen, broken = answer["rewards"]
+        assert status == 200 and unknown == common and broken is None
+        assert len({common, ann, jurgen}) == 3
+        assert answer["extra_logs"] == {"unknown_users": 1}
+        assert post(address, {"query": [talk]})[1]["extra_logs"] == {"unknown_users": 0}
+        asked = {"messages": talk, "model": "user:ann:b"}
+        assert post(address, asked, "classify")[1]["data"][0]["probs"] == pytest.approx([ann], abs=1e-5)
+        _, answer = post(address, asked | {"model": "user:x"}, "v1/embeddings")
+        assert answer["data"][0]["embedding"] == pytest.approx([common], abs=1e-5)
+        assert answer["extra_logs"] == {"unknown_users": 1}
+        assert post(address, {"messages": exchange("the cat?", "")}, "classify")[1]["data"][0]["probs"] == [
+            -3.0
+        ]
+        assert (
+            compute_score("", "sat", "", {"prompt": "the cat?", "user_id": "x"}, address)["unknown_users"]
+            == 1
+        )
+        assert post(address, None, "users") == (200, {"users": [*people.everybody]})
+        version = hashlib.sha256(basis.read_bytes()).hexdigest()
+        about = {"people": 6, "rank": 3, "model": json.loads(people.model)["model"], "basis": version}
+        assert post(address, None, "health") == (200, about)
 
 
 def test_a_label_that_names_nobody_costs_the_others_nothing(server, basis):
@@ -416,6 +557,7 @@ def test_settings_that_would_serve_nobody_are_told_at_once(basis):
     assert_one_line_error(apply("serve", "--basis", basis, "--unscored", "nan"), "--unscored nan")
     assert_one_line_error(apply("serve", "--basis", basis, "--max_queries", 0), "--max_queries 0")
     assert_one_line_error(apply("serve", "--basis", basis, "--port", 0), "--port 0")
+    assert_one_line_error(apply("serve", "--basis", basis, "--unknown", "drop"), "unknown = drop")
     assert_one_line_error(
         apply("serve", "--basis", basis, "--policy", ROOT), "--policy: ", "cannot be loaded"
     )

@@ -1,0 +1,80 @@
+"""What trainers ask for: conversations of many people to their rewards, and what becomes of those that have none."""
+
+from queries import NoReply
+
+from lore.common import InputError, require
+from lore.text.conversations import distinct
+from lore.text.throughput import Tally
+from lore.text.tokens import ReplyTooLong
+
+UNKNOWN = ("refuse", "population")  # what becomes of a user whom the basis does not know
+SILENT = (NoReply, ReplyTooLong)  # a policy's fault that a run may go on with, at a reward of its own
+
+
+class Scorer:
+    """Conversations to rewards."""
+
+    def __init__(self, basis, encoder):
+        self.basis = basis
+        self.encoder = encoder
+
+    def rewards(self, talks, users):
+        """Log-odds of each conversation for its user, None = the population: a list of floats."""
+        unique, rows = distinct(talks)
+        with Tally(0) as tally:
+            table = self.encoder.embed_counted(unique, tally)[rows]
+        rewards = self.basis.population(table)
+        personal = [row for row, user in enumerate(users) if user is not None]
+        named = [users[row] for row in personal]
+        rewards[personal] = self.basis.log_odds_by_row(table[personal], named)
+        return rewards.tolist()
+
+    def each(self, talks, users):
+        """Their rewards, with an InputError in place of what cannot be scored."""
+        try:
+            return self.rewards(talks, users)
+        except InputError as error:
+            if len(talks) == 1:
+                return [error]
+        middle = len(talks) // 2  # so that it costs its neighbours nothing but time
+        first = self.each(talks[:middle], users[:middle])
+        return first + self.each(talks[middle:], users[middle:])
+
+    def results(self, talks, users):
+        """The same of conversations among which InputErrors stand, which stay."""
+        results = list(talks)
+        numbers = [number for number, talk in enumerate(talks) if not isinstance(talk, InputError)]
+        if numbers:
+            scored = self.each([talks[i] for i in numbers], [users[i] for i in numbers])
+            for number, result in zip(numbers, scored):
+                results[number] = result
+        return results
+
+
+def require_unknown(unknown):
+    """InputError: the setting is none of UNKNOWN."""
+    require(unknown in UNKNOWN, f"unknown = {unknown}: use {' or '.join(UNKNOWN)}")
+
+
+def place_unknown(basis, talks, users, unknown):
+    """How many users the basis does not know; in their place comes None, the population.
+
+    Where they are refused, an InputError stands among the talks as well.
+    """
+    count = 0
+    for number, user in enumerate(users):
+        try:
+            basis.positions([] if user is None else [user])
+        except InputError as error:
+            count += 1
+            users[number] = None
+            if unknown == "refuse":
+                talks[number] = error
+    return count
+
+
+def reward_of(result, unscored):
+    """A reward as trainers take it: a number, `unscored` for an empty or too long reply, else None."""
+    if isinstance(result, SILENT):
+        return unscored
+    return None if isinstance(result, InputError) else result
