@@ -1,13 +1,17 @@
 """New people for a saved basis: their mixtures from a few comparisons each. The basis stays as it is.
 
     python apply/adapt.py --basis BASIS --input COMPARISONS --output ADAPTED
+    python apply/adapt.py --basis ADAPTED --input MORE --output ADAPTED2            adds to what somebody has answered
+    python apply/adapt.py --basis ADAPTED --input OTHERS --output ADAPTED2 --replace        forgets it
 
 Reads:  --basis, a .safetensors file of a train_basis.py or of adapt.py
-        --input, comparisons of the new people, as OwnData/prepare.py takes them
+        --input, comparisons, as OwnData/prepare.py takes them, or what ask.py has written with a choice of 0 or
+        1 and a user_id in each row
 Writes: --output, a basis with these people in it, which every script of apply/ takes, and beside it a
         .json with what is found of each: mixture, posterior spread, certificate, what the pairs are
         worth. Leave-one-out: the pairs on each prompt, judged by the fit to the person's other
-        prompts; beside it the population's mixture on the same pairs.
+        prompts; beside it the population's mixture on the same pairs. The basis also holds the vectors
+        of the replies that these people have compared, so that answers can be added.
 Cost:   one pass of the encoder over the conversations; the mixtures take seconds for thousands of people.
 """
 
@@ -23,6 +27,7 @@ import saved_basis
 from leave_one_out import adapt
 from lore.common import start
 from lore.fit.basis import save_basis
+from lore.fit.groups import names_of
 from lore.fit.mixtures import EVERYBODY
 from lore.report.results import save_results
 from lore.report.text_tables import Table, print_table
@@ -30,15 +35,18 @@ from lore.settings import settings
 from lore.text.input_rows import read_judgements
 from newcomers import embedded_pairs, extend, people_rows, require_new, to_fit
 from saved_basis import encoder_of_basis, open_basis
+from stored_answers import StoredAnswers
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
-input = ""  # comparisons of people who are not in it
+input = ""  # comparisons, of new people or of some whom adapt.py has taken in
 columns = []  # OURS=THEIRS, where its columns have other names: user_id=annotator
 output = ""  # where the basis with these people goes, a .safetensors file
+replace = False  # who is in the basis already is fitted to the given comparisons alone
 # -------------------------------------------------------------------------------------------
 
 SHOWN = 20  # people in the printed table
+ADVICE = "give new people other ids, or fit them anew, to all their comparisons, with --replace"
 
 
 def people_table(rows):
@@ -60,6 +68,17 @@ def people_table(rows):
     return Table(head, lines, notes)
 
 
+def added(earlier, answers):
+    """All answers of people, of some of whom there are earlier ones; says of whom, and what tells nothing new."""
+    if not earlier.users:
+        return answers
+    together = earlier.and_then(answers)
+    again = len(earlier.frame) + len(answers.frame) - len(together.frame)
+    print(f"answered before: {len(earlier.users)} people{names_of(earlier.users)}, {len(earlier.frame)} x")
+    print(f"left out: {again} x a judgement that the basis holds already")
+    return together
+
+
 def main():
     args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
@@ -67,19 +86,27 @@ def main():
     require_output(args.output, [args.basis, args.input], (".safetensors",), [f"{prefix}.json"])
     require_results(prefix, args.output)
     judgements = read_judgements(args.input, args.columns)
-    require_new(judgements, basis, args.basis)
+    earlier = StoredAnswers.in_basis(basis)
+    back = basis.everybody if args.replace else earlier.users
+    require_new(judgements, basis, args.basis, back, ADVICE)
     judgements = to_fit(judgements)
     require_people(args.output, basis, {each.user_id for each in judgements})
     encoder = encoder_of_basis(args.basis, basis, args)
-    pairs = embedded_pairs(judgements, encoder)
+    answers = StoredAnswers.of(embedded_pairs(judgements, encoder), judgements)
+    users = answers.users
+    if not args.replace:
+        answers = added(earlier.of_users(users), answers)
+    pairs = answers.pairs()
     newcomers = adapt(basis, pairs)
     rows = people_rows(pairs, newcomers)
-    save_basis(args.output, extend(basis, pairs, newcomers, rows))
+    extended = extend(basis, pairs, newcomers, rows)
+    save_basis(args.output, earlier.not_of_users(users).and_then(answers).stored_in(extended))
     save_results(prefix, rows, args)
     print_table(people_table(rows))
     if basis.strength == EVERYBODY and not basis.deviation_spread:
         print("this basis found one reward for everybody: nothing was there to adapt")
-    print(f"a basis with {len(rows)} more people is in {args.output}, the table in its .json")
+    more = len({*users} - {*basis.everybody})
+    print(f"a basis with {more} more people is in {args.output}, the table in its .json")
 
 
 if __name__ == "__main__":

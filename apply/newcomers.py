@@ -14,14 +14,13 @@ from lore.text.input_rows import first_times
 from lore.text.throughput import Tally
 
 
-def require_new(judgements, basis, path):
-    """InputError: somebody stands in the basis already."""
+def require_new(judgements, basis, path, back=(), advice="give new people other ids"):
+    """InputError: somebody stands in the basis already, but for those of `back`, who may come again."""
     there = {user.casefold(): user for user in basis.everybody}
     for each in judgements:
         user = there.get(each.user_id.casefold())
-        if user is not None:
-            text = f"{path} has a user {user} already; give new people other ids"
-            raise InputError(f"{each.file_and_line}: {text}")
+        if user is not None and not (user == each.user_id and user in back):
+            raise InputError(f"{each.file_and_line}: {path} has a user {user} already; {advice}")
 
 
 def to_fit(judgements):
@@ -67,13 +66,21 @@ def people_rows(pairs, newcomers):
 
 
 def extend(basis, pairs, newcomers, rows):
-    """The basis with these people among its unseen ones, and what is said of them."""
+    """The basis with these people where they were, new ones behind the others, and what is said of them."""
     mixtures = newcomers.mixtures
-    more = {"unseen_ids": (*basis.unseen_ids, *pairs.user_ids)}
-    more["W_unseen"] = torch.cat([basis.W_unseen, mixtures.W.float()])
+    there = {*basis.everybody}
+    new = [user for user in pairs.user_ids if user not in there]
+    more = {"unseen_ids": (*basis.unseen_ids, *new)}
+    more["mean"] = basis.prior.mean  # that of the fit, whoever changes
+    positions = basis._replace(unseen_ids=more["unseen_ids"]).positions(pairs.user_ids)
+    parameters = {"W": mixtures.W.float()}
     if mixtures.deviations is not None:
-        E = stacked_deviations(mixtures.deviations, pairs.user_ids)
-        more["E_unseen"] = torch.cat([basis.E_unseen, E])
+        parameters["E"] = stacked_deviations(mixtures.deviations, pairs.user_ids)
+    for name, values in parameters.items():
+        before = [getattr(basis, name), getattr(basis, f"{name}_unseen")]
+        everybody = torch.cat([*before, values.new_zeros(len(new), values.shape[1])])
+        everybody[positions] = values
+        more[name], more[f"{name}_unseen"] = everybody.tensor_split([len(basis.user_ids)])
     for name, column in (("pairs", "pairs"), ("words", "word")):
         said = {row["user_id"]: row[column] for row in rows}
         more[name] = (getattr(basis, name) or {}) | said

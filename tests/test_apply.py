@@ -113,13 +113,49 @@ def test_new_people_are_taken_in_and_everything_else_takes_them(basis, rows, tmp
         assert row["prompts_left_out"] == row["pairs"] - 1
     assert saved.held_out == before.held_out and {*before.pairs} < {*saved.pairs}
     assert "ann" in scored(output, rows, tmp_path / "o.jsonl", "--users", "ann")[0]["rewards"]
-    again = ("--basis", output, "--input", source, "--output", tmp_path / "twice.safetensors")
-    assert_one_line_error(apply("adapt", *again), "new.jsonl, line 1", "already")
     single = texts.write(tmp_path / "single.jsonl", [{**everybody[0], "user_id": "cem"}])
     flags = ("--basis", basis, "--input", single, "--output")
     lost = "2 people, such as ann, who would be lost"
     assert_one_line_error(apply("adapt", *flags, output), lost)
     assert "too few prompts to say" in good(apply("adapt", *flags, tmp_path / "cem.safetensors"))
+
+
+def test_answers_are_added_to_earlier_ones_or_replace_them(with_deviations, tmp_path):
+    rows = [row | {"user_id": "ann"} for row in texts.comparisons(users=1, prompts=12, seed=5)]
+    questions = []
+    for row in rows[5:]:
+        choice = len(questions) % 2
+        pair = [row["chosen"], row["rejected"]][:: 1 - 2 * choice]
+        questions.append({"user_id": "ann", "prompt": row["prompt"], "candidates": pair, "choice": choice})
+    bob = [row | {"user_id": "bob"} for row in rows[:3]]
+
+    def taken_in(before, name, rows, *flags):
+        source = texts.write(tmp_path / f"{name}.jsonl", rows)
+        output = tmp_path / f"{name}.safetensors"
+        out = good(apply("adapt", "--basis", before, "--input", source, "--output", output, *flags))
+        return output, load_basis(output), out
+
+    first, known, _ = taken_in(with_deviations, "first", rows[:5] + bob)
+    _, added, out = taken_in(first, "added", rows[3:5] + questions)
+    assert "answered before: 1 people: ann, 5 x" in out and "left out: 2 x a judgement that the basis" in out
+    _, at_once, _ = taken_in(with_deviations, "at_once", rows + bob)
+    _, anew, _ = taken_in(first, "anew", questions, "--replace")
+    _, alone, _ = taken_in(with_deviations, "alone", questions)
+    for basis, expected in ((added, at_once), (anew, alone)):
+        assert basis.everybody == known.everybody and basis.pairs["ann"] == expected.pairs["ann"]
+        for mine, theirs in zip(basis.parameters_of(["ann"]), expected.parameters_of(["ann"])):
+            assert torch.allclose(mine, theirs, atol=1e-4)
+        for mine, theirs in zip(basis.parameters_of(["bob"]), known.parameters_of(["bob"])):
+            assert mine.equal(theirs)
+        assert len(basis.answered) == basis.pairs["ann"] + 3 and basis.prior.mean.equal(known.prior.mean)
+    # of a person of the fit the basis holds no answers
+    seen = texts.write(tmp_path / "seen.jsonl", [row | {"user_id": known.user_ids[0]} for row in rows])
+    flags = ("--basis", first, "--input", seen, "--output", tmp_path / "seen.safetensors")
+    assert_one_line_error(apply("adapt", *flags), "seen.jsonl, line 1", "already", "--replace")
+    good(apply("adapt", *flags, "--replace"))
+    replaced = load_basis(tmp_path / "seen.safetensors")
+    assert replaced.everybody == known.everybody and not replaced.W[0].equal(known.W[0])
+    assert replaced.W[1:].equal(known.W[1:]) and replaced.pairs[known.user_ids[0]] == len(rows)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from lore.processes import by_first_process
 
 NEEDED = ("V", "W", "W_unseen")  # tensors of a file
 MORE = ("E", "E_unseen", "mean")  # where e is not 0; where the solver has a prior
+ANSWERS = ("answers", "answered")  # where adapt.py has taken people in; as apply/answers.py has them
 SAID = ("held_out", "pairs", "words")  # JSON in the header
 OFF = 1e-3  # by how much a mixture may miss the simplex
 STRENGTH = 1.0  # pairs that the mean mixture counts as, where the solver (adam) has no prior
@@ -45,6 +46,8 @@ class Basis(NamedTuple):
     held_out: dict | None = None  # log-loss on new prompts of unseen people: see losses_held_out
     pairs: dict | None = None  # of each person, how many they were fitted to
     words: dict | None = None  # of people whom adapt.py has taken in, what it said of them
+    answers: torch.Tensor | None = None  # (rows, d) vectors of the replies that these people compared
+    answered: torch.Tensor | None = None  # (n, 5) whole numbers: who preferred which of them
 
     @property
     def everybody(self):
@@ -142,7 +145,7 @@ def save_basis(path, basis, **metadata):
     for name in ("user_ids", "unseen_ids", *SAID):
         header[name] = json.dumps(getattr(basis, name))
     tensors = {}
-    for name in (*NEEDED, *MORE):
+    for name in (*NEEDED, *MORE, *ANSWERS):
         if getattr(basis, name) is not None:
             tensors[name] = getattr(basis, name).detach().cpu().contiguous()
     with written_whole(path) as file:
@@ -203,11 +206,12 @@ def load_basis(path, num_features=None):
         with safe_open(path, framework="pt") as file:
             names = {*file.keys()} & {*MORE} | {*NEEDED}
             tensors = {name: file.get_tensor(name) for name in names}
+            answers = {name: file.get_tensor(name) for name in {*file.keys()} & {*ANSWERS}}
             header = file.metadata()
         numbers = {name: float(header[name]) for name in ("strength", "deviation_spread")}
         ids = {name: ids_of(header[name]) for name in ("user_ids", "unseen_ids")}
         said = {name: said_in(header, name) for name in SAID}
-        basis = Basis(**tensors, **ids, **said, model=header["model"], **numbers)
+        basis = Basis(**tensors, **answers, **ids, **said, model=header["model"], **numbers)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a basis saved by train_basis.py ({error})") from error
     for name, tensor in tensors.items():
@@ -266,8 +270,23 @@ def require_shapes(path, basis):
             raise InputError(f"{path}: the id {max(ids, key=ids.count)} stands for two people")
     words = f"{path}: a prior of strength {basis.strength} and spread {basis.deviation_spread}"
     require(basis.strength >= 0 and basis.deviation_spread >= 0, words)
+    require_answers(path, basis)
     one_sided = (basis.E is None) != (basis.E_unseen is None)
     require(not one_sided, f"{path}: only one of E and E_unseen is there")
+
+
+def require_answers(path, basis):
+    """InputError unless each answer is of somebody who is there, on two replies that are."""
+    words = f"{path}: answers of nobody, or on replies that are not there: damaged?"
+    answers, answered = basis.answers, basis.answered
+    require((answers is None) == (answered is None), words)
+    if answered is None:
+        return
+    usable = answers.ndim == 2 and answers.shape[1] == len(basis.V) and answers.is_floating_point()
+    usable = usable and answered.dtype == torch.int64 and answered.ndim == 2 and answered.shape[1] == 5
+    require(usable and len(answered), words)
+    limits = torch.tensor([len(basis.everybody), len(answers), len(answers)])
+    require((answered[:, :3] >= 0).all() and (answered[:, :3] < limits).all(), words)
 
 
 def basis_health(V, W, V_ref):

@@ -1,0 +1,83 @@
+"""The answers that people were taken into a basis by, kept in its file: Basis.answers and Basis.answered.
+
+To them more can be added, from them the next question follows, and what they say is not asked again.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lore.fit.comparisons import Comparisons, numbers_of
+from lore.text.spellings import as_asked
+
+# of Basis.answered: who among basis.everybody; rows of Basis.answers; a number for the prompt, one for both texts
+COLUMNS = ("person", "chosen", "rejected", "prompt", "text")
+
+
+class StoredAnswers(NamedTuple):
+    """Who preferred what, with the vectors of the replies."""
+
+    table: torch.Tensor  # (rows, d)
+    frame: pd.DataFrame  # a line an answer: user_id, and COLUMNS behind the first
+
+    @classmethod
+    def of(cls, pairs, judgements):
+        """Those of Comparisons that embedded_pairs has made of these Judgements."""
+        frame = pd.DataFrame({"user_id": np.array(pairs.user_ids, dtype=object)[pairs.user.numpy()]})
+        for name in ("chosen", "rejected", "prompt"):
+            frame[name] = getattr(pairs, name).numpy()
+        by_user = sorted(judgements, key=lambda judged: judged.user_id)  # as Comparisons have them
+        frame["text"] = [text_number(judged.chosen, judged.rejected) for judged in by_user]
+        return cls(pairs.table, frame)
+
+    @classmethod
+    def in_basis(cls, basis):
+        """Those of all people in a Basis of whom it holds any."""
+        if basis.answered is None:
+            return cls(basis.V.new_zeros(0, len(basis.V)), pd.DataFrame(columns=["user_id", *COLUMNS[1:]]))
+        frame = pd.DataFrame(basis.answered.numpy(), columns=[*COLUMNS])
+        frame["user_id"] = np.array(basis.everybody, dtype=object)[frame["person"]]
+        return cls(basis.answers, frame[["user_id", *COLUMNS[1:]]])
+
+    @property
+    def users(self):
+        return {*self.frame["user_id"]}
+
+    def of_users(self, users):
+        return self._replace(frame=self.frame[self.frame["user_id"].isin(users)])
+
+    def not_of_users(self, users):
+        return self._replace(frame=self.frame[~self.frame["user_id"].isin(users)])
+
+    def and_then(self, later):
+        """These and later ones, without what is there again."""
+        table = torch.cat([self.table, later.table.to(self.table)]) if len(self.table) else later.table
+        moved = {name: later.frame[name] + len(self.table) for name in ("chosen", "rejected")}
+        frame = pd.concat([self.frame, later.frame.assign(**moved)], ignore_index=True)
+        return StoredAnswers(table, frame.drop_duplicates(["user_id", "text"]))
+
+    def pairs(self):
+        """Comparisons, sorted by user."""
+        frame = self.frame.sort_values("user_id", kind="stable")
+        prompt = torch.tensor(frame["prompt"].to_numpy(dtype=np.int64))
+        return replace(Comparisons.from_frame(self.table, frame), prompt=prompt)
+
+    def stored_in(self, basis):
+        """The Basis with these answers in place of its own, and no vector that none of them has."""
+        frame = self.frame.assign(person=basis.positions(self.frame["user_id"]))
+        answered = torch.tensor(frame[[*COLUMNS]].to_numpy(dtype=np.int64))
+        rows, answered[:, 1:3] = answered[:, 1:3].unique(return_inverse=True)
+        return basis._replace(answers=self.table[rows], answered=answered)
+
+
+def text_number(chosen, rejected):
+    """A number for the texts of two conversations, in that order, however they are spelled."""
+    return int(numbers_of(pd.Series([f"{as_asked(chosen)} {as_asked(rejected)}"]))[0])
+
+
+def with_answers(basis, pairs, judgements):
+    """The Basis with the answers of people whom it has just taken in, beside those that it holds."""
+    return StoredAnswers.in_basis(basis).and_then(StoredAnswers.of(pairs, judgements)).stored_in(basis)
