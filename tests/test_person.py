@@ -1,0 +1,152 @@
+"""apply/person.py: one person from Python, the same as from the scripts."""
+
+import json
+import re
+
+import pytest
+import texts
+import torch
+from conftest import ROOT, run_script
+from person import Person, opened
+from test_apply import apply, good, scored
+
+from lore.common import InputError
+from lore.fit.basis import load_basis
+from lore.fit.likelihood import LOGIT_SCALE
+
+ROWS = [{**row, "user_id": "J\u00fcrgen: 1"} for row in texts.comparisons(users=1, prompts=6, seed=3)]
+
+
+@pytest.fixture(scope="module")
+def loaded(basis):
+    """(Basis, Encoder)."""
+    return opened(basis)
+
+
+@pytest.mark.parametrize("deviations", [False, True])
+def test_a_person_is_what_adapt_makes_of_the_same_rows(request, deviations, rows, tmp_path):
+    path = request.getfixturevalue("with_deviations" if deviations else "basis")
+    pairs = [*ROWS, ROWS[0], ROWS[1] | {"split": "test"}]
+    adapted, saved = tmp_path / "adapted.safetensors", tmp_path / "saved.safetensors"
+    source = texts.write(tmp_path / "rows.jsonl.gz", pairs)
+    good(apply("adapt", "--basis", path, "--input", source, "--output", adapted))
+    person = Person(*opened(path), user_id=ROWS[0]["user_id"])
+    said = person.fit(pairs)
+    person.save(saved)
+    for name, value in load_basis(adapted)._asdict().items():
+        stored = getattr(load_basis(saved), name)
+        assert torch.equal(stored, value) if isinstance(value, torch.Tensor) else stored == value, name
+    assert json.loads(adapted.with_suffix(".json").read_text())["rows"] == [json.loads(json.dumps(said))]
+    user = person.user_id
+    for row in scored(saved, rows, tmp_path / "scored.jsonl", "--users", user):
+        reward = person.rewards(row["prompt"], [row["response"]])
+        assert reward == pytest.approx([row["rewards"][user]], abs=1e-4)
+    person.fit(ROWS[:2])  # in place of the pairs before
+    assert person.basis.pairs[user] == 2
+
+
+def test_choices_and_accuracies_follow_from_the_rewards(loaded):
+    person = Person(*loaded)
+    replies = ["the cat sat", "nothing", "she said hello", "the dog lay beside it"]
+    before = person.rewards("the cat?", replies)
+    assert before == pytest.approx(loaded[0].population(loaded[1].embed(talks(replies))).tolist(), abs=1e-5)
+    pairs = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in ROWS]
+    person.fit(pairs)
+    rewards = person.rewards("the cat?", replies)
+    assert rewards == person.rewards([{"role": "user", "content": "the cat?"}], replies) != before
+    assert person.rank("the cat?", replies) == [
+        reply for _, reply in sorted(zip(rewards, replies), reverse=True)
+    ]
+    odds = torch.tensor(rewards[0] - rewards[1])
+    assert person.prefer("the cat?", *replies[:2]) == pytest.approx(odds.sigmoid().item(), abs=1e-5)
+    assert person.prefer("the cat?", "sat", "sat") == 0.5 and person.rank("the cat?", ["sat"]) == ["sat"]
+    found = person.evaluate(pairs)
+    basis = person.basis
+    for name, reward in (("", basis.rewards(["me"])[:, 0]), ("population_", basis.V @ basis.prior.mean)):
+        margins = []
+        for pair in pairs:
+            sides = [
+                person.encoder.embed(talks([pair[side]], pair["prompt"]))[0]
+                for side in ("chosen", "rejected")
+            ]
+            margins.append((sides[0] - sides[1]) @ reward / LOGIT_SCALE)
+        margins = torch.stack(margins)
+        assert found[f"{name}accuracy"] == (margins > 0).double().mean()
+        loss = torch.log1p((-margins).exp()).mean().item()
+        assert found[f"{name}log_loss"] == pytest.approx(loss, abs=1e-5)
+    assert found["pairs"] == 6
+
+
+def talks(replies, prompt="the cat?"):
+    made = []
+    for reply in replies:
+        made.append([{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}])
+    return made
+
+
+def test_somebody_of_the_basis_has_their_own_rewards(loaded):
+    basis, encoder = loaded
+    user = basis.unseen_ids[0]
+    person = Person(basis, encoder, int(user))
+    expected = basis.log_odds(encoder.embed(talks(["sat"])), [user])[:, 0]
+    assert person.rewards("the cat?", ["sat"]) == pytest.approx(expected.tolist(), abs=1e-5)
+    with pytest.raises(InputError, match=rf"pair 0: the basis has a user {user} already"):
+        person.fit([ROWS[0] | {"user_id": user}])
+
+
+PAIR = {"prompt": "a?", "chosen": "b", "rejected": "c"}
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (lambda person: person.fit([]), "no pair"),
+        (lambda person: person.fit([PAIR | {"chosen": None}]), "no pair|chosen is nothing"),
+        (lambda person: person.fit(iter([("a?", "b", "c")])), "pair 0 is a tuple, no dict"),
+        (lambda person: person.fit([PAIR, PAIR | {"chosen": "c"}]), "pair 1: chosen and rejected are the same"),
+        (lambda person: person.fit([PAIR, {"prompt": "a?"}]), "pair 1: no chosen"),
+        (lambda person: person.fit([PAIR | {"prompt": ["a"]}]), "pair 0: prompt"),
+        (lambda person: person.fit([PAIR | {"user_id": "you"}]), "pair 0: user_id is you, and this is me"),
+        (lambda person: person.fit([PAIR | {"split": "test"}]), "none is left to fit"),
+        (lambda person: person.fit([PAIR | {"score": float("inf")}]), "infinity"),
+        (lambda person: person.fit([PAIR | {"tools": ["x"]}]), "tools would not be read"),
+        (lambda person: person.evaluate([]), "no pair"),
+        (lambda person: person.rank("a?", []), "no list of candidates"),
+        (lambda person: person.rewards("", ["b"]), "a prompt or messages must be there"),
+        (lambda person: person.prefer("a?", "b", None), r"candidates\[1\] is nothing"),
+        (lambda person: person.prefer("a?", "b", "the cat " * 1000), "for the reply alone"),
+        (lambda person: person.save("me.safetensors"), "call fit first"),
+        (lambda person: Person(person.basis, person.encoder, " "), "says nothing"),
+        (lambda person: Person(person.basis, person.encoder, "nan"), "no id"),
+        (lambda person: opened("nowhere.safetensors"), "missing"),
+        (lambda person: opened("nowhere.safetensors", max_length=3), "max_length: no setting"),
+    ],
+)  # fmt: skip
+def test_what_the_scripts_refuse_is_refused(loaded, act, words):
+    with pytest.raises(InputError, match=words):
+        act(Person(*loaded))
+
+
+def test_a_file_of_others_is_not_replaced(basis, loaded, tmp_path):
+    person = Person(*loaded)
+    person.fit([ROWS[0] | {"user_id": None}])
+    with pytest.raises(InputError, match="would be lost"):
+        person.save(basis)
+    with pytest.raises(InputError, match="give it such a name"):
+        person.save(tmp_path / "me.json")
+    person.save(tmp_path / "me.safetensors")
+    person.save(tmp_path / "me.safetensors")
+    assert load_basis(tmp_path / "me.safetensors").unseen_ids[-1] == "me"
+
+
+def test_the_lines_of_the_page_run_as_printed(basis, tmp_path, monkeypatch):
+    page = (ROOT / "docs/apply.md").read_text()
+    (lines,) = re.findall(r"\n\n((?:    .*\n)*    person = Person\((?:.*\n    )*.*person\.save.*\n)", page)
+    assert len(lines.splitlines()) <= 8
+    (tmp_path / "basis.safetensors").write_bytes(basis.read_bytes())
+    script = tmp_path / "lines.py"
+    script.write_text(re.sub("(?m)^    ", "", lines))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    status, out, err = run_script(script, cwd=tmp_path)
+    assert status == 0, err
+    assert "0." in out and load_basis(tmp_path / "me.safetensors").unseen_ids[-1] == "me"
