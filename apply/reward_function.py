@@ -1,0 +1,90 @@
+"""Personal rewards for a trainer in the same process, as TRL's GRPO and RLOO call them.
+
+    from apply.reward_function import reward_function
+    trainer = GRPOTrainer(model=POLICY, reward_funcs=reward_function("me.safetensors"), train_dataset=rows, ..)
+
+The data set has a column user_id beside its prompts, which are texts or lists of messages.
+"""
+
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+sys.path += [str(FOLDER), str(FOLDER.parent)]  # behind what the program that imports this has there
+
+from queries import Reader, policy_tokenizer, user_of
+from scorer import SILENT, Scorer, place_unknown, require_unknown, reward_of
+
+from lore.common import InputError, require
+from saved_basis import opened
+
+
+def reward_function(path, user=None, policy="", unknown="refuse", unscored=None, **options):
+    """A RewardFunction of the people of a basis file.
+
+    user: one person, whose rewards all completions get; None: each that of the user in its column.
+    policy: folder or Hub name of the model whose chat template has written the prompts, where they are
+    texts of a template and not the basis's. unknown: "population" gives users whom the basis does not
+    know the population's rewards, "refuse" ends the run. unscored: reward of an empty or too long
+    completion. options: settings of the encoder, device="cuda:1", dtype, batch_tokens, model, ..
+    InputError (a ValueError): see saved_basis.opened; nobody has the id `user`.
+    """
+    require_unknown(unknown)
+    basis, encoder = opened(path, **options)
+    user = user_of("user", user)
+    basis.positions([] if user is None else [user])
+    reader = Reader(encoder, policy_tokenizer(policy))
+    encoder.load()
+    return RewardFunction(Scorer(basis, encoder), reader, user, unknown, unscored)
+
+
+class RewardFunction:
+    """Log-odds of completions, each for its user, as of apply/score.py."""
+
+    def __init__(self, scorer, reader, user, unknown, unscored):
+        self.__name__ = "personal_reward"  # under which TRL logs it
+        self.scorer = scorer
+        self.reader = reader
+        self.user = user
+        self.unknown = unknown
+        self.unscored = unscored
+
+    def __call__(self, prompts, completions, user_id=None, log_metric=None, **_):
+        """A float for each completion; None for one that has no reward, which TRL leaves out of its group.
+
+        Without a reward are an empty or too long reply (`unscored` gives it one) and one with signs of a
+        chat template in it. Both, and unknown users, are counted by log_metric. InputError: an
+        unknown user, a user_id that is none, no completion that can be read.
+        """
+        labels = self.labels(user_id, len(prompts))
+        require(len(completions) == len(prompts), f"{len(completions)} completions of {len(prompts)} prompts")
+        users = []
+        talks = []
+        for number, (prompt, completion, label) in enumerate(zip(prompts, completions, labels)):
+            where = f"completion {number}"
+            users.append(user_of(where, label))
+            try:
+                talks.append(self.reader.completed(where, prompt, completion))
+            except InputError as error:
+                talks.append(error)
+        if self.unknown == "refuse":
+            self.scorer.basis.positions([user for user in users if user is not None])
+        unknown = place_unknown(self.scorer.basis, talks, users, self.unknown)
+        results = self.scorer.results(talks, users)
+        failed = [result for result in results if isinstance(result, InputError)]
+        refused = [error for error in failed if not isinstance(error, SILENT)]
+        if refused and len(refused) == len(results):
+            raise refused[0]
+        if log_metric is not None:
+            log_metric("unknown_users", unknown)
+            log_metric("unscored", len(failed))
+        return [reward_of(result, self.unscored) for result in results]
+
+    def labels(self, user_id, count):
+        """Whose reward each completion gets, None = the population's. InputError: nobody is named."""
+        if self.user is not None:
+            return [self.user] * count
+        hint = "give the data set such a column (empty = the population), or name one person with user=ID"
+        require(user_id is not None, f"whose rewards? there is no user_id; {hint}")
+        require(len(user_id) == count, f"{len(user_id)} user_id for {count} prompts")
+        return user_id

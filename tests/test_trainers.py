@@ -1,0 +1,149 @@
+"""apply/reward_function.py, as TRL calls it."""
+
+import pytest
+import texts
+from reward_function import reward_function
+from test_apply import scored
+
+from lore.common import InputError
+from lore.fit.basis import load_basis
+
+REPLIES = ["the cat sat", "nothing", "she said hello", "the dog lay beside it"]  # of the fixture rows
+
+
+@pytest.fixture(scope="module")
+def reward(basis):
+    return reward_function(basis)
+
+
+@pytest.fixture
+def expected(basis, rows, tmp_path):
+    """What apply/score.py says of REPLIES: [rewards of each of four people, the population's first]."""
+    lines = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
+    people = [None, *load_basis(basis).everybody[:3]]
+    rewards = []
+    for row, user in zip(lines, people):
+        rewards.append(row["population"] if user is None else row["rewards"][user])
+    return people, rewards
+
+
+def standard():
+    return ["the cat? "] * 4, list(REPLIES)
+
+
+def conversational():
+    prompts = [[{"role": "user", "content": "the cat?"}]] * 4
+    return prompts, [[{"role": "assistant", "content": reply}] for reply in REPLIES]
+
+
+@pytest.mark.parametrize("form", [standard, conversational])
+def test_rewards_are_those_of_score_in_both_formats(reward, expected, form):
+    people, rewards = expected
+    prompts, completions = form()
+    logged = {}
+    columns = {
+        "trainer_state": None,
+        "log_extra": None,
+        "log_metric": logged.__setitem__,
+        "answer": ["x"] * 4,
+    }
+    found = reward(
+        prompts=prompts, completions=completions, completion_ids=[[1]] * 4, user_id=people, **columns
+    )
+    assert found == pytest.approx(rewards, abs=1e-4) and {*map(type, found)} == {float}
+    assert logged == {"unknown_users": 0, "unscored": 0} and reward.__name__ == "personal_reward"
+
+
+def test_all_completions_may_be_one_persons(basis, expected):
+    people, rewards = expected
+    prompts, completions = standard()
+    found = reward_function(basis, user=people[2])(prompts=prompts, completions=completions)
+    assert found[2] == pytest.approx(rewards[2], abs=1e-4)
+
+
+def test_a_completion_without_a_reward_is_none_and_counted(basis, reward):
+    completions = ["sat", "", "the cat " * 1000, "<|im_start|> sat"]
+    asked = {"prompts": ["the cat? "] * 4, "completions": completions, "user_id": [None] * 4}
+    logged = {}
+    found = reward(**asked, log_metric=logged.__setitem__)
+    assert [number is None for number in found] == [False, True, True, True]
+    assert logged == {"unknown_users": 0, "unscored": 3}
+    assert reward(["the cat? "], [""], [None]) == [None] and reward([], [], []) == []
+    lenient = reward_function(basis, unknown="population", unscored=-2.0)
+    found = lenient(**asked | {"user_id": ["nobody"] * 4}, log_metric=logged.__setitem__)
+    assert found[1:] == [-2.0, -2.0, None] and logged == {"unknown_users": 4, "unscored": 3}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"user_id": ["nobody"]}, "no user nobody"),
+        ({"user_id": [float("nan")]}, "no user id"),
+        ({"user_id": ["nan"]}, "no id"),
+        ({"user_id": []}, "0 user_id for 1 prompts"),
+        ({"user_id": None}, "whose rewards"),
+        ({"completions": []}, "0 completions of 1 prompts"),
+        ({"completions": [[{"role": "assistant", "content": "sat"}]]}, "a str and a list"),
+        ({"prompts": ["<|im_start|>user\nthe cat?"]}, "chat template"),
+    ],
+)
+def test_what_cannot_be_meant_ends_the_run(reward, changed, words):
+    asked = {"prompts": ["the cat? "], "completions": ["sat"], "user_id": [None]}
+    with pytest.raises(InputError, match=words):
+        reward(**asked | changed)
+
+
+def test_settings_are_refused_before_the_run(basis):
+    for settings, words in (
+        ({"user": "nobody"}, "no user nobody"),
+        ({"unknown": "drop"}, "refuse or population"),
+        ({"maximum": 3}, "no setting"),
+        ({"policy": texts.__file__}, "--policy"),
+    ):
+        with pytest.raises(InputError, match=words):
+            reward_function(basis, **settings)
+
+
+@pytest.mark.parametrize("form", [standard, conversational])
+def test_trl_trains_on_them(basis, model, form, tmp_path, monkeypatch):
+    """One step of GRPO with a tiny policy; what TRL has given is scored as score.py does."""
+    trl = pytest.importorskip("trl", reason="TRL is missing: pip install -r requirements-dev.txt")
+    from datasets import Dataset
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    words = AutoTokenizer.from_pretrained(model)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokens = {"pad_token_id": words.pad_token_id, "bos_token_id": 0, "eos_token_id": 1}
+    policy = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **sizes, **tokens))
+    people = [None, *load_basis(basis).everybody[:3]]
+    table = Dataset.from_dict({"prompt": form()[0], "user_id": people})
+    reward = reward_function(basis, unscored=-1.0)
+    calls = []
+
+    def noted(**columns):
+        calls.append((columns, reward(**columns)))
+        return calls[-1][1]
+
+    noted.__name__ = reward.__name__
+    settings = trl.GRPOConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=2, max_completion_length=6,
+        max_steps=1, report_to=[], use_cpu=True, save_strategy="no", logging_steps=1, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = trl.GRPOTrainer(
+        model=policy, reward_funcs=noted, args=settings, train_dataset=table, processing_class=words
+    )
+    trainer.train()
+    ((columns, rewards),) = calls
+    log = trainer.state.log_history[0]
+    assert log["rewards/personal_reward/mean"] == pytest.approx(sum(rewards) / 4, abs=1e-4)
+    assert log["unknown_users"] == 0
+    rows = []
+    for prompt, completion in zip(columns["prompts"], columns["completions"]):
+        if not isinstance(prompt, str):
+            prompt, completion = prompt[0]["content"], completion[0]["content"]
+        rows.append({"prompt": prompt.strip(), "response": completion.strip()})
+    lines = scored(
+        basis, texts.write(tmp_path / "rows.jsonl", rows), tmp_path / "scored.jsonl", "--everybody"
+    )
+    for row, user, number in zip(lines, columns["user_id"], rewards):
+        assert number == pytest.approx(row["population"] if user is None else row["rewards"][user], abs=1e-4)
