@@ -69,8 +69,8 @@ class Answers:
 
     def read(self):
         """What the files say."""
+        self.mend(self.aside)  # first: what is cut off the other goes behind it
         self.mend(self.path)
-        self.mend(self.aside)
         self.rows = read_answers(self.path)
         unsure = {}
         for _, row in read_json_lines(self.aside):

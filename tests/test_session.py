@@ -1,0 +1,514 @@
+"""apply/session.py: what is written when somebody clicks, and what becomes of it, without and with a browser."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import texts
+import torch
+from answers import Answers, aside_of, read_answers
+from conftest import ROOT, assert_one_line_error, load_script
+from pool import Pool, embed_pool, read_pool
+from rater import BOTH, CHOSEN, RANDOM
+from safetensors.torch import load_file
+from test_apply import APPLY, apply, good
+from tiny import encoder
+
+from lore.common import InputError
+from lore.fit.basis import load_basis, save_basis
+from lore.fit.likelihood import LOGIT_SCALE
+from lore.text.input_rows import read_judgements
+
+LIKED = 4.0  # log-odds by which replies of the pool differ, about, under each basis reward
+HOSTILE = '<script>document.title = "taken"</script><img src="http://other.example/x.png" onerror="alert(1)"> sat'
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pool_file(tmp_path_factory):
+    """Twelve prompts with four candidates."""
+    rng = random.Random(0)
+    rows = []
+    for number in range(12):
+        candidates = [texts.text(rng, 4, 30) for _ in range(4)]
+        rows.append({"prompt": f"{texts.text(rng, 5)} {number}?", "candidates": candidates})
+    rows[0]["candidates"][0] = HOSTILE
+    return texts.write(tmp_path_factory.mktemp("pool") / "pool.jsonl", rows)
+
+
+@pytest.fixture(scope="module")
+def telling_basis(basis, pool_file, tmp_path_factory):
+    """The trained basis with three rewards that tell the replies of the pool apart."""
+    saved = load_basis(basis)
+    folder = json.loads(saved.model)["model"]
+    prompts = read_pool(pool_file)
+    talks = [talk for prompt in prompts for talk in prompt.talks]
+    table = encoder(folder).embed(talks)
+    axes = torch.linalg.svd(table - table.mean(0), full_matrices=False).Vh[:3]
+    spread = (table @ axes.T).std(0)
+    V = LIKED * LOGIT_SCALE * axes.T / spread
+    path = tmp_path_factory.mktemp("telling") / "basis.safetensors"
+    save_basis(path, saved._replace(V=V, mean=torch.full((3,), 1 / 3)))
+    return path
+
+
+@pytest.fixture
+def opened(telling_basis, pool_file, tmp_path):
+    """opened(rule): a Session on SESSIONS of the test's folder; the one before is closed."""
+    script = load_script(APPLY / "session.py")
+    made = []
+
+    def make(rule=CHOSEN):
+        for session in made:
+            os.close(session.answers.lock)
+        made.clear()
+        basis = load_basis(telling_basis)
+        prompts = read_pool(pool_file)
+        folder = json.loads(basis.model)["model"]
+        table, row_of = embed_pool(tmp_path / "s.vectors", prompts, [], encoder(folder))
+        pool = Pool(prompts, table, row_of, basis, 0)
+        made.append(script.Session(basis, pool, Answers(tmp_path / "s.jsonl"), rule, 0))
+        return made[0]
+
+    yield make
+    for session in made:
+        os.close(session.answers.lock)
+
+
+def answer_all(session, user, likes, count):
+    """Somebody answers by the basis reward that they like."""
+    for _ in range(count):
+        rater = session.rater(user)
+        left, right = session.pool.pairs[rater.question.pair].tolist()
+        if rater.question.turned:
+            left, right = right, left
+        better = session.pool.Z[left, likes] > session.pool.Z[right, likes]
+        session.answer(user, rater.turn, "left" if better else "right")
+
+
+# ------------------------------------------------------------------------------------------------
+# The file
+# ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_clicked_is_what_other_scripts_read(opened, telling_basis, tmp_path):
+    session = opened()
+    answer_all(session, "ann", 0, 8)
+    answer_all(session, "bob", 2, 8)
+    session.answer("ann", 8, "neither")
+    answer_all(session, "ann", 0, 1)
+    session.undo("ann", 10)
+    for user, likes in (("ann", 0), ("bob", 2)):
+        assert session.rater(user).fit.W[0].argmax() == likes
+    judgements = read_judgements(tmp_path / "s.jsonl")
+    assert [each.user_id for each in judgements] == ["ann"] * 8 + ["bob"] * 8
+    flags = ("--basis", telling_basis, "--input", tmp_path / "s.jsonl", "--output", tmp_path / "me.safetensors")
+    good(apply("adapt", *flags))
+    adapted = load_basis(tmp_path / "me.safetensors")
+    for number, user in enumerate(("ann", "bob")):
+        learned = session.rater(user).fit.W[0].float()
+        assert torch.allclose(adapted.W_unseen[-2 + number], learned, atol=1e-4)
+    told = json.loads((tmp_path / "me.json").read_text())["rows"]
+    assert session.rater("ann").foretold()["right"] == round(8 * told[0]["leave_one_out"])
+    rows = read_answers(tmp_path / "s.jsonl")
+    assert {row["shown_left"] for row in rows} == {"chosen", "rejected"}
+    assert {row["rule"] for row in rows} == {CHOSEN}
+    prompts = [row["prompt"] for row in rows if row["user_id"] == "ann"]
+    assert len({*prompts}) == len(prompts)  # none a second time before all others
+
+
+def test_a_new_start_goes_on_where_it_was_and_undo_asks_again(opened, tmp_path):
+    session = opened()
+    answer_all(session, "ann", 1, 3)
+    session.answer("ann", 3, "neither")
+    before = session.state("ann")
+    assert opened().state("ANN") == before and before["user"] == "ann" and before["unsure"] == 1
+    session = opened()
+    session.undo("ann", 4)
+    again = session.state("ann")
+    assert again["turn"] == 3 and again["unsure"] == 0 and opened().state("ann") == again
+    session = opened()
+    session.undo("ann", 3)
+    content = (tmp_path / "s.jsonl").read_text()
+    assert len(content.splitlines()) == 2 and opened().state("ann")["turn"] == 2
+    events = [row["event"] for row in texts.read(aside_of(tmp_path / "s.jsonl"))]
+    assert events == ["cannot say", "taken back", "taken back"]
+    for turn, said, words in ((2, "maybe", "left, right"), (1, "left", "answered already"), ("2", "left", "already")):
+        with pytest.raises(InputError, match=words):
+            session.answer("ann", turn, said)
+    session = opened()
+    (tmp_path / "s.jsonl").write_text(content.splitlines()[0] + "\n")  # by somebody else
+    assert session.state("ann")["turn"] == 1
+
+
+@pytest.mark.parametrize("end", ['{"user_id": "ann", "prom', "\0\0\0", '{"user_id": "ann", "prompt": "\\u00'])
+def test_a_last_line_that_was_cut_goes_aside(opened, tmp_path, capsys, end):
+    answer_all(opened(), "ann", 1, 2)
+    whole = (tmp_path / "s.jsonl").read_bytes()
+    for path in (tmp_path / "s.jsonl", aside_of(tmp_path / "s.jsonl")):
+        with open(path, "ab") as file:
+            file.write(end.encode())
+    assert opened().state("ann")["answers"] == 2
+    assert (tmp_path / "s.jsonl").read_bytes() == whole and "was cut off" in capsys.readouterr().out
+    assert [row["line"] for row in texts.read(aside_of(tmp_path / "s.jsonl"))] == [end, end]
+    (tmp_path / "s.jsonl").write_bytes(whole.removesuffix(b"\n"))  # as an editor leaves it: an answer
+    assert opened().state("ann")["answers"] == 2
+    assert (tmp_path / "s.jsonl").read_bytes() == whole
+
+
+def test_a_full_disk_leaves_no_half_line_and_counts_nothing(opened, tmp_path):
+    session = opened()
+    answer_all(session, "ann", 1, 2)
+    whole = (tmp_path / "s.jsonl").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            answer_all(session, "ann", 1, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "s.jsonl").read_bytes() == whole and session.state("ann")["turn"] == 2
+    answer_all(session, "ann", 1, 1)
+    assert len(read_answers(tmp_path / "s.jsonl")) == 3
+
+
+def test_two_sessions_on_one_file_names_and_what_is_not_ours(opened, telling_basis, pool_file, tmp_path):
+    session = opened()
+    with pytest.raises(InputError, match="in use by another session"):
+        Answers(tmp_path / "s.jsonl")
+    taken = load_basis(telling_basis).user_ids[0]
+    for name, words in ((taken, "in the basis"), (" ", "a name"), (None, "text"), ("\ud800", "text"), ("a" * 99, "80")):
+        with pytest.raises(InputError, match=words):
+            session.rater(name)
+    other = texts.write(tmp_path / "o.jsonl", texts.comparisons())
+    flags = ("--basis", telling_basis, "--input", pool_file, "--output")
+    assert_one_line_error(apply("session", *flags, other), "not written by this script")
+    assert_one_line_error(apply("session", *flags, "/dev/full"), "/dev/full is no file")
+    assert_one_line_error(apply("session", *flags, tmp_path / "n.jsonl.gz"), "not packed")
+    assert_one_line_error(apply("session", *flags, tmp_path / "n.jsonl", "--rule", "none"), "--rule none")
+    assert_one_line_error(apply("session", *flags, tmp_path / "n.jsonl", "--compare"), "nobody has answered")
+    alike = texts.write(tmp_path / "alike.jsonl", [{"prompt": "a?", "candidates": ["b", "b "]}])
+    done = apply("session", "--basis", telling_basis, "--input", alike, "--output", tmp_path / "n.jsonl")
+    assert_one_line_error(done, "no prompt with two different candidates")
+
+
+def test_rules_are_logged_and_not_told_and_can_be_compared(opened, telling_basis, pool_file, tmp_path):
+    session = opened(BOTH)
+    for number in range(4):
+        answer_all(session, f"person {number}", number % 3, 24)
+    assert {RANDOM, CHOSEN} == {row["rule"] for row in session.answers.rows}
+    told = json.dumps(session.state("person 0"))
+    assert "rule" not in told and RANDOM not in told
+    opened(RANDOM)
+    flags = ("--basis", telling_basis, "--input", pool_file, "--output", tmp_path / "s.jsonl")
+    out = good(apply("session", *flags, "--compare"))
+    assert [line.split()[:2] for line in out.splitlines() if line[:2].strip() in ("3", "5", "10")][0] == ["3", "4"]
+    assert "chosen - random" in out
+    out = good(apply("session", *flags, "--export", tmp_path / "out"))
+    exported = load_basis(tmp_path / "out/basis.safetensors")
+    assert exported.unseen_ids[-1] == "person 3" and "export.py --basis" in out
+    head = load_file(tmp_path / "out/head_003.safetensors")["score.weight"]
+    assert torch.allclose(head, exported.rewards(["person 3"]).T / LOGIT_SCALE)
+
+
+# ------------------------------------------------------------------------------------------------
+# The server
+# ------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """session.py as a user starts it."""
+
+    def __init__(self, basis, pool, output, *flags):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        command = [APPLY / "session.py", "--basis", basis, "--input", pool, "--output", output, "--port", self.port]
+        self.command = [sys.executable, *map(str, [*command, *flags])]
+        self.start()
+
+    def start(self):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        self.process = subprocess.Popen(self.command, cwd=ROOT, **pipes)
+        said = ""
+        while "the page is" not in said:
+            assert self.process.poll() is None, said
+            said += self.process.stdout.readline()
+        self.address = said.split("the page is ")[1].strip()
+
+    def end(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        self.process.wait(30)
+        self.process.stdout.close()
+
+    def ask(self, path, body=None, **headers):
+        """(status, headers, text) of a request."""
+        data = None if body is None else json.dumps(body).encode()
+        usual = {} if body is None else {"Content-Type": "application/json"}
+        headers = usual | {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(self.address + path, data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.headers, error.read()
+
+
+@contextmanager
+def served(*arguments):
+    server = Server(*arguments)
+    try:
+        yield server
+    finally:
+        server.end()
+
+
+def test_other_pages_other_names_and_strangers_are_refused(telling_basis, pool_file, tmp_path):
+    with served(telling_basis, pool_file, tmp_path / "s.jsonl") as server:
+        ann = {"user": "ann"}
+        status, headers, _ = server.ask("")
+        assert status == 200 and "default-src 'none'" in headers["Content-Security-Policy"]
+        assert "unsafe" not in headers["Content-Security-Policy"] and headers["Set-Cookie"] is None
+        status, headers, text = server.ask("state", ann)
+        assert status == 200 and headers["Set-Cookie"] is None and json.loads(text)["turn"] == 0
+        for refused in (
+            server.ask("state", ann, Host="rebound.example"),  # a name that leads here
+            server.ask("", Host=f"rebound.example:{server.port}"),
+            server.ask("state", ann, Origin="http://other.example"),
+            server.ask("state", ann, Origin="null"),
+            server.ask("state", ann, Content_Type="text/plain"),  # as a form may send it
+        ):
+            assert refused[0] == 403
+        same = server.ask("state", ann, Origin=server.address.rstrip("/"))
+        assert same[0] == 200
+        for body, words in (
+            ({}, "a name is a text"),
+            ([], "no JSON object"),
+            ({"user": "ann", "x": "y" * 20000}, "more than 10000 bytes"),
+        ):
+            status, _, text = server.ask("state", body)
+            assert status == 400 and words in json.loads(text)["error"]
+        status, _, text = server.ask("answer", ann | {"turn": 5, "answer": "left"})
+        assert status == 409 and json.loads(text)["state"]["turn"] == 0
+        status, _, text = server.ask("learned/basis?user=ann")
+        assert status == 400 and b"nothing is known" in text
+    with served(telling_basis, pool_file, tmp_path / "s.jsonl", "--host", "0.0.0.0") as server:
+        server.address = server.address.replace("0.0.0.0", "127.0.0.1")
+        assert len(server.address.split("/")[3]) > 20 and server.ask("")[0] == 200
+        server.address = f"http://127.0.0.1:{server.port}/"
+        assert server.ask("")[0] == 404 and server.ask("state", ann)[0] == 404
+
+
+# ------------------------------------------------------------------------------------------------
+# The page, in a browser
+# ------------------------------------------------------------------------------------------------
+
+
+class Page:
+    """A browser of its own."""
+
+    def __init__(self):
+        from selenium import webdriver
+
+        options = webdriver.ChromeOptions()
+        options.binary_location = BROWSER
+        self.folder = tempfile.mkdtemp()
+        for flag in (*FLAGS, f"--user-data-dir={self.folder}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+        service = webdriver.ChromeService(DRIVER)
+        self.driver = webdriver.Chrome(options=options, service=service)
+        self.requests = []
+
+    def text(self, name):
+        return self.driver.execute_script(f"return document.getElementById('{name}').textContent")
+
+    def until(self, condition, seconds=60):
+        for _ in range(20 * seconds):
+            if condition():
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"not so: {self.text('who')}, {self.text('error')}")
+
+    def press(self, key):
+        self.driver.switch_to.active_element.send_keys(key)
+
+    def begin(self, address, name=""):
+        self.driver.get(f"{address}#{name}" if name else address)
+        if not name:
+            self.until(lambda: self.text("error") or not self.hidden("entry"))
+
+    def hidden(self, name):
+        return self.driver.execute_script(f"return document.getElementById('{name}').hidden")
+
+    def asked(self):
+        """What stands on the page as the question."""
+        return [self.text(name) for name in ("asked", "left", "right")]
+
+    def answered(self, key, count):
+        """Press a key; then the page shows so many answers."""
+        self.press(key)
+        self.until(lambda: f": {count} answer" in self.text("who"))
+
+    def addresses(self):
+        """Of all requests so far."""
+        for entry in self.driver.get_log("performance"):
+            said = json.loads(entry["message"])["message"]
+            if said["method"] == "Network.requestWillBeSent":
+                self.requests.append(said["params"]["request"]["url"])
+        return self.requests
+
+    def show(self, width, dark, path):
+        """As a picture, so wide; is all of it within that width?"""
+        command = self.driver.execute_cdp_cmd
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        command("Emulation.setDeviceMetricsOverride", size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        command("Emulation.setEmulatedMedia", {"features": [scheme]})
+        self.driver.save_screenshot(str(path))
+        return self.driver.execute_script("return document.documentElement.scrollWidth") <= width
+
+    def end(self):
+        self.driver.quit()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def pages():
+    """pages(): a new browser."""
+    pytest.importorskip("selenium", reason="selenium is not installed (requirements-dev.txt)")
+    if not (BROWSER and DRIVER):
+        pytest.skip("no chromium with its chromedriver on this machine")
+    made = []
+
+    def make():
+        made.append(Page())
+        return made[-1]
+
+    yield make
+    for page in made:
+        page.end()
+
+
+def planted_key(session_pool, likes, asked):
+    """The key that somebody presses who likes one basis reward."""
+    scores = []
+    for reply in asked[1:]:
+        row = session_pool[asked[0], reply]
+        scores.append(row[likes])
+    return "1" if scores[0] > scores[1] else "2"
+
+
+def test_a_whole_session(pages, opened, telling_basis, pool_file, tmp_path):
+    session = opened()
+    scores = {}
+    for prompt in session.pool.prompts:
+        for talk, row in zip(prompt.talks, prompt.rows):
+            scores[talk[0]["content"], talk[1]["content"]] = session.pool.Z[row]
+    os.close(session.answers.lock)
+    session.answers.lock = os.open(os.devnull, os.O_RDONLY)
+    pictures = Path(os.environ.get("LORE_PICTURES", tmp_path))
+    with served(telling_basis, pool_file, tmp_path / "s.jsonl") as server:
+        ann, bob = pages(), pages()
+        ann.begin(server.address)
+        ann.press("ann\n")  # by keyboard alone
+        ann.until(lambda: not ann.hidden("room"))
+        bob.begin(server.address, "bob")
+        bob.until(lambda: not bob.hidden("room"))
+        clicked = []
+        for count in range(1, 9):
+            for page, user, likes in ((ann, "ann", 0), (bob, "bob", 2)):
+                asked = page.asked()
+                key = planted_key(scores, likes, asked)
+                page.answered(key, count)
+                sides = asked[1:] if key == "1" else asked[:0:-1]
+                clicked.append([user, asked[0], *sides])
+        rows = read_answers(tmp_path / "s.jsonl")
+        names = ("user_id", "prompt", "chosen", "rejected")
+        assert [[row[name] for name in names] for row in rows] == clicked
+        before = ann.asked(), ann.text("mixture"), ann.text("ranks")
+        ann.driver.refresh()
+        ann.until(lambda: ": 8 answers" in ann.text("who"))
+        assert (ann.asked(), ann.text("mixture"), ann.text("ranks")) == before
+        # kill -9, in the middle of a line of somebody's; the page says so, and goes on after a new start
+        server.end(signal.SIGKILL)
+        ann.press("1")
+        ann.until(lambda: "nothing was written down" in ann.text("error"))
+        with open(tmp_path / "s.jsonl", "a") as file:
+            file.write('{"user_id": "ann", "pro')
+        server.start()
+        assert ann.asked() == before[0]
+        ann.answered("0", 8)
+        ann.until(lambda: "1 without one" in ann.text("who"))
+        # the same person in another tab: what was answered here is not answered there again
+        second = pages()
+        second.begin(server.address, "Ann")
+        second.until(lambda: ": 8 answers" in second.text("who"))
+        second.answered("1", 9)
+        ann.press("2")
+        ann.until(lambda: "answered already" in ann.text("error"))
+        assert ann.asked() == second.asked() and len(read_answers(tmp_path / "s.jsonl")) == 17
+        ann.answered("u", 8)
+        ann.until(lambda: ann.text("error") == "")
+        assert len(read_answers(tmp_path / "s.jsonl")) == 16
+        # no room left: the page says so, nothing counts
+        limits = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (100, limits[1]))
+        ann.press("1")
+        ann.until(lambda: "does not count" in ann.text("error"))
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limits)
+        assert ": 8 answers" in ann.text("who")
+        assert_can_be_used(ann)
+        for width in (400, 1400):
+            for dark in (False, True):
+                name = f"session_{width}_{'dark' if dark else 'light'}.png"
+                assert ann.show(width, dark, pictures / name), f"wider than {width} pixels"
+        for page in (ann, bob, second):
+            assert [url for url in page.addresses() if not url.startswith((server.address, "data:"))] == []
+            assert page.requests and page.driver.get_cookies() == []
+            assert page.driver.title == "Which reply is better?"
+    for user, likes in (("ann", 0), ("bob", 2)):
+        rows = [row for row in read_answers(tmp_path / "s.jsonl") if row["user_id"] == user]
+        assert len(rows) == 8
+    session = opened()
+    assert session.rater("ann").fit.W[0].argmax() == 0 and session.rater("bob").fit.W[0].argmax() == 2
+
+
+def assert_can_be_used(page):
+    """Everything that can be used is told to a screen reader, and reached by Tab; texts are texts."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    for tag in ("button", "select", "a"):
+        for element in page.driver.find_elements(By.TAG_NAME, tag):
+            assert not element.is_displayed() or element.accessible_name, element.get_attribute("outerHTML")
+    reached = set()
+    for _ in range(30):
+        page.press(Keys.TAB)
+        reached.add(page.driver.switch_to.active_element.get_attribute("id"))
+    assert {"left", "right", "choose-left", "choose-neither", "choose-right", "undo", "prompts"} <= reached
+    select = page.driver.find_element(By.ID, "prompts")
+    select.click()
+    options = [option.get_attribute("value") for option in select.find_elements(By.TAG_NAME, "option")]
+    page.driver.execute_script("arguments[0].value = '0'; arguments[0].dispatchEvent(new Event('change'))", select)
+    page.until(lambda: HOSTILE in page.text("ranks"))  # a reply full of HTML is its text
+    assert sorted(map(int, options)) == [*range(12)]
+    assert not page.driver.find_elements(By.CSS_SELECTOR, "#ranks img, #ranks script, .reply img, .reply script")
