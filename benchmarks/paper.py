@@ -29,6 +29,10 @@ FOLDERS = ("RedditTLDR/results", "PRISM/results", "PersonalLLM/results", "benchm
 REPRODUCED = "reproduced"
 NOT_RUN = "not run"
 DECIDED = (REPRODUCED, "above", "below")
+READING = (
+    "Accuracy in percent. Reproduced: our interval holds the published number; above, below: it does not;"
+    " not comparable: another encoder, split or setting, named below the table."
+)
 LOOKS = {  # verdict -> colour and mark in the picture
     REPRODUCED: ("#228833", "o"),
     "above": ("#4477aa", "^"),
@@ -117,7 +121,7 @@ def paper_table(table, published, answers):
         if not of_people:
             verdicts.add(NOT_RUN)
             rows.append([name, f"{percent:.1f}", "", "", "", NOT_RUN, ""])
-    head = [table, "published", "ours [95 % interval]", "points", "std. errors", "", "from"]
+    head = [table, "published", "ours [95 % interval]", "points", "std. errors", "verdict", "from"]
     notes = sources.notes()
     if verdicts - {*DECIDED}:
         notes += to_run(table)
@@ -168,16 +172,29 @@ def counts_text(tables):
 # ------------------------------------------------------------------------------------------------
 
 
-def figure_of(table, published, answers):
-    """Published against ours, with our intervals, on the diagonal where they agree; planted people left out."""
-    figure = empty_figure((4.6, 4.2))
-    axes = figure.subplots()
-    percents = [percent for number, percent in published.items() if number.table == table]
-    ends = [min(percents) - 3, max(percents) + 3]
-    axes.plot(ends, ends, color="0.7", linewidth=1)
-    for number, percent in published.items():
-        if number.table != table:
-            continue
+def figure_of(tables, published, answers):
+    """Published against ours, a panel a table: on the diagonal where they agree; planted people left out."""
+    figure = empty_figure((3.3 * len(tables), 3.5))
+    handles = {}
+    for axes, table in zip(figure.subplots(1, len(tables)), tables):
+        numbers = {number: percent for number, percent in published.items() if number.table == table}
+        ends = [min(numbers.values()) - 3, max(numbers.values()) + 3]
+        axes.plot(ends, ends, color="0.7", linewidth=1)
+        axes.set(xlabel="published (%)", ylabel="ours (%)", title=table)
+        axes.grid(alpha=0.3)
+        shown = plot_answers(axes, numbers, answers)
+        handles |= shown
+        if not shown:
+            axes.text(0.5, 0.9, "nothing run", transform=axes.transAxes, ha="center", color="0.5")
+    if handles:
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), fontsize=9)
+    return figure
+
+
+def plot_answers(axes, numbers, answers):
+    """A point with its interval for each answer -> {verdict: one of its points}."""
+    shown = {}
+    for number, percent in numbers.items():
         for answer in answers.get(number, []):
             if not answer.planted:
                 verdict = verdict_of(answer, percent)
@@ -185,24 +202,17 @@ def figure_of(table, published, answers):
                 low, high = answer.interval
                 bar = [[max(0, answer.percent - low)], [max(0, high - answer.percent)]]
                 looks = {"color": colour, "marker": mark, "markersize": 5, "elinewidth": 0.8}
-                axes.errorbar(percent, answer.percent, bar, linestyle="none", label=verdict, **looks)
-    axes.set(xlabel="published (%)", ylabel="ours (%)", title=table)
-    axes.grid(alpha=0.3)
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        axes.legend(*zip(*dict(zip(labels, zip(handles, labels))).values()), fontsize=8)
-    else:
-        axes.text(0.5, 0.92, "nothing run", transform=axes.transAxes, ha="center", color="0.5")
-    return figure
+                shown[verdict] = axes.errorbar(percent, answer.percent, bar, linestyle="none", **looks)
+    return shown
 
 
 def page_of(tables, published, answers, planted, left_out):
     """All of it as HTML, by the means of apply/report.py."""
     html = load_module("apply/page.py")
-    sections = [("Rows", html.remark(counts_text(tables)))]
-    for name, table in tables.items():
-        picture = f'<div class="wide">{svg_of(figure_of(name, published, answers))}</div>'
-        sections.append((name, picture + html.shown_table(table)))
+    picture = f'<div class="wide">{svg_of(figure_of(tables, published, answers))}</div>'
+    words = f"{counts_text(tables)}. {READING}"
+    sections = [("Published against ours", picture + html.remark(words))]
+    sections += [(name, html.shown_table(table)) for name, table in tables.items()]
     if planted.rows:
         sections.append(("Planted people", html.shown_table(planted)))
     if left_out:

@@ -206,7 +206,8 @@ COMMANDS = {  # table -> [(what it is, command, cost)]
             "as in the paper",
             f"python PRISM/train_basis.py {ANEW} --seen_fraction 0.5 --alpha_list 0"
             " --results PRISM/results/paper",
-            "no GPU; at most 53 h on two cores: 20,000 steps of 0.24 s, twice for the star, 20 splits",
+            "no GPU; at most 53 h on two cores: 20,000 steps of 0.24 s (of more people and ranks), twice"
+            " for the star, 20 splits",
         ),
         (
             "as the published code",

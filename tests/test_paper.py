@@ -1,0 +1,248 @@
+"""benchmarks/paper.py: the numbers, which rows a file answers, and the whole path from upstream files to the page."""
+
+import json
+from itertools import chain
+
+import pytest
+import test_personalllm
+import test_prism
+import test_reddit_tldr
+import test_rewardbench2
+from conftest import ROOT, assert_one_line_error, call_script, load_script
+
+SCRIPT = ROOT / "benchmarks/paper.py"
+PAPER = load_script(SCRIPT)
+PRINTED = """
+reference     | 78.4 / 76.1 | 78.1 / 77.8 | 82.7 / 83.7 | 56.3 / 57.3 | 56.3 / 57.3 | 58.8 / 57.3
+Bradley-Terry | 86.3 / 86.4 | 87.8 / 87.2 | 93.2 / 93.1 | 60.0 / 60.0 | 63.2 / 64.3 | 64.0 / 61.0
+VPL           | 86.4 / 86.5 | 93.9 / 84.1 | 92.0 / 92.8 | 63.6 / 62.1 | 63.4 / 62.7 | 64.6 / 58.2
+PAL           | 85.0 / 86.5 | 86.1 / 87.1 | 91.7 / 91.8 | 64.1 / 64.9 | 64.4 / 63.8 | 70.8 / 59.0
+LoRe          | 94.3 / 93.3 | 94.6 / 93.6 | 96.0 / 96.1 | 65.0 / 66.2 | 66.2 / 66.7 | 71.0 / 71.0
+"""
+COLUMNS = ("a = 0.001", "a = 0.01", "a = 0.1", "100 pairs", "150 pairs", "half of the dialogues")
+IDENTITY = {"model": "Skywork/Skywork-Reward-Llama-3.1-8B-v0.2", "pooling": "last", "head": "score"}
+
+
+def test_the_numbers_are_those_that_the_paper_prints():
+    numbers = {number[1:]: percent for number, percent in PAPER.published_numbers().items()}
+    for line in PRINTED.strip().splitlines():
+        method, *cells = line.split("|")
+        for column, cell in zip(COLUMNS, cells, strict=True):
+            for group, percent in zip(("seen", "unseen"), cell.split("/"), strict=True):
+                assert numbers.pop((column, method.strip(), group)) == float(percent)
+    curve = "64.7 65.1 65.6 65.8 65.9 66.0 66.2 66.2 66.6 66.7".split()
+    for shots, percent in zip(range(5, 51, 5), curve, strict=True):
+        assert numbers.pop((f"{shots} shots", "LoRe", "unseen")) == float(percent)
+    bench = {column: percent for (column, *_), percent in numbers.items()}
+    subsets = [bench.pop(name) for name in test_rewardbench2.BENCH.SUBSETS]
+    assert subsets == [69.7, 40.6, 60.1, 94.2, 94.1, 71.7] and bench == {"Overall": 71.7}
+
+
+def test_every_command_names_a_script_and_its_flags():
+    for whole in chain.from_iterable(PAPER.COMMANDS.values()):
+        for command in whole[1].split(" && "):
+            _, script, *flags = command.split()
+            status, out, _ = call_script(ROOT / script, "--help")
+            assert status == 0 and {flag for flag in flags if flag.startswith("--")} <= {*out.split()}, (
+                command
+            )
+
+
+# ------------------------------------------------------------------------------------------------
+# One file
+# ------------------------------------------------------------------------------------------------
+
+
+def report(**changed):
+    """What RedditTLDR/train_basis.py leaves behind when it runs as in the paper."""
+    settings = {
+        "script": "RedditTLDR/train_basis.py", "solver": "adam", "num_iterations": 1000, "learning_rate": 0.5,
+        "train_posts": 0.0, "min_comparisons": 50, "drop_smallest": 0, "max_few_shot": 50, "resplit": True,
+        "synthetic": False,
+    }  # fmt: skip
+    settings |= changed.pop("settings", {})
+    groups = {}
+    for group in ("seen", "unseen"):
+        groups[group] = {"user": [f"{group}{i}" for i in range(20)], "pairs": [90] * 20}
+    summary = []
+    for K, mean in ((0, 0.57), (1, 0.63), (2, 0.66), (5, 0.67)):
+        summary.append({"K": K, "alpha": 0.0, "variant": "", "interval": "users"} | around(mean))
+    fit = {"K": 1, "alpha": 0.0, "variant": "", "of_each_user": groups}
+    content = {
+        "settings": settings, "environment": {"torch": "2.13.0"}, "git_commit": "0123456789", "max_train": 150,
+        "model": json.dumps(IDENTITY), "rows": [fit | {"seed": seed} for seed in range(20)],
+        "summary": summary, "cross_validated": [summary[-1] | {"K": "cross-validated"} | around(0.64)],
+    }  # fmt: skip
+    return content | changed
+
+
+def around(mean, half=0.025):
+    interval = [mean - half, mean + half]
+    return {"seen": mean, "seen_interval": interval, "unseen": mean, "unseen_interval": interval}
+
+
+def laid_beside(folder, content, name="train_basis.json"):
+    """Lines of the printed tables that start with a column of TL;DR, and what else was said."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    status, out, err = call_script(SCRIPT, "--results", folder)
+    assert status == 0, err
+    return [line for line in out.splitlines() if line.startswith(("100 pairs", "150 pairs"))], out, err
+
+
+def test_a_row_is_reproduced_where_the_interval_holds_the_published_number(tmp_path):
+    lines, out, err = laid_beside(tmp_path, report())
+    words = {}
+    for line in lines:
+        words[line.split("  ")[0]] = line.split("]")[1].split()[:3] if "[1]" in line else None
+    assert words["150 pairs, reference, unseen"] == ["-0.3", "-0.2", "reproduced"]  # 57.0 +- 2.5
+    assert words["150 pairs, Bradley-Terry, seen"] == ["-0.2", "-0.2", "reproduced"]
+    assert words["150 pairs, LoRe, unseen"] == ["-2.7", "-2.1", "below"]  # a std. error is 1.28
+    assert "150 pairs, VPL, unseen" in out and "100 pairs, LoRe, seen" in words and not err
+    assert "compare_rivals.py" in out  # the command of what was not run
+    student = report()
+    for row in (*student["summary"], *student["cross_validated"]):
+        row["interval"] = "users and prompts, Student's t"
+    lines, _, _ = laid_beside(
+        tmp_path, student | {"cross_validated": [student["summary"][-1] | around(0.70)]}
+    )
+    (line,) = [line for line in lines if line.startswith("150 pairs, LoRe, unseen")]
+    assert "+3.3" in line and "+2.8" in line and "above" in line  # half of an interval is 2.093 of them
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"model": json.dumps(IDENTITY | {"model": "/x/all-MiniLM", "pooling": "mean"})}, "other encoder (all-MiniLM)"),
+        ({"model": ""}, "encoder not said"),
+        ({"settings": {"solver": "ridge"}}, "solver ridge, not adam"),
+        ({"settings": {"train_posts": 0.5}}, "train_posts 0.5, not 0.0"),
+        ({"settings": {"resplit": False}}, "1 split, not 20"),
+        ({"settings": {"num_iterations": 40}}, "num_iterations 40, not 1000"),
+        ({"rows": report()["rows"][:7]}, "7 splits, not 20"),
+    ],
+)  # fmt: skip
+def test_what_is_not_as_in_the_paper_is_named_and_not_compared(tmp_path, change, words):
+    lines, out, _ = laid_beside(tmp_path, report(**change))
+    assert words in out and "reproduced" not in out
+    assert sum("not comparable" in line for line in lines) == 6
+
+
+def test_the_published_codes_rule_is_a_protocol_of_its_own(tmp_path):
+    rule = {"min_comparisons": 1, "drop_smallest": 2, "resplit": False}
+    lines, out, _ = laid_beside(tmp_path, report(settings=rule))
+    assert "; published code, 1 split" in out and sum("reproduced" in line for line in lines) == 5
+    one = report(summary=report()["summary"][:3], cross_validated=[])
+    _, out, _ = laid_beside(tmp_path, one)
+    assert "K = 2 alone, not cross-validated" in out
+
+
+def test_two_files_of_a_row_are_both_shown_and_planted_ones_stand_apart(tmp_path):
+    laid_beside(tmp_path, report())
+    laid_beside(tmp_path, report(max_train=100), "train_basis_100.json")
+    lines, out, _ = laid_beside(tmp_path, report(settings={"solver": "ridge"}), "sub.json")
+    lines = [line for line in lines if line.startswith("150 pairs, LoRe, unseen")]
+    assert len(lines) == 2 and "below" in lines[1] and "not comparable" in lines[0]
+    (tmp_path / "planted").mkdir()
+    lines, out, _ = laid_beside(tmp_path / "planted", report(settings={"synthetic": True}))
+    assert all("not run" in line for line in lines) and "reproduced" not in out
+    assert "Reddit TL;DR, 150 pairs, LoRe, unseen" in out.split("planted accuracy")[1]
+
+
+UNUSABLE = [
+    ("{", "cut"),
+    ("", "cut"),
+    ("[1]", "is a JSON list"),
+    ('{"settings": {}}', "which script wrote it"),
+    (json.dumps(report()).replace("0.57", "NaN"), "NaN"),
+    (json.dumps(report())[:-40], "cut"),
+    (report(settings={"script": "OwnData/train_basis.py"}), "OwnData/train_basis.py: nothing of it"),
+    (report(max_train=80), "80 pairs: the paper has 100 pairs, 150 pairs"),
+    (report(max_train="150"), "max_train is '150'"),
+    (report(environment=None), "environment is None"),
+    (report(rows=[[1]]), "rows holds something that is no row"),
+    (report(rows=[{"seed": [1]}]), "another type"),
+    (report(summary=[]) | {"cross_validated": []}, "holds no row"),
+    (report(summary=[report()["summary"][0] | {"unseen": 1.7}]), "unseen is 1.7: no accuracy"),
+    (report(summary=[report()["summary"][0] | {"unseen": True}]), "unseen is True, no number"),
+    (report(summary=[report()["summary"][0] | {"seen_interval": [0.7]}]), "seen_interval has 1 ends"),
+    (report(summary=[report()["summary"][0] | {"seen_interval": [0.7, 0.6]}]), "ends below its begin"),
+    (report(summary=[report()["summary"][0] | {"alpha": "0"}]), "alpha is '0'"),
+    ({name: value for name, value in report().items() if name != "summary"}, "has no 'summary'"),
+]
+
+
+@pytest.mark.parametrize("content, words", UNUSABLE)
+def test_a_file_that_cannot_be_used_is_named_in_one_line_and_left_out(tmp_path, content, words):
+    lines, _, err = laid_beside(tmp_path, content)
+    (line,) = err.strip().splitlines()
+    assert line.startswith(f"left out: {tmp_path / 'train_basis.json'} ") and words in line
+    assert all("not run" in line for line in lines)
+
+
+def test_mistakes_end_with_one_line(tmp_path):
+    assert_one_line_error(call_script(SCRIPT, "--results", tmp_path / "nowhere"), "nowhere", "no such folder")
+    assert_one_line_error(call_script(SCRIPT, "--reslts", tmp_path), "--reslts")
+    page = tmp_path / "page.html"
+    page.write_text("mine")
+    done = call_script(SCRIPT, "--results", tmp_path, "--output", page)
+    assert_one_line_error(done, "would be lost")
+
+
+# ------------------------------------------------------------------------------------------------
+# The rehearsal
+# ------------------------------------------------------------------------------------------------
+
+
+def call(script, *flags):
+    status, _, err = call_script(ROOT / script, *flags)
+    assert status == 0, err
+
+
+def test_the_whole_path_from_upstream_files_to_the_page_on_a_tiny_reward_model(tmp_path, reward_model):
+    """The commands of the paper's protocol, with fewer people, splits and steps."""
+    model = ("--model", reward_model)
+    splits = ("--repeats", 2, "--resplit", "--K_list", 0, 1, 2, 3, "--num_iterations", 4)
+    data, results = {}, {}
+    for name in ("tldr", "prism", "personalllm"):
+        data[name] = ("--data", tmp_path / name / "data")
+        results[name] = ("--results", tmp_path / name / "results")
+
+    test_reddit_tldr.put(tmp_path / "tldr", "batch0.json", test_reddit_tldr.many_rows())
+    call("RedditTLDR/prepare.py", "--source", tmp_path / "tldr", *data["tldr"], *model)
+    few = (*data["tldr"], *results["tldr"], "--min_comparisons", 4, "--max_few_shot", 6)
+    call("RedditTLDR/train_basis.py", *few, *splits, "--max_train", 100, 150)
+    call("RedditTLDR/vary_fewshot.py", *few, "--num_shots", 5, "--trials", 2, "--num_iterations", 4)
+
+    test_prism.upstream(tmp_path / "prism")
+    call("PRISM/prepare.py", "--source", tmp_path / "prism", *data["prism"])
+    call("PRISM/generate-prism-embeddings.py", *data["prism"], *model)
+    halves = ("--seen_fraction", 0.5, "--alpha_list", 0)
+    call("PRISM/train_basis.py", *data["prism"], *results["prism"], *splits, *halves)
+    bench = test_rewardbench2.bench_file(tmp_path, test_rewardbench2.bench())
+    call("PRISM/eval_rb2.py", "--source", bench, *data["prism"], *results["prism"], *model)
+
+    sides = test_personalllm.upstream(12), test_personalllm.upstream(5, seed=1)
+    test_personalllm.write(tmp_path / "personalllm", *sides)
+    source = ("--source", tmp_path / "personalllm")
+    call("PersonalLLM/prepare.py", *source, *data["personalllm"], *model)
+    few = (*test_personalllm.FEW, "--few_shot_prompts", 3, "--dirichlet_list", 0.001, 0.1)
+    call("PersonalLLM/train_basis.py", *data["personalllm"], *results["personalllm"], *splits, *few)
+
+    folders = [tmp_path / name / "results" for name in data]
+    page = tmp_path / "page.html"
+    status, out, err = call_script(SCRIPT, "--results", *folders, "--output", page)
+    assert status == 0 and not err, err
+    for words in (
+        f"other encoder ({reward_model.name})",
+        "3 seen people, not 20",
+        "5 seen people, not 643",
+        "6 seen people, not 1000",
+        "2 splits, not 20",
+        "tested on 5 pairs each, not 990 or more",
+    ):
+        assert words in out
+    # of 77 not VPL and PAL, nine of ten points of the curve, one population
+    assert out.splitlines()[-2].endswith("rows: 38 not comparable, 39 not run")
+    html = page.read_text()
+    assert html.count("<svg") == 1 and "reproduced" not in html and "a = 0.001, LoRe, unseen" in html
