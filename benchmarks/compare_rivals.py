@@ -4,35 +4,29 @@
     python benchmarks/compare_rivals.py --shared FOLDER      also real people; --decoder MODEL for MT-Bench
                                                              (accuracy.py)
     python benchmarks/compare_rivals.py --sets arguments "low rank" --seeds 1     data sets whose name holds one of them
+    python benchmarks/compare_rivals.py --method module:function      with a method of your own (docs/rivals.md)
+    python benchmarks/compare_rivals.py --export FOLDER               the populations and splits alone, for other code
 
 Writes: results/rivals.json (settings, versions, commit, a row per data set and method, mean places), rivals.md (the
-tables of docs/rivals.md), rivals.png (accuracy of unseen people against seconds, one panel a data set), and
+table of docs/rivals.md), rivals.png (accuracy of unseen people against seconds, one panel a data set), and
 rivals.parts, from which a run that was interrupted goes on: what a method made of a population, as long as the data
-and the method's source are the same. Seconds are those of when a part was made.
+and the method's source are the same. Seconds are those of when a part was made. Your own method is run each time.
 
 Accuracies of planted people are planted. Each row is over --seeds populations or splits, each with fits of its own;
 differences are to the ridge solver's Bradley-Terry. A rival that cannot take a data set says so in its row.
 """
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from measure import HERE, Clock, flags, judge
-from rivals import entry_of, mrm, ours, pal, parts, pref, rbd, vpl
+from rivals import entry_of, mrm, ours, own_method, pal, parts, pref, rbd, vpl
 from rivals.data_sets import data_sets
-from rivals.ours import HEAD, OURS
-from rivals.overview import (
-    accuracy_text,
-    as_markdown,
-    difference,
-    log_loss_text,
-    mean_places,
-    overview,
-    plot,
-    print_rows,
-    rows_of,
-)
+from rivals.ours import OURS
+from rivals.overview import as_markdown, difference, mean_places, overview, plot, print_rows, rows_of
+from rivals.splits_on_disk import file_name, save_population
 
 from lore.common import InputError, require, start, written_whole
 from lore.report.results import save_results
@@ -48,14 +42,19 @@ RIVALS = {
 MRM = ("MRM, last epoch", "MRM, best test epoch", "MRM, 20 steps of 0.1")
 ORDER = ("LoRe, published", "Bradley-Terry, published", "VPL", "PAL-A")  # of the paper's Table 1
 SOURCES = ("benchmarks/rivals/__init__.py", "benchmarks/measure.py")  # of every method
-OUR_SOURCES = (*SOURCES, "benchmarks/rivals/ours.py", "lore/fit", "utils.py")
+RIVAL_SOURCES = [f"benchmarks/rivals/{name}.py" for name in ("mrm", "pal", "pref", "rbd", "vpl")]
+OUR_SOURCES = ("benchmarks/rivals/ours.py", "lore/fit", "utils.py")
 
 
 class Method(NamedTuple):
     """One fit, or some that share one."""
 
     entries: object  # (groups, head, seed) -> {row: Entry, or the reason why there is none}
-    sources: tuple  # files and folders whose text decides what it gives
+    source: str  # hash of the files that decide what it gives, as they are when the study starts
+
+    @classmethod
+    def of(cls, entries, *files):
+        return cls(entries, parts.digest_of_sources([*SOURCES, *files]))
 
 
 def of_rival(name, fit, groups, head, seed):
@@ -74,39 +73,56 @@ def of_mrm(groups, head, seed):
 
 
 def methods():
-    """{name: Method}"""
-    all_methods = {}
+    """{name of a part: Method}"""
+    made_of = {}
     for name, entries in ours.METHODS.items():
-        all_methods[name] = Method(entries, OUR_SOURCES)
+        made_of[name] = Method.of(entries, *OUR_SOURCES)
     for name, fit in RIVALS.items():
-        module = name.split(",")[0].split("-")[0].lower()
-        sources = (*SOURCES, f"benchmarks/rivals/{module}.py")
-        all_methods[name] = Method(partial(of_rival, name, fit), sources)
-    all_methods["MRM"] = Method(of_mrm, (*SOURCES, "benchmarks/rivals/mrm.py"))
-    return all_methods
+        made_of[name] = Method.of(partial(of_rival, name, fit), *RIVAL_SOURCES)
+    made_of["MRM"] = Method.of(of_mrm, *RIVAL_SOURCES)
+    return made_of
 
 
-def study(make, seeds, folder):
+def study(name, make, args, made_of):
     """{row: [Entry, ..] or the reason why there are none} of a data set; make: seed -> (Groups, head).
 
-    folder: of the parts; what is there already is not fitted again.
+    made_of: methods(), as they were when the study began
     """
     entries = {}
     reasons = {}
-    for seed in range(seeds):
+    for seed in range(args.seeds):
+        print(f"{name}: population or split {seed + 1} of {args.seeds}", file=sys.stderr, flush=True)
         groups, head = make(seed)
-        data = parts.digest_of_data(groups, head)
-        for name, method in methods().items():
-            sources = parts.digest_of_sources(method.sources)
-            path = parts.part_path(folder, name, seed, data, sources)
-            if not path.exists():
-                parts.save_part(path, method.entries(groups, head, seed))
-            for row, entry in parts.load_part(path, groups).items():
+        for of_method in results(groups, head, seed, args, made_of):
+            for row, entry in of_method.items():
                 if isinstance(entry, str):
                     reasons[row] = entry
                 else:
                     entries.setdefault(row, []).append(entry)
     return entries | reasons
+
+
+def results(groups, head, seed, args, made_of):
+    """Yield {row: Entry, or the reason why there is none}, of one method after the other.
+
+    What is among the parts already is not fitted again.
+    """
+    data = parts.digest_of_data(groups, head)
+    for name, method in made_of.items():
+        path = parts.part_path(args.output.with_suffix(".parts"), name, seed, data, method.source)
+        if not path.exists():
+            parts.save_part(path, method.entries(groups, head, seed))
+        yield parts.load_part(path, groups)
+    for name in dict.fromkeys(args.method):
+        yield own_method.entries(name, groups, head, seed)
+
+
+def export(folder, made, seeds):
+    for name, data_set in made.items():
+        for seed in range(seeds):
+            path = folder / file_name(name, seed)
+            save_population(path, *data_set.make(seed), data_set=name, seed=seed)
+            print(f"{path}.safetensors, .parquet: {name}")
 
 
 def significantly_below(studies):
@@ -146,14 +162,10 @@ def write_all(args, tables, made, places):
         about = {"data_set": data_set, "planted": made[data_set].planted, "populations": args.seeds}
         rows += [about | row for row in of_set]
     save_results(args.output.with_suffix(""), rows, args, places=places)
-    methods_in_order = [*places["all"], HEAD]
-    in_places = {f"mean place, {kind}": of_kind for kind, of_kind in places.items()}
-    accuracies = overview(tables, methods_in_order, in_places, accuracy_text)
-    log_losses = overview(tables, methods_in_order, {}, log_loss_text)
-    print_aligned([["accuracy, percent", *accuracies[0][1:]], *accuracies[1:]])
-    print_aligned([["log-loss", *log_losses[0][1:]], *log_losses[1:]])
+    lines = overview(tables, places)
+    print_aligned(lines)
     with written_whole(args.output.with_suffix(".md")) as file:
-        file.write_text(as_markdown(accuracies) + "\n" + as_markdown(log_losses))
+        file.write_text(as_markdown(lines))
     plot(args.output.with_suffix(".png"), tables)
 
 
@@ -163,17 +175,29 @@ def main():
     parser.add_argument("--encoder", help="a text encoder")
     parser.add_argument("--decoder", help="a decoder, for MT-Bench")
     parser.add_argument("--seeds", type=int, default=2, help="populations or splits of a data set")
-    parser.add_argument("--sets", nargs="+", default=[], help="only data sets whose name holds one of these")
+    parser.add_argument(
+        "--sets", action="extend", nargs="+", default=[], help="only data sets whose name has this"
+    )
     parser.add_argument("--output", type=Path, default=HERE / "results/rivals.json", help="FILE.json")
+    parser.add_argument(
+        "--method", action="extend", nargs="+", default=[], help="module:function of your own"
+    )
+    parser.add_argument("--export", type=Path, help="folder for the populations; nothing is fitted then")
     args = parser.parse_args()
     require(args.seeds >= 1, f"--seeds {args.seeds}: at least one population of each kind is needed")
     require(args.output.suffix == ".json", f"--output {args.output}: name a file that ends in .json")
     clock = Clock()
+    for method in args.method:
+        own_method.check(method)
     made = data_sets(args)
+    if args.export:
+        export(args.export, made, args.seeds)
+        return
+    made_of = methods()
     studies = {}
     tables = {}
     for name, data_set in made.items():
-        studies[name] = study(data_set.make, args.seeds, args.output.with_suffix(".parts"))
+        studies[name] = study(name, data_set.make, args, made_of)
         tables[name] = rows_of(studies[name])
         print_rows(name, tables[name])
     places = places_by_kind(tables, made)

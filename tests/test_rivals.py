@@ -1,13 +1,19 @@
 """benchmarks/rivals/: each rival against a loop, a closed form or an invariance; the study on a tiny population."""
 
+import dataclasses
 import json
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import safetensors
 import torch
 import torch.nn.functional as F
 from conftest import ROOT, random_users
+from safetensors.torch import load_file
 
 from lore.common import InputError
 from lore.fit.comparisons import Comparisons
@@ -17,7 +23,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import accuracy
 import compare_rivals as study
-from rivals import Rival, data_sets, mrm, ours, overview, pal, pref, rbd, vpl
+from rivals import Rival, data_sets, mrm, ours, overview, own_method, pal, pref, rbd, splits_on_disk, vpl
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +149,11 @@ def quick(population, monkeypatch):
     monkeypatch.setattr(data_sets, "PLANTED", {"tiny": lambda seed: population})
 
 
+def shown(number):
+    """A block of Python in docs/rivals.md."""
+    return re.findall("```python\n(.*?)```", (ROOT / "docs/rivals.md").read_text(), re.DOTALL)[number]
+
+
 def compare(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["compare_rivals.py", "--seeds", "1", *map(str, arguments)])
     study.main()
@@ -150,7 +161,9 @@ def compare(monkeypatch, *arguments):
 
 def test_the_study_tells_of_all_and_goes_on_where_it_was(quick, tmp_path, monkeypatch, capsys):
     output = tmp_path / "out/r.json"
-    compare(monkeypatch, "--output", output)
+    (tmp_path / "my_method.py").write_text(shown(0))
+    monkeypatch.chdir(tmp_path)
+    compare(monkeypatch, "--output", output, "--method", "my_method:fit")
     first = capsys.readouterr().out
     results = json.loads(output.read_text())
     rows = {row["method"]: row for row in results["rows"]}
@@ -160,11 +173,14 @@ def test_the_study_tells_of_all_and_goes_on_where_it_was(quick, tmp_path, monkey
     assert best["unseen"] == max(row["unseen"] for row in results["rows"] if "unseen" in row)
     assert last["method"] == "PReF" and "no overlap" in last["reason"] and last["reason"] in first
     assert rows[ours.COMMON]["over_common"] == [0, 0, 0]
+    mine = rows["my_method:fit"]
+    assert {name for name in rows["VPL"] if not name.startswith("seen")} == mine.keys()
+    assert mine["unseen"] > 0.55 and mine["place"] < rows["PReF"]["place"]
     assert rows[ours.STARRED]["ranks"][0] in ours.RANKS
     assert last["place"] == len(rows) - 1 and rows[ours.HEAD]["place"] is None
     assert results["places"]["planted"] == results["places"]["all"] and "real" not in results["places"]
-    tables = output.with_suffix(".md").read_text().split("\n\n")
-    assert [len(table.splitlines()) for table in tables] == [len(rows) + 2] * 2
+    tables = output.with_suffix(".md").read_text()
+    assert len(tables.splitlines()) == len(rows) + 2 and tables.count("| - |") >= 1
     assert output.with_suffix(".png").stat().st_size > 10_000
 
     def refuse(*_):
@@ -174,13 +190,105 @@ def test_the_study_tells_of_all_and_goes_on_where_it_was(quick, tmp_path, monkey
     monkeypatch.setattr(mrm, "fits", refuse)
     monkeypatch.setattr(study, "RIVALS", dict.fromkeys(study.RIVALS, refuse))
     compare(monkeypatch, "--output", output)
-    again = json.loads(output.read_text())
-    for before, after in zip(results["rows"], again["rows"]):
-        assert before == after
+    again = json.loads(output.read_text())["rows"]
+    stays = ("over_common", "unseen_log_loss", "seconds", "reason")
+    for row in again:
+        for name in stays:
+            assert row.get(name) == rows[row["method"]].get(name)
     part = next(output.with_suffix(".parts").iterdir())
     part.write_bytes(b"half")
     with pytest.raises(InputError, match="damaged"):
         compare(monkeypatch, "--output", output)
+
+
+def test_a_method_sees_nothing_of_whom_the_test_pairs_prefer(population, tmp_path):
+    groups, head = population
+    unseen = groups.unseen
+    shuffled = dataclasses.replace(unseen, chosen=unseen.rejected, rejected=unseen.chosen)
+    paths = [tmp_path / name for name in "abc"]
+    for path, group in zip(paths, (unseen, shuffled, unseen.shuffled(3))):
+        splits_on_disk.save_for_method(path, groups._replace(unseen=group), head)
+        vectors = [load_file(f"{file}.safetensors")["embeddings"] for file in (path, paths[0])]
+        assert torch.equal(*vectors)
+        frames = [Path(f"{file}.parquet").read_bytes() for file in (path, paths[0])]
+        assert frames[0] == frames[1]
+    train, few = splits_on_disk.load_for_method(paths[0])
+    assert few.test.left_preferred is None and few.test.test is None and train.test is None
+    assert not {*train.person.tolist()} & {*few.person.tolist()}
+    assert {*few.person.tolist()} == {*few.test.person.tolist()}
+    assert 0.3 < train.left_preferred.float().mean() < 0.7
+
+
+def test_the_head_as_a_method_is_as_right_as_the_row_of_the_head(population, tmp_path, monkeypatch):
+    groups, head = population
+    source = "def fit(train, few): return (few.test.differences() @ few.head)[:, 0]"
+    (tmp_path / "heads.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    cell = own_method.entries("heads:fit", groups, head, 0)["heads:fit"].cell
+    expected = ours.reference_head(groups, head, 0)[ours.HEAD].cell
+    np.testing.assert_array_equal(cell.outcomes["unseen"].right, expected.outcomes["unseen"].right)
+    np.testing.assert_array_equal(cell.accuracy["unseen"], expected.accuracy["unseen"])
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("nowhere:fit", "No module named 'nowhere'"),
+        ("numpy", "module:function"),
+        ("numpy:nothing_such", "has no nothing_such"),
+        ("numpy:pi", "is a float, not a function"),
+    ],
+)
+def test_a_method_that_is_not_there_is_told_in_a_line(method, words):
+    with pytest.raises(InputError, match=words):
+        own_method.function_named(method)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (None, "NoneType"),
+        ([1.0, 2.0], r"shape \(2,\), not \(3,\)"),
+        (torch.zeros(3, 1), "shape"),
+        ([0.0, float("nan"), 1.0], "nan for pair 1"),
+        (np.array([0.0, 1e300, 1.0]), "inf for pair 1"),
+        ([True, False, True], "bool"),
+        ([0.2, 0.7, 0.9], "between 0 and 1"),
+    ],
+)
+def test_what_are_no_log_odds_is_told_in_a_line(answer, words):
+    with pytest.raises(InputError, match=words):
+        own_method.as_log_odds(answer, 3)
+    assert own_method.as_log_odds(np.array([-1, 2, 0]), 3).tolist() == [-1, 2, 0]
+
+
+def test_an_error_inside_a_method_shows_where_and_ends_with_a_line(population, tmp_path, monkeypatch, capfd):
+    (tmp_path / "broken.py").write_text("def fit(train, few):\n    return few.nothing_such\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="broken:fit failed with status 1"):
+        own_method.entries("broken:fit", *population, 0)
+    assert "return few.nothing_such" in capfd.readouterr().err
+
+
+def test_the_splits_are_read_in_three_lines(population, tmp_path, monkeypatch):
+    groups, _ = population
+    monkeypatch.setattr(data_sets, "PLANTED", {"low rank": lambda seed: population})
+    compare(monkeypatch, "--export", tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "planted-low-rank.0.parquet",
+        "planted-low-rank.0.safetensors",
+    ]
+    monkeypatch.chdir(tmp_path)
+    names = {"pandas": pd, "safetensors": safetensors}
+    exec(shown(1), names)
+    pairs = names["pairs"]
+    sign = torch.tensor(np.where(pairs["left_preferred"], 1.0, -1.0), dtype=torch.float32)
+    read = (sign[:, None] * names["differences"]).numpy()
+    expected = groups.train.differences(torch.zeros(())).numpy()
+    for person in range(len(groups.train.user_ids)):
+        of_file = read[pairs["person"].to_numpy() == person]
+        of_person = expected[groups.train.user.numpy() == person]
+        np.testing.assert_array_equal(np.sort(of_file, axis=0), np.sort(of_person, axis=0))
 
 
 def test_equal_accuracies_share_a_place_and_kinds_have_places_of_their_own():

@@ -125,35 +125,33 @@ def row_texts(row):
     return texts
 
 
-def accuracy_text(row):
-    """In percent; + or - where the interval of the difference to COMMON is clear of none."""
+def log_loss_text(row):
+    """The head's log-odds have a scale that nobody chose."""
+    return ABSENT if row["method"] == HEAD else f"{row['unseen_log_loss']:.3f}".lstrip("0")
+
+
+def unseen_text(row):
+    """Accuracy in percent and log-loss; + or - where the difference in accuracy to COMMON is clear of none."""
     if "reason" in row:
         return ABSENT
     _, low, high = row["over_common"]
-    mark = " +" if low > 0 else " -" if high < 0 else ""
-    return f"{100 * row['unseen']:.1f}{mark}"
+    mark = "+" if low > 0 else "-" if high < 0 else ""
+    return f"{100 * row['unseen']:.1f}{mark} {log_loss_text(row)}"
 
 
-def log_loss_text(row):
-    """The head's log-odds have a scale that nobody chose."""
-    if "reason" in row or row["method"] == HEAD:
-        return ABSENT
-    return f"{row['unseen_log_loss']:.3f}"
+def overview(tables, places):
+    """Lines of texts: methods by their mean place over everything, a column per kind of place and per data set.
 
-
-def overview(tables, methods, places, text_of):
-    """Lines of texts: a row per method, a column per kind of mean place and per data set.
-
-    places: {kind: mean_places of its data sets}
+    places: {"all", "planted", "real": mean_places of these data sets}
     """
-    lines = [["", *places, *tables]]
-    for method in methods:
+    lines = [["accuracy, log-loss", *(f"place: {kind}" for kind in places), *tables]]
+    for method in (*places["all"], HEAD):
         line = [method]
         for of_kind in places.values():
             line.append("{:.1f} [{:.1f}, {:.1f}]".format(*of_kind[method]) if method in of_kind else "")
         for rows in tables.values():
             of_method = {row["method"]: row for row in rows}
-            line.append(text_of(of_method[method]))
+            line.append(unseen_text(of_method[method]))
         lines.append(line)
     return lines
 

@@ -1,0 +1,136 @@
+"""One population as anybody can read it: the layout of PATH.safetensors and PATH.parquet, in memory as `Pairs`.
+
+What is left and what is right, and the order of the replies and of a person's pairs, follow from a hash of the vectors
+alone: they are the same whichever reply was preferred, so nothing but `left_preferred` tells of that. One thing does
+that no order hides: where a reply was preferred to several others, it is in all of their pairs. Who looks at one test
+pair at a time cannot see that.
+"""
+
+import hashlib
+import re
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from lore.common import require
+from lore.fit.groups import SEEN_USERS
+from lore.splits import Split, save_split
+
+COLUMNS = ("person", "prompt", "left", "right")  # of the parquet file, beside `group` and `left_preferred`
+
+
+class Pairs(NamedTuple):
+    """n pairs of replies that some people compared."""
+
+    embeddings: torch.Tensor  # (rows, d) float32, of all replies of the population
+    head: torch.Tensor | None  # (d, 1) of the reward model; None where none is used
+    person: torch.Tensor  # (n,) a number for each person, of seen and unseen ones together
+    prompt: torch.Tensor  # (n,) a number for each prompt (PRISM: for each dialogue)
+    left: torch.Tensor  # (n,) row of the embeddings
+    right: torch.Tensor  # (n,) likewise
+    left_preferred: torch.Tensor | None = None  # (n,) true or false; None where it is to be predicted
+    test: "Pairs | None" = None  # of unseen people: pairs that they are tested on
+
+    def differences(self):
+        """e(left) - e(right), (n, d)."""
+        return self.embeddings[self.left] - self.embeddings[self.right]
+
+
+# ------------------------------------------------------------------------------------------------
+# Writing
+# ------------------------------------------------------------------------------------------------
+
+
+def hashes(vectors):
+    """A number for each row that depends on nothing but its values. (n, d) float32 -> (n,) uint64"""
+    of_rows = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in vectors.numpy()]
+    return np.frombuffer(b"".join(of_rows), dtype=np.uint64)
+
+
+def laid_out(groups):
+    """embeddings (rows, d), and a data frame per group whose index tells which pair of it a row is.
+
+    InputError: only differences of embeddings are known.
+    """
+    keys = {}
+    vectors = []
+    for name, group in groups._asdict().items():
+        require(group.chosen is not None, "only differences of embeddings are known; both are needed")
+        rows, which = torch.cat([group.chosen, group.rejected]).cpu().unique(return_inverse=True)
+        vectors.append(group.table[rows].float().cpu())
+        keys[name] = hashes(vectors[-1])[which].reshape(2, -1)  # of the chosen, of the rejected
+    of_replies = np.concatenate([hashes(of_group) for of_group in vectors])
+    replies, first = np.unique(of_replies, return_index=True)
+    prompts = torch.cat([group.item for group in groups]).unique()
+    people = len(groups.train.user_ids)
+    frames = {}
+    for name, group in groups._asdict().items():
+        chosen, rejected = np.searchsorted(replies, keys[name])
+        of_group = {
+            "group": name,
+            "person": group.user.cpu().numpy() + (0 if name in SEEN_USERS else people),
+            "prompt": torch.searchsorted(prompts, group.item).numpy(),
+            "left": np.minimum(chosen, rejected),
+            "right": np.maximum(chosen, rejected),
+            "left_preferred": chosen < rejected,
+        }
+        frames[name] = as_frame(of_group).sort_values([*COLUMNS], kind="stable")
+    return torch.cat(vectors)[first], frames
+
+
+def as_frame(columns):
+    import pandas as pd
+
+    return pd.DataFrame(columns)
+
+
+def save_population(path, groups, head, **metadata):
+    """Everything, for readers of their own."""
+    import pandas as pd
+
+    embeddings, frames = laid_out(groups)
+    frame = pd.concat(frames.values(), ignore_index=True)
+    save_split(path, Split(embeddings, frame, head), **metadata)
+
+
+def save_for_method(path, groups, head):
+    """What a method may know: no test pairs of seen people, and no label of a test pair -> frame of `unseen`."""
+    import pandas as pd
+
+    embeddings, frames = laid_out(groups)
+    asked = frames["unseen"]
+    unlabelled = asked.assign(left_preferred=pd.NA)
+    frame = pd.concat([frames["train"], frames["few_shot_train"], unlabelled], ignore_index=True)
+    frame = frame.astype({"left_preferred": "boolean"})
+    save_split(path, Split(embeddings, frame, head))
+    return asked
+
+
+def file_name(data_set, seed):
+    """planted: low rank, 0 -> planted-low-rank.0"""
+    return f"{re.sub('[^a-z0-9.]+', '-', data_set.lower())}.{seed}"
+
+
+# ------------------------------------------------------------------------------------------------
+# Reading
+# ------------------------------------------------------------------------------------------------
+
+
+def load_for_method(path):
+    """train, few: Pairs of seen people, and of unseen ones with what they are tested on."""
+    import pandas as pd
+
+    tensors = load_file(f"{path}.safetensors")
+    frame = pd.read_parquet(f"{path}.parquet")
+    vectors = (tensors["embeddings"], tensors.get("head"))
+    groups = {}
+    for name in ("train", "few_shot_train", "unseen"):
+        rows = frame[frame["group"] == name]
+        columns = [torch.tensor(rows[column].to_numpy()) for column in COLUMNS]
+        preferred = None
+        if rows["left_preferred"].notna().all():
+            preferred = torch.tensor(rows["left_preferred"].to_numpy(dtype=bool))
+        groups[name] = Pairs(*vectors, *columns, preferred)
+    return groups["train"], groups["few_shot_train"]._replace(test=groups["unseen"])
