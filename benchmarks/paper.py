@@ -14,6 +14,7 @@ split or setting, which is named below the table. Planted people stand apart. do
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 from measure import ROOT, load_module
@@ -26,6 +27,8 @@ from lore.report.text_tables import Table, print_table
 from lore.settings import OneLineParser
 
 FOLDERS = ("RedditTLDR/results", "PRISM/results", "PersonalLLM/results", "benchmarks/results")
+COLUMNS = ("published", "ours [95 % interval]", "points", "std. errors", "verdict", "from")
+VERDICT = 5  # its place in a row
 REPRODUCED = "reproduced"
 NOT_RUN = "not run"
 DECIDED = (REPRODUCED, "above", "below")
@@ -121,7 +124,7 @@ def paper_table(table, published, answers):
         if not of_people:
             verdicts.add(NOT_RUN)
             rows.append([name, f"{percent:.1f}", "", "", "", NOT_RUN, ""])
-    head = [table, "published", "ours [95 % interval]", "points", "std. errors", "verdict", "from"]
+    head = [table, *COLUMNS]
     notes = sources.notes()
     if verdicts - {*DECIDED}:
         notes += to_run(table)
@@ -162,9 +165,11 @@ def planted_table(published, answers):
 
 def counts_text(tables):
     """How many rows have each verdict."""
-    verdicts = [row[5] for table in tables.values() for row in table.rows]
-    counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys([*LOOKS, NOT_RUN])}
-    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    counts = Counter()
+    for table in tables.values():
+        counts.update(row[VERDICT] for row in table.rows)
+    in_order = [verdict for verdict in (*LOOKS, NOT_RUN) if counts[verdict]]
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in in_order)
 
 
 # ------------------------------------------------------------------------------------------------
