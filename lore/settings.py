@@ -75,7 +75,8 @@ def add_flag(parser, name, default, meaning):
         if not default:  # names, of which each counts; of other lists the last one given holds
             kind["action"] = Once
     text = f"{meaning or ''} [{default}]".replace("%", "%%")
-    parser.add_argument(f"--{name}", default=default, help=text, **kind)
+    flag = name.rstrip("_")  # from_, since Python keeps the word for itself
+    parser.add_argument(f"--{flag}", dest=name, default=default, help=text, **kind)
 
 
 def type_of(name, default):

@@ -8,7 +8,7 @@ What --columns says of names is read here as well.
 
 import re
 
-from lore.common import InputError, require
+from lore.common import require
 from lore.text.spellings import is_list_of_messages, one_spelling
 from lore.upstream_values import as_list
 
@@ -79,6 +79,13 @@ def dialogue(text):
     _, *parts = TURN.split(text)
     turns = zip(parts[::2], parts[1::2])
     return [{"role": SPEAKERS[speaker], "content": said.strip()} for speaker, said in turns]
+
+
+def as_text(messages):
+    """What stands before a reply as one text, for people to read: a question by itself, a dialogue with its roles."""
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 def begins_with(messages, row):
@@ -173,10 +180,3 @@ def direction(row):
     if layout in ("argilla", "labelstudio", "wide") or PEOPLE.search(" ".join(row)):
         return words
     return f"{words}, if it says who chose; without people nothing personal can be learnt from it"
-
-
-def require_people(row, file_and_line):
-    """InputError: no column says who judged."""
-    if "user_id" not in row:
-        text = "no person: who judged must be known, or nothing personal can be learnt; if a column says it,"
-        raise InputError(f"{file_and_line}: {text} name it with --columns user_id=..; {there(row)}")

@@ -1,0 +1,380 @@
+"""Layouts of other tools and data sets: a function each, from a row to what it comes to.
+
+A row comes to a list of comparisons, as prepare.py reads them, of Grades, and of texts: why a judgement is
+left out. InputError: what may be meant in two ways, or is not there. The head of convert.py says what
+each layout has.
+"""
+
+import json
+import re
+from typing import NamedTuple
+
+from votes import vote_of, winner_of
+
+from lore.common import InputError, require
+from lore.text.input_rows import COLUMNS
+from lore.text.json_text import is_nothing
+from lore.text.layouts import LISTS, SCORES, as_text, sides_of, there
+from lore.text.spellings import is_list_of_messages
+from lore.upstream_values import as_list, finite_number, whole_number
+
+PROMPTS = ("instruction", "question", "query", "input")
+REPLIES = ("completion", "answer", "output", "reply", "text")
+MORE = [
+    "response_a",
+    "response_b",
+    "winner",
+    "response",
+    "responses",
+    "score",
+    "scores",
+    "rank",
+    "ranks",
+    "order",
+]
+NAMES = (*COLUMNS, *MORE)  # what --columns may name
+
+THIRD = {"a": "c", "A": "C", "1": "3"}  # how the name of a third reply ends
+TIE = "a tie"  # why a judgement is left out
+DRAFT = "a draft"
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d{1,2}")
+
+
+class Grade(NamedTuple):
+    """What a person thinks of a reply by itself."""
+
+    file_and_line: str
+    group: str  # grades of one group are compared
+    reply: object  # a text or messages
+    value: float  # the higher, the better
+    beside: dict  # the other fields of a comparison
+
+
+# ------------------------------------------------------------------------------------------ layouts ---
+
+
+def pairs(file_and_line, row, args):
+    require_people(file_and_line, row)
+    return [{name: row[name] for name in COLUMNS if name in row}]
+
+
+def arena(file_and_line, row, args):
+    if "judge" in row and "user_id" not in row:
+        row = row | {"user_id": row["judge"]}
+    require_people(file_and_line, row)
+    names = replies_of(file_and_line, row)
+    third = names[0][:-1] + THIRD.get(names[0][-1], "")
+    require(
+        is_nothing(row.get(third)), f"{file_and_line}: {third} is a third reply, which --from rankings reads"
+    )
+    vote = vote_of(file_and_line, winner_of(row), names, row, args)
+    texts = [talk(row[name]) for name in names]
+    beside = fields_beside(row)
+    if "turn" in row and not is_nothing(row["turn"]):
+        beside["turn"] = turn = whole_number(finite_number(row["turn"]))
+        require(turn, f"{file_and_line}: turn is {row['turn']!r}, no number of a turn")
+        texts = [text if isinstance(text, str) else text[: 2 * turn] for text in texts]
+    if isinstance(texts[0], str):
+        beside |= prompt_of(file_and_line, row, args)
+    elif is_exchange(texts[0]) and is_exchange(texts[1]) and texts[0][0] == texts[1][0]:
+        beside["prompt"] = texts[0][0]["content"]
+        texts = [reply["content"] for _, reply in texts]
+    comparison = voted(beside, texts, vote)
+    models = [row.get("model_a"), row.get("model_b")]
+    if isinstance(comparison, dict) and None not in models:
+        chosen, rejected = models if vote == "a" else reversed(models)
+        comparison |= {"chosen_model": chosen, "rejected_model": rejected}
+    return [comparison]
+
+
+def ratings(file_and_line, row, args):
+    require_people(file_and_line, row)
+    beside = fields_beside(row) | prompt_of(file_and_line, row, args)
+    group = group_of(beside)
+    replies = replies_listed(row)
+    if replies is None:
+        reply = row[column(file_and_line, row, "response", REPLIES, args)]
+        score = row[column(file_and_line, row, "score", SCORES, args)]
+        return [graded(file_and_line, group, reply, score, 1, beside)]
+    scores = as_list(row.get("scores") or row.get("ratings"))
+    return graded_list(file_and_line, group, replies, scores, "score", 1, beside, args)
+
+
+def rankings(file_and_line, row, args):
+    require_people(file_and_line, row)
+    beside = fields_beside(row) | prompt_of(file_and_line, row, args)
+    replies = replies_listed(row)
+    if replies is None:
+        reply = row[column(file_and_line, row, "response", REPLIES, args)]
+        rank = row[column(file_and_line, row, "rank", (), args)]
+        return [graded(file_and_line, group_of(beside), reply, rank, -1, beside)]
+    ranks = listed(row.get("ranks"))
+    if "order" in row or "ranking" in row:
+        ranks = ranks_of_order(file_and_line, row, replies)
+    return graded_list(file_and_line, file_and_line, replies, ranks, "rank", -1, beside, args)
+
+
+def wide(file_and_line, row, args):
+    others = [name for name in row if name not in NAMES]
+    require(
+        args.annotators, f"{file_and_line}: which columns are people? --annotators NAME ..; {there(others)}"
+    )
+    outcomes = []
+    for name in args.annotators:
+        require(name in row, f"{file_and_line}: no column {name}, which --annotators names; {there(row)}")
+        of_person = {**row, "user_id": name, "winner": row[name], "score": row[name]}
+        judged = arena if sides_of(row) else ratings
+        outcomes += judged(file_and_line, of_person, args)
+    return outcomes
+
+
+def argilla(file_and_line, row, args):
+    answers = [*argilla_answers(row)]
+    questions = sorted({question for question, *_ in answers})
+    require_one_question(file_and_line, questions, args)
+    outcomes = [] if answers else ["no answer yet"]
+    for question, user, value, status in answers:
+        if question != (args.question or questions[0]):
+            continue
+        if status != "submitted":
+            outcomes.append(DRAFT if status == "draft" else f"an answer that is {status}")
+            continue
+        of_person = {**row, "user_id": None if user == "None" else user}
+        outcomes += argilla_answer(file_and_line, of_person, value, args)
+    return outcomes
+
+
+def argilla_answer(file_and_line, row, value, args):
+    """A ranking names fields, best first; a label one of two; a rating is of the one reply."""
+    names = as_list(value)
+    if names is None:
+        judged = ratings if finite_number(value) is not None and sides_of(row) is None else arena
+        return judged(file_and_line, {**row, "score": value, "winner": value}, args)
+    ranks = {}
+    for position, name in enumerate(names):
+        name, rank = (
+            (name["value"], name.get("rank", position)) if isinstance(name, dict) else (name, position)
+        )
+        require(name in row, f"{file_and_line}: the ranking names {name!r}, which is no field; {there(row)}")
+        ranks[name] = rank
+    texts = [row[name] for name in ranks]
+    return rankings(file_and_line, row | {"responses": texts, "ranks": [*ranks.values()]}, args)
+
+
+def argilla_answers(row):
+    """Yield (question, person, value, status), in the three ways in which Argilla exports them."""
+    responses = row.get("responses")
+    # to_json says of a record alone whether its answers are submitted
+    usual = {"pending": "of a record that is still pending (export with flatten=True, which says more)"}
+    of_record = usual.get(row.get("status"), "submitted")
+    if isinstance(responses, dict):
+        for question, said in responses.items():
+            for answer in said or []:
+                yield question, answer.get("user_id"), answer.get("value"), answer.get("status") or of_record
+        return
+    for said in as_list(responses) or []:
+        for question, answer in (said.get("values") or {}).items():
+            yield question, said.get("user_id"), answer.get("value"), said.get("status")
+    for name in row:
+        if name.endswith(".responses"):
+            columns = [as_list(row.get(f"{name}{end}")) or [] for end in (".users", "", ".status")]
+            for user, value, status in zip(*columns):
+                yield name.removesuffix(".responses"), user, value, status
+
+
+def labelstudio(file_and_line, row, args):
+    outcomes = [DRAFT] * len(as_list(row.get("drafts")) or [])
+    annotations = as_list(row.get("annotations") or row.get("completions")) or []
+    if not annotations and not outcomes:
+        outcomes.append("a task without an annotation")
+    for annotation in annotations:
+        if annotation.get("was_cancelled") or annotation.get("skipped"):
+            outcomes.append("a task that was skipped")
+            continue
+        person = annotation.get("completed_by")
+        if isinstance(person, dict):
+            person = person.get("id") or person.get("email")
+        label = label_of(file_and_line, annotation, args)
+        outcomes += arena(file_and_line, {**row, "user_id": person, "winner": label}, args)
+    return outcomes
+
+
+def label_of(file_and_line, annotation, args):
+    """What an annotation says of left and right; None: nothing."""
+    labels = {}
+    for result in annotation.get("result") or []:
+        value = result.get("value") or {}
+        label = value.get("selected") or (as_list(value.get("choices")) or [None])[0]
+        if label is not None and args.question in ("", result.get("from_name")):
+            labels[result.get("from_name")] = label
+    require_one_question(file_and_line, [*labels], args)
+    return next(iter(labels.values()), None)
+
+
+# -------------------------------------------------------------------------------------------- votes ---
+
+
+def voted(beside, texts, vote):
+    """The comparison of a vote for "a" or "b", or why there is none."""
+    if vote not in ("a", "b"):
+        return TIE if vote == "tie" else "no vote"
+    chosen, rejected = texts if vote == "a" else reversed(texts)
+    return beside | {"chosen": chosen, "rejected": rejected}
+
+
+# ------------------------------------------------------------------------------------------- grades ---
+
+
+def graded(file_and_line, group, reply, value, sign, beside):
+    """A Grade, or why there is none."""
+    if isinstance(value, bool):
+        value = int(value)  # a thumb, up or down
+    if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value.strip()):
+        value = value.replace(",", ".")
+    number = finite_number(value)
+    if number is None:
+        require(is_nothing(value), f"{file_and_line}: {value!r} is no number")
+        return "no score or rank"
+    return Grade(file_and_line, group, reply, sign * number, beside)
+
+
+def graded_list(file_and_line, group, replies, values, name, sign, beside, args):
+    """A Grade for each of several replies, whose values stand beside them or in them."""
+    if all(isinstance(reply, dict) for reply in replies):
+        texts = []
+        values = []
+        for reply in replies:
+            texts.append(reply[column(file_and_line, reply, "response", (*REPLIES, "content"), args)])
+            values.append(reply[column(file_and_line, reply, name, SCORES if name == "score" else (), args)])
+        replies = texts
+    require(values, f"{file_and_line}: no {name}s of the replies; {there(beside)}, and a list of them")
+    counts = f"{len(values)} {name}s for {len(replies)} replies"
+    require(len(values) == len(replies), f"{file_and_line}: {counts}")
+    outcomes = []
+    for reply, value in zip(replies, values):
+        outcomes.append(graded(file_and_line, group, reply, value, sign, beside))
+    return outcomes
+
+
+def ranks_of_order(file_and_line, row, replies):
+    """The rank of each reply, of which an order gives the numbers or the texts, best first."""
+    order = listed(row.get("order")) or listed(row.get("ranking"))
+    require(as_list(order), f"{file_and_line}: the order is no list")
+    places = [whole_number(finite_number(place)) for place in order]
+    if None in places:
+        named = sorted(map(str, order)) == sorted(map(str, replies))
+        require(named, f"{file_and_line}: the order is not of the replies")
+        return [order.index(reply) for reply in replies]
+    asked = (
+        "is it the rank of each reply (--columns ranks=ranking) or their numbers, best first (order=ranking)?"
+    )
+    require("order" in row, f"{file_and_line}: ranking: {asked}")
+    first = min(places)
+    numbers = [*range(first, first + len(replies))]
+    require(
+        first in (0, 1) and sorted(places) == numbers,
+        f"{file_and_line}: the order {order} is not of the replies",
+    )
+    return [places.index(number) for number in numbers]
+
+
+def group_of(beside):
+    """What grades of one group have in common: person, prompt, side of a split."""
+    return json.dumps([beside.get(name) for name in ("user_id", "prompt", "messages", "split")])
+
+
+# ------------------------------------------------------------------------------------------ columns ---
+
+
+def require_people(file_and_line, row):
+    if "user_id" not in row:
+        text = "no person in it: nothing personal can be learnt. If a column says who judged, --columns user_id=THAT"
+        raise InputError(f"{file_and_line}: {text}; {there(row)}")
+
+
+def require_one_question(file_and_line, questions, args):
+    if args.question:
+        return
+    told = f"several questions; which one? --question NAME, of {', '.join(map(str, questions))}"
+    require(len(questions) <= 1, f"{file_and_line}: {told}")
+
+
+def fields_beside(row):
+    """What a comparison has beside its texts."""
+    beside = {"user_id": row["user_id"]}
+    prompt_id = row.get("prompt_id", row.get("question_id"))
+    for name, value in (("prompt_id", prompt_id), ("split", row.get("split"))):
+        if not is_nothing(value):
+            beside[name] = value
+    return beside
+
+
+def prompt_of(file_and_line, row, args):
+    """{prompt} or {messages} of a row. InputError: neither, or two that differ."""
+    messages = talk(row.get("messages"))
+    if not as_list(messages):
+        name = column(file_and_line, row, "prompt", PROMPTS, args)
+        return {"prompt": talk(row[name])}
+    shown = row.get("prompt")
+    same = is_nothing(shown) or shown == as_text(messages)
+    require(same, f"{file_and_line}: both prompt and messages, which says something else")
+    return {"messages": messages}
+
+
+def is_exchange(messages):
+    """Whether it is a prompt and a reply, and all that they say is text."""
+    roles = [message.get("role") for message in messages]
+    return roles == ["user", "assistant"] and all(
+        message.keys() == {"role", "content"} for message in messages
+    )
+
+
+def replies_of(file_and_line, row):
+    """The names of the columns with the two replies."""
+    if "response_a" in row and "response_b" in row:
+        return "response_a", "response_b"
+    names = sides_of(row)
+    wanted = "no two replies, as response_a and response_b; name them with --columns"
+    require(names, f"{file_and_line}: {wanted}; {there(row)}")
+    return names
+
+
+def replies_listed(row):
+    """The list of several replies of a row; None: it has one reply."""
+    for name in LISTS:
+        replies = listed(row.get(name))
+        if as_list(replies):
+            return replies
+    return None
+
+
+def column(file_and_line, row, name, others, args):
+    """The name of a column that may be called otherwise. InputError: it is missing, or may be several."""
+    if name in row:
+        return name
+    candidates = [other for other in others if other in row]
+    if len(candidates) != 1:
+        which = f"which is it of {', '.join(candidates)}?" if candidates else there(row)
+        raise InputError(f"{file_and_line}: no {name}; {which}; name it with --columns {name}=THEIRS")
+    args.read_as[name] = candidates[0]
+    return candidates[0]
+
+
+def talk(value):
+    """Messages that a table's cell holds as JSON; any other text as it is."""
+    messages = listed(value)
+    return messages if is_list_of_messages(messages) else value
+
+
+def listed(value):
+    """A list that a table's cell holds as JSON; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+LAYOUTS = {each.__name__: each for each in (arena, ratings, rankings, wide, argilla, labelstudio, pairs)}
+INNER = {"argilla": "fields", "labelstudio": "data"}  # what holds the texts of a row

@@ -1,0 +1,182 @@
+"""Your own people, before step 1: from another layout to comparisons, which prepare.py and adapt.py read.
+
+    python OwnData/convert.py --from arena --source lmsys/mt_bench_human_judgments:human --output rows.jsonl
+
+    arena        two replies and a winner: conversation_a, conversation_b (or prompt, response_a, response_b),
+                 winner (a, b, model_a, left, tie ..), judge or user_id; turn
+    ratings      user_id, prompt, response, score; or lists, responses and scores: all pairs of a person's
+                 replies to a prompt that differ by --gap
+    rankings     user_id, prompt, responses and ranks (of each, 1 the best) or order (their numbers, best
+                 first); or one response and its rank in a row
+    wide         prompt, response_a, response_b, and a column of votes for each of --annotators; with one
+                 response, of scores
+    argilla      records of Argilla 2: a ranking, a label that names the better field, or a rating
+    labelstudio  tasks with annotations of a Pairwise tag
+    pairs        what prepare.py reads as it is, without the rows that it would refuse
+
+Reads:  --source, a file, a folder or NAME:SPLIT of the Hub, as prepare.py does. --columns gives columns of
+        other names those above: user_id=annotator response_a=text1
+Writes: --output, JSON lines: user_id, prompt, chosen, rejected, with upstream's ids. What is left out is
+        counted, with the reason.
+Cost:   seconds. A row at a time is in memory; of scores and ranks all.
+"""
+
+import gzip
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from conversions import INNER, LAYOUTS, NAMES, TIE, Grade
+
+from lore.common import InputError, require, require_apart, start, written_whole
+from lore.settings import settings
+from lore.text.conversations import read_rows
+from lore.text.input_rows import UNREAD, judgement, prompt_key, row_of
+from lore.text.json_text import is_nothing
+from lore.text.layouts import renamed, renaming, there
+
+# ------------------------------------------------------------------------------- settings ---
+from_ = ""  # the layout: arena, ratings, rankings, wide, argilla, labelstudio, pairs
+source = ""  # a file, a folder, or NAME:SPLIT of the Hub
+output = ""  # where the comparisons go, a .jsonl file; .gz packed
+columns = []  # OURS=THEIRS, where columns have other names: user_id=annotator prompt=question
+votes = []  # labels of its own for the winner: a=1 b=2 tie=0
+annotators = []  # of wide: the columns that are people
+question = ""  # of argilla and labelstudio, where there are several
+gap = 0.0  # of ratings: the least difference of two scores that says something; equal ones never do
+# -------------------------------------------------------------------------------------------
+
+SUFFIXES = (".jsonl", ".json", ".ndjson")
+
+
+class Written:
+    """The comparisons as they are written, and what is left out."""
+
+    def __init__(self, file):
+        self.file = file
+        self.left_out = Counter()
+        self.refused = ""  # the first that prepare.py would refuse
+        self.people = set()
+        self.prompt_ids = {}  # of each prompt, the first that upstream gave it
+        self.count = 0
+
+    def add(self, file_and_line, comparison):
+        texts = [comparison["chosen"], comparison["rejected"]]
+        if is_nothing(comparison["user_id"]):
+            self.left_out["no person"] += 1
+            return
+        if any(map(says_nothing, (*texts, comparison.get("prompt", "?")))):
+            self.left_out["an empty prompt or reply"] += 1
+            return
+        if texts[0] == texts[1]:
+            self.left_out["two replies that are one"] += 1
+            return
+        try:
+            judged = judgement(file_and_line, comparison)
+        except InputError as error:
+            self.left_out["what prepare.py refuses"] += 1
+            self.refused = self.refused or str(error)
+            return
+        if "prompt_id" in comparison:
+            given = self.prompt_ids.setdefault(prompt_key(judged), judged.prompt_id)
+            comparison = comparison | {"prompt_id": given}
+        self.file.write(json.dumps(comparison, ensure_ascii=False).encode() + b"\n")
+        self.people.add(judged.user_id)
+        self.count += 1
+
+    def tell(self, args):
+        """Prints what there is and what is left out. InputError: nothing is left."""
+        reasons = [f"{count} x {reason}" for reason, count in sorted(self.left_out.items())]
+        if self.refused:
+            reasons.append(f"the first that is refused: {self.refused}")
+        require(self.count, f"{args.source}: nothing is left: {', '.join(reasons) or 'it holds no row'}")
+        for name, theirs in args.read_as.items():
+            print(f"read as {name}: {theirs}")
+        for reason in reasons:
+            print(f"left out: {reason}")
+        print(f"{self.count} comparisons by {len(self.people)} people are in {args.output}")
+
+
+def says_nothing(text):
+    """Whether a text or the last of a list of messages is empty."""
+    if isinstance(text, list) and text and isinstance(text[-1], dict):
+        return is_nothing(text[-1].get("content"))
+    return is_nothing(text)
+
+
+def rows_in(args):
+    """Yield (file and line, row) with the names here; the texts that Argilla and Label Studio hold apart among them."""
+    theirs = renaming(args.columns, NAMES)
+    missing = {*theirs.values()}
+    inner = INNER.get(args.from_)
+    row = {}
+    for file_and_line, row in read_rows(args.source):
+        if isinstance(row.get(inner), dict):
+            row = row[inner] | {name: value for name, value in row.items() if name != inner}
+        missing -= row.keys()
+        row = renamed(row, theirs)
+        for name in UNREAD:
+            unread = f"{name} would not be read; if it is the prompt, say so: --columns prompt={name}"
+            require(is_nothing(row.get(name)), f"{file_and_line}: {unread}")
+        yield file_and_line, row_of(file_and_line, row)
+    if row and missing:
+        raise InputError(f"{args.source} has no column {min(missing)}, which --columns names; {there(row)}")
+
+
+def add_grades(grades, written, gap):
+    """The pairs of each group of Grades whose values differ."""
+    for group in grades.values():
+        for number, grade in enumerate(group):
+            for other in group[number + 1 :]:
+                better, worse = (grade, other) if grade.value > other.value else (other, grade)
+                if grade.value == other.value:
+                    written.left_out[TIE] += 1
+                elif better.value - worse.value < gap:
+                    written.left_out["two scores nearer than --gap"] += 1
+                else:
+                    texts = {"chosen": better.reply, "rejected": worse.reply}
+                    written.add(better.file_and_line, better.beside | texts)
+
+
+def require_free(path):
+    """InputError: no name, one of another format, something is there."""
+    require(path, "where to? name a file with --output")
+    suffix = Path(path.removesuffix(".gz")).suffix.lower()
+    require(
+        suffix in SUFFIXES,
+        f"--output {path}: what is written is {' or '.join(SUFFIXES)}; give it such a name",
+    )
+    filled = Path(path).exists() and Path(path).stat().st_size > 0
+    require(not filled, f"{path} is there already, and would be lost; name another file, or delete it")
+
+
+def main():
+    args = settings(globals())
+    args.read_as = {}  # columns that were taken for others, which is printed
+    require(args.from_ in LAYOUTS, f"--from {args.from_}: which layout? one of {', '.join(LAYOUTS)}")
+    require(args.source, "which file? name it with --source")
+    require_free(args.output)
+    require_apart([args.output], [args.source])
+    grades = {}
+    with written_whole(args.output) as temporary:
+        packed = args.output.endswith(".gz")
+        with gzip.open(temporary, "wb") if packed else open(temporary, "wb") as file:
+            written = Written(file)
+            for file_and_line, row in rows_in(args):
+                for outcome in LAYOUTS[args.from_](file_and_line, row, args):
+                    if isinstance(outcome, str):
+                        written.left_out[outcome] += 1
+                    elif isinstance(outcome, Grade):
+                        grades.setdefault(outcome.group, []).append(outcome)
+                    else:
+                        written.add(file_and_line, outcome)
+            add_grades(grades, written, args.gap)
+        written.tell(args)
+
+
+if __name__ == "__main__":
+    start(main)
