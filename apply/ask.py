@@ -1,18 +1,23 @@
-"""Which pairs of replies to show a new person: those whose answers would tell most about their mixture.
+"""Which pairs of replies to show a person next: those whose answers would tell most about what they prefer.
 
     python apply/ask.py --basis BASIS --input PAIRS --output ASKED --questions 10
+    python apply/ask.py --basis BASIS --input PAIRS --output ASKED --known ANSWERS              goes on from answers
+    python apply/ask.py --basis ADAPTED --user ann --input PAIRS --output ASKED                 from those of adapt.py
 
 Reads:  --basis, a .safetensors file of a train_basis.py or of adapt.py
         --input, the pool: JSON lines (plain or gzip), CSV or parquet: prompt, or messages; candidates,
         two of them
-Writes: --output, the chosen rows as JSON lines in the order in which to ask them, with `told`, by how much
-        an answer raises the log-determinant of what is known (D-optimal design); beside it a .json and
-        a .png with a trial: planted people, who mix the basis as the people of its file do, answer these
-        questions, or as many random ones of the pool, and are predicted on other pairs
+        --known, what somebody has answered, as adapt.py reads it, or what this script has written, with a
+        `choice`, 0 or 1, in each row; a row without one was asked in vain
+Writes: --output, the chosen rows as JSON lines in the order in which to ask them, with `told`, what an
+        answer tells: by how much the better reply of a pair is expected to be worth more to the person, in
+        log-odds; beside it a .json and a .png with a trial: planted people, who mix the basis as the people
+        of its file do and deviate as its prior says, answer as many questions, chosen one after the other,
+        or random ones, and are predicted on other pairs of the pool
 Cost:   one pass of the encoder over the pool; seconds for the rest.
 
-Look at the trial before you believe in choosing questions: published studies of it report little difference
-to random ones, and the last line printed says whether there is one here.
+The first row is the question to ask now. With its answer among the known the next one may be another. Look at
+the trial before you believe in choosing questions: the last line printed says whether it makes a difference.
 """
 
 import sys
@@ -26,31 +31,40 @@ import torch
 from outputs import require_results, require_rows, written_rows
 
 import saved_basis
+from interviews import WAYS, Interviewee, agreement_after_each
 from lore.common import InputError, require, start
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.mixtures import EVERYBODY, solve_mixtures
+from lore.fit.mixtures import EVERYBODY
 from lore.report.pictures import plot_questions
 from lore.report.results import save_results
 from lore.settings import settings
-from lore.text.input_rows import candidates_of, rows_of
+from lore.text.conversations import text_bytes
+from lore.text.input_rows import candidates_of, identifier, is_nothing, judgements_of, rows_of
 from lore.text.spellings import as_asked, as_read
-from saved_basis import encoder_of_basis, extended, open_basis, scored_rows
+from lore.text.throughput import Tally
+from newcomers import embedded_pairs, to_fit
+from questions import Pool, Posterior, most_telling
+from saved_basis import conversations_in, encoder_of_basis, open_basis, require_free
+from stored_answers import StoredAnswers, text_numbers
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
 input = ""  # the pool: rows with a prompt and two candidates
 output = ""  # where the chosen rows go
+known = ""  # what the person has answered so far; nothing of it is asked again
+user = ""  # who they are in --known, and among the people whom adapt.py has taken into the basis
 questions = 10  # how many to choose
-trials = 200  # planted people of the trial, each with a half of the pool to be asked about
+trials = 100  # planted people of the trial, each with a half of its pairs to be asked about
 seed = 0  # of the trial
 # -------------------------------------------------------------------------------------------
 
-WAYS = ("chosen", "random")  # how the questions of the trial come about
 SURE = 1.96  # standard errors of a difference that is called one
+TRIAL_PAIRS = 400  # of the pool, at most, that the trial is about
+SOMEBODY = "the person"  # whose id nobody has said
 
 
 # ------------------------------------------------------------------------------------------------
-# D-optimal design, and a trial of it
+# The trial
 # ------------------------------------------------------------------------------------------------
 
 
@@ -58,7 +72,7 @@ class Trial(NamedTuple):
     """Accuracy on other pairs of planted people after 0, 1, .. N questions."""
 
     agreed: dict  # way -> (trials, N + 1)
-    best: torch.Tensor  # (trials,) of who knows the planted mixture
+    best: torch.Tensor  # (trials,) of who knows the planted reward
 
     def rows(self):
         """One dict per number of questions: mean of each way and its standard error."""
@@ -82,111 +96,31 @@ def standard_error(values):
     return (values.std() / len(values) ** 0.5).item()
 
 
-def most_telling(z, prior, count):
-    """The `count` pairs whose answers raise log det of the posterior's Hessian most, one after the other.
-
-    z (pairs, K): log-odds of each pair under each basis reward. The Hessian of (R2) along the simplex,
-    at the population's mixture, is strength * I + sum of p (1 - p) z z' over the pairs asked: a person's
-    answers do not enter, so that all questions can be chosen beforehand. -> numbers, what each adds.
-    """
-    K = z.shape[1]
-    B = torch.linalg.qr(torch.eye(K, K - 1, dtype=torch.float64) - 1 / K)[0]  # (K, K - 1)
-    p = torch.sigmoid(z.double() @ prior.mean.double())  # (pairs, K) @ (K,)
-    x = (p * (1 - p)).sqrt().unsqueeze(1) * (z.double() @ B)  # (pairs, K - 1)
-    covariance = torch.eye(K - 1, dtype=torch.float64) / prior.strength
-    free = torch.ones(len(z), dtype=torch.bool)
-    numbers = []
-    added = []
-    for _ in range(min(count, len(z))):
-        told = torch.log1p(((x @ covariance) * x).sum(1))  # determinant lemma
-        number = int(torch.where(free, told, -1).argmax())
-        seen = covariance @ x[number]
-        covariance = covariance - torch.outer(seen, seen) / (1 + x[number] @ seen)
-        free[number] = False
-        numbers.append(number)
-        added.append(told[number].item())
-    return numbers, added
-
-
-class Interview(NamedTuple):
-    """A planted person of a trial, and what they answer."""
-
-    w: torch.Tensor  # (K,)
-    answers: dict  # way -> (N, K) log-odds of chosen minus rejected, in the order asked
-    test: torch.Tensor  # (pairs, K) log-odds of the pairs they are not asked about
-
-
-def try_out(z, prior, W, count, trials, seed):
+def try_out(pool, W, count, trials, seed):
     """Planted people mix the basis as W (people, K) do and answer questions of half a pool -> Trial.
 
     Each trial draws a person, a half of the pool to ask about, the random questions and the answers; on
     the other half, right is the probability that the planted person agrees with the prediction.
     """
     generator = torch.Generator().manual_seed(seed)
+    some = torch.randperm(len(pool.pairs), generator=generator)[:TRIAL_PAIRS]
+    pool = Pool(pool.table, pool.pairs[some], pool.V, pool.prior)
     people = torch.randint(len(W), (trials,), generator=generator)
-    interviews = [interview(z.double(), prior, w, count, generator) for w in W[people].double()]
-    agreed = {}
-    for way in WAYS:
-        fitted = mixtures_after_each(torch.stack([each.answers[way] for each in interviews]), prior)
-        agreed[way] = torch.stack([*map(agreement, fitted, interviews)])
-    best = [agreement(each.w[None], each)[0] for each in interviews]
-    return Trial(agreed, torch.stack(best))
+    planted = [plant(pool, w, generator) for w in W[people].double()]
+    agreed = {way: agreement_after_each(pool, planted, count, way) for way in WAYS}
+    best = torch.tensor([torch.maximum(each.first, 1 - each.first).mean() for each in planted])
+    return Trial(agreed, best)
 
 
-def interview(z, prior, w, count, generator):
-    """A person w (K,) is asked `count` questions of half the pool z (pairs, K), in each way."""
-    ask, test = torch.randperm(len(z), generator=generator).tensor_split(2)
-    says_first = torch.rand(len(z), generator=generator) < torch.sigmoid(z @ w).float()
-    signed = torch.where(says_first, 1.0, -1.0).unsqueeze(1) * z  # as chosen minus rejected
-    chosen, _ = most_telling(z[ask], prior, count)
-    answers = {"chosen": signed[ask[chosen]], "random": signed[ask[: len(chosen)]]}
-    return Interview(w, answers, z[test])
-
-
-def mixtures_after_each(answers, prior):
-    """Mixtures of people who are known by the first 0, 1, .. N of answers (trials, N, K). (trials, N + 1, K)"""
-    trials, N, K = answers.shape
-    is_known = torch.ones(N, N, dtype=torch.bool).tril()  # (fits, answers)
-    Z = answers.unsqueeze(1).expand(-1, N, -1, -1)[:, is_known].flatten(0, 1) * LOGIT_SCALE
-    fits = trials * N
-    user = torch.arange(fits).repeat_interleave(is_known.sum(1).repeat(trials))
-    W = solve_mixtures(Z, user, fits, prior).W.view(trials, N, K)
-    start = prior.mean.double().expand(trials, 1, -1)  # before any question
-    return torch.cat([start, W], dim=1)
-
-
-def agreement(fitted, interview):
-    """Mean probability that a person agrees with predictions by mixtures (fits, K). (fits,)"""
-    z = interview.test
-    first = torch.sigmoid(z @ interview.w)  # (pairs, K) @ (K,)
-    says_first = z @ fitted.T > 0  # (pairs, fits)
-    return torch.where(says_first, first.unsqueeze(1), 1 - first.unsqueeze(1)).mean(0)
-
-
-# ------------------------------------------------------------------------------------------------
-# The script
-# ------------------------------------------------------------------------------------------------
-
-
-def two_of(where, fields):
-    """InputError: other than two candidates, or two that are one."""
-    pair = candidates_of(where, fields)
-    if len({*map(as_read, pair)}) != 2 or len(pair) != 2:
-        raise InputError(f"{where}: two different candidates are needed")
-    return pair
-
-
-def different(pool):
-    """Numbers of the pairs that are not there before, turned round or not; says how many are.
-
-    Prompts in two spellings are one, as everywhere.
-    """
-    first = {}
-    for number, pair in enumerate(pool):
-        first.setdefault(frozenset(map(as_asked, pair)), number)
-    if len(first) < len(pool):
-        print(f"left out: {len(pool) - len(first)} x the same question again")
-    return [*first.values()]
+def plant(pool, w, generator):
+    """An Interviewee who mixes the basis by w (K,), with an e drawn from the prior."""
+    e = pool.prior.deviation_spread * torch.randn(1, pool.table.shape[1], generator=generator)
+    logits = pool.z @ w + pool.times(e)[:, 0] / LOGIT_SCALE  # (n, K) @ (K,)
+    first = torch.sigmoid(logits)
+    says_first = torch.rand(len(first), generator=generator) < first.float()
+    answers = torch.where(says_first.unsqueeze(1), pool.pairs, pool.pairs.flip(1))
+    ask, test = torch.randperm(len(first), generator=generator).tensor_split(2)
+    return Interviewee(answers, ask, pool.pairs[test], first[test])
 
 
 def describe(trial, count):
@@ -200,34 +134,148 @@ def describe(trial, count):
     return f"{said}: no difference that this trial could show"
 
 
+# ------------------------------------------------------------------------------------------------
+# What was asked before
+# ------------------------------------------------------------------------------------------------
+
+
+class Asked(NamedTuple):
+    """What somebody has been asked before."""
+
+    judgements: list  # their answers of --known
+    stored: StoredAnswers  # those that the basis holds
+    numbers: set  # of the texts of all questions, answered or not, either reply first
+
+
+def asked_before(args, basis):
+    """What the person has been asked. InputError: nobody knows, answers of several people, broken rows."""
+    judgements = []
+    pairs = []
+    if args.known:
+        rows = []
+        for where, row in rows_of(args.known):
+            if is_nothing(row.get("user_id")):
+                row = row | {"user_id": args.user or SOMEBODY}
+            if not is_unanswered(row):
+                rows.append((where, row))
+            elif args.user in ("", identifier(where, row, "user_id")):
+                pairs.append(two_of(where, row))
+        judgements = of_one_person(judgements_of(rows), args)
+        pairs += [(each.chosen, each.rejected) for each in judgements]
+    stored = StoredAnswers.in_basis(basis).of_users([args.user])
+    if args.user and not judgements and stored.frame.empty:
+        basis.positions([args.user])
+        raise InputError(f"{args.basis} holds no answers of {args.user}; name their file with --known")
+    numbers = {*text_numbers(pairs), *text_numbers([pair[::-1] for pair in pairs]), *stored.frame["text"]}
+    return Asked(judgements, stored, numbers)
+
+
+def is_unanswered(row):
+    """Whether it is a question of this script without a choice."""
+    nothing = [is_nothing(row.get(name)) for name in ("candidates", "chosen", "choice")]
+    return nothing == [False, True, True]
+
+
+def of_one_person(judgements, args):
+    """The judgements of --user. InputError: several people, and nobody has said whose count."""
+    users = sorted({each.user_id for each in judgements})
+    if not args.user and len(users) > 1:
+        raise InputError(f"{args.known} has answers of {len(users)} people; whose? --user {users[0]}")
+    return [each for each in judgements if not args.user or each.user_id == args.user]
+
+
+# ------------------------------------------------------------------------------------------------
+# The pool
+# ------------------------------------------------------------------------------------------------
+
+
+def two_of(where, fields):
+    """InputError: other than two candidates, or two that are one."""
+    pair = candidates_of(where, fields)
+    if len({*map(as_read, pair)}) != 2 or len(pair) != 2:
+        raise InputError(f"{where}: two different candidates are needed")
+    return pair
+
+
+def questions_in(args, asked):
+    """(where, fields, conversations) of each pair that is not there before, turned round or not, nor was asked.
+
+    Says how many are. Prompts in two spellings are one, as everywhere. InputError: broken rows, none is left.
+    """
+    rows = [*conversations_in(args.input, two_of)]
+    added = ["told", "user_id"] if args.user else ["told"]
+    for where, fields, _ in rows:
+        require_free(where, fields, added)
+    first = {}
+    for number, (_, _, pair) in enumerate(rows):
+        first.setdefault(frozenset(map(as_asked, pair)), number)
+    if len(first) < len(rows):
+        print(f"left out: {len(rows) - len(first)} x the same question again")
+    rows = [rows[number] for number in first.values()]
+    numbers = text_numbers([pair for _, _, pair in rows])
+    turned = text_numbers([pair[::-1] for _, _, pair in rows])
+    new = [row for row, *either in zip(rows, numbers, turned) if not asked.numbers & {*either}]
+    if len(new) < len(rows):
+        print(f"left out: {len(rows) - len(new)} x a question that was asked before")
+    if len(new) < 2 * args.questions:
+        raise InputError(
+            f"{args.input} has {len(new)} different pairs to ask about; the trial asks {args.questions} of"
+            " one half of them"
+        )
+    return new
+
+
+def embedded(rows, encoder):
+    """Table of all replies of the pool, and the rows of each pair (n, 2)."""
+    talks = []
+    lines = []
+    for where, _, pair in rows:
+        talks += pair
+        lines += [where] * 2
+    with Tally(sum(map(text_bytes, talks))) as tally:
+        table, numbers = encoder.embed_distinct(talks, tally, lines)
+    tally.report()
+    return table.float(), numbers.view(-1, 2)
+
+
+def with_answers(table, asked, encoder):
+    """The table and behind it the replies of all answers, whose pairs (m, 2) of rows come with it."""
+    answers = asked.stored
+    if asked.judgements:
+        fitted = to_fit(asked.judgements)
+        answers = answers.and_then(StoredAnswers.of(embedded_pairs(fitted, encoder), fitted))
+    vectors, pairs = answers.vectors()
+    return torch.cat([table, vectors.float()]), len(table) + pairs
+
+
 def main():
     args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
-    prior = basis.prior._replace(deviation_spread=0.0)  # questions are about the mixture
-    if prior.strength == EVERYBODY or len(prior.mean) == 1:
+    prior = basis.prior
+    one_mixture = prior.strength == EVERYBODY or len(prior.mean) == 1
+    if one_mixture and not prior.deviation_spread:
         raise InputError(f"{args.basis} has one reward for everybody: no question tells people apart")
     require(args.questions > 0 and args.trials > 1, "--questions: at least 1; --trials: at least 2")
+    args.user = identifier("--user", {"user": args.user}, "user") or ""
     prefix, _ = splitext(args.output)
     results = [f"{prefix}.json", f"{prefix}.png"]
-    require_rows(args.output, [args.basis, args.input], "told", results)
+    read = [path for path in (args.basis, args.input, args.known) if path]
+    require_rows(args.output, read, "told", results)
     require_results(prefix, args.output, picture=True)
-    pool = different([two_of(where, fields) for where, fields in rows_of(args.input)])
-    if len(pool) < 2 * args.questions:
-        raise InputError(
-            f"{args.input} has {len(pool)} different pairs; the trial asks {args.questions} of one"
-            " half of them"
-        )
+    asked = asked_before(args, basis)
+    rows = questions_in(args, asked)
     encoder = encoder_of_basis(args.basis, basis, args)
-    columns = basis.of_columns()
-    rows = [*scored_rows(args.input, two_of, encoder, columns, columns.user_ids, ["told"])]
-    rows = [rows[number] for number in pool]
-    z = torch.stack([row.rewards[0] - row.rewards[1] for row in rows])  # (pool, K)
-    numbers, told = most_telling(z, prior, args.questions)
-    W = torch.cat([basis.W, basis.W_unseen])
-    trial = try_out(z, prior, W, args.questions, args.trials, args.seed)
+    table, pairs = embedded(rows, encoder)
+    table, answers = with_answers(table, asked, encoder)
+    pool = Pool(table, pairs, basis.V, prior)
+    numbers, told = most_telling(pool, Posterior.of(pool, answers), args.questions)
+    if len(numbers) < args.questions:
+        print(f"the pool has {len(numbers)} questions alone that tell anything new")
+    trial = try_out(pool, torch.cat([basis.W, basis.W_unseen]), args.questions, args.trials, args.seed)
     with written_rows(args.output) as write:
-        for number, more in zip(numbers, told):
-            write(extended(rows[number], {"told": more}))
+        for number, gain in zip(numbers, told):
+            added = {"told": gain} | ({"user_id": args.user} if args.user else {})
+            write(rows[number][1] | added)
     save_results(prefix, trial.rows(), args, difference=trial.difference())
     plot_questions(prefix)
     before, after = trial.rows()[0], trial.rows()[-1]

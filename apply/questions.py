@@ -39,10 +39,11 @@ class Pool:
     """
 
     def __init__(self, table, pairs, V, prior):
+        self.V = V.float()
         self.prior = prior
         self.table = table.float()
         self.pairs = rows_of_pairs(pairs)
-        self.Z = (self.table @ V.float()).double() / LOGIT_SCALE  # (rows, d) @ (d, K) -> (rows, K)
+        self.Z = (self.table @ self.V).double() / LOGIT_SCALE  # (rows, d) @ (d, K) -> (rows, K)
         self.z = self.log_odds(self.pairs)
         self.products = {}  # (first row, second row): (n,)
         generator = torch.Generator().manual_seed(0)
@@ -120,14 +121,13 @@ class Posterior(NamedTuple):
         is_new = ~alike(pool.squares[:, None], x.double().square().sum(1), gram).any(1)
         return cls(mixtures, mean, variance, covariance, learned, is_new)
 
-    def worth(self, pool, counted):
-        """What an answer to each pair tells, in log-odds, of those of a mask that the pool's targets are. (n,)"""
+    def worth(self, pool):
+        """What an answer to each pair tells, in log-odds. (n,)"""
         deviation = self.variance[pool.targets].clamp_min(NOTHING).sqrt()
         density = torch.exp(-(self.mean[pool.targets] / deviation).square() / 2) / math.sqrt(2 * math.pi)
-        slope = counted[pool.targets] * density / (2 * deviation)
+        slope = density / (2 * deviation) / len(pool.targets)
         noise = 1 / curvature(self.mean)
-        share = slope / counted[pool.targets].sum().clamp_min(1)
-        return self.covariance.square() @ share / (noise + self.variance)  # (n, targets) @ (targets,)
+        return self.covariance.square() @ slope / (noise + self.variance)  # (n, targets) @ (targets,)
 
     def asked(self, pool, number):
         """The same once a pair of the pool is answered as expected, so that the mean stays."""
@@ -150,6 +150,15 @@ def mixtures_of(pool, known):
     pairs = Comparisons(pool.table, user, ("they",), *known.T) if len(known) else None
     Z = pool.log_odds(known) * LOGIT_SCALE
     return solve_mixtures(Z, user, 1, pool.prior, pairs, spread=True)
+
+
+def rewards_by(pool, known, mixtures):
+    """What each reply of the table is worth to one person, in log-odds: known (m, 2) and their (R2). (rows,)"""
+    rewards = pool.Z @ mixtures.W[0]  # (rows, K) @ (K,)
+    if not pool.prior.deviation_spread:
+        return rewards
+    e = pool.differences(rows_of_pairs(known)).T @ mixtures.a.float()  # (d, m) @ (m,)
+    return rewards + (pool.table @ e).double() / LOGIT_SCALE  # (rows, d) @ (d,)
 
 
 def kernel(prior, z, other_z, gram):
@@ -184,10 +193,10 @@ def most_telling(pool, posterior, count=1, allowed=None):
     """The `count` pairs of a Pool whose answers would tell most about somebody: their numbers, what each tells.
 
     posterior: Posterior.of(pool, known), of no answer for somebody new; allowed (n,): a mask of the
-    pairs that may be asked about, and are to be predicted; None = all. Nothing is asked again, turned round or
-    in other words, nor what tells nothing: there may be fewer. The first is the one to ask now. Those behind
-    it are chosen as if those before it were answered as expected: ask again with a new Posterior once the
-    answer is known, and the next depends on it.
+    pairs that may be asked about; None = all. Nothing is asked again, turned round or in other words, nor what
+    tells nothing: there may be fewer. The first is the one to ask now. Those behind it are chosen as if those
+    before it were answered as expected: ask again with a new Posterior once the answer is known, and the next
+    depends on it.
 
     What it costs, beside (R2): a product (rows, d) @ (d,) for each answer that is new to the pool, and some
     passes over (n, targets).
@@ -196,7 +205,7 @@ def most_telling(pool, posterior, count=1, allowed=None):
     numbers = []
     told = []
     for _ in range(min(count, len(pool.pairs))):
-        worth = torch.where(allowed & posterior.is_new, posterior.worth(pool, allowed), -1)
+        worth = torch.where(allowed & posterior.is_new, posterior.worth(pool), -1)
         number = int(worth.argmax())
         if worth[number] <= NOTHING:
             break

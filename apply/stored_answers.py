@@ -30,7 +30,7 @@ class StoredAnswers(NamedTuple):
         for name in ("chosen", "rejected", "prompt"):
             frame[name] = getattr(pairs, name).numpy()
         by_user = sorted(judgements, key=lambda judged: judged.user_id)  # as Comparisons have them
-        frame["text"] = [text_number(judged.chosen, judged.rejected) for judged in by_user]
+        frame["text"] = text_numbers([(judged.chosen, judged.rejected) for judged in by_user])
         return cls(pairs.table, frame)
 
     @classmethod
@@ -65,17 +65,24 @@ class StoredAnswers(NamedTuple):
         prompt = torch.tensor(frame["prompt"].to_numpy(dtype=np.int64))
         return replace(Comparisons.from_frame(self.table, frame), prompt=prompt)
 
+    def vectors(self):
+        """Those that the answers need alone, (rows, d), and which of them each has, the preferred one first (n, 2)."""
+        pairs = torch.tensor(self.frame[["chosen", "rejected"]].to_numpy(dtype=np.int64))
+        rows, numbers = pairs.unique(return_inverse=True)
+        return self.table[rows], numbers
+
     def stored_in(self, basis):
-        """The Basis with these answers in place of its own, and no vector that none of them has."""
+        """The Basis with these answers in place of its own."""
         frame = self.frame.assign(person=basis.positions(self.frame["user_id"]))
         answered = torch.tensor(frame[[*COLUMNS]].to_numpy(dtype=np.int64))
-        rows, answered[:, 1:3] = answered[:, 1:3].unique(return_inverse=True)
-        return basis._replace(answers=self.table[rows], answered=answered)
+        answers, answered[:, 1:3] = self.vectors()
+        return basis._replace(answers=answers, answered=answered)
 
 
-def text_number(chosen, rejected):
-    """A number for the texts of two conversations, in that order, however they are spelled."""
-    return int(numbers_of(pd.Series([f"{as_asked(chosen)} {as_asked(rejected)}"]))[0])
+def text_numbers(pairs):
+    """A number for the texts of each pair of conversations, in its order, however they are spelled. A list."""
+    texts = [f"{as_asked(first)} {as_asked(second)}" for first, second in pairs]
+    return numbers_of(pd.Series(texts, dtype=object)).tolist()
 
 
 def with_answers(basis, pairs, judgements):

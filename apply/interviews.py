@@ -1,0 +1,68 @@
+"""People who are asked, chosen questions or random ones, and how well they are then known: planted or real people."""
+
+from typing import NamedTuple
+
+import torch
+
+from lore.fit.comparisons import Comparisons
+from lore.fit.likelihood import LOGIT_SCALE
+from lore.fit.mixtures import Mixtures, solve_mixtures
+from questions import Posterior, most_telling, rewards_by, rows_of_pairs
+
+CHOSEN = "chosen"
+RANDOM = "random"
+WAYS = (CHOSEN, RANDOM)  # how the questions come about
+
+
+class Interviewee(NamedTuple):
+    """Somebody whose answers to the n pairs of a Pool are known, and what they think of other pairs."""
+
+    answers: torch.Tensor  # (n, 2) rows of each pair, the preferred reply first
+    order: torch.Tensor  # (asked,) pairs that they may be asked about, in a random order
+    test: torch.Tensor  # (t, 2) rows of the other pairs
+    first: torch.Tensor  # (t,) probability that they prefer the first reply of each
+
+
+def agreement_after_each(pool, people, count, way):
+    """Agreement with each of some people after 0, 1, .. count answers, each question following from the answers.
+
+    (people, count + 1)
+    """
+    numbers = [[] for _ in people]
+    agreed = []
+    for step in range(count + 1):
+        known = [person.answers[asked] for person, asked in zip(people, numbers)]
+        fits = mixtures_of_people(pool, known)
+        agreed.append(
+            [agreement(rewards_by(pool, *fit), person) for *fit, person in zip(known, fits, people)]
+        )
+        if step == count:
+            return torch.tensor(agreed).T
+        for person, asked, pairs, mixtures in zip(people, numbers, known, fits):
+            if way == RANDOM:
+                asked += person.order[step : step + 1].tolist()
+                continue
+            allowed = torch.zeros(len(pool.pairs), dtype=torch.bool)
+            allowed[person.order] = True
+            chosen, _ = most_telling(pool, Posterior.of(pool, pairs, mixtures), allowed=allowed)
+            asked += chosen
+
+
+def agreement(rewards, person):
+    """Mean probability that a person agrees with predictions by rewards (rows,) on their other pairs."""
+    margin = rewards[person.test[:, 0]] - rewards[person.test[:, 1]]  # (t,)
+    return torch.where(margin > 0, person.first, 1 - person.first).mean().item()
+
+
+def mixtures_of_people(pool, known):
+    """(R2) of several people who are known by pairs (m, 2) each: a list of the Mixtures of each."""
+    counts = [len(pairs) for pairs in known]
+    user = torch.arange(len(known)).repeat_interleave(torch.tensor(counts))
+    rows = rows_of_pairs(torch.cat([*known]))
+    pairs = None
+    if len(rows):
+        answering, number = user.unique(return_inverse=True)
+        pairs = Comparisons(pool.table, number, tuple(map(str, answering.tolist())), *rows.T)
+    fit = solve_mixtures(pool.log_odds(rows) * LOGIT_SCALE, user, len(known), pool.prior, pairs)
+    parts = zip(fit.W.split(1), fit.logits.split(counts), fit.a.split(counts))
+    return [Mixtures(W, logits=logits, a=a) for W, logits, a in parts]
