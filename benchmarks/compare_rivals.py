@@ -3,6 +3,8 @@
     python benchmarks/compare_rivals.py                      planted people only
     python benchmarks/compare_rivals.py --shared FOLDER      also real people; --decoder MODEL for MT-Bench
                                                              (accuracy.py)
+    python benchmarks/compare_rivals.py --prepared           the paper's data sets as prepare.py has left them, split
+                                                             as in the paper (docs/reproduce.md)
     python benchmarks/compare_rivals.py --sets arguments "low rank" --seeds 1     data sets whose name holds one of them
     python benchmarks/compare_rivals.py --method module:function      with a method of your own (docs/rivals.md)
     python benchmarks/compare_rivals.py --export FOLDER               the populations and splits alone, for other code
@@ -21,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from measure import HERE, Clock, flags, judge
+from measure import HERE, ROOT, Clock, flags, judge
 from rivals import entry_of, mrm, ours, own_method, pal, parts, pref, rbd, vpl
 from rivals.data_sets import data_sets
 from rivals.ours import OURS
@@ -160,6 +162,7 @@ def write_all(args, tables, made, places):
     rows = []
     for data_set, of_set in tables.items():
         about = {"data_set": data_set, "planted": made[data_set].planted, "populations": args.seeds}
+        about["model"] = made[data_set].model
         rows += [about | row for row in of_set]
     save_results(args.output.with_suffix(""), rows, args, places=places)
     lines = overview(tables, places)
@@ -171,7 +174,10 @@ def write_all(args, tables, made, places):
 
 def main():
     parser = flags(__doc__)
+    parser.set_defaults(script="benchmarks/compare_rivals.py")  # so that results say what wrote them
     parser.add_argument("--shared", type=Path, help="folder whose data/ holds the real comparisons")
+    whose = "only what is prepared in FOLDER/RedditTLDR/data and its like [this repository]"
+    parser.add_argument("--prepared", type=Path, nargs="?", const=ROOT, metavar="FOLDER", help=whose)
     parser.add_argument("--encoder", help="a text encoder")
     parser.add_argument("--decoder", help="a decoder, for MT-Bench")
     parser.add_argument("--seeds", type=int, default=2, help="populations or splits of a data set")

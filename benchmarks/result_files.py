@@ -193,7 +193,6 @@ def of_rivals(report):
         method = RIVALS.get(row.get("method"))
         for kind, planted in KINDS.items():
             table, _, column = field(row, "data_set", str).removeprefix(kind).partition(", ")
-            column = column or HALF
             of_paper = row["data_set"].startswith(kind) and column in ACCURACIES.get(table, {})
             if method and of_paper and "reason" not in row:
                 splits = field(row, "populations", int)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from argparse import Namespace
 from itertools import chain
 
 import pytest
@@ -13,6 +14,7 @@ from conftest import ROOT, assert_one_line_error, call_script, load_script
 
 SCRIPT = ROOT / "benchmarks/paper.py"
 PAPER = load_script(SCRIPT)
+RIVALS = load_script(ROOT / "benchmarks/compare_rivals.py")
 PRINTED = """
 reference     | 78.4 / 76.1 | 78.1 / 77.8 | 82.7 / 83.7 | 56.3 / 57.3 | 56.3 / 57.3 | 58.8 / 57.3
 Bradley-Terry | 86.3 / 86.4 | 87.8 / 87.2 | 93.2 / 93.1 | 60.0 / 60.0 | 63.2 / 64.3 | 64.0 / 61.0
@@ -149,6 +151,25 @@ def test_two_files_of_a_row_are_both_shown_and_planted_ones_stand_apart(tmp_path
     assert "Reddit TL;DR, 150 pairs, LoRe, unseen" in out.split("planted accuracy")[1]
 
 
+def test_vpl_and_pal_are_filled_by_the_rivals_on_the_same_embeddings(tmp_path):
+    rows = []
+    sets = {"prepared: Reddit TL;DR, 150 pairs": 20, "prepared: PRISM, half of the dialogues": 2}
+    sets |= {"planted: PersonalLLM, a = 0.1": 2, "planted: low rank": 2, "arguments, split by pair": 2}
+    for data_set, populations in sets.items():
+        for method in ("VPL", "PAL-A", "MRM, last epoch"):
+            row = {"data_set": data_set, "populations": populations, "model": json.dumps(IDENTITY)}
+            rows.append(row | {"method": method} | around(0.63))
+    rows.append(
+        {"data_set": "prepared: Reddit TL;DR, 100 pairs", "populations": 20, "method": "VPL", "reason": "x"}
+    )
+    settings = {"settings": {"script": "benchmarks/compare_rivals.py"}, "environment": {"torch": "2.13.0"}}
+    lines, out, _ = laid_beside(tmp_path, settings | {"rows": rows}, "rivals.json")
+    (line,) = [line for line in lines if line.startswith("150 pairs, PAL, unseen")]
+    assert "-0.8" in line and "reproduced" in line  # 63.0 for 63.8
+    assert "rows: 4 reproduced, 4 not comparable, 69 not run" in out and "2 splits, not 20" in out
+    assert out.count("PersonalLLM, a = 0.1, VPL") == 2 and "MRM" not in out
+
+
 UNUSABLE = [
     ("{", "cut"),
     ("", "cut"),
@@ -204,30 +225,35 @@ def test_the_whole_path_from_upstream_files_to_the_page_on_a_tiny_reward_model(t
     model = ("--model", reward_model)
     splits = ("--repeats", 2, "--resplit", "--K_list", 0, 1, 2, 3, "--num_iterations", 4)
     data, results = {}, {}
-    for name in ("tldr", "prism", "personalllm"):
+    for name in ("RedditTLDR", "PRISM", "PersonalLLM"):
         data[name] = ("--data", tmp_path / name / "data")
         results[name] = ("--results", tmp_path / name / "results")
 
-    test_reddit_tldr.put(tmp_path / "tldr", "batch0.json", test_reddit_tldr.many_rows())
-    call("RedditTLDR/prepare.py", "--source", tmp_path / "tldr", *data["tldr"], *model)
-    few = (*data["tldr"], *results["tldr"], "--min_comparisons", 4, "--max_few_shot", 6)
+    test_reddit_tldr.put(tmp_path / "RedditTLDR", "batch0.json", test_reddit_tldr.many_rows())
+    call("RedditTLDR/prepare.py", "--source", tmp_path / "RedditTLDR", *data["RedditTLDR"], *model)
+    few = (*data["RedditTLDR"], *results["RedditTLDR"], "--min_comparisons", 4, "--max_few_shot", 6)
     call("RedditTLDR/train_basis.py", *few, *splits, "--max_train", 100, 150)
     call("RedditTLDR/vary_fewshot.py", *few, "--num_shots", 5, "--trials", 2, "--num_iterations", 4)
 
-    test_prism.upstream(tmp_path / "prism")
-    call("PRISM/prepare.py", "--source", tmp_path / "prism", *data["prism"])
-    call("PRISM/generate-prism-embeddings.py", *data["prism"], *model)
+    test_prism.upstream(tmp_path / "PRISM")
+    call("PRISM/prepare.py", "--source", tmp_path / "PRISM", *data["PRISM"])
+    call("PRISM/generate-prism-embeddings.py", *data["PRISM"], *model)
     halves = ("--seen_fraction", 0.5, "--alpha_list", 0)
-    call("PRISM/train_basis.py", *data["prism"], *results["prism"], *splits, *halves)
+    call("PRISM/train_basis.py", *data["PRISM"], *results["PRISM"], *splits, *halves)
     bench = test_rewardbench2.bench_file(tmp_path, test_rewardbench2.bench())
-    call("PRISM/eval_rb2.py", "--source", bench, *data["prism"], *results["prism"], *model)
+    call("PRISM/eval_rb2.py", "--source", bench, *data["PRISM"], *results["PRISM"], *model)
 
     sides = test_personalllm.upstream(12), test_personalllm.upstream(5, seed=1)
-    test_personalllm.write(tmp_path / "personalllm", *sides)
-    source = ("--source", tmp_path / "personalllm")
-    call("PersonalLLM/prepare.py", *source, *data["personalllm"], *model)
+    test_personalllm.write(tmp_path / "PersonalLLM", *sides)
+    source = ("--source", tmp_path / "PersonalLLM")
+    call("PersonalLLM/prepare.py", *source, *data["PersonalLLM"], *model)
     few = (*test_personalllm.FEW, "--few_shot_prompts", 3, "--dirichlet_list", 0.001, 0.1)
-    call("PersonalLLM/train_basis.py", *data["personalllm"], *results["personalllm"], *splits, *few)
+    call("PersonalLLM/train_basis.py", *data["PersonalLLM"], *results["PersonalLLM"], *splits, *few)
+
+    prepared = RIVALS.data_sets(Namespace(prepared=tmp_path, sets=[]))
+    assert len(prepared) == 6 and all(data_set.model for data_set in prepared.values())
+    groups, head = prepared["prepared: PRISM, half of the dialogues"].make(1)
+    assert groups.sizes == (5, 5) and head.shape == (32, 1)
 
     folders = [tmp_path / name / "results" for name in data]
     page = tmp_path / "page.html"

@@ -1,9 +1,11 @@
 """The data sets of the study: planted people, and real ones where there is text and an encoder."""
 
+from functools import partial
 from typing import NamedTuple
 
 import accuracy
 from measure import load_module
+from published import ACCURACIES, HALF, PERSONALLLM, PRISM, TLDR
 
 from lore.common import require
 from lore.settings import defaults_of
@@ -12,6 +14,7 @@ from lore.settings import defaults_of
 class DataSet(NamedTuple):
     planted: bool
     make: object  # seed -> (Groups, head): another population, or the same people split anew
+    model: str = ""  # what made the embeddings, where a prepare.py has said so
 
 
 def personal_llm(seed, a):
@@ -39,10 +42,49 @@ PLANTED = {
 }
 
 
+def prepared_sets(folder):
+    """{name: DataSet}: the paper's people, as many and with as many pairs, of what the data sets' scripts have
+    left in FOLDER/RedditTLDR/data and its like. InputError: nothing is there."""
+    made = {}
+    for name, splits_of in (("RedditTLDR", tldr), ("PRISM", prism_halves), ("PersonalLLM", populations)):
+        data = folder / name / "data"
+        if data.exists():
+            people = load_module(f"{name}/people.py")
+            prepared = people.load(data)
+            for column, embeddings, split in splits_of(people, prepared):
+                make = partial(with_head, split, embeddings.head)
+                made[f"prepared: {column}"] = DataSet(False, make, embeddings.model)
+    require(made, f"--prepared: {folder} has no RedditTLDR/data, PRISM/data or PersonalLLM/data")
+    return made
+
+
+def tldr(people, sides):
+    """Yield (table and column of the paper, what has head and model, seed= -> Groups)."""
+    for column in ACCURACIES[TLDR]:
+        pairs = int(column.split()[0])
+        yield f"{TLDR}, {column}", sides.train, partial(people.split, sides, 50, pairs, 50, 0.0)
+
+
+def prism_halves(people, dialogues):
+    yield f"{PRISM}, {HALF}", dialogues.comparisons, partial(people.split, dialogues, seen_fraction=0.5)
+
+
+def populations(people, sides):
+    for column in ACCURACIES[PERSONALLLM]:
+        a = float(column.removeprefix("a = "))
+        yield f"{PERSONALLLM}, {column}", sides, partial(people.split, sides, a, 1000, 1000, 45, 9)
+
+
+def with_head(split, head, seed):
+    return split(seed=seed), head
+
+
 def data_sets(args):
     """{name: DataSet} of those that are there and whose name holds one of args.sets."""
     made = {f"planted: {name}": DataSet(True, make) for name, make in PLANTED.items()}
-    if args.shared:
+    if args.prepared:
+        made = prepared_sets(args.prepared)
+    elif args.shared:
         require((args.shared / "data").is_dir(), f"--shared: {args.shared} holds no folder data")
         encoder = args.encoder or accuracy.default_encoder()
         require(encoder, "--shared: a text encoder is needed; name it with --encoder")
