@@ -24,18 +24,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from outputs import require_output, require_people, require_results
 
 import saved_basis
-from leave_one_out import adapt
 from lore.common import start
 from lore.fit.basis import save_basis
-from lore.fit.groups import names_of
 from lore.fit.mixtures import EVERYBODY
 from lore.report.results import save_results
 from lore.report.text_tables import Table, print_table
 from lore.settings import settings
 from lore.text.input_rows import read_judgements
-from newcomers import embedded_pairs, extend, people_rows, require_new, to_fit
+from newcomers import embedded_pairs, require_new, to_fit
 from saved_basis import encoder_of_basis, open_basis
-from stored_answers import StoredAnswers
+from stored_answers import StoredAnswers, taken_in
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -68,17 +66,6 @@ def people_table(rows):
     return Table(head, lines, notes)
 
 
-def added(earlier, answers):
-    """All answers of people, of some of whom there are earlier ones; says of whom, and what tells nothing new."""
-    if not earlier.users:
-        return answers
-    together = earlier.and_then(answers)
-    again = len(earlier.frame) + len(answers.frame) - len(together.frame)
-    print(f"answered before: {len(earlier.users)} people{names_of(earlier.users)}, {len(earlier.frame)} x")
-    print(f"left out: {again} x a judgement that the basis holds already")
-    return together
-
-
 def main():
     args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
@@ -86,26 +73,18 @@ def main():
     require_output(args.output, [args.basis, args.input], (".safetensors",), [f"{prefix}.json"])
     require_results(prefix, args.output)
     judgements = read_judgements(args.input, args.columns)
-    earlier = StoredAnswers.in_basis(basis)
-    back = basis.everybody if args.replace else earlier.users
+    back = basis.everybody if args.replace else StoredAnswers.in_basis(basis).users
     require_new(judgements, basis, args.basis, back, ADVICE)
     judgements = to_fit(judgements)
     require_people(args.output, basis, {each.user_id for each in judgements})
     encoder = encoder_of_basis(args.basis, basis, args)
-    answers = StoredAnswers.of(embedded_pairs(judgements, encoder), judgements)
-    users = answers.users
-    if not args.replace:
-        answers = added(earlier.of_users(users), answers)
-    pairs = answers.pairs()
-    newcomers = adapt(basis, pairs)
-    rows = people_rows(pairs, newcomers)
-    extended = extend(basis, pairs, newcomers, rows)
-    save_basis(args.output, earlier.not_of_users(users).and_then(answers).stored_in(extended))
+    extended, rows = taken_in(basis, embedded_pairs(judgements, encoder), judgements, args.replace)
+    save_basis(args.output, extended)
     save_results(prefix, rows, args)
     print_table(people_table(rows))
     if basis.strength == EVERYBODY and not basis.deviation_spread:
         print("this basis found one reward for everybody: nothing was there to adapt")
-    more = len({*users} - {*basis.everybody})
+    more = len(extended.everybody) - len(basis.everybody)
     print(f"a basis with {more} more people is in {args.output}, the table in its .json")
 
 

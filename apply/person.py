@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from outputs import require_output, require_people
 from scorer import Scorer
 
-from leave_one_out import adapt
 from lore.common import require
 from lore.fit.basis import save_basis
 from lore.text.input_rows import candidates_of, identifier, judgements_of, row_of
-from newcomers import embedded_pairs, extend, people_rows, require_new, to_fit
+from newcomers import embedded_pairs, require_new, to_fit
 from saved_basis import opened
+from stored_answers import StoredAnswers, taken_in
 
 __all__ = ["Person", "opened"]
 
@@ -47,14 +47,16 @@ class Person:
         require(self.user_id is not None, "Person: user_id says nothing")
 
     def fit(self, pairs):
-        """Minimise Eq. 11 over w, V frozen; a dict of what apply/adapt.py says of its people."""
+        """Minimise Eq. 11 over w, V frozen; a dict of what apply/adapt.py says of its people.
+
+        Of somebody whom adapt.py or `save` has taken in before, the earlier pairs count as well.
+        """
         judgements = self.judgements(pairs)
-        require_new(judgements, self.before, "the basis")
-        comparisons = embedded_pairs(to_fit(judgements), self.encoder)
-        newcomers = adapt(self.before, comparisons)
-        rows = people_rows(comparisons, newcomers)
-        self.basis = extend(self.before, comparisons, newcomers, rows)
-        return rows[0]
+        require_new(judgements, self.before, "the basis", StoredAnswers.in_basis(self.before).users)
+        judgements = to_fit(judgements)
+        comparisons = embedded_pairs(judgements, self.encoder)
+        self.basis, (said,) = taken_in(self.before, comparisons, judgements)
+        return said
 
     def rewards(self, prompt, candidates):
         """Log-odds of each reply to a prompt, a list of floats; beside those of other prompts they say nothing."""

@@ -13,7 +13,7 @@ FOLDER = Path(__file__).resolve().parent
 sys.path += [str(FOLDER), str(FOLDER.parent)]  # behind what the program that imports this has there
 
 from queries import Reader, policy_tokenizer, user_of
-from scorer import SILENT, Scorer, place_unknown, require_unknown, reward_of
+from scorer import SILENT, Scorer, require_unknown, reward_of
 
 from lore.common import InputError, require
 from saved_basis import opened
@@ -69,7 +69,7 @@ class RewardFunction:
                 talks.append(error)
         if self.unknown == "refuse":
             self.scorer.basis.positions([user for user in users if user is not None])
-        unknown = place_unknown(self.scorer.basis, talks, users, self.unknown)
+        unknown = self.scorer.place_unknown(talks, users, self.unknown)
         results = self.scorer.results(talks, users)
         failed = [result for result in results if isinstance(result, InputError)]
         refused = [error for error in failed if not isinstance(error, SILENT)]

@@ -17,6 +17,22 @@ class Scorer:
     def __init__(self, basis, encoder):
         self.basis = basis
         self.encoder = encoder
+        self.known = frozenset(basis.everybody)
+
+    def place_unknown(self, talks, users, unknown):
+        """How many users the basis does not know; in their place comes None, the population.
+
+        Where they are refused, an InputError stands among the talks as well.
+        """
+        count = 0
+        for number, user in enumerate(users):
+            if user is None or user in self.known:
+                continue
+            count += 1
+            users[number] = None
+            if unknown == "refuse":
+                talks[number] = InputError(f"the basis has no user {user}, but {len(self.known)} others")
+        return count
 
     def rewards(self, talks, users):
         """Log-odds of each conversation for its user, None = the population: a list of floats."""
@@ -54,23 +70,6 @@ class Scorer:
 def require_unknown(unknown):
     """InputError: the setting is none of UNKNOWN."""
     require(unknown in UNKNOWN, f"unknown = {unknown}: use {' or '.join(UNKNOWN)}")
-
-
-def place_unknown(basis, talks, users, unknown):
-    """How many users the basis does not know; in their place comes None, the population.
-
-    Where they are refused, an InputError stands among the talks as well.
-    """
-    count = 0
-    for number, user in enumerate(users):
-        try:
-            basis.positions([] if user is None else [user])
-        except InputError as error:
-            count += 1
-            users[number] = None
-            if unknown == "refuse":
-                talks[number] = error
-    return count
 
 
 def reward_of(result, unscored):

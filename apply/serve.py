@@ -30,7 +30,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from queries import Reader, policy_tokenizer
-from scorer import Scorer, place_unknown, require_unknown, reward_of
+from scorer import Scorer, require_unknown, reward_of
 from server import LOOPBACK, bound, read_body, require_server, run
 
 import saved_basis
@@ -205,7 +205,8 @@ def application(basis, encoder, reader, args):
     from fastapi import FastAPI, Request
     from fastapi.responses import JSONResponse
 
-    queue = Queue(Scorer(basis, encoder), args.max_queries, PART * encoder.batch_tokens)
+    scorer = Scorer(basis, encoder)
+    queue = Queue(scorer, args.max_queries, PART * encoder.batch_tokens)
     version = content_hash(args.basis).hex()
 
     @asynccontextmanager
@@ -221,7 +222,7 @@ def application(basis, encoder, reader, args):
 
     def read(body, queries_of):
         talks, users = queries_of(json.loads(body))
-        count = place_unknown(basis, talks, users, args.unknown)
+        count = scorer.place_unknown(talks, users, args.unknown)
         return talks, users, {"unknown_users": count} if args.unknown == "population" else {}
 
     async def asked(request, queries_of, answer):

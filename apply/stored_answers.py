@@ -10,8 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from leave_one_out import adapt
 from lore.fit.comparisons import Comparisons, numbers_of
+from lore.fit.groups import names_of
 from lore.text.spellings import as_asked
+from newcomers import extend, people_rows
 
 # of Basis.answered: who among basis.everybody; rows of Basis.answers; a number for the prompt, one for both texts
 COLUMNS = ("person", "chosen", "rejected", "prompt", "text")
@@ -85,6 +88,29 @@ def text_numbers(pairs):
     return numbers_of(pd.Series(texts, dtype=object)).tolist()
 
 
-def with_answers(basis, pairs, judgements):
-    """The Basis with the answers of people whom it has just taken in, beside those that it holds."""
-    return StoredAnswers.in_basis(basis).and_then(StoredAnswers.of(pairs, judgements)).stored_in(basis)
+def taken_in(basis, pairs, judgements, anew=False):
+    """(the Basis with the people of these Comparisons and Judgements in it, what is said of each as people_rows).
+
+    What they have answered before counts as well, unless they are fitted anew.
+    """
+    earlier = StoredAnswers.in_basis(basis)
+    answers = StoredAnswers.of(pairs, judgements)
+    users = answers.users
+    if not anew:
+        answers = added(earlier.of_users(users), answers)
+    pairs = answers.pairs()
+    newcomers = adapt(basis, pairs)
+    rows = people_rows(pairs, newcomers)
+    extended = extend(basis, pairs, newcomers, rows)
+    return earlier.not_of_users(users).and_then(answers).stored_in(extended), rows
+
+
+def added(earlier, answers):
+    """All answers of people, of some of whom there are earlier ones; says of whom, and what tells nothing new."""
+    if not earlier.users:
+        return answers
+    together = earlier.and_then(answers)
+    again = len(earlier.frame) + len(answers.frame) - len(together.frame)
+    print(f"answered before: {len(earlier.users)} people{names_of(earlier.users)}, {len(earlier.frame)} x")
+    print(f"left out: {again} x a judgement that the basis holds already")
+    return together

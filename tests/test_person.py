@@ -35,7 +35,8 @@ def test_a_person_is_what_adapt_makes_of_the_same_rows(request, deviations, rows
     person.save(saved)
     for name, value in load_basis(adapted)._asdict().items():
         stored = getattr(load_basis(saved), name)
-        assert torch.equal(stored, value) if isinstance(value, torch.Tensor) else stored == value, name
+        same = torch.equal(stored, value) if isinstance(value, torch.Tensor) else stored == value
+        assert same, name
     assert json.loads(adapted.with_suffix(".json").read_text())["rows"] == [json.loads(json.dumps(said))]
     user = person.user_id
     for row in scored(saved, rows, tmp_path / "scored.jsonl", "--users", user):
@@ -43,6 +44,8 @@ def test_a_person_is_what_adapt_makes_of_the_same_rows(request, deviations, rows
         assert reward == pytest.approx([row["rewards"][user]], abs=1e-4)
     person.fit(ROWS[:2])  # in place of the pairs before
     assert person.basis.pairs[user] == 2
+    again = Person(load_basis(saved), person.encoder, user)
+    assert again.fit(ROWS[:1])["pairs"] == 6  # beside those in the file
 
 
 def test_choices_and_accuracies_follow_from_the_rewards(loaded):

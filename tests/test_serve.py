@@ -145,6 +145,9 @@ def test_the_three_forms_of_a_conversation_are_one(family, families, reader):
         right = rendered(words, read.conversation("", talk, None))
         for text, prompt in renderings(words, talk):
             assert rendered(words, read.conversation("", text, prompt)) == right, text
+        prompt = rendered(words, talk[:-1], add_generation_prompt=True)
+        for asked in ((prompt, talk[-1]["content"]), (talk[:-1], talk[-1:])):  # as TRL has them
+            assert rendered(words, read.completed("", *asked)) == right
     right = rendered(words, ASKED)
     prompt, reply = (message["content"] for message in ASKED)
     for end in ("", words.eos_token, "\n</s>", "<|im_end|>\n", "<|eot_id|>", words.pad_token * 3):
