@@ -14,6 +14,7 @@ Writes: --output, the chosen rows as JSON lines in the order in which to ask the
         log-odds; beside it a .json and a .png with a trial: planted people, who mix the basis as the people
         of its file do and deviate as its prior says, answer as many questions, chosen one after the other,
         or random ones, and are predicted on other pairs of the pool
+        With --format also OUTPUT.argilla.json or OUTPUT.labelstudio.json, which these tools import.
 Cost:   one pass of the encoder over the pool; seconds for the rest.
 
 The first row is the question to ask now. With its answer among the known the next one may be another. Look at
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from outputs import require_results, require_rows, written_rows
+from question_formats import question_of, require_format, write_questions
 
 import saved_basis
 from interviews import WAYS, Interviewee, agreement_after_each
@@ -54,6 +56,7 @@ output = ""  # where the chosen rows go
 known = ""  # what the person has answered so far; nothing of it is asked again
 user = ""  # who they are in --known, and among the people whom adapt.py has taken into the basis
 questions = 10  # how many to choose
+format = ""  # also as a file that a tool imports: argilla, labelstudio
 trials = 100  # planted people of the trial, each with a half of its pairs to be asked about
 seed = 0  # of the trial
 # -------------------------------------------------------------------------------------------
@@ -259,11 +262,16 @@ def main():
     args.user = identifier("--user", {"user": args.user}, "user") or ""
     prefix, _ = splitext(args.output)
     results = [f"{prefix}.json", f"{prefix}.png"]
+    if args.format:
+        imported = f"{prefix}.{args.format}.json"
+        require_format(imported, args.format)
+        results.append(imported)
     read = [path for path in (args.basis, args.input, args.known) if path]
     require_rows(args.output, read, "told", results)
     require_results(prefix, args.output, picture=True)
     asked = asked_before(args, basis)
     rows = questions_in(args, asked)
+    shown = [question_of(where, pair) for where, _, pair in rows] if args.format else []
     encoder = encoder_of_basis(args.basis, basis, args)
     table, pairs = embedded(rows, encoder)
     table, answers = with_answers(table, asked, encoder)
@@ -286,6 +294,9 @@ def main():
     )
     print(describe(trial, args.questions))
     print(f"the questions are in {args.output}, the trial in {prefix}.json and .png")
+    if args.format:
+        needed = write_questions(imported, args.format, [shown[number] for number in numbers])
+        print(f"for {args.format} in {imported}, to be imported with {needed}")
 
 
 if __name__ == "__main__":

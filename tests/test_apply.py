@@ -248,8 +248,12 @@ def test_different_questions_are_chosen_from_the_pool_and_tried_out(basis, with_
         again.append({"messages": messages, "candidates": row["candidates"]})
     source = texts.write(tmp_path / "pool.jsonl", pool + again)
     flags = ("--basis", with_deviations, "--input", source, "--output", tmp_path / "asked.jsonl")
-    out = good(apply("ask", *flags, "--questions", 8, "--trials", 20))
+    out = good(apply("ask", *flags, "--questions", 8, "--trials", 20, "--format", "labelstudio"))
     asked = texts.read(tmp_path / "asked.jsonl")
+    tasks = json.loads((tmp_path / "asked.labelstudio.json").read_text())
+    assert [task["data"]["left"] for task in tasks] == [
+        row["candidates"][0] for row in asked
+    ] and "Pairwise" in out
     assert len({row["prompt"] for row in asked}) == 8 == len(asked)
     assert all(row["told"] > 0 for row in asked)
     assert f"left out: {len(again)} x the same question again" in out

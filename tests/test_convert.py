@@ -4,9 +4,11 @@ import json
 
 import pandas as pd
 import pytest
+import question_formats
 import texts
 from conftest import ROOT, assert_one_line_error, call_script
 
+from lore.common import InputError
 from lore.text.input_rows import read_judgements
 
 SCRIPT = ROOT / "OwnData/convert.py"
@@ -261,3 +263,24 @@ def test_what_cannot_be_turned_is_one_line(tmp_path):
     assert_one_line_error(
         convert(tmp_path, "arena", [row], "--output", tmp_path / "rows.csv"), "give it such a name"
     )
+
+
+@pytest.mark.parametrize("asked", [talk("a?"), talk("a?", "hm", "and?")])
+@pytest.mark.parametrize("tool", ["argilla", "labelstudio"])
+def test_questions_come_back_as_comparisons(tmp_path, tool, asked):
+    """What ask.py writes for a tool, answered there and exported."""
+    replies = [asked + [{"role": "assistant", "content": reply}] for reply in "bc"]
+    question = question_formats.question_of("here", replies)
+    question_formats.write_questions(tmp_path / "asked.json", tool, [question])
+    question_formats.require_format(tmp_path / "asked.json", tool)  # it may be written again
+    (item,) = json.loads((tmp_path / "asked.json").read_text())
+    if tool == "argilla":
+        item |= {"responses": {"better": [{"value": "right", "user_id": "ann"}]}, "status": "completed"}
+    else:
+        item["annotations"] = [annotation("right", "ann")]
+    assert written(tmp_path, tool, [item])
+    (judged,) = read_judgements(tmp_path / "rows.jsonl")
+    assert (judged.user_id, judged.chosen, judged.rejected) == ("ann", replies[1], replies[0])
+    longer = [replies[0], replies[1] + talk("so?", "d")]
+    with pytest.raises(InputError, match="here: a reply that is more than a text"):
+        question_formats.question_of("here", longer)
