@@ -1,27 +1,16 @@
 """Results as one page of HTML that needs nothing from anywhere: no script, no font, no picture file."""
 
 import html
+import re
 from collections import Counter
+from pathlib import Path
 from string import Template
 
 import numpy as np
 
 from lore.report.text_tables import STAR
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
-h3 { font-size: 1rem; margin-bottom: .3rem; }
-.wide { overflow-x: auto; } svg { max-width: 100%; height: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; }
-th { border-bottom: 2px solid #888; } td { border-bottom: 1px solid #eee; }
-th:first-child, td:first-child { text-align: left; } .star { background: #fff6dd; }
-.note { color: #666; font-size: .9rem; }
-.reply { border-left: 3px solid #bbb; padding-left: .7rem; margin: .6rem 0; white-space: pre-wrap;
-  overflow-wrap: anywhere; font-size: .85rem; }
-.high { border-color: #2a7; } .low { border-color: #c44; }
-"""
+STYLE = Path(__file__).with_name("page.css")  # that of the session too
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -30,18 +19,21 @@ PAGE = Template("""<!DOCTYPE html>
 $body
 </body></html>
 """)
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222222")
-SHOWN = 600  # characters of a reply
+COLOURS = 8  # that the stylesheet has for basis rewards
+SHOWN = 400  # characters of a text before "more"
 LABEL = 26  # characters of a person's name beside their bar
 MARGIN = 200  # left of the bars, for the names
 WIDTH = 560  # of a bar
 HEIGHT = 14  # of a line
+CROWD = 24  # people above whom bars are shown on demand
+EXTREMES = 3  # people shown of each basis reward, those who weigh it most
+QUANTILES = (5, 25, 50, 75, 95)  # percent
 
 
 def page(title, sections):
     """A whole page; sections: (heading, HTML)s."""
     body = "".join(f"<h2>{text(heading)}</h2>\n{inner}\n" for heading, inner in sections)
-    return PAGE.substitute(title=text(title), style=STYLE, body=body)
+    return PAGE.substitute(title=text(title), style=STYLE.read_text(encoding="utf-8"), body=body)
 
 
 def text(value):
@@ -50,30 +42,117 @@ def text(value):
 
 
 def shown_table(table):
-    """A Table of lore/report/text_tables.py as HTML, its starred rows shaded, its notes below it."""
-    lines = ["<tr>" + "".join(f"<th>{text(cell)}</th>" for cell in table.head) + "</tr>"]
+    """A Table of lore/report/text_tables.py as HTML, its starred rows shaded, its notes below it.
+
+    Each cell says what column it is of, for who has no room for columns.
+    """
+    head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in table.head)
+    lines = []
     for row in table.rows:
         kind = ' class="star"' if row[0].endswith(STAR) else ""
-        cells = "".join(f"<td>{text(cell)}</td>" for cell in row)
-        lines.append(f"<tr{kind}>{cells}</tr>")
-    rows = '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"
-    return rows + "".join(map(remark, table.notes))
+        cells = [f'<td data-label="{text(name)}">{text(cell)}</td>' for name, cell in zip(table.head, row)]
+        lines.append(f"<tr{kind}>{''.join(cells)}</tr>")
+    body = f"<thead><tr>{head}</tr></thead><tbody>" + "\n".join(lines) + "</tbody>"
+    return f'<div class="wide"><table>{body}</table></div>' + "".join(map(remark, table.notes))
 
 
 def remark(words):
     return f'<p class="note">{text(words)}</p>'
 
 
-def reply(conversation, label, kind):
-    """One reply with what stands before it, shortened; kind: high or low."""
-    prompt = conversation[-2]["content"]
-    said = conversation[-1]["content"]
-    words = f"{label}\n{cut(prompt)}\n\n{cut(said)}"
-    return f'<div class="reply {kind}">{text(words)}</div>'
+def paragraphs(sentences):
+    return "".join(f"<p>{text(sentence)}</p>" for sentence in sentences)
 
 
-def cut(words):
-    return words if len(words) <= SHOWN else words[:SHOWN] + " .."
+def on_demand(summary, inner):
+    """HTML that is there once it is asked for."""
+    return f"<details><summary>{text(summary)}</summary>{inner}</details>"
+
+
+def picture(svg):
+    """An SVG whose black is the colour of the text, and whose white is that of the page."""
+    svg = re.sub(r"#000000\b|\bblack\b", "currentColor", svg)
+    svg = re.sub(r"#ffffff\b|\bwhite\b", "var(--paper)", svg)
+    return f'<div class="wide">{svg}</div>'
+
+
+# ------------------------------------------------------------------------------------------------
+# Texts
+# ------------------------------------------------------------------------------------------------
+
+
+def compared(asked, replies):
+    """A prompt, once, and replies to it side by side; replies: (label, text, kind)s, kind high or low."""
+    cards = []
+    for label, said, kind in replies:
+        cards.append(f'<div class="reply {kind}"><span class="label">{text(label)}</span>{words(said)}</div>')
+    prompt = f'<div class="prompt"><span class="label">Prompt</span>{words(asked)}</div>'
+    return f'{prompt}<div class="pair">{"".join(cards)}</div>'
+
+
+def words(said):
+    """A text, the rest of a long one behind "more"."""
+    if len(said) <= SHOWN:
+        return f'<div class="words">{text(said)}</div>'
+    begin = said[:SHOWN].rsplit(" ", 1)[0]
+    more = on_demand("more", f'<div class="words">{text(said[len(begin) :].strip())}</div>')
+    return f'<div class="words">{text(begin)} ..</div>{more}'
+
+
+# ------------------------------------------------------------------------------------------------
+# People's mixtures
+# ------------------------------------------------------------------------------------------------
+
+
+def mixtures(names, W):
+    """People's mixtures W (P, K): how their weights spread, and a bar each; of a crowd the extremes first."""
+    if len(W) <= CROWD:
+        return picture(mixture_bars(names, W))
+    rows = []
+    extreme = []
+    for k in range(W.shape[1]):
+        quantiles = [f"{value:.2f}" for value in np.percentile(W[:, k], QUANTILES)]
+        rows.append(
+            f'<tr><td>reward {k}</td>{cells_of(quantiles)}<td data-label="">{strip(W[:, k], k)}</td></tr>'
+        )
+        extreme += np.argsort(-W[:, k], kind="stable")[:EXTREMES].tolist()
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("", *quantile_names(), "all people"))
+    spread = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    extreme = [*dict.fromkeys(extreme)]
+    few = mixture_bars([names[person] for person in extreme], W[extreme])
+    return "".join(
+        [
+            f'<div class="wide">{spread}</div>',
+            remark(f"Weights of {len(W)} people: a line of the strip is a person, from 0 at the left to 1."),
+            "<h3>Those who weigh one reward most</h3>",
+            picture(few),
+            on_demand(f"All {len(W)} people", picture(mixture_bars(names, W))),
+        ]
+    )
+
+
+def quantile_names():
+    return [f"{percent} %" for percent in QUANTILES]
+
+
+def cells_of(quantiles):
+    pairs = zip(quantile_names(), quantiles)
+    return "".join(f'<td data-label="{name}">{value}</td>' for name, value in pairs)
+
+
+def strip(weights, k):
+    """Everybody's weight of one reward as a line each, darker where there are many."""
+    lines = []
+    for weight, count in Counter(np.round(weights, 2).tolist()).items():
+        strength = 0.25 + 0.75 * min(1.0, 10 * count / len(weights))
+        place = f'x="{200 * weight:.0f}" y="0" width="2" height="16" opacity="{strength:.2f}"'
+        lines.append(f"<rect {place} {colour(k)}/>")
+    size = 'viewBox="0 0 204 16" width="204" role="img" aria-label="weights of all people"'
+    return f"<svg {size}>{''.join(lines)}</svg>"
+
+
+def colour(k):
+    return f'style="fill: var(--reward-{k % COLOURS})"'
 
 
 def labels(names):
@@ -90,8 +169,7 @@ def mixture_bars(names, W):
     lines = []
     for k in range(W.shape[1]):  # the first line says which colour is which
         x = MARGIN + k * WIDTH / W.shape[1]
-        colour = COLOURS[k % len(COLOURS)]
-        lines.append(f'<rect x="{x:.1f}" y="0" width="12" height="12" fill="{colour}"/>')
+        lines.append(f'<rect x="{x:.1f}" y="0" width="12" height="12" {colour(k)}/>')
         lines.append(f'<text x="{x + 16:.1f}" y="11">reward {k}</text>')
     short = labels(names)
     for line, person in enumerate(by_likeness(W), start=2):
@@ -101,13 +179,12 @@ def mixture_bars(names, W):
         x = MARGIN
         for k, weight in enumerate(W[person]):
             long = WIDTH * float(weight)
-            colour = COLOURS[k % len(COLOURS)]
             box = f'x="{x:.1f}" y="{y}" width="{long:.1f}" height="{HEIGHT - 2}"'
-            lines.append(f'<rect {box} fill="{colour}"><title>{weight:.2f}</title></rect>')
+            lines.append(f"<rect {box} {colour(k)}><title>{weight:.2f}</title></rect>")
             x += long
     width = MARGIN + WIDTH
     height = HEIGHT * (len(W) + 2)
-    size = f'viewBox="0 0 {width} {height}" width="{width}" font-size="11"'
+    size = f'class="bars" viewBox="0 0 {width} {height}" width="{width}" font-size="11"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>' + "\n".join(lines) + "</svg>"
 
 

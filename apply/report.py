@@ -11,6 +11,7 @@ Cost:   seconds.
 """
 
 import json
+import math
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -28,8 +29,8 @@ from lore.report.pictures import rank_figure, shots_figure, svg_of
 from lore.report.text_tables import Table, few_shot_tables, health_table, run_tables
 from lore.settings import settings
 from lore.splits import identity_of, load_split
-from lore.text.input_rows import hash_of, read_judgements
-from page import mixture_bars, page, remark, reply, shown_table, text
+from lore.text.input_rows import common_start, hash_of, read_judgements
+from page import compared, mixtures, on_demand, page, paragraphs, picture, remark, shown_table, text
 
 # ------------------------------------------------------------------------------- settings ---
 input = ""  # results: a .json of train_basis.py or vary_fewshot.py
@@ -37,14 +38,16 @@ output = ""  # the page
 texts = ""  # the comparisons that OwnData/prepare.py was given; empty = no replies in the page
 columns = []  # OURS=THEIRS, as prepare.py was told them
 prepared = ""  # the folder that it wrote to; empty = where the results say
-replies = 3  # highest and lowest shown of each basis reward
+replies = 3  # prompts shown of each basis reward: those whose replies it tells apart most
 pairs = 2  # shown of each person, of those that were predicted worst
 people = 20  # at most, whose pairs are shown
 # -------------------------------------------------------------------------------------------
 
+GROUPS = {"seen": "seen", "unseen": "unseen"}  # of people who are tested, in words
 CURVE = "Accuracy against what is known"
 ROUNDING = 1e-5  # of a log-loss
 OF_A_FIT = {"K", "alpha", "seed", "variant"}
+COIN = math.log(2)  # log-loss of who does not look
 
 
 def read_results(path):
@@ -75,7 +78,13 @@ def in_html(tables):
 
 
 def drawn(figure):
-    return f'<div class="wide">{svg_of(figure)}</div>'
+    """A figure with its legend below it, where it hides nothing."""
+    for axes in figure.axes:
+        handles, names = axes.get_legend_handles_labels()
+        if axes.get_legend() is not None:
+            axes.get_legend().remove()
+            figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    return picture(svg_of(figure))
 
 
 def curve_beside(path, results):
@@ -182,31 +191,43 @@ class Replies:
             raise InputError(f"{words}, of which the prepared texts are")
 
     def extremes(self, basis, count):
-        """For each basis reward the highest and lowest replies, over the mean of their prompt's."""
+        """For each basis reward the prompts whose replies it tells apart most, with the best and the worst of each."""
         columns = basis.of_columns()
         prompts = {}
         for side in ("chosen", "rejected"):
-            prompts |= dict(zip(self.split.frame[side], self.split.frame["prompt"]))
-        rows = sorted(prompts)
-        names, prompt = np.unique([prompts[row] for row in rows], return_inverse=True)
-        scores = columns.log_odds(self.split.table, columns.user_ids)[rows]  # (rows, K)
-        prompt = torch.from_numpy(prompt)
-        sums = scores.new_zeros(len(names), scores.shape[1]).index_add_(0, prompt, scores)
-        scores = scores - (sums / torch.bincount(prompt)[:, None])[prompt]
-        parts = [remark("Log-odds over the mean of all replies to the same prompt.")]
+            for row, prompt in zip(self.split.frame[side], self.split.frame["prompt"]):
+                prompts.setdefault(prompt, set()).add(row)
+        scores = columns.log_odds(self.split.table, columns.user_ids)  # (rows, K)
+        parts = [
+            remark("Log-odds: by how much this reward alone would prefer the first reply to the second.")
+        ]
         for k, name in enumerate(columns.user_ids):
             parts.append(f"<h3>{name}</h3>")
-            order = scores[:, k].argsort(descending=True).tolist()
-            ends = {"high": order[:count], "low": order[max(0, len(order) - count) :]}
-            for kind, numbers in ends.items():
-                for number in numbers:
-                    talk = self.conversation[rows[number]]
-                    parts.append(reply(talk, f"{scores[number, k]:+.2f}", kind))
+            ends = []
+            for rows in map(sorted, prompts.values()):
+                ordered = sorted(rows, key=lambda row: -scores[row, k])
+                ends.append((float(scores[ordered[0], k] - scores[ordered[-1], k]), ordered[0], ordered[-1]))
+            ends.sort(key=lambda end: -end[0])
+            for apart, best, worst in ends[:count]:
+                sides = ("likes most", best, "high"), ("likes least", worst, "low")
+                parts.append(self.side_by_side(sides))
+                parts.append(
+                    remark(f"{apart:.2f} log-odds apart: the first in {odds(apart)} of such choices")
+                )
         return "".join(parts)
+
+    def side_by_side(self, sides):
+        """(label, row of the table, kind)s of replies to one prompt."""
+        talks = [self.conversation[row] for _, row, _ in sides]
+        asked = common_start(*talks) or talks[0][:-1]
+        replies = []
+        for (label, _, kind), talk in zip(sides, talks):
+            replies.append((label, "\n\n".join(spoken_by(message) for message in talk[len(asked) :]), kind))
+        return compared("\n\n".join(map(spoken_by, asked)).removeprefix("user: "), replies)
 
     def worst_pairs(self, basis, people, count):
         """Of each person the pairs that their reward got most wrong, of all that are known of them."""
-        words = "Log-odds of the choice that was made; of all pairs of a person, those known included."
+        words = "Of all pairs of a person, those that the reward was fitted to included."
         parts = [remark(words)]
         frame = self.split.frame
         compared = {*frame["user_id"]}
@@ -218,23 +239,92 @@ class Replies:
             wrong = int((margin <= 0).sum())
             parts.append(f"<h3>{text(f'{user}: {wrong} of {len(pairs)} wrong')}</h3>")
             for number in margin.argsort()[: min(count, wrong)].tolist():
-                judgement = self.judgements[int(pairs["row"].iloc[number])]
-                parts.append(reply(judgement.chosen, f"chosen, {margin[number]:+.2f}", "high"))
-                parts.append(reply(judgement.rejected, "rejected", "low"))
+                pair = pairs.iloc[number]
+                sides = ("they preferred", pair["chosen"], "high"), ("to this", pair["rejected"], "low")
+                parts.append(self.side_by_side(sides))
+                said = (
+                    f"their reward gave this choice {odds(margin[number])} (log-odds {margin[number]:+.2f})"
+                )
+                parts.append(remark(said))
         more = len(compared & {*basis.everybody}) - people
         if more > 0:
             parts.append(remark(f"{more} more people are not shown (--people)."))
         return "".join(parts)
 
 
+def spoken_by(message):
+    """A message with who says it, where that is not plain."""
+    said = message["content"]
+    return said if message["role"] == "assistant" else f"{message['role']}: {said}"
+
+
+def odds(margin):
+    """A probability as a share, from log-odds."""
+    share = 100 / (1 + math.exp(-float(margin)))
+    return f"{share:.0f} %" if 1 <= share <= 99 else f"{share:.1g} %" if share < 1 else "more than 99 %"
+
+
+# ------------------------------------------------------------------------------------------------
+# In words
+# ------------------------------------------------------------------------------------------------
+
+
+def found_in_words(path, results, encoder):
+    """Sentences: on what the run was, and what its best row found."""
+    made_by = results["settings"]
+    written = datetime.fromtimestamp(Path(path).stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+    people = {}
+    for row in results["rows"]:
+        for group, of_group in row.get("of_each_user", {}).items():
+            people[group] = len(of_group["user"])
+    counted = [f"{people[name]} {words}" for name, words in GROUPS.items() if name in people]
+    yield f"Data: {data_of(results)}. People: {', '.join(counted) or 'not said'}. Encoder: {encoder}."
+    yield f"Solver {made_by.get('solver', 'not said')}, written {written}."
+    fits = [row for row in results.get("summary", ()) if row["variant"] == LORE]
+    ranks = [row for row in fits if row["K"] not in (0, "best")]
+    if not ranks:
+        return
+    starred = [row for row in ranks if row.get("best")]
+    best = starred[0] if starred else max(ranks, key=lambda row: row["unseen"])
+    why = "held-out training prompts speak for this rank" if starred else "the best rank on these very pairs"
+    name = "One reward for everybody (K = 1)" if best["K"] == 1 else f"K = {best['K']}"
+    low, high = [100 * value for value in best["unseen_interval"]]
+    said = f"{name} foretells {100 * best['unseen']:.1f} % [{low:.1f}, {high:.1f}] of unseen people's choices"
+    yield f"{said} on new prompts; {why}."
+    if "unseen_log_loss" in best:
+        off = 100 * best["unseen_calibration_error"]
+        loss = f"Log-loss {best['unseen_log_loss']:.3f} (a coin: {COIN:.3f})"
+        yield f"{loss}; its probabilities are off by {off:.1f} points (expected calibration error)."
+    if "unseen_gain" in best:
+        mean, low, high = [100 * value for value in best["unseen_gain"]]
+        told = "can be told from none" if low > 0 or high < 0 else "cannot be told from none"
+        yield f"Over one reward for everybody that is {mean:+.1f} [{low:+.1f}, {high:+.1f}] points, which {told}."
+
+
+def encoder_in_words(results, bases):
+    """What made the embeddings, as results or bases say it."""
+    if results["settings"].get("synthetic"):
+        return "none, people and vectors are planted"
+    for model in (results.get("model"), *(basis.model for basis in bases.values())):
+        identity = identity_of(model or "")
+        if identity:
+            name = str(identity.get("model"))
+            name = Path(name).name if Path(name).is_absolute() else name
+            how = [str(identity.get(key)) for key in ("pooling", "dtype", "version")]
+            return "{}, pooling {}, {}, version {}".format(name, *how)
+    return "not said"
+
+
 def sections_of(args, results, tables):
     """Yield (heading, HTML)."""
     path = Path(args.input).with_suffix("")
+    bases, strangers = bases_of(args.input, results["rows"]) if "summary" in results else ({}, [])
+    encoder = encoder_in_words(results, bases)
+    yield "What was found", paragraphs(found_in_words(args.input, results, encoder))
     if "summary" in results:
         yield "Accuracy", in_html(tables)
         yield "Accuracy against rank", drawn(rank_figure(path))
         curve, stranger = curve_beside(path, results)
-        bases, strangers = bases_of(args.input, results["rows"])
         if curve:
             yield CURVE, curve
         yield from sections_of_bases(args, results, bases)
@@ -246,7 +336,7 @@ def sections_of(args, results, tables):
     made_by = results["settings"] | results["environment"]
     made_by |= {"git commit": results.get("git_commit")}
     rows = [[name, str(value)] for name, value in made_by.items()]
-    yield "Settings and versions", shown_table(Table(["setting", "value"], rows))
+    yield "Settings and versions", on_demand("show them", shown_table(Table(["setting", "value"], rows)))
 
 
 def sections_of_bases(args, results, bases):
@@ -261,8 +351,7 @@ def sections_of_bases(args, results, bases):
     key = shown_basis(results["summary"], bases)
     if key is not None:
         W = torch.cat([bases[key].W, bases[key].W_unseen]).numpy()
-        bars = f'<div class="wide">{mixture_bars(bases[key].everybody, W)}</div>'
-        yield f"People's mixtures, K = {key[0]}, ordered by likeness", bars
+        yield f"People's mixtures, K = {key[0]}, ordered by likeness", mixtures(bases[key].everybody, W)
     if replies:
         key = key or max(bases)
         yield f"Replies, K = {key[0]}", replies.extremes(bases[key], args.replies)
