@@ -1,4 +1,4 @@
-"""A reward server for policy training: POST /get_reward, as OpenRLHF and verl send it, user ids in labels.
+"""A reward server for policy training: POST /get_reward as OpenRLHF sends it, user ids in labels.
 
     pip install -r requirements-serve.txt
     python apply/serve.py --basis BASIS
@@ -12,6 +12,8 @@ Takes:  {"query": [..], "prompts": [..], "labels": [..]}, the last two as long a
 Gives:  {"rewards": [..], "scores": [..], "extra_logs": {}}, log-odds as of score.py; null, and a line
         in "errors", for a query that cannot be scored; 400 with {"error": one line} where none can,
         or the request is broken; 413 for more than --max_bytes.
+Also:   POST /classify and /v1/embeddings as vLLM and SGLang answer them, for {"model": "user:ID",
+        "input": [..]}; GET /users, and /health with the SHA-256 of the basis.
 Reads:  --basis, a .safetensors file of a train_basis.py or of adapt.py
 Cost:   requests that come while others are computed wait, and are then computed together; of large
         ones a part at a time, so that small ones do not wait for them.
