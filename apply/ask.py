@@ -63,6 +63,7 @@ seed = 0  # of the trial
 
 SURE = 1.96  # standard errors of a difference that is called one
 TRIAL_PAIRS = 400  # of the pool, at most, that the trial is about
+TRIAL_QUESTIONS = 20  # at most
 SOMEBODY = "the person"  # whose id nobody has said
 
 
@@ -102,8 +103,9 @@ def standard_error(values):
 def try_out(pool, W, count, trials, seed):
     """Planted people mix the basis as W (people, K) do and answer questions of half a pool -> Trial.
 
-    Each trial draws a person, a half of the pool to ask about, the random questions and the answers; on
-    the other half, right is the probability that the planted person agrees with the prediction.
+    Each trial draws a person, a half of the pool, or of TRIAL_PAIRS of it, to ask about, the random
+    questions and the answers; on the other half, right is the probability that the planted person agrees
+    with the prediction.
     """
     generator = torch.Generator().manual_seed(seed)
     some = torch.randperm(len(pool.pairs), generator=generator)[:TRIAL_PAIRS]
@@ -220,11 +222,8 @@ def questions_in(args, asked):
     new = [row for row, *either in zip(rows, numbers, turned) if not asked.numbers & {*either}]
     if len(new) < len(rows):
         print(f"left out: {len(rows) - len(new)} x a question that was asked before")
-    if len(new) < 2 * args.questions:
-        raise InputError(
-            f"{args.input} has {len(new)} different pairs to ask about; the trial asks {args.questions} of"
-            " one half of them"
-        )
+    if len(new) < 2:
+        raise InputError(f"{args.input} has {len(new)} different pairs to ask about; the trial needs two")
     return new
 
 
@@ -278,8 +277,9 @@ def main():
     pool = Pool(table, pairs, basis.V, prior)
     numbers, told = most_telling(pool, Posterior.of(pool, answers), args.questions)
     if len(numbers) < args.questions:
-        print(f"the pool has {len(numbers)} questions alone that tell anything new")
-    trial = try_out(pool, torch.cat([basis.W, basis.W_unseen]), args.questions, args.trials, args.seed)
+        print(f"no more than {len(numbers)} questions of the pool tell anything new")
+    count = min(args.questions, TRIAL_QUESTIONS, len(pairs) // 2)
+    trial = try_out(pool, torch.cat([basis.W, basis.W_unseen]), count, args.trials, args.seed)
     with written_rows(args.output) as write:
         for number, gain in zip(numbers, told):
             added = {"told": gain} | ({"user_id": args.user} if args.user else {})
@@ -289,10 +289,10 @@ def main():
     before, after = trial.rows()[0], trial.rows()[-1]
     print(
         f"planted people, on other pairs: {100 * before['random']:.1f} % before any question,"
-        f" {100 * after['random']:.1f} after {args.questions} random ones,"
+        f" {100 * after['random']:.1f} after {count} random ones,"
         f" {100 * after['chosen']:.1f} after the chosen ones, {100 * after['best']:.1f} at best"
     )
-    print(describe(trial, args.questions))
+    print(describe(trial, count))
     print(f"the questions are in {args.output}, the trial in {prefix}.json and .png")
     if args.format:
         needed = write_questions(imported, args.format, [shown[number] for number in numbers])

@@ -12,6 +12,7 @@ from lore.fit.comparisons import Comparisons
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.text.input_rows import judgements_of
 from newcomers import extend, people_rows, require_new, to_fit
+from stored_answers import with_answers
 
 BASIS = "basis.safetensors"
 
@@ -24,11 +25,12 @@ def write_people(folder, basis, pool, rows):
     """
     judgements = judgements_of((f"SESSIONS, line {number}", row) for number, row in enumerate(rows, 1))
     require_new(judgements, basis, "the basis")
-    pairs = embedded(to_fit(judgements), pool)
+    judgements = to_fit(judgements)
+    pairs = embedded(judgements, pool)
     newcomers = adapt(basis, pairs)
     said = people_rows(pairs, newcomers)
     with_people = extend(basis, pairs, newcomers, said)
-    save_basis(Path(folder) / BASIS, with_people)
+    save_basis(Path(folder) / BASIS, with_answers(with_people, pairs, judgements))
     heads = with_people.rewards(pairs.user_ids).T / LOGIT_SCALE  # (P, d)
     for number, user in enumerate(pairs.user_ids):
         with written_whole(Path(folder) / f"head_{number:03d}.safetensors") as file:

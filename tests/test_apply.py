@@ -260,8 +260,11 @@ def test_different_questions_are_chosen_from_the_pool_and_tried_out(basis, with_
     rows = json.loads((tmp_path / "asked.json").read_text())["rows"]
     assert rows[0]["chosen"] == rows[0]["random"] <= rows[-1]["best"] and len(rows) == 9
     assert (tmp_path / "asked.png").exists() and "chosen minus random" in out
-    done = apply("ask", *flags, "--questions", len(pool) // 2 + 1)
-    assert_one_line_error(done, f"{len(pool)} different pairs")
+    out = good(apply("ask", *flags, "--questions", len(pool) + 1, "--trials", 2))
+    assert f"no more than {len(texts.read(tmp_path / 'asked.jsonl'))} questions of the pool" in out
+    few = texts.write(tmp_path / "few.jsonl", pool[:1])
+    done = apply("ask", *flags[:2], "--input", few, *flags[4:])
+    assert_one_line_error(done, "1 different pairs")
     first = basis.with_name("train_basis_K1_alpha0_seed0.safetensors")
     assert_one_line_error(apply("ask", "--basis", first, *flags[2:]), "one reward for everybody")
 
