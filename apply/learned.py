@@ -5,14 +5,13 @@ from pathlib import Path
 import pandas as pd
 from safetensors.torch import save_file
 
-from leave_one_out import adapt
 from lore.common import written_whole
 from lore.fit.basis import save_basis
 from lore.fit.comparisons import Comparisons
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.text.input_rows import judgements_of
-from newcomers import extend, people_rows, require_new, to_fit
-from stored_answers import with_answers
+from newcomers import require_new, to_fit
+from stored_answers import taken_in
 
 BASIS = "basis.safetensors"
 
@@ -27,10 +26,8 @@ def write_people(folder, basis, pool, rows):
     require_new(judgements, basis, "the basis")
     judgements = to_fit(judgements)
     pairs = embedded(judgements, pool)
-    newcomers = adapt(basis, pairs)
-    said = people_rows(pairs, newcomers)
-    with_people = extend(basis, pairs, newcomers, said)
-    save_basis(Path(folder) / BASIS, with_answers(with_people, pairs, judgements))
+    with_people, said = taken_in(basis, pairs, judgements)
+    save_basis(Path(folder) / BASIS, with_people)
     heads = with_people.rewards(pairs.user_ids).T / LOGIT_SCALE  # (P, d)
     for number, user in enumerate(pairs.user_ids):
         with written_whole(Path(folder) / f"head_{number:03d}.safetensors") as file:
