@@ -247,7 +247,7 @@ def test_the_whole_path_from_upstream_files_to_the_page_on_a_tiny_reward_model(t
     test_personalllm.write(tmp_path / "PersonalLLM", *sides)
     source = ("--source", tmp_path / "PersonalLLM")
     call("PersonalLLM/prepare.py", *source, *data["PersonalLLM"], *model)
-    few = (*test_personalllm.FEW, "--few_shot_prompts", 3, "--dirichlet_list", 0.001, 0.1)
+    few = (*test_personalllm.FEW, "--few_shot_prompts", 3, "--dirichlet_list", 0.001)
     call("PersonalLLM/train_basis.py", *data["PersonalLLM"], *results["PersonalLLM"], *splits, *few)
 
     prepared = RIVALS.data_sets(Namespace(prepared=tmp_path, sets=[]))
@@ -268,7 +268,7 @@ def test_the_whole_path_from_upstream_files_to_the_page_on_a_tiny_reward_model(t
         "tested on 5 pairs each, not 990 or more",
     ):
         assert words in out
-    # of 77 not VPL and PAL, nine of ten points of the curve, one population
-    assert out.splitlines()[-2].endswith("rows: 38 not comparable, 39 not run")
+    # of 77 not VPL and PAL, nine of ten points of the curve, two populations
+    assert out.splitlines()[-2].endswith("rows: 32 not comparable, 45 not run")
     html = page.read_text()
     assert html.count("<svg") == 1 and "reproduced" not in html and "a = 0.001, LoRe, unseen" in html
