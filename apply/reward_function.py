@@ -6,12 +6,14 @@
 The data set has a column user_id beside its prompts, which are texts or lists of messages.
 """
 
+import math
 import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 sys.path += [str(FOLDER), str(FOLDER.parent)]  # behind what the program that imports this has there
 
+import torch
 from queries import Reader, policy_tokenizer, user_of
 from scorer import SILENT, Scorer, require_unknown, reward_of
 
@@ -30,11 +32,16 @@ def reward_function(path, user=None, policy="", unknown="refuse", unscored=None,
     InputError (a ValueError): see saved_basis.opened; nobody has the id `user`.
     """
     require_unknown(unknown)
+    is_number = isinstance(unscored, int | float) and math.isfinite(unscored)
+    require(unscored is None or is_number, f"unscored = {unscored!r}: neither a number nor None")
+    trainers = torch.cuda.current_device() if torch.cuda.is_available() else None
     basis, encoder = opened(path, **options)
     user = user_of("user", user)
     basis.positions([] if user is None else [user])
     reader = Reader(encoder, policy_tokenizer(policy))
     encoder.load()
+    if trainers is not None:  # with device="cuda:1" the encoder's would be current from here on
+        torch.cuda.set_device(trainers)
     return RewardFunction(Scorer(basis, encoder), reader, user, unknown, unscored)
 
 
