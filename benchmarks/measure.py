@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HERE = ROOT / "benchmarks"
 sys.path.insert(0, str(ROOT))  # whoever has imported this module finds utils.py and lore/
 
+from lore.common import require
+
 
 def flags(docstring):
     """A parser whose --help begins with a script's docstring."""
@@ -76,13 +78,14 @@ def run_alone(script, *arguments):
     """A script in a process of its own: (seconds, its peak resident GB).
 
     A process starts with the peak of the one that started it: call this before memory is taken.
+    InputError: it failed.
     """
     begin = time.perf_counter()
     process = subprocess.Popen([sys.executable, script, *map(str, arguments)])
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, script)
+    words = f"{script} failed with status {process.returncode}; what it said stands above"
+    require(process.returncode == 0, words)
     return time.perf_counter() - begin, usage.ru_maxrss / 2**20
 
 
