@@ -214,7 +214,7 @@ def plot_answers(axes, numbers, answers):
 def page_of(tables, published, answers, planted, left_out):
     """All of it as HTML, by the means of apply/report.py."""
     html = load_module("apply/page.py")
-    picture = f'<div class="wide">{svg_of(figure_of(tables, published, answers))}</div>'
+    picture = html.picture(svg_of(figure_of(tables, published, answers)))
     words = f"{counts_text(tables)}. {READING}"
     sections = [("Published against ours", picture + html.remark(words))]
     sections += [(name, html.shown_table(table)) for name, table in tables.items()]
