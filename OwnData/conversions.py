@@ -12,10 +12,11 @@ from typing import NamedTuple
 from votes import vote_of, winner_of
 
 from lore.common import InputError, require
-from lore.text.input_rows import COLUMNS
+from lore.text.conversations import exchange
+from lore.text.input_rows import COLUMNS, NO_IDS
 from lore.text.json_text import is_nothing
 from lore.text.layouts import LISTS, SCORES, as_text, sides_of, there
-from lore.text.spellings import is_list_of_messages
+from lore.text.spellings import is_list_of_messages, one_spelling
 from lore.upstream_values import as_list, finite_number, whole_number
 
 PROMPTS = ("instruction", "question", "query", "input")
@@ -34,9 +35,10 @@ MORE = [
 ]
 NAMES = (*COLUMNS, *MORE)  # what --columns may name
 
-THIRD = {"a": "c", "A": "C", "1": "3"}  # how the name of a third reply ends
+THIRD = {"a": "c", "A": "C", "0": "2", "1": "3"}  # how the name of a third reply ends
 TIE = "a tie"  # why a judgement is left out
 DRAFT = "a draft"
+EMPTY = "an empty prompt or reply"
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d{1,2}")
 
 
@@ -74,6 +76,8 @@ def arena(file_and_line, row, args):
         beside["turn"] = turn = whole_number(finite_number(row["turn"]))
         require(turn, f"{file_and_line}: turn is {row['turn']!r}, no number of a turn")
         texts = [text if isinstance(text, str) else text[: 2 * turn] for text in texts]
+    if "winner_model_a" in row and as_list(listed(texts[0])):
+        texts = [kaggle_talk(file_and_line, row["prompt"], text) for text in texts]
     if isinstance(texts[0], str):
         beside |= prompt_of(file_and_line, row, args)
     elif is_exchange(texts[0]) and is_exchange(texts[1]) and texts[0][0] == texts[1][0]:
@@ -96,7 +100,7 @@ def ratings(file_and_line, row, args):
         reply = row[column(file_and_line, row, "response", REPLIES, args)]
         score = row[column(file_and_line, row, "score", SCORES, args)]
         return [graded(file_and_line, group, reply, score, 1, beside)]
-    scores = as_list(row.get("scores") or row.get("ratings"))
+    scores = listed(row.get("scores") or row.get("ratings"))
     return graded_list(file_and_line, group, replies, scores, "score", 1, beside, args)
 
 
@@ -129,6 +133,8 @@ def wide(file_and_line, row, args):
 
 
 def argilla(file_and_line, row, args):
+    exported = "responses" in row or ".responses" in " ".join(row)
+    require(exported, f"{file_and_line}: no responses, so no record of Argilla 2; {there(row)}")
     answers = [*argilla_answers(row)]
     questions = sorted({question for question, *_ in answers})
     require_one_question(file_and_line, questions, args)
@@ -152,11 +158,16 @@ def argilla_answer(file_and_line, row, value, args):
         return judged(file_and_line, {**row, "score": value, "winner": value}, args)
     ranks = {}
     for position, name in enumerate(names):
-        name, rank = (
-            (name["value"], name.get("rank", position)) if isinstance(name, dict) else (name, position)
-        )
+        if isinstance(name, dict):
+            position = name.get("rank", position)
+            name = name.get("value")
+        ranks[name] = position
+    if len(ranks) == 2 and not ranks.keys() & row.keys():  # A and B, or other words for the two fields
+        tied = len({*ranks.values()}) == 1
+        winner = "tie" if tied else min(ranks, key=ranks.get)
+        return arena(file_and_line, row | {"winner": winner}, args)
+    for name in ranks:
         require(name in row, f"{file_and_line}: the ranking names {name!r}, which is no field; {there(row)}")
-        ranks[name] = rank
     texts = [row[name] for name in ranks]
     return rankings(file_and_line, row | {"responses": texts, "ranks": [*ranks.values()]}, args)
 
@@ -183,6 +194,9 @@ def argilla_answers(row):
 
 
 def labelstudio(file_and_line, row, args):
+    if "annotations" not in row and "completions" not in row:
+        short = "the short export is read by --from arena --columns user_id=annotator winner=NAME_OF_THE_TAG"
+        raise InputError(f"{file_and_line}: no annotations; {short}; {there(row)}")
     outcomes = [DRAFT] * len(as_list(row.get("drafts")) or [])
     annotations = as_list(row.get("annotations") or row.get("completions")) or []
     if not annotations and not outcomes:
@@ -229,12 +243,16 @@ def graded(file_and_line, group, reply, value, sign, beside):
     """A Grade, or why there is none."""
     if isinstance(value, bool):
         value = int(value)  # a thumb, up or down
+    if isinstance(value, str) and value.strip().casefold() in NO_IDS:  # what tables write for a missing one
+        value = None
     if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value.strip()):
         value = value.replace(",", ".")
     number = finite_number(value)
     if number is None:
         require(is_nothing(value), f"{file_and_line}: {value!r} is no number")
         return "no score or rank"
+    if is_nothing(reply) or is_nothing(beside.get("prompt", "?")):
+        return EMPTY
     return Grade(file_and_line, group, reply, sign * number, beside)
 
 
@@ -280,7 +298,11 @@ def ranks_of_order(file_and_line, row, replies):
 
 def group_of(beside):
     """What grades of one group have in common: person, prompt, side of a split."""
-    return json.dumps([beside.get(name) for name in ("user_id", "prompt", "messages", "split")])
+    number = whole_number(beside["user_id"])
+    person = one_spelling(str(beside["user_id"] if number is None else number))
+    prompt = beside.get("prompt")
+    prompt = one_spelling(prompt).casefold() if isinstance(prompt, str) else prompt
+    return json.dumps([person, prompt, beside.get("messages"), beside.get("split")])
 
 
 # ------------------------------------------------------------------------------------------ columns ---
@@ -311,7 +333,7 @@ def fields_beside(row):
 
 def prompt_of(file_and_line, row, args):
     """{prompt} or {messages} of a row. InputError: neither, or two that differ."""
-    messages = talk(row.get("messages"))
+    messages = talk(row.get("messages")) or talk(row.get("context"))
     if not as_list(messages):
         name = column(file_and_line, row, "prompt", PROMPTS, args)
         return {"prompt": talk(row[name])}
@@ -319,6 +341,18 @@ def prompt_of(file_and_line, row, args):
     same = is_nothing(shown) or shown == as_text(messages)
     require(same, f"{file_and_line}: both prompt and messages, which says something else")
     return {"messages": messages}
+
+
+def kaggle_talk(file_and_line, prompt, reply):
+    """The messages of prompts and replies that are lists of texts in JSON, as in Kaggle's arena."""
+    prompts = listed(prompt)
+    replies = listed(reply)
+    alike = as_list(prompts) and as_list(replies) and len(prompts) == len(replies)
+    require(alike, f"{file_and_line}: prompt and replies are no lists of one length")
+    messages = []
+    for asked, said in zip(prompts, replies):
+        messages += exchange(asked, said)
+    return messages
 
 
 def is_exchange(messages):

@@ -30,13 +30,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from conversions import INNER, LAYOUTS, NAMES, TIE, Grade
+from conversions import EMPTY, INNER, LAYOUTS, NAMES, TIE, Grade
 
 from lore.common import InputError, require, require_apart, start, written_whole
 from lore.settings import settings
 from lore.text.conversations import read_rows
-from lore.text.input_rows import UNREAD, judgement, prompt_key, row_of
-from lore.text.json_text import is_nothing
+from lore.text.input_rows import UNREAD, judgement, prompt_key
+from lore.text.json_text import in_json, is_nothing
 from lore.text.layouts import renamed, renaming, there
 
 # ------------------------------------------------------------------------------- settings ---
@@ -70,7 +70,7 @@ class Written:
             self.left_out["no person"] += 1
             return
         if any(map(says_nothing, (*texts, comparison.get("prompt", "?")))):
-            self.left_out["an empty prompt or reply"] += 1
+            self.left_out[EMPTY] += 1
             return
         if texts[0] == texts[1]:
             self.left_out["two replies that are one"] += 1
@@ -118,18 +118,24 @@ def rows_in(args):
         if isinstance(row.get(inner), dict):
             row = row[inner] | {name: value for name, value in row.items() if name != inner}
         missing -= row.keys()
-        row = renamed(row, theirs)
-        for name in UNREAD:
-            unread = f"{name} would not be read; if it is the prompt, say so: --columns prompt={name}"
-            require(is_nothing(row.get(name)), f"{file_and_line}: {unread}")
-        yield file_and_line, row_of(file_and_line, row)
+        yield file_and_line, in_json(renamed(row, theirs), file_and_line)
     if row and missing:
         raise InputError(f"{args.source} has no column {min(missing)}, which --columns names; {there(row)}")
+
+
+def require_read(file_and_line, row):
+    """InputError: a column that no model here would see."""
+    for name in UNREAD:
+        if not is_nothing(row.get(name)):
+            asked = f"if it is the prompt, say so: --columns prompt={name}"
+            raise InputError(f"{file_and_line}: {name} would not be read; {asked}")
 
 
 def add_grades(grades, written, gap):
     """The pairs of each group of Grades whose values differ."""
     for group in grades.values():
+        if len(group) == 1:
+            written.left_out["a score or rank with none beside it"] += 1
         for number, grade in enumerate(group):
             for other in group[number + 1 :]:
                 better, worse = (grade, other) if grade.value > other.value else (other, grade)
@@ -167,7 +173,9 @@ def main():
         with gzip.open(temporary, "wb") if packed else open(temporary, "wb") as file:
             written = Written(file)
             for file_and_line, row in rows_in(args):
-                for outcome in LAYOUTS[args.from_](file_and_line, row, args):
+                outcomes = LAYOUTS[args.from_](file_and_line, row, args)
+                require_read(file_and_line, row)
+                for outcome in outcomes:
                     if isinstance(outcome, str):
                         written.left_out[outcome] += 1
                     elif isinstance(outcome, Grade):

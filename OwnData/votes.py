@@ -3,6 +3,7 @@
 import re
 
 from lore.common import InputError, require
+from lore.text.input_rows import NO_IDS
 from lore.text.json_text import is_nothing
 from lore.upstream_values import as_list, finite_number, truth, whole_number
 
@@ -25,7 +26,7 @@ def vote_of(file_and_line, value, names, row, args):
     while as_list(value) and len(value) == 1:  # as Label Studio's short export has it
         (value,) = value
     value = value.get("selected") if isinstance(value, dict) else value
-    if is_nothing(value):
+    if is_nothing(value) or str(value).strip().casefold() in NO_IDS:  # what tables write for a missing one
         return None
     label = plain(value)
     for side in args.votes:
@@ -36,7 +37,8 @@ def vote_of(file_and_line, value, names, row, args):
     models = [row.get("model_a"), row.get("model_b")]
     for vote, name, model, labels in zip("ab", names, models, (FIRST, SECOND)):
         by_model = value == model and models[0] != models[1]
-        if label in labels or label == plain(name) or by_model:
+        by_number = label.isdigit() and label == name[-1]  # 1 of response_1 and response_2
+        if label in labels or label == plain(name) or by_model or by_number:
             return vote
     if label in TIES:
         return "tie"
@@ -46,8 +48,8 @@ def vote_of(file_and_line, value, names, row, args):
 
 def plain(label):
     """A label without case, spaces and signs; whole numbers alike whatever their type."""
-    number = whole_number(label)
-    return SIGNS.sub("", str(label if number is None else number)).casefold()
+    number = whole_number(finite_number(label))
+    return SIGNS.sub("", str(label)).casefold() if number is None else str(number)
 
 
 def winner_of(row):

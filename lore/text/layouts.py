@@ -19,19 +19,12 @@ SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 SHOWN = 12  # names of columns in an error
 
 WORDS = ("conversation", "response", "completion", "answer", "output", "option", "reply", "summary", "text")
-ENDINGS = (("_a", "_b"), ("_A", "_B"), ("_1", "_2"), ("1", "2"))
+ENDINGS = (("_a", "_b"), ("_A", "_B"), ("_1", "_2"), ("1", "2"), ("-1", "-2"), ("_0", "_1"))
 PEOPLE = re.compile("user|annotator|judge|worker|rater|person|labeler|evaluator|participant", re.IGNORECASE)
 VOTES = (
-    "winner",
-    "vote",
-    "preference",
-    "preferred",
-    "choice",
-    "label",
-    "labels",
-    "verdict",
-    "winner_model_a",
-)
+    "winner", "vote", "preference", "overall_preference", "preferred", "choice", "label", "labels", "verdict",
+    "winner_model_a", "better_response_id",
+)  # fmt: skip
 SCORES = ("score", "rating", "label", "overall_score", "helpfulness", "stars", "grade")
 RANKS = ("rank", "ranks", "ranking", "rankings", "order")
 FOLDERS = {  # a column of upstream's file, and the folder whose scripts read it
