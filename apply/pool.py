@@ -80,10 +80,12 @@ def embed_pool(folder, prompts, further, encoder):
 
     They are in a file of FOLDER whose name tells the model and the texts: made once.
     """
-    talks = [*further]
+    talks = []
     for prompt in prompts:
         talks += prompt.talks
-    different = {as_read(talk): talk for talk in talks}
+    different = {}
+    for talk in [*talks, *further]:  # those of the pool first: answers to them change nothing
+        different.setdefault(as_read(talk), talk)
     conversations, rows = distinct([*different.values()])
     content = json.dumps([encoder.identity, conversations]).encode()
     path = Path(folder) / hashlib.sha256(content).hexdigest()[:16]

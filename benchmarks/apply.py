@@ -5,7 +5,9 @@
 
 Scoring: 100,000 embeddings, d = 4096, for 1,000 people of a rank-5 basis, against (rows, d) @ (d, people)
 as one product. Adapting: 10,000 people with 20 pairs each: mixtures, spread, certificate, leave-one-out.
-Choosing: best_of_n.py on prompts x 8 candidates for 100 people, against the embedding of the same texts.
+Clicking: an answer on session.py's page, from the click to what is shown next, on the disk meanwhile; 500
+prompts x 4 replies, K = 10. Choosing: best_of_n.py on prompts x 8 candidates for 100 people, against the
+embedding of the same texts.
 """
 
 import json
@@ -23,19 +25,21 @@ from lore.fit.comparisons import Comparisons
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.text.encoder import Encoder
 from lore.text.input_rows import candidates_of
+from lore.text.spellings import as_read
 
 best_of_n = load_module("apply/best_of_n.py")
 leave_one_out = load_module("apply/leave_one_out.py")
+session = load_module("apply/session.py")
 
 K = 5
 PEOPLE = 1000
 CHOSEN_FOR = 100
 
 
-def planted_basis(d, people, deviation_spread=0.0):
-    """A rank-5 basis whose rewards differ by log-odds of about 1."""
-    V = LOGIT_SCALE * torch.randn(d, K) / d**0.5
-    W = torch.distributions.Dirichlet(torch.full((K,), 0.3)).sample((people,))
+def planted_basis(d, people, deviation_spread=0.0, rank=K):
+    """A basis whose rewards differ by log-odds of about 1."""
+    V = LOGIT_SCALE * torch.randn(d, rank) / d**0.5
+    W = torch.distributions.Dirichlet(torch.full((rank,), 0.3)).sample((people,))
     ids = tuple(f"person{i}" for i in range(people))
     basis = Basis(V, W, ids, W[:0], (), mean=W.mean(0), deviation_spread=deviation_spread)
     if deviation_spread:
@@ -74,12 +78,41 @@ def adapting(people=10_000, pairs=20, d=4096):
         judge(f"{what}: {spent:.1f} s, target 5", spent < 5)
 
 
-def made_up_rows(prompts):
-    """Prompts with eight candidates each."""
+def clicking(prompts=500, d=4096, rank=10, answers=20):
+    for deviation_spread in (0.0, 0.02):
+        basis = planted_basis(d, PEOPLE, deviation_spread, rank)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "sessions.jsonl"
+            source = Path(folder) / "pool.jsonl"
+            rows = made_up_rows(prompts, 4)
+            source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            read = session.read_pool(source)
+            row_of = {}
+            for prompt in read:
+                for talk in prompt.talks:
+                    row_of[as_read(talk)] = len(row_of)
+            pool = session.Pool(read, torch.randn(len(row_of), d), row_of, basis, 0)
+            room = session.Session(basis, pool, session.Answers(path), session.CHOSEN, 0)
+            room.state("ann")
+
+            def click(turn, room=room):
+                room.answer("ann", turn, "left")
+                room.state("ann")
+
+            spent = [1000 * seconds(click, turn) for turn in range(answers)]
+            afterwards = 1000 * seconds(room.rater("ann").foretold)
+        kind = "with something of one's own" if deviation_spread else "mixtures alone"
+        told = f"{statistics.median(spent):.0f} ms ({min(spent):.0f} .. {max(spent):.0f})"
+        more = f"leave-one-out behind it {afterwards:.0f} ms"
+        judge(f"a click, {kind}: {told}, {more}, target 50", statistics.median(spent) < 50)
+
+
+def made_up_rows(prompts, replies=8):
+    """Prompts with candidates."""
     rows = []
     for prompt in range(prompts):
         about = f"w{prompt // WORDS} w{prompt % WORDS}"
-        rows.append({"prompt": about, "candidates": [f"w{i} " * (24 + i) for i in range(8)]})
+        rows.append({"prompt": about, "candidates": [f"w{i} " * (24 + i) for i in range(replies)]})
     return rows
 
 
@@ -121,6 +154,7 @@ def main():
     torch.manual_seed(0)
     scoring()
     adapting()
+    clicking()
     with tempfile.TemporaryDirectory() as folder:
         if not args.model:
             random_model(folder, "small")
