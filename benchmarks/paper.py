@@ -73,7 +73,7 @@ def read_all(files):
 
 def shown_path(file):
     """As seen from the top of the repository, where it is in there."""
-    file = behind_links(file)
+    file = file.absolute()
     return str(file.relative_to(ROOT)) if file.is_relative_to(ROOT) else str(file)
 
 

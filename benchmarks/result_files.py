@@ -270,7 +270,7 @@ class Runs(NamedTuple):
         for name, expected in protocol.settings.items():
             value = self.settings.get(name, "not said")
             if value != expected:
-                words.append(f"{name} {value}, not {expected}")
+                words.append(f"{name} {value}, not {'empty' if expected == '' else expected}")
         for group, count, expected in zip(TESTED, self.people, protocol.people):
             if expected and abs(count - expected) > PEOPLE_OFF * expected:
                 words.append(f"{count} {group} people, not {expected}")
