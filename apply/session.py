@@ -340,7 +340,6 @@ def require_sessions(path, read):
     """Before answers are appended to a file. InputError: it cannot be, or is of something else."""
     aside = [str(aside_of(path))] if path else []
     require_output(path, read, [suffix for suffix in ROWS if suffix], aside)
-    require(not path.endswith(".gz"), f"--output {path}: lines are appended, so it is not packed")
     require_ours(path, lambda file: is_ours(next(read_json_lines(file))[1]))
 
 
