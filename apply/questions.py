@@ -26,6 +26,8 @@ from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import EVERYBODY, Mixtures, solve_mixtures
 
 TARGETS = 256  # pairs of a pool, at most, that are predicted where the worth of a question is found
+NUMBERS = 2**21  # of covariances, at most: fewer targets for a large pool
+WEAKEST = 1e-3  # strength of a prior, at least
 ALIKE = 0.3  # of the length of x: two pairs that are no farther apart are one question
 NOTHING = 1e-12  # log-odds: rounding
 
@@ -47,9 +49,10 @@ class Pool:
         self.z = self.log_odds(self.pairs)
         self.products = {}  # (first row, second row): (n,)
         generator = torch.Generator().manual_seed(0)
-        self.targets = torch.randperm(len(self.pairs), generator=generator)[:TARGETS]
+        count = min(TARGETS, NUMBERS // max(1, len(self.pairs)))
+        self.targets = torch.randperm(len(self.pairs), generator=generator)[: max(1, count)]
         gram = self.times(self.differences(self.pairs[self.targets]))
-        self.covariance = kernel(prior, self.z, self.z[self.targets], gram)  # (n, targets) k_jl
+        self.covariance = kernel(prior, self.z, self.z[self.targets], gram).float()  # (n, targets) k_jl
         parts = [self.differences(part).square().sum(1) for part in self.pairs.split(TARGETS)]
         self.squares = torch.cat(parts).double()  # (n,) x . x
         self.variance = variances(prior, self.z, self.squares)  # (n,) k_jj
@@ -91,7 +94,7 @@ class Posterior(NamedTuple):
     )
     mean: torch.Tensor  # (n,)
     variance: torch.Tensor  # (n,) S_jj
-    covariance: torch.Tensor  # (n, targets) S_jl
+    covariance: torch.Tensor  # (n, targets) S_jl, float32
     learned: (
         torch.Tensor
     )  # (m, n), whose squares the answers have taken from the variance, one after the other
@@ -116,7 +119,8 @@ class Posterior(NamedTuple):
         L = torch.linalg.cholesky(M + torch.eye(len(M)).to(M))
         k = root[:, None] * kernel(prior, z, pool.z, gram.T)  # (m, n)
         learned = torch.linalg.solve_triangular(L, k, upper=False)
-        covariance = pool.covariance - learned.T @ learned[:, pool.targets]  # (n, m) @ (m, targets)
+        seen = learned.float()
+        covariance = pool.covariance - seen.T @ seen[:, pool.targets]  # (n, m) @ (m, targets)
         variance = pool.variance - learned.square().sum(0)
         is_new = ~alike(pool.squares[:, None], x.double().square().sum(1), gram).any(1)
         return cls(mixtures, mean, variance, covariance, learned, is_new)
@@ -127,7 +131,8 @@ class Posterior(NamedTuple):
         density = torch.exp(-(self.mean[pool.targets] / deviation).square() / 2) / math.sqrt(2 * math.pi)
         slope = density / (2 * deviation) / len(pool.targets)
         noise = 1 / curvature(self.mean)
-        return self.covariance.square() @ slope / (noise + self.variance)  # (n, targets) @ (targets,)
+        lowered = self.covariance.square() @ slope.float()  # (n, targets) @ (targets,)
+        return lowered / (noise + self.variance)
 
     def asked(self, pool, number):
         """The same once a pair of the pool is answered as expected, so that the mean stays."""
@@ -138,7 +143,7 @@ class Posterior(NamedTuple):
         step = column / (noise + self.variance[number]).sqrt()
         return self._replace(
             variance=self.variance - step.square(),
-            covariance=self.covariance - torch.outer(step, step[pool.targets]),
+            covariance=self.covariance - torch.outer(step, step[pool.targets]).float(),
             learned=torch.cat([self.learned, step[None]]),
             is_new=self.is_new & ~alike(pool.squares, pool.squares[number], gram[:, 0]),
         )
@@ -166,7 +171,7 @@ def kernel(prior, z, other_z, gram):
     k = (prior.deviation_spread / LOGIT_SCALE) ** 2 * gram
     if prior.strength == EVERYBODY:
         return k
-    return k + (z - z.mean(1, keepdim=True)) @ other_z.T / prior.strength  # (n, K) @ (K, m)
+    return k + (z - z.mean(1, keepdim=True)) @ other_z.T / max(prior.strength, WEAKEST)  # (n, K) @ (K, m)
 
 
 def variances(prior, z, squares):
@@ -174,7 +179,7 @@ def variances(prior, z, squares):
     k = (prior.deviation_spread / LOGIT_SCALE) ** 2 * squares
     if prior.strength == EVERYBODY:
         return k
-    return k + (z - z.mean(1, keepdim=True)).square().sum(1) / prior.strength
+    return k + (z - z.mean(1, keepdim=True)).square().sum(1) / max(prior.strength, WEAKEST)
 
 
 def curvature(logits):

@@ -61,7 +61,7 @@ def test_the_posterior_is_that_of_the_hessian_and_what_is_told_lowers_the_regret
     dense = Dense(pool, posterior)
     S = dense.covariance()
     assert torch.allclose(posterior.variance, S.diagonal(), rtol=1e-4, atol=1e-5)
-    assert torch.allclose(posterior.covariance, S[:, pool.targets], rtol=1e-4, atol=1e-5)
+    assert torch.allclose(posterior.covariance, S[:, pool.targets].float(), rtol=1e-4, atol=1e-4)
     rewards = rewards_by(pool, KNOWN, posterior.mixtures)
     assert torch.allclose(rewards[pool.pairs] @ torch.tensor([1.0, -1.0]).double(), posterior.mean, atol=1e-4)
     (number,), (told,) = most_telling(pool, posterior)
@@ -78,7 +78,7 @@ def test_the_posterior_is_that_of_the_hessian_and_what_is_told_lowers_the_regret
     dense.H += c * torch.outer(g, g)
     after = posterior.asked(pool, number)
     assert torch.allclose(after.variance, dense.covariance().diagonal(), rtol=1e-4, atol=1e-5)
-    assert torch.allclose(after.covariance, dense.covariance()[:, pool.targets], rtol=1e-4, atol=1e-5)
+    assert torch.allclose(after.covariance, dense.covariance()[:, pool.targets].float(), rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_is_asked_again_however_it_is_put():
