@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from lore.common import InputError
+from lore.text import json_text
 from lore.text.conversations import (
     data_files,
     distinct,
@@ -88,6 +89,96 @@ def test_what_is_wrong_with_json_lines_is_one_line(tmp_path, name, content, mess
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=message):
         list(read_json_lines(tmp_path / name))
+
+
+LIST = [
+    {"a": 'x"\\ [{,}] \u20ac\U0001f600', "b": [-1.5e-3, {"c": None}]},
+    {},
+    {"a": "", "n": 123456, "t": True},
+]
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 5, 8, 13, 2**20])
+@pytest.mark.parametrize("style", [{}, {"indent": 1, "ensure_ascii": False}, {"separators": (",", ":")}])
+def test_a_json_list_is_read_in_pieces(tmp_path, monkeypatch, piece, style):
+    """Wherever a piece ends: within an escape, a number, a word."""
+    monkeypatch.setattr(json_text, "READ_AT_ONCE", piece)
+    text = f" \n{json.dumps(LIST, **style)}\n"
+    for name, content in (("a.json", text.encode()), ("a.json.gz", packed(text.encode("utf-8-sig")))):
+        (tmp_path / name).write_bytes(content)
+        assert [row for _, row in read_rows(tmp_path / name)] == LIST
+    (tmp_path / "none.json").write_text("[ ]")
+    assert not [*read_rows(tmp_path / "none.json")]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('[{"a": 1}', "row 0: broken JSON .*cut off here"), ('[{"a": 1},', "row 1: not a JSON object"), ("[", "row 0"),
+        ('[{"a": 1} {"a": 2}]', "row 0: broken JSON .no comma"), ('[{"a": tru}]', "row 0: broken JSON .Expecting"),
+        ("[1]", "row 0: not a JSON object"), ('[{"a": 1}]\n[{"a": 1}]', "more follows the list"), ("[,{}]", "row 0"),
+        ('[{"a": ' + "1" * 5000 + "}]", "row 0: broken JSON .*digits"), ('[{"a": "x', "row 0: broken JSON"),
+        ('{\n  "a": 1\n}\n', "line 1: broken JSON .*one object on every line is needed, or a list"),
+        ("a|b\n1|2\n", "line 1: broken JSON .*a table of cells is known by its name"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_json_list_is_one_line(tmp_path, content, message):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        list(read_rows(tmp_path / "a.json"))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.TAB", "a.csv.gz"])
+def test_cells_are_parted_by_commas_semicolons_or_tabs(tmp_path, name):
+    frame = pd.DataFrame({"a, b": ['x;"y", z\t', "\n"], "c;": ["1,5", "'"], "d": ["", '\\"']})
+    for delimiter in ",;\t":
+        for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+            options = {"encoding": encoding, "compression": "gzip" if name.endswith("gz") else None}
+            frame.to_csv(tmp_path / name, sep=delimiter, index=False, **options)
+            assert [row for _, row in read_rows(tmp_path / name)] == frame.to_dict("records")
+    (tmp_path / name).write_text('a,b\n"say \\"hi\\", now",x\n')
+    with pytest.raises(InputError, match=r"line 2: broken CSV .* is written twice"):
+        list(read_rows(tmp_path / name))
+
+
+def test_folders_of_datasets_are_read_split_by_split(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    rows = Dataset.from_list(ROWS)
+    rows.save_to_disk(tmp_path / "alone")
+    DatasetDict(train=rows).save_to_disk(tmp_path / "single")
+    DatasetDict(train=rows, test=rows.select([1])).save_to_disk(tmp_path / "both")
+    (tmp_path / "files").mkdir()
+    rows.to_parquet(tmp_path / "files/a.parquet")
+    for name in ("alone", "single", "single:train", "both:train", "both/train", "files"):
+        source = f"{tmp_path}/{name}"
+        assert [*read_rows(source)] == [(f"{source}, row {number}", row) for number, row in enumerate(ROWS)]
+    for name in ("both", "both:dev"):
+        with pytest.raises(InputError, match=f"has the splits train, test: name it {tmp_path}/both:train"):
+            list(read_rows(f"{tmp_path}/{name}"))
+    (tmp_path / "empty").mkdir()
+    for name, words in (
+        ("empty", "folder that `datasets` cannot read"),
+        ("none", "is no file and no folder"),
+    ):
+        with pytest.raises(InputError, match=words):
+            list(read_rows(tmp_path / name))
+    with pytest.raises(InputError, match="is no file here, and cannot be fetched"):
+        list(read_rows("lore-tests/nothing:train"))
+
+
+def test_what_is_no_text_is_told_by_its_first_bytes(tmp_path):
+    frame = pd.DataFrame(ROWS)
+    frame.to_pickle(tmp_path / "a.pkl")
+    frame.to_feather(tmp_path / "a.feather")
+    (tmp_path / "a.xlsx").write_bytes(b"PK\x03\x04")
+    for name, words in (
+        ("a.pkl", "a pickle"),
+        ("a.feather", "an Arrow file"),
+        ("a.xlsx", "a spreadsheet"),
+    ):
+        with pytest.raises(InputError, match=f"{name} is {words}"):
+            list(read_rows(tmp_path / name))
 
 
 def test_rows_of_a_table_are_counted_whatever_its_index(tmp_path):

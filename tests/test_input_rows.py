@@ -256,20 +256,99 @@ def test_parquet_is_read_as_it_stands(tmp_path):
     assert [(row["word"], row["x"]) for row in found] == [("a", 1.0), (None, None), ("a", None)]
 
 
-def test_parquet_takes_the_memory_of_a_few_rows(tmp_path):
-    """One group of rows that no compression makes smaller."""
-    letters = np.random.default_rng(0).integers(97, 123, (40_000, 2000), dtype=np.uint8)
+@pytest.mark.parametrize("kind", ["parquet", "json"])
+def test_large_files_take_the_memory_of_a_few_rows(tmp_path, kind):
+    """One group of rows that no compression makes smaller; one list."""
+    letters = np.random.default_rng(0).integers(97, 123, (20_000, 2000), dtype=np.uint8)
     column = pa.array([row.tobytes().decode() for row in letters])
-    parquet.write_table(pa.table({"prompt": column, "response": column}), tmp_path / "r.parquet")
+    table = pa.table({"prompt": column, "response": column})
+    if kind == "parquet":
+        parquet.write_table(table, tmp_path / "r.parquet")
+    else:
+        (tmp_path / "r.json").write_text(json.dumps(table.to_pylist()))
     code = (
         "import resource, sys; from lore.text.input_rows import rows_of; rows = rows_of(sys.argv[1]); next(rows);"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; n = 1 + sum(1 for _ in rows);"
         "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    status, out, err = run_script("-c", code, tmp_path / "r.parquet", cwd=ROOT)
+    status, out, err = run_script("-c", code, tmp_path / f"r.{kind}", cwd=ROOT)
     assert status == 0, err
     rows, kilobytes = map(int, out.split())
-    assert rows == 40_000 and kilobytes < 60_000
+    assert rows == 20_000 and kilobytes < 60_000
+
+
+# ------------------------------------------------------------------------------- other layouts ---
+
+HUMAN = "\n\nHuman: a?\n\nAssistant: "
+CHOSEN, REJECTED = [ASK, SAY], [ASK, SAY | {"content": "c"}]
+AS_THEY_ARE = {
+    "messages, a copy": {"prompt": "a?", "messages": CHOSEN, "chosen": CHOSEN, "rejected": REJECTED},
+    "messages, the prompt again": {"prompt": "a?", "messages": [ASK], "chosen": "b", "rejected": "c"},
+    "messages, prompt and reply": {"prompt": "a?", "messages": CHOSEN, "chosen": "b", "rejected": "c"},
+    "messages, no prompt": {"messages": CHOSEN, "chosen": CHOSEN, "rejected": REJECTED},
+    "context": {"context": [ASK], "chosen": SAY, "rejected": SAY | {"content": "c"}},
+    "context, of a model": {"context": [ASK], "chosen": SAY | {"role": "model"}, "rejected": REJECTED[1]},
+    "dialogues": {"chosen": HUMAN + "b", "rejected": HUMAN + "c\n"},
+    "dialogues and a prompt": {"prompt": "a?", "chosen": HUMAN + "b", "rejected": HUMAN + "c"},
+    "an open dialogue": {"prompt": HUMAN.rstrip(), "chosen": "b", "rejected": "c"},
+    "a message each": {"prompt": "a?", "chosen": SAY, "rejected": REJECTED[1:]},
+}
+
+
+@pytest.mark.parametrize("name", AS_THEY_ARE)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_other_layouts_are_read_as_they_are(name, kind, tmp_path):
+    (found,) = rows_in(tmp_path / f"r.{kind}", [{"user_id": "ann"} | AS_THEY_ARE[name]])
+    assert judgement("here", found) == judgement("here", PAIR)
+
+
+def test_what_only_looks_like_a_layout_stays_what_it_is():
+    written = PAIR | {"prompt": "Write a dialogue", "chosen": HUMAN + "b"}
+    assert judgement("here", written).chosen[1]["content"] == HUMAN + "b"
+    assert judgement("here", PAIR | {"context": "of a paper"}) == judgement("here", PAIR)
+    for row, words in (
+        (
+            {"messages": REJECTED, "chosen": CHOSEN, "rejected": REJECTED},
+            "both prompt and messages, which says",
+        ),
+        ({"messages": [{"role": "system", "content": "x"}, ASK]}, "both prompt and messages, which says"),
+        ({"context": [ASK]}, "both prompt and context"),
+        ({"chosen": True}, "chosen is a bool"),
+    ):
+        with pytest.raises(InputError, match=f"here.*{words}"):
+            judgement("here", PAIR | row)
+
+
+def test_columns_of_other_names_are_named(tmp_path):
+    row = {"annotator": "ann", "question": "a?", "prompt": "not this", "chosen": "b", "rejected": "c"}
+    path = texts.write(tmp_path / "r.jsonl", [row])
+    named = ["user_id=annotator", "prompt=question"]
+    assert read_judgements(path, named)[0][1:] == judgement("here", PAIR)[1:]
+    for columns, words in (
+        ([], "line 1: no user_id; there are annotator, question, prompt, chosen, rejected; name yours with --columns"),
+        ([*named, "prompt_id=qid"], "has no column qid"), (["user_id"], "write OURS=THEIRS"),
+        (["user=annotator"], "user is none of user_id, prompt"), ([*named, named[0]], "stands there twice"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            read_judgements(path, columns)
+
+
+@pytest.mark.parametrize(
+    "columns, words",
+    [
+        ("question_id model_a model_b winner judge conversation_a conversation_b turn", "--from arena$"),
+        ("id prompt response_a response_b winner_model_a winner_tie", "--from arena, if it says who chose; without"),
+        ("history human_ref_A human_ref_B labels", "history would not be read.*--from arena, if"),
+        ("instruction completions", "--from rankings, if"), ("prompt answers num_responses", "--from rankings, if"),
+        ("prompt response helpfulness annotator", "--from ratings$"), ("prompt completion label", "--from ratings, if"),
+        ("id fields responses suggestions status", "--from argilla$"), ("id data annotations", "--from labelstudio$"),
+        ("prompt response_a response_b ann bob", "--from wide$"), ("conversation_id conversation_history", "PRISM/"),
+        ("message_id parent_id message_tree_id user_id text rank", "who wrote a message, not who ranked it"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_layout_is_sent_the_right_way(tmp_path, columns, words):
+    with pytest.raises(InputError, match=words):
+        read_judgements(texts.write(tmp_path / "r.jsonl", [dict.fromkeys(columns.split(), "x")]))
 
 
 # ------------------------------------------------------------------------------------- one line ---
