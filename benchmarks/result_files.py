@@ -322,7 +322,8 @@ def of_encoder(text):
     name = (identity or {}).get("model")
     if not isinstance(name, str):
         return ("encoder not said",)
-    last = Path(name).name
-    if last == ENCODER and identity.get("pooling") == "last" and identity.get("head") == "score":
+    repository, folder, last = ("", "", *Path(name).parts)[-3:]  # as of a snapshot in the Hub's cache
+    is_paper = last == ENCODER or (folder == "snapshots" and repository.endswith(f"--{ENCODER}"))
+    if is_paper and identity.get("pooling") == "last" and identity.get("head") == "score":
         return ()
-    return (f"other encoder ({last or name})",)
+    return (f"other encoder ({'/'.join(Path(name).parts[-2:])})",)

@@ -115,7 +115,7 @@ def test_a_row_is_reproduced_where_the_interval_holds_the_published_number(tmp_p
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"model": json.dumps(IDENTITY | {"model": "/x/all-MiniLM", "pooling": "mean"})}, "other encoder (all-MiniLM)"),
+        ({"model": json.dumps(IDENTITY | {"model": "/x/y/MiniLM", "pooling": "mean"})}, "encoder (y/MiniLM)"),
         ({"model": ""}, "encoder not said"),
         ({"settings": {"solver": "ridge"}}, "solver ridge, not adam"),
         ({"settings": {"train_posts": 0.5}}, "train_posts 0.5, not 0.0"),
@@ -128,6 +128,15 @@ def test_what_is_not_as_in_the_paper_is_named_and_not_compared(tmp_path, change,
     lines, out, _ = laid_beside(tmp_path, report(**change))
     assert words in out and "reproduced" not in out
     assert sum("not comparable" in line for line in lines) == 6
+
+
+def test_the_model_is_known_in_a_folder_of_its_name_and_in_the_hubs_cache(tmp_path):
+    name = IDENTITY["model"]
+    for model in (f"/models/{name}", f"/cache/hub/models--{name.replace('/', '--')}/snapshots/d4117fbf"):
+        _, out, _ = laid_beside(tmp_path, report(model=json.dumps(IDENTITY | {"model": model})))
+        assert "5 reproduced, 1 below" in out
+    _, out, _ = laid_beside(tmp_path, report(model=json.dumps(IDENTITY | {"model": f"/x/{name}/tuned"})))
+    assert "v0.2/tuned" in out and "reproduced" not in out
 
 
 def test_the_published_codes_rule_is_a_protocol_of_its_own(tmp_path):
@@ -260,7 +269,7 @@ def test_the_whole_path_from_upstream_files_to_the_page_on_a_tiny_reward_model(t
     status, out, err = call_script(SCRIPT, "--results", *folders, "--output", page)
     assert status == 0 and not err, err
     for words in (
-        f"other encoder ({reward_model.name})",
+        f"/{reward_model.name})",  # another encoder
         "3 seen people, not 20",
         "5 seen people, not 643",
         "6 seen people, not 1000",
