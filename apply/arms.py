@@ -3,11 +3,10 @@
 from math import sqrt
 
 import numpy as np
-import torch
 from rater import BOTH, CHOSEN, RANDOM, Rater
 
 from lore.report.text_tables import Table
-from questions import mixtures_of
+from questions import mixtures_of, rewards_by
 
 KNOWN = (3, 5, 10)  # answers of each way that people are known by
 T_95 = (  # Student's t, two-sided 95 %, of 1, 2, .. degrees of freedom
@@ -20,17 +19,21 @@ def accuracies(rater, known):
     """Share of a person's later random questions that is foretold rightly by the first `known` answers
     to chosen questions, to random ones, and by the population: (3,). None: too few answers.
 
-    The rest is the same for all, and none of the answers that the chosen questions were found by.
+    The rest is the same for all three: no answer that the chosen questions were found by, no prompt
+    that one of the fits has seen.
     """
-    asked = {}
-    for rule in (CHOSEN, RANDOM):
-        asked[rule] = torch.tensor([n for n, row in enumerate(rater.rows) if row["rule"] == rule]).long()
-    rest = asked[RANDOM][known:]
-    if len(asked[CHOSEN]) < known or not len(rest):
+    asked = {CHOSEN: [], RANDOM: []}
+    for number, row in enumerate(rater.rows):
+        asked[row["rule"]].append(number)
+    ways = [asked[CHOSEN][:known], asked[RANDOM][:known], []]
+    seen = {rater.prompt_ids[number] for number in (*ways[0], *ways[1])}
+    rest = [number for number in asked[RANDOM][known:] if rater.prompt_ids[number] not in seen]
+    if len(ways[0]) < known or not rest:
         return None
     shares = []
-    for numbers in (asked[CHOSEN][:known], asked[RANDOM][:known], asked[RANDOM][:0]):
-        rewards = rater.rewards_by(mixtures_of(rater.pool, rater.known[numbers]))
+    for numbers in ways:
+        known_pairs = rater.known[numbers]
+        rewards = rewards_by(rater.pool, known_pairs, mixtures_of(rater.pool, known_pairs))
         preferred, other = rewards[rater.known[rest]].T
         shares.append((preferred > other).double().mean().item())
     return shares

@@ -8,9 +8,8 @@ import torch
 
 from leave_one_out import adapt
 from lore.fit.comparisons import Comparisons, numbers_of
-from lore.fit.likelihood import LOGIT_SCALE
 from lore.text.input_rows import judgement
-from questions import Posterior, most_telling, rows_of_pairs
+from questions import Posterior, most_telling, rewards_by, rows_of_pairs
 
 CHOSEN = "chosen"
 RANDOM = "random"
@@ -66,7 +65,7 @@ class Rater:
         """Fit the person anew, and choose the next question."""
         self.posterior = Posterior.of(self.pool, self.known)
         self.fit = self.posterior.mixtures
-        self.rewards = self.rewards_by(self.fit)
+        self.rewards = rewards_by(self.pool, self.known, self.fit)
         self.question = self.next_question()
 
     @property
@@ -75,14 +74,6 @@ class Rater:
         return len(self.rows) + len(self.unsure)
 
     # ------------------------------------------------------------------------------------ what is learned ---
-
-    def rewards_by(self, fit):
-        """What each reply is worth to the person of a fit, in log-odds. (rows,)"""
-        rewards = self.pool.Z @ fit.W[0]  # (rows, K) @ (K,)
-        if fit.deviations is not None:
-            e = fit.deviations.vector(0)
-            rewards = rewards + (self.pool.table @ e).double() / LOGIT_SCALE  # (rows, d) @ (d,)
-        return rewards
 
     def foretold(self):
         """Leave-one-out, as adapt.py has it: {right, population, of, word}, None without an answer."""
