@@ -11,6 +11,7 @@ RESAMPLES = 2000  # of the data sets, for the interval of a mean place
 TIE = 6  # decimals of an accuracy, beyond which two are equal
 COLUMNS = ("seen", "unseen", f"over {COMMON}", "log-loss", "s to fit", "ms a person", "numbers", "rank")
 ABSENT = "-"
+LEGEND = 1.4  # inches below the panels of the picture
 
 # ------------------------------------------------------------------------------------------------
 # Rows
@@ -176,7 +177,8 @@ def plot(path, tables):
 
     columns = min(5, len(tables))
     count = -(-len(tables) // columns)
-    size = (4 * columns + 1, 3.2 * count + 1.2)
+    height = 3.2 * count + LEGEND
+    size = (max(9, 4 * columns + 1), height)  # inches; the legend is four names wide
     figure, panels = plt.subplots(count, columns, figsize=size, squeeze=False)
     names = sorted({row["method"] for row in next(iter(tables.values()))} - {HEAD})
     palette = plt.get_cmap("tab20").colors
@@ -195,8 +197,8 @@ def plot(path, tables):
         panel.axis("off")
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncol=4, fontsize=8)
-    figure.supxlabel("seconds to fit", y=0.08, fontsize=9)
+    figure.supxlabel("seconds to fit", y=LEGEND / height, va="top", fontsize=9)
     figure.supylabel("accuracy on unseen people, percent", fontsize=9)
-    figure.tight_layout(rect=(0.02, 0.1, 1, 1))
+    figure.tight_layout(rect=(0.02, LEGEND / height, 1, 1))
     with written_whole(path) as file:
         figure.savefig(file, format="png", dpi=130)
