@@ -53,6 +53,8 @@ def pool_file(tmp_path_factory):
         candidates = [texts.text(rng, 4, 30) for _ in range(4)]
         rows.append({"prompt": f"{texts.text(rng, 5)} {number}?", "candidates": candidates})
     rows[0]["candidates"][0] = HOSTILE
+    rows[1]["prompt"] = f"{texts.text(rng, 40)} {'a' * 200}?"  # wider than a phone
+    rows[2]["candidates"][1] = "b" * 200
     return texts.write(tmp_path_factory.mktemp("pool") / "pool.jsonl", rows)
 
 
