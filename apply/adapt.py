@@ -33,7 +33,7 @@ from lore.settings import settings
 from lore.text.input_rows import read_judgements
 from newcomers import embedded_pairs, require_new, to_fit
 from saved_basis import encoder_of_basis, open_basis
-from stored_answers import StoredAnswers, taken_in
+from stored_answers import StoredAnswers, require_kept, taken_in
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -77,6 +77,8 @@ def main():
     require_new(judgements, basis, args.basis, back, ADVICE)
     judgements = to_fit(judgements)
     require_people(args.output, basis, {each.user_id for each in judgements})
+    if not args.replace:
+        require_kept(args.output, basis, judgements)
     encoder = encoder_of_basis(args.basis, basis, args)
     extended, rows = taken_in(basis, embedded_pairs(judgements, encoder), judgements, args.replace)
     save_basis(args.output, extended)

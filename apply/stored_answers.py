@@ -9,8 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from outputs import is_filled
 
 from leave_one_out import adapt
+from lore.common import InputError
+from lore.fit.basis import load_basis
 from lore.fit.comparisons import Comparisons, numbers_of
 from lore.fit.groups import names_of
 from lore.text.spellings import as_asked
@@ -49,6 +52,11 @@ class StoredAnswers(NamedTuple):
     def users(self):
         return {*self.frame["user_id"]}
 
+    @property
+    def keys(self):
+        """{(user, number of the texts)}, which no two answers share."""
+        return {*zip(self.frame["user_id"], self.frame["text"])}
+
     def of_users(self, users):
         return self._replace(frame=self.frame[self.frame["user_id"].isin(users)])
 
@@ -86,6 +94,19 @@ def text_numbers(pairs):
     """A number for the texts of each pair of conversations, in its order, however they are spelled. A list."""
     texts = [f"{as_asked(first)} {as_asked(second)}" for first, second in pairs]
     return numbers_of(pd.Series(texts, dtype=object)).tolist()
+
+
+def require_kept(path, basis, judgements):
+    """Before a basis with these Judgements added is written. InputError: answers in the file there would be lost."""
+    if not is_filled(path):
+        return
+    numbers = text_numbers([(judged.chosen, judged.rejected) for judged in judgements])
+    coming = {*zip([judged.user_id for judged in judgements], numbers)}
+    lost = StoredAnswers.in_basis(load_basis(path)).keys - StoredAnswers.in_basis(basis).keys - coming
+    if lost:
+        user, _ = min(lost)
+        text = f"{path} has {len(lost)} answers, such as of {user}, which would be lost"
+        raise InputError(f"{text}; take it as --basis, or name another file")
 
 
 def taken_in(basis, pairs, judgements, anew=False):

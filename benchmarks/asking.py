@@ -31,7 +31,7 @@ SURE = 1.96
 REAL = {"arguments, split by pair": 20, "MT-Bench, split by question": 20}  # pairs on each side, at least
 OWN_PEOPLE = 60
 OWN_PAIRS = 60  # of each of them, on each side
-OWN_DIRECTIONS = 20  # of the texts, in which tastes of one's own differ
+OWN_DIRECTIONS = 5  # of the texts, in which tastes of one's own differ
 OWN_SIZE = 1.5  # their std, beside that of the shared reward of a typical pair
 
 
@@ -75,7 +75,7 @@ def own_tastes(split, generator):
     pool = questions.Pool(table, pairs[half[0]], V, prior)
     people = []
     for _ in range(OWN_PEOPLE):
-        e = torch.randn(OWN_DIRECTIONS, generator=generator) @ directions  # (20,) @ (20, d)
+        e = torch.randn(OWN_DIRECTIONS, generator=generator) @ directions  # (5,) @ (5, d)
         own = OWN_SIZE * (X @ e) / (X @ e).std()
         logits = X @ V[:, 0] / LOGIT_SCALE + own
         says_first = torch.rand(len(X), generator=generator) < torch.sigmoid(logits)

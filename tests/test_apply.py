@@ -147,6 +147,9 @@ def test_answers_are_added_to_earlier_ones_or_replace_them(with_deviations, tmp_
         for mine, theirs in zip(basis.parameters_of(["bob"]), known.parameters_of(["bob"])):
             assert mine.equal(theirs)
         assert len(basis.answered) == basis.pairs["ann"] + 3 and basis.prior.mean.equal(known.prior.mean)
+    flags = ("--input", tmp_path / "first.jsonl", "--output", tmp_path / "at_once.safetensors")
+    lost = apply("adapt", "--basis", with_deviations, *flags)
+    assert_one_line_error(lost, "7 answers, such as of ann, which would be lost")
     # of a person of the fit the basis holds no answers
     seen = texts.write(tmp_path / "seen.jsonl", [row | {"user_id": known.user_ids[0]} for row in rows])
     flags = ("--basis", first, "--input", seen, "--output", tmp_path / "seen.safetensors")
