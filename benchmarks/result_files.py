@@ -35,6 +35,7 @@ NORMAL = 1.960  # 97.5 % quantile of the normal distribution
 CURVE_RANK = 5  # of the published few-shot curve
 PEOPLE_OFF = 0.01  # share by which the number of people may differ: PRISM has 1,287, which no half divides
 RIVALS = {"VPL": "VPL", "PAL-A": "PAL"}  # as compare_rivals.py calls them
+SAME_PEOPLE = {"Reddit TL;DR, split by post": "prepared: Reddit TL;DR, 150 pairs"}  # those of its batch files
 KINDS = {"planted: ": True, "prepared: ": False}  # of its data sets, which then go on with table, column
 
 
@@ -192,17 +193,15 @@ def of_rivals(report):
     for row in dicts(report, "rows"):
         method = RIVALS.get(row.get("method"))
         for kind, planted in KINDS.items():
-            table, _, column = field(row, "data_set", str).removeprefix(kind).partition(", ")
-            of_paper = row["data_set"].startswith(kind) and column in ACCURACIES.get(table, {})
+            data_set = SAME_PEOPLE.get(field(row, "data_set", str), row["data_set"])
+            table, _, column = data_set.removeprefix(kind).partition(", ")
+            of_paper = data_set.startswith(kind) and column in ACCURACIES.get(table, {})
             if method and of_paper and "reason" not in row:
-                splits = field(row, "populations", int)
-                reasons = () if planted else of_encoder(row.get("model"))
-                if splits < PROTOCOLS[table][0].splits:
-                    reasons = (*reasons, f"{splits} splits, not {PROTOCOLS[table][0].splits}")
-                runs = Runs({}, {}, splits, (0, 0), 0, planted, ())
+                runs = Runs.of_rivals(row, PROTOCOLS[table][0], planted)
+                protocol, reasons = runs.compared(table, None)
                 for group in TESTED:
                     number = Number(table, column, method, group)
-                    yield runs.answer(number, row, runs.repeats, "paper", reasons)
+                    yield runs.answer(number, row, runs.repeats, protocol, reasons)
 
 
 READERS = {
@@ -252,6 +251,14 @@ class Runs(NamedTuple):
         planted = settings.get("synthetic") is True
         encoder = () if planted else of_encoder(report.get("model"))
         return cls(settings, ids, splits, people, tests, planted, encoder)
+
+    @classmethod
+    def of_rivals(cls, row, protocol, planted):
+        """What compare_rivals.py fits by; it has no other settings than the paper's."""
+        splits = field(row, "populations", int)
+        people = () if planted else tuple(field(row, "people", list))
+        encoder = () if planted else of_encoder(row.get("model"))
+        return cls(protocol.settings, {}, splits, people, protocol.tests, planted, encoder)
 
     @property
     def repeats(self):

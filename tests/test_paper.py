@@ -164,18 +164,21 @@ def test_vpl_and_pal_are_filled_by_the_rivals_on_the_same_embeddings(tmp_path):
     rows = []
     sets = {"prepared: Reddit TL;DR, 150 pairs": 20, "prepared: PRISM, half of the dialogues": 2}
     sets |= {"planted: PersonalLLM, a = 0.1": 2, "planted: low rank": 2, "arguments, split by pair": 2}
+    sets["Reddit TL;DR, split by post"] = 20
     for data_set, populations in sets.items():
         for method in ("VPL", "PAL-A", "MRM, last epoch"):
             row = {"data_set": data_set, "populations": populations, "model": json.dumps(IDENTITY)}
+            row["people"] = {"prepared: Reddit TL;DR, 150 pairs": [20, 20]}.get(data_set, [12, 13])
             rows.append(row | {"method": method} | around(0.63))
     rows.append(
         {"data_set": "prepared: Reddit TL;DR, 100 pairs", "populations": 20, "method": "VPL", "reason": "x"}
     )
     settings = {"settings": {"script": "benchmarks/compare_rivals.py"}, "environment": {"torch": "2.13.0"}}
     lines, out, _ = laid_beside(tmp_path, settings | {"rows": rows}, "rivals.json")
-    (line,) = [line for line in lines if line.startswith("150 pairs, PAL, unseen")]
-    assert "-0.8" in line and "reproduced" in line  # 63.0 for 63.8
-    assert "rows: 4 reproduced, 4 not comparable, 69 not run" in out and "2 splits, not 20" in out
+    as_published, smaller = [line for line in lines if line.startswith("150 pairs, PAL, unseen")]
+    assert "-0.8" in as_published and "reproduced" in as_published  # 63.0 for 63.8
+    assert "not comparable" in smaller and "12 seen people, not 20; 13 unseen people, not 20" in out
+    assert "rows: 4 reproduced, 8 not comparable, 69 not run" in out and "2 splits, not 20" in out
     assert out.count("PersonalLLM, a = 0.1, VPL") == 2 and "MRM" not in out
 
 

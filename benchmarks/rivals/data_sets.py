@@ -90,7 +90,7 @@ def data_sets(args):
         require(encoder, "--shared: a text encoder is needed; name it with --encoder")
         for name, real in accuracy.embedded(args.shared, encoder, args.decoder).items():
             if "busy" not in name:
-                made[name] = DataSet(False, real.groups)
+                made[name] = DataSet(False, real.groups, real.split.model)
     else:
         print("real people left out: no --shared")
     for part in args.sets:
