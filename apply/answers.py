@@ -21,6 +21,7 @@ from lore.text.conversations import read_json_lines
 CANNOT_SAY = "cannot say"
 TAKEN_BACK = "taken back"
 CUT = "cut line"
+LOGGED = ("chosen", "random")  # the rules that a question can have come about by
 TICK = timedelta(microseconds=1)
 
 
@@ -73,11 +74,14 @@ class Answers:
         self.mend(self.path)
         self.rows = read_answers(self.path)
         unsure = {}
-        for _, row in read_json_lines(self.aside):
-            if row.get("event") == CANNOT_SAY:
+        for number, row in read_json_lines(self.aside):
+            said = row.get("of") if row.get("event") == TAKEN_BACK else row
+            usable = row.get("event") == CUT or is_answer(said)
+            require(usable, f"{self.aside}, line {number}: not a line of session.py")
+            if row["event"] == CANNOT_SAY:
                 unsure[row["time"]] = row
-            elif row.get("event") == TAKEN_BACK:
-                unsure.pop(row["of"].get("time"), None)
+            elif row["event"] == TAKEN_BACK:
+                unsure.pop(said["time"], None)
         self.unsure = [*unsure.values()]
         self.stamp = stamp_of(self.path)
 
@@ -87,7 +91,7 @@ class Answers:
 
     def next_time(self):
         """Now, but after all that was answered before, whatever became of the clock."""
-        last = max((row["time"] for row in (*self.rows, *self.unsure)), default="")
+        last = max((row["time"] for row in (*self.rows[-1:], *self.unsure[-1:])), default="")
         time = now()
         return time if time > last else (datetime.fromisoformat(last) + TICK).isoformat()
 
@@ -140,13 +144,18 @@ def aside_of(path):
     return Path(path).with_suffix(".aside.jsonl")
 
 
-def is_ours(row):
-    """Whether a row is one that a session has written."""
+def is_answer(row):
+    """Whether a row says who dealt with a question, when, and how the question came about."""
     try:
         datetime.fromisoformat(row["time"])
+        return isinstance(row["user_id"], str) and row["rule"] in LOGGED
     except (KeyError, TypeError, ValueError):
         return False
-    return row.get("shown_left") in ("chosen", "rejected") and isinstance(row.get("rule"), str)
+
+
+def is_ours(row):
+    """Whether a row is one of SESSIONS."""
+    return is_answer(row) and row.get("shown_left") in ("chosen", "rejected")
 
 
 def now():

@@ -19,6 +19,7 @@ Cost:   one pass of the encoder over the candidates, the first time; then no mod
 import base64
 import hashlib
 import json
+import re
 import secrets
 import sys
 import tempfile
@@ -376,6 +377,8 @@ def main():
     args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
     require(args.rule in RULES, f"--rule {args.rule}: {', '.join(RULES)}")
+    plain = re.fullmatch(r"[\w-]*", args.token, re.ASCII) is not None
+    require(plain, "--token: letters, digits, - and _ alone, since it is a part of the address")
     require(not (args.compare and args.export), "--compare and --export: one of the two")
     require_sessions(args.output, [args.basis, args.input])
     prompts = read_pool(args.input)

@@ -1,14 +1,17 @@
 """What a run leaves behind."""
 
 import json
+import re
 from argparse import Namespace
 
+import numpy as np
 import pytest
 import torch
 from matplotlib import rc_context
 from populations import shots, sweep
 
 from lore.report import pictures, results, text_tables
+from page import compared, mixtures, picture, shown_table
 from utils import run
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -62,3 +65,37 @@ def test_results_are_saved_before_anything_is_printed(tmp_path, monkeypatch):
         results.report_few_shot(tmp_path / "curve", shots(), Namespace())
     for name, rows in (("table", 2), ("curve", 2)):
         assert len(json.loads((tmp_path / f"{name}.json").read_text())["rows"]) == rows
+
+
+# ------------------------------------------------------------------------------------------------
+# The page
+# ------------------------------------------------------------------------------------------------
+
+
+def test_a_crowd_is_a_few_lines_and_the_rest_on_demand():
+    W = torch.distributions.Dirichlet(torch.ones(3)).sample((1500,)).numpy()
+    html = mixtures([f"person {number}" for number in range(1500)], W)
+    shown, _, asked_for = html.partition("<details>")
+    assert shown.count("text-anchor") <= 9 and asked_for.count("text-anchor") == 1500
+    for k in range(3):
+        assert f"{np.percentile(W[:, k], 50):.2f}" in shown
+        assert f">person {W[:, k].argmax()}<" in shown
+    assert mixtures(["ann", "bob"], W[:2]).count("text-anchor") == 2
+
+
+def test_a_prompt_stands_once_and_long_texts_are_cut_without_loss():
+    said = " ".join(f"word{number}" for number in range(200))
+    html = compared("<b>Why?</b>", [("likes most", said, "high"), ("likes least", "no", "low")])
+    assert html.count("&lt;b&gt;Why?&lt;/b&gt;") == 1 and "<b>" not in html
+    texts = re.sub(r"<summary>more</summary>", " ", html).replace(" ..", "")
+    assert " ".join(re.sub(r"<[^>]*>", " ", texts).split()).count(said) == 1
+    assert (
+        html.index("likes most") < html.index("word0") < html.index("more</summary>") < html.index("word199")
+    )
+
+
+def test_pictures_and_tables_are_read_in_the_dark_and_on_a_phone():
+    html = picture(pictures.svg_of(pictures.new_figure("x", "y")[0]))
+    assert "#000000" not in html and "#ffffff" not in html and "currentColor" in html
+    html = shown_table(text_tables.Table(["K", "a < b"], [["1", "2"]]))
+    assert '<td data-label="a &lt; b">2</td>' in html

@@ -76,15 +76,20 @@ def telling_basis(basis, pool_file, tmp_path_factory):
 
 @pytest.fixture
 def opened(telling_basis, pool_file, tmp_path):
-    """opened(rule): a Session on SESSIONS of the test's folder; the one before is closed."""
+    """opened(rule, spread): a Session on SESSIONS of the test's folder; the one before is closed."""
     script = load_script(APPLY / "session.py")
     made = []
 
-    def make(rule=CHOSEN):
+    def make(rule=CHOSEN, spread=0.0):
         for session in made:
             os.close(session.answers.lock)
         made.clear()
         basis = load_basis(telling_basis)
+        if spread:  # people may have something of their own
+            E = torch.zeros(len(basis.everybody), len(basis.V)).split(
+                [len(basis.user_ids), len(basis.unseen_ids)]
+            )
+            basis = basis._replace(E=E[0], E_unseen=E[1], deviation_spread=spread)
         prompts = read_pool(pool_file)
         folder = json.loads(basis.model)["model"]
         table, row_of = embed_pool(tmp_path / "s.vectors", prompts, [], encoder(folder))
@@ -113,8 +118,10 @@ def answer_all(session, user, likes, count):
 # ------------------------------------------------------------------------------------------------
 
 
-def test_what_is_clicked_is_what_other_scripts_read(opened, telling_basis, tmp_path):
-    session = opened()
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_what_is_clicked_is_what_other_scripts_read(opened, tmp_path, spread):
+    session = opened(CHOSEN, spread)
+    save_basis(tmp_path / "basis.safetensors", session.basis)
     answer_all(session, "ann", 0, 8)
     answer_all(session, "bob", 2, 8)
     session.answer("ann", 8, "neither")
@@ -172,6 +179,9 @@ def test_a_new_start_goes_on_where_it_was_and_undo_asks_again(opened, tmp_path):
     session = opened()
     (tmp_path / "s.jsonl").write_text(content.splitlines()[0] + "\n")  # by somebody else
     assert session.state("ann")["turn"] == 1
+    (tmp_path / "s.jsonl").write_text('{"user_id": "ann"}\n' + content)
+    with pytest.raises(InputError, match="line 1: not a line of session"):
+        session.state("ann")
 
 
 @pytest.mark.parametrize("end", ['{"user_id": "ann", "prom', "\0\0\0", '{"user_id": "ann", "prompt": "\\u00'])
@@ -225,6 +235,7 @@ def test_two_sessions_on_one_file_names_and_what_is_not_ours(opened, telling_bas
     assert_one_line_error(apply("session", *flags, "/dev/full"), "/dev/full is no file")
     assert_one_line_error(apply("session", *flags, tmp_path / "n.jsonl.gz"), "give it such a name")
     assert_one_line_error(apply("session", *flags, tmp_path / "n.jsonl", "--rule", "none"), "--rule none")
+    assert_one_line_error(apply("session", *flags, tmp_path / "n.jsonl", "--token", "a/b"), "--token")
     assert_one_line_error(apply("session", *flags, tmp_path / "n.jsonl", "--compare"), "nobody has answered")
     alike = texts.write(tmp_path / "alike.jsonl", [{"prompt": "a?", "candidates": ["b", "b "]}])
     done = apply("session", "--basis", telling_basis, "--input", alike, "--output", tmp_path / "n.jsonl")
