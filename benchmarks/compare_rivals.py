@@ -181,7 +181,7 @@ def main():
     whose = "only what is prepared in FOLDER/RedditTLDR/data and its like [this repository]"
     parser.add_argument("--prepared", type=Path, nargs="?", const=ROOT, metavar="FOLDER", help=whose)
     parser.add_argument("--encoder", help="a text encoder")
-    parser.add_argument("--decoder", help="a decoder, for MT-Bench")
+    parser.add_argument("--decoder", help="a decoder with a head, which is not used, for MT-Bench")
     parser.add_argument("--seeds", type=int, default=2, help="populations or splits of a data set")
     parser.add_argument(
         "--sets", action="extend", nargs="+", default=[], help="only data sets whose name has this"
