@@ -302,7 +302,8 @@ class Runs(NamedTuple):
 
     def quantile(self, row, group):
         """Half the width of an interval, in standard errors."""
-        users = len(self.ids.get(group, ()))
+        in_a_fit = dict(zip(TESTED, self.people))
+        users = len(self.ids.get(group, ())) or in_a_fit.get(group, 0)
         students = "Student" in str(row.get("interval")) and 1 < users < FEW_USERS
         return STUDENT[users - 2] if students else NORMAL
 
