@@ -21,18 +21,9 @@ from lore.upstream_values import as_list, finite_number, whole_number
 
 PROMPTS = ("instruction", "question", "query", "input")
 REPLIES = ("completion", "answer", "output", "reply", "text")
-MORE = [
-    "response_a",
-    "response_b",
-    "winner",
-    "response",
-    "responses",
-    "score",
-    "scores",
-    "rank",
-    "ranks",
-    "order",
-]
+MORE = (
+    "response_a", "response_b", "winner", "response", "responses", "score", "scores", "rank", "ranks", "order",
+)  # fmt: skip
 NAMES = (*COLUMNS, *MORE)  # what --columns may name
 
 THIRD = {"a": "c", "A": "C", "0": "2", "1": "3"}  # how the name of a third reply ends
@@ -75,9 +66,9 @@ def arena(file_and_line, row, args):
     if "turn" in row and not is_nothing(row["turn"]):
         beside["turn"] = turn = whole_number(finite_number(row["turn"]))
         require(turn, f"{file_and_line}: turn is {row['turn']!r}, no number of a turn")
-        texts = [text if isinstance(text, str) else text[: 2 * turn] for text in texts]
+        texts = [text[: 2 * turn] if as_list(text) else text for text in texts]
     if "winner_model_a" in row and as_list(listed(texts[0])):
-        texts = [kaggle_talk(file_and_line, row["prompt"], text) for text in texts]
+        texts = [kaggle_talk(file_and_line, row.get("prompt"), text) for text in texts]
     if isinstance(texts[0], str):
         beside |= prompt_of(file_and_line, row, args)
     elif is_exchange(texts[0]) and is_exchange(texts[1]) and texts[0][0] == texts[1][0]:
@@ -115,7 +106,8 @@ def rankings(file_and_line, row, args):
     ranks = listed(row.get("ranks"))
     if "order" in row or "ranking" in row:
         ranks = ranks_of_order(file_and_line, row, replies)
-    return graded_list(file_and_line, file_and_line, replies, ranks, "rank", -1, beside, args)
+    group = json.dumps([file_and_line, group_of(beside)])  # a rank says nothing of another list
+    return graded_list(file_and_line, group, replies, ranks, "rank", -1, beside, args)
 
 
 def wide(file_and_line, row, args):
@@ -135,12 +127,13 @@ def wide(file_and_line, row, args):
 def argilla(file_and_line, row, args):
     exported = "responses" in row or ".responses" in " ".join(row)
     require(exported, f"{file_and_line}: no responses, so no record of Argilla 2; {there(row)}")
-    answers = [*argilla_answers(row)]
+    answers = [*argilla_answers(file_and_line, row)]
     questions = sorted({question for question, *_ in answers})
     require_one_question(file_and_line, questions, args)
     outcomes = [] if answers else ["no answer yet"]
     for question, user, value, status in answers:
         if question != (args.question or questions[0]):
+            outcomes.append("an answer to another question")
             continue
         if status != "submitted":
             outcomes.append(DRAFT if status == "draft" else f"an answer that is {status}")
@@ -153,7 +146,7 @@ def argilla(file_and_line, row, args):
 def argilla_answer(file_and_line, row, value, args):
     """A ranking names fields, best first; a label one of two; a rating is of the one reply."""
     names = as_list(value)
-    if names is None:
+    if not names:
         judged = ratings if finite_number(value) is not None and sides_of(row) is None else arena
         return judged(file_and_line, {**row, "score": value, "winner": value}, args)
     ranks = {}
@@ -161,7 +154,7 @@ def argilla_answer(file_and_line, row, value, args):
         if isinstance(name, dict):
             position = name.get("rank", position)
             name = name.get("value")
-        ranks[name] = position
+        ranks[str(name)] = position
     if len(ranks) == 2 and not ranks.keys() & row.keys():  # A and B, or other words for the two fields
         tied = len({*ranks.values()}) == 1
         winner = "tie" if tied else min(ranks, key=ranks.get)
@@ -172,20 +165,22 @@ def argilla_answer(file_and_line, row, value, args):
     return rankings(file_and_line, row | {"responses": texts, "ranks": [*ranks.values()]}, args)
 
 
-def argilla_answers(row):
+def argilla_answers(file_and_line, row):
     """Yield (question, person, value, status), in the three ways in which Argilla exports them."""
     responses = row.get("responses")
     # to_json says of a record alone whether its answers are submitted
     usual = {"pending": "of a record that is still pending (export with flatten=True, which says more)"}
-    of_record = usual.get(row.get("status"), "submitted")
+    of_record = usual.get(str(row.get("status")), "submitted")
     if isinstance(responses, dict):
         for question, said in responses.items():
-            for answer in said or []:
+            for answer in objects(file_and_line, said, question):
                 yield question, answer.get("user_id"), answer.get("value"), answer.get("status") or of_record
         return
-    for said in as_list(responses) or []:
-        for question, answer in (said.get("values") or {}).items():
-            yield question, said.get("user_id"), answer.get("value"), said.get("status")
+    for said in objects(file_and_line, responses, "responses"):
+        values = said.get("values")
+        for question in values if isinstance(values, dict) else ():
+            for answer in objects(file_and_line, [values[question]], question):
+                yield question, said.get("user_id"), answer.get("value"), said.get("status")
     for name in row:
         if name.endswith(".responses"):
             columns = [as_list(row.get(f"{name}{end}")) or [] for end in (".users", "", ".status")]
@@ -198,7 +193,7 @@ def labelstudio(file_and_line, row, args):
         short = "the short export is read by --from arena --columns user_id=annotator winner=NAME_OF_THE_TAG"
         raise InputError(f"{file_and_line}: no annotations; {short}; {there(row)}")
     outcomes = [DRAFT] * len(as_list(row.get("drafts")) or [])
-    annotations = as_list(row.get("annotations") or row.get("completions")) or []
+    annotations = objects(file_and_line, row.get("annotations") or row.get("completions"), "annotations")
     if not annotations and not outcomes:
         outcomes.append("a task without an annotation")
     for annotation in annotations:
@@ -216,13 +211,24 @@ def labelstudio(file_and_line, row, args):
 def label_of(file_and_line, annotation, args):
     """What an annotation says of left and right; None: nothing."""
     labels = {}
-    for result in annotation.get("result") or []:
-        value = result.get("value") or {}
+    for result in objects(file_and_line, annotation.get("result"), "result"):
+        value = result.get("value")
+        if not isinstance(value, dict):
+            continue
         label = value.get("selected") or (as_list(value.get("choices")) or [None])[0]
-        if label is not None and args.question in ("", result.get("from_name")):
-            labels[result.get("from_name")] = label
+        name = str(result.get("from_name"))
+        if label is not None and args.question in ("", name):
+            labels[name] = label
     require_one_question(file_and_line, [*labels], args)
     return next(iter(labels.values()), None)
+
+
+def objects(file_and_line, value, name):
+    """The objects of a list, none where it says nothing. InputError: something else."""
+    items = [] if is_nothing(value) else as_list(value)
+    is_list = items is not None and all(isinstance(item, dict) for item in items)
+    require(is_list, f"{file_and_line}: {name} is no list of objects; was it exported whole?")
+    return items
 
 
 # -------------------------------------------------------------------------------------------- votes ---
@@ -265,7 +271,8 @@ def graded_list(file_and_line, group, replies, values, name, sign, beside, args)
             texts.append(reply[column(file_and_line, reply, "response", (*REPLIES, "content"), args)])
             values.append(reply[column(file_and_line, reply, name, SCORES if name == "score" else (), args)])
         replies = texts
-    require(values, f"{file_and_line}: no {name}s of the replies; {there(beside)}, and a list of them")
+    values = as_list(values)
+    require(values, f"{file_and_line}: no list of {name}s for the {len(replies)} replies")
     counts = f"{len(values)} {name}s for {len(replies)} replies"
     require(len(values) == len(replies), f"{file_and_line}: {counts}")
     outcomes = []
@@ -357,10 +364,13 @@ def kaggle_talk(file_and_line, prompt, reply):
 
 def is_exchange(messages):
     """Whether it is a prompt and a reply, and all that they say is text."""
-    roles = [message.get("role") for message in messages]
-    return roles == ["user", "assistant"] and all(
-        message.keys() == {"role", "content"} for message in messages
-    )
+    if not isinstance(messages, list) or len(messages) != 2:
+        return False
+    for message, role in zip(messages, ("user", "assistant")):
+        bare = isinstance(message, dict) and message.keys() == {"role", "content"}
+        if not bare or message["role"] != role:
+            return False
+    return True
 
 
 def replies_of(file_and_line, row):

@@ -125,7 +125,7 @@ def test_ranks_and_orders_become_pairs(tmp_path):
     rows = [PROMPT | {"user_id": 1, "response": reply, "rank": rank} for rank, reply in enumerate("bc")]
     assert written(tmp_path, "rankings", rows)[0] == [{"user_id": 1} | PAIR]
     for wrong, words in (({"ranking": [2, 1, 3]}, "--columns ranks=ranking"), ({"order": [5, 6, 7]}, "not of the"),
-                         ({"ranks": [1, 2]}, "2 ranks for 3 replies"), ({}, "no ranks")):  # fmt: skip
+                         ({"ranks": [1, 2]}, "2 ranks for 3 replies"), ({}, "no list of ranks")):  # fmt: skip
         assert_one_line_error(convert(tmp_path, "rankings", [row | wrong]), words)
 
 
@@ -175,6 +175,9 @@ def test_records_of_argilla(tmp_path):
     flat |= {"better.responses.users": ["7f", "8e"], "better.responses.status": ["submitted", "discarded"]}
     found, out = written(tmp_path, "argilla", [flat])
     assert found == [{"user_id": "7f"} | PAIR] and "1 x an answer that is discarded" in out
+    both = record({"better": [ann, {"user_id": "8e", "value": ["left", "right"]}]})
+    found, _ = written(tmp_path, "argilla", [both])
+    assert [(pair["user_id"], pair["chosen"]) for pair in found] == [("7f", "b"), ("8e", "c")]
     served = {"status": "submitted", "user_id": "7f"}
     served["values"] = {"better": {"value": [{"value": "right", "rank": 1}, {"value": "left", "rank": 1}]}}
     done = convert(tmp_path, "argilla", [record([served])])
@@ -184,7 +187,8 @@ def test_records_of_argilla(tmp_path):
     assert written(tmp_path, "argilla", rated)[0] == [{"user_id": "7f"} | PAIR]
     two = record({"better": [ann], "safer": [ann]})
     assert_one_line_error(convert(tmp_path, "argilla", [two]), "--question NAME, of better, safer")
-    assert len(written(tmp_path, "argilla", [two], "--question", "safer")[0]) == 1
+    found, out = written(tmp_path, "argilla", [two], "--question", "safer")
+    assert len(found) == 1 and "1 x an answer to another question" in out
     other = record({"better": [ann | {"value": ["x", "left"]}]})
     assert_one_line_error(convert(tmp_path, "argilla", [other]), "'x', which is no field")
 
@@ -252,6 +256,9 @@ def test_what_cannot_be_turned_is_one_line(tmp_path):
         ([row], "nectar", (), "which layout"),
         ([row], "ratings", (), "no response"),
         ([{"user_id": 1}], "arena", (), "no two replies"),
+        ([mtbench(conversation_a=None, conversation_b=[None])], "arena", (), "1 x an empty prompt or reply"),
+        ([{"data": row, "annotations": [5]}], "labelstudio", (), "annotations is no list of objects"),
+        ([row], "labelstudio", (), "--from arena --columns user_id=annotator winner="),
         ([], "arena", (), "holds no row"),
     ):  # fmt: skip
         assert_one_line_error(convert(tmp_path, layout, rows, *flags), words)

@@ -62,6 +62,8 @@ def test_a_split_of_the_file_holds(tmp_path, reward_model):
 
 
 def test_message_lists_and_texts_are_the_same_comparisons(tmp_path, reward_model):
+    from datasets import Dataset
+
     rows = texts.comparisons(users=2, prompts=3)
     tables = []
     for name, kind in (("texts", dict), ("lists", texts.messages)):
@@ -69,7 +71,16 @@ def test_message_lists_and_texts_are_the_same_comparisons(tmp_path, reward_model
         done = texts.prepare(tmp_path / name, [kind(row) for row in rows], reward_model)
         assert done[0] == 0, done[2]
         tables.append(load_split(tmp_path / name / "data/comparisons", ""))
-    assert tables[0].table.equal(tables[1].table) and tables[0].frame.equals(tables[1].frame)
+    other = {"user_id": "annotator", "prompt": "question"}
+    saved = [{other.get(name, name): value for name, value in row.items()} for row in rows]
+    Dataset.from_list(saved).save_to_disk(tmp_path / "saved")
+    columns = ("--columns", "user_id=annotator", "prompt=question")
+    flags = ("--source", tmp_path / "saved", *columns, "--model", reward_model, "--data", tmp_path / "data")
+    assert call_script(FOLDER / "prepare.py", *flags)[0] == 0
+    tables.append(load_split(tmp_path / "data/comparisons", ""))
+    for table in tables[1:]:
+        assert table.table.equal(tables[0].table) and table.frame.equals(tables[0].frame)
+        assert table.made_from == tables[0].made_from  # the report takes either file
     # an explicit prompt as a list, and replies as lists of their own
     ask = [{"role": "user", "content": "a?"}]
     answers = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}

@@ -293,7 +293,9 @@ def read_data_set(source):
     require(is_folder or on_hub, f"{source} is no file and no folder")
     from datasets import Dataset, load_dataset, load_from_disk
     from datasets.exceptions import DatasetsError
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # the error says what each of its trials would
     try:
         if is_folder and any((Path(name) / mark).exists() for mark in SAVED_MARKS):
             loaded = load_from_disk(name)
