@@ -278,7 +278,9 @@ def found_in_words(path, results, encoder):
         for group, of_group in row.get("of_each_user", {}).items():
             people[group] = len(of_group["user"])
     counted = [f"{people[name]} {words}" for name, words in GROUPS.items() if name in people]
-    yield f"Data: {data_of(results)}. People: {', '.join(counted) or 'not said'}. Encoder: {encoder}."
+    planted = made_by.get("synthetic")
+    data = f"people planted by seed {made_by.get('seed')}" if planted else data_of(results)
+    yield f"Data: {data}. People: {', '.join(counted) or 'not said'}. Encoder: {encoder}."
     yield f"Solver {made_by.get('solver', 'not said')}, written {written}."
     fits = [row for row in results.get("summary", ()) if row["variant"] == LORE]
     ranks = [row for row in fits if row["K"] not in (0, "best")]
