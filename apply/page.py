@@ -123,7 +123,9 @@ def mixtures(names, W):
     return "".join(
         [
             f'<div class="wide">{spread}</div>',
-            remark(f"Weights of {len(W)} people; the strip has a line for each weight from 0 to 1 that somebody has."),
+            remark(
+                f"Weights of {len(W)} people; the strip has a line for each weight from 0 to 1 that somebody has."
+            ),
             "<h3>Those who weigh one reward most</h3>",
             picture(few),
             on_demand(f"All {len(W)} people", picture(mixture_bars(names, W))),

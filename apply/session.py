@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import torch
 from answers import Answers, aside_of, is_ours, read_answers
 from arms import arms_table
 from learned import BASIS, write_people
@@ -59,6 +60,7 @@ seed = 0  # of the sides on which replies stand, and of random questions
 # -------------------------------------------------------------------------------------------
 
 HERE = Path(__file__).resolve().parent
+THREADS = 1  # of torch: a click is so little work that more wait for one another
 MOST_BYTES = 10_000  # of a request
 LONGEST_NAME = 80  # characters
 LEFT = "left"
@@ -367,6 +369,7 @@ def serve(session, args):
         prefix = f"/{args.token or secrets.token_urlsafe(16)}"
         hosts = None
     app = application(session, hosts, prefix)
+    torch.set_num_threads(THREADS)
     with bound(args.host, args.port) as address:
         name = f"[{args.host}]" if ":" in args.host else args.host
         print(f"the page is http://{name}:{args.port}{prefix}/", flush=True)

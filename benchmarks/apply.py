@@ -99,8 +99,11 @@ def clicking(prompts=500, d=4096, rank=10, answers=20):
                 room.answer("ann", turn, "left")
                 room.state("ann")
 
+            threads = torch.get_num_threads()
+            torch.set_num_threads(session.THREADS)
             spent = [1000 * seconds(click, turn) for turn in range(answers)]
             afterwards = 1000 * seconds(room.rater("ann").foretold)
+            torch.set_num_threads(threads)
         kind = "with something of one's own" if deviation_spread else "mixtures alone"
         told = f"{statistics.median(spent):.0f} ms ({min(spent):.0f} .. {max(spent):.0f})"
         more = f"leave-one-out behind it {afterwards:.0f} ms"
