@@ -1,4 +1,4 @@
-"""Layouts of other tools and data sets: a function each, from a row to what it comes to.
+"""Layouts of other data sets: a function each, from a row to what it comes to.
 
 A row comes to a list of comparisons, as prepare.py reads them, of Grades, and of texts: why a judgement is
 left out. InputError: what may be meant in two ways, or is not there. The head of convert.py says what
@@ -28,7 +28,6 @@ NAMES = (*COLUMNS, *MORE)  # what --columns may name
 
 THIRD = {"a": "c", "A": "C", "0": "2", "1": "3"}  # how the name of a third reply ends
 TIE = "a tie"  # why a judgement is left out
-DRAFT = "a draft"
 EMPTY = "an empty prompt or reply"
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d{1,2}")
 
@@ -124,113 +123,6 @@ def wide(file_and_line, row, args):
     return outcomes
 
 
-def argilla(file_and_line, row, args):
-    exported = "responses" in row or ".responses" in " ".join(row)
-    require(exported, f"{file_and_line}: no responses, so no record of Argilla 2; {there(row)}")
-    answers = [*argilla_answers(file_and_line, row)]
-    questions = sorted({question for question, *_ in answers})
-    require_one_question(file_and_line, questions, args)
-    outcomes = [] if answers else ["no answer yet"]
-    for question, user, value, status in answers:
-        if question != (args.question or questions[0]):
-            outcomes.append("an answer to another question")
-            continue
-        if status != "submitted":
-            outcomes.append(DRAFT if status == "draft" else f"an answer that is {status}")
-            continue
-        of_person = {**row, "user_id": None if user == "None" else user}
-        outcomes += argilla_answer(file_and_line, of_person, value, args)
-    return outcomes
-
-
-def argilla_answer(file_and_line, row, value, args):
-    """A ranking names fields, best first; a label one of two; a rating is of the one reply."""
-    names = as_list(value)
-    if not names:
-        judged = ratings if finite_number(value) is not None and sides_of(row) is None else arena
-        return judged(file_and_line, {**row, "score": value, "winner": value}, args)
-    ranks = {}
-    for position, name in enumerate(names):
-        if isinstance(name, dict):
-            position = name.get("rank", position)
-            name = name.get("value")
-        ranks[str(name)] = position
-    if len(ranks) == 2 and not ranks.keys() & row.keys():  # A and B, or other words for the two fields
-        tied = len({*ranks.values()}) == 1
-        winner = "tie" if tied else min(ranks, key=ranks.get)
-        return arena(file_and_line, row | {"winner": winner}, args)
-    for name in ranks:
-        require(name in row, f"{file_and_line}: the ranking names {name!r}, which is no field; {there(row)}")
-    texts = [row[name] for name in ranks]
-    return rankings(file_and_line, row | {"responses": texts, "ranks": [*ranks.values()]}, args)
-
-
-def argilla_answers(file_and_line, row):
-    """Yield (question, person, value, status), in the three ways in which Argilla exports them."""
-    responses = row.get("responses")
-    # to_json says of a record alone whether its answers are submitted
-    usual = {"pending": "of a record that is still pending (export with flatten=True, which says more)"}
-    of_record = usual.get(str(row.get("status")), "submitted")
-    if isinstance(responses, dict):
-        for question, said in responses.items():
-            for answer in objects(file_and_line, said, question):
-                yield question, answer.get("user_id"), answer.get("value"), answer.get("status") or of_record
-        return
-    for said in objects(file_and_line, responses, "responses"):
-        values = said.get("values")
-        for question in values if isinstance(values, dict) else ():
-            for answer in objects(file_and_line, [values[question]], question):
-                yield question, said.get("user_id"), answer.get("value"), said.get("status")
-    for name in row:
-        if name.endswith(".responses"):
-            columns = [as_list(row.get(f"{name}{end}")) or [] for end in (".users", "", ".status")]
-            for user, value, status in zip(*columns):
-                yield name.removesuffix(".responses"), user, value, status
-
-
-def labelstudio(file_and_line, row, args):
-    if "annotations" not in row and "completions" not in row:
-        short = "the short export is read by --from arena --columns user_id=annotator winner=NAME_OF_THE_TAG"
-        raise InputError(f"{file_and_line}: no annotations; {short}; {there(row)}")
-    outcomes = [DRAFT] * len(as_list(row.get("drafts")) or [])
-    annotations = objects(file_and_line, row.get("annotations") or row.get("completions"), "annotations")
-    if not annotations and not outcomes:
-        outcomes.append("a task without an annotation")
-    for annotation in annotations:
-        if annotation.get("was_cancelled") or annotation.get("skipped"):
-            outcomes.append("a task that was skipped")
-            continue
-        person = annotation.get("completed_by")
-        if isinstance(person, dict):
-            person = person.get("id") or person.get("email")
-        label = label_of(file_and_line, annotation, args)
-        outcomes += arena(file_and_line, {**row, "user_id": person, "winner": label}, args)
-    return outcomes
-
-
-def label_of(file_and_line, annotation, args):
-    """What an annotation says of left and right; None: nothing."""
-    labels = {}
-    for result in objects(file_and_line, annotation.get("result"), "result"):
-        value = result.get("value")
-        if not isinstance(value, dict):
-            continue
-        label = value.get("selected") or (as_list(value.get("choices")) or [None])[0]
-        name = str(result.get("from_name"))
-        if label is not None and args.question in ("", name):
-            labels[name] = label
-    require_one_question(file_and_line, [*labels], args)
-    return next(iter(labels.values()), None)
-
-
-def objects(file_and_line, value, name):
-    """The objects of a list, none where it says nothing. InputError: something else."""
-    items = [] if is_nothing(value) else as_list(value)
-    is_list = items is not None and all(isinstance(item, dict) for item in items)
-    require(is_list, f"{file_and_line}: {name} is no list of objects; was it exported whole?")
-    return items
-
-
 # -------------------------------------------------------------------------------------------- votes ---
 
 
@@ -319,13 +211,6 @@ def require_people(file_and_line, row):
     if "user_id" not in row:
         text = "no person in it: nothing personal can be learnt. If a column says who judged, --columns user_id=THAT"
         raise InputError(f"{file_and_line}: {text}; {there(row)}")
-
-
-def require_one_question(file_and_line, questions, args):
-    if args.question:
-        return
-    told = f"several questions; which one? --question NAME, of {', '.join(map(str, questions))}"
-    require(len(questions) <= 1, f"{file_and_line}: {told}")
 
 
 def fields_beside(row):
@@ -418,7 +303,3 @@ def listed(value):
         except (ValueError, RecursionError):
             return value
     return value
-
-
-LAYOUTS = {each.__name__: each for each in (arena, ratings, rankings, wide, argilla, labelstudio, pairs)}
-INNER = {"argilla": "fields", "labelstudio": "data"}  # what holds the texts of a row

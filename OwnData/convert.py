@@ -30,7 +30,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from conversions import EMPTY, INNER, LAYOUTS, NAMES, TIE, Grade
+from annotation_tools import INNER, argilla, labelstudio
+from conversions import EMPTY, NAMES, TIE, Grade, arena, pairs, rankings, ratings, wide
 
 from lore.common import InputError, require, require_apart, start, written_whole
 from lore.settings import settings
@@ -50,6 +51,7 @@ question = ""  # of argilla and labelstudio, where there are several
 gap = 0.0  # of ratings: the least difference of two scores that says something; equal ones never do
 # -------------------------------------------------------------------------------------------
 
+LAYOUTS = {each.__name__: each for each in (arena, ratings, rankings, wide, argilla, labelstudio, pairs)}
 SUFFIXES = (".jsonl", ".json", ".ndjson")
 
 

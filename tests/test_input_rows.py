@@ -289,6 +289,7 @@ AS_THEY_ARE = {
     "context": {"context": [ASK], "chosen": SAY, "rejected": SAY | {"content": "c"}},
     "context, of a model": {"context": [ASK], "chosen": SAY | {"role": "model"}, "rejected": REJECTED[1]},
     "dialogues": {"chosen": HUMAN + "b", "rejected": HUMAN + "c\n"},
+    "dialogues of another system": {"chosen": f"{HUMAN}b".replace("\n", "\r\n"), "rejected": HUMAN + "c"},
     "dialogues and a prompt": {"prompt": "a?", "chosen": HUMAN + "b", "rejected": HUMAN + "c"},
     "an open dialogue": {"prompt": HUMAN.rstrip(), "chosen": "b", "rejected": "c"},
     "a message each": {"prompt": "a?", "chosen": SAY, "rejected": REJECTED[1:]},

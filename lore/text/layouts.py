@@ -13,8 +13,8 @@ from lore.text.spellings import is_list_of_messages, one_spelling
 from lore.upstream_values import as_list
 
 REPLIES = ("chosen", "rejected", "response")
-DIALOGUE = re.compile(r"\s*Human:.*?\n\nAssistant:", re.DOTALL)
-TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+DIALOGUE = re.compile(r"\s*Human:.*?\r?\n\r?\nAssistant:", re.DOTALL)
+TURN = re.compile(r"(?:\A\s*|\r?\n\r?\n)(Human|Assistant):")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 SHOWN = 12  # names of columns in an error
 
@@ -42,8 +42,10 @@ def as_messages(row):
     if is_list_of_messages(row.get("context")):
         row = row | with_assistants(row)
     prompt = row.get("prompt")
-    if isinstance(prompt, str) and DIALOGUE.match(prompt) and prompt.rstrip().endswith("\n\nAssistant:"):
-        row = row | {"prompt": dialogue(prompt)[:-1]}
+    if isinstance(prompt, str) and DIALOGUE.match(prompt):
+        *asked, last = dialogue(prompt)
+        if last == {"role": "assistant", "content": ""}:
+            row = row | {"prompt": asked}
     for name in REPLIES:
         text = row.get(name)
         if isinstance(text, str) and DIALOGUE.match(text) and begins_with(dialogue(text), row):
