@@ -167,6 +167,7 @@ def asked_before(args, basis):
                 pairs.append(two_of(where, row))
         judgements = of_one_person(judgements_of(rows), args)
         pairs += [(each.chosen, each.rejected) for each in judgements]
+        require(pairs, f"{args.known} holds no answer{f' of {args.user}' if args.user else ''}")
     stored = StoredAnswers.in_basis(basis).of_users([args.user])
     if args.user and not judgements and stored.frame.empty:
         basis.positions([args.user])

@@ -316,6 +316,8 @@ def test_a_second_round_goes_on_from_the_answers_wherever_they_are(with_deviatio
     common = ("--basis", adapted, "--input", source, "--output", tmp_path / "x.jsonl")
     for flags, words in (
         (("--user", "eve"), "no user eve"),
+        (("--user", "Ann", "--known", mine), "holds no answer of Ann"),
+        (("--known", tmp_path / "none.jsonl"), "is no file"),
         (("--user", load_basis(adapted).user_ids[0]), "holds no answers"),
         (("--known", texts.write(answers, [answered[0] | {"choice": 5}])), "line 1: choice is 5"),
         (

@@ -274,6 +274,12 @@ DAMAGE = {
     "an id twice": ({}, {"user_ids": '["a", "a", "b"]'}, "a stands for two people"),
     "a prior below none": ({}, {"strength": "-1"}, "strength -1"),
     "a loss that is none": ({}, {"held_out": '{"personal": "x"}'}, "held_out"),
+    "answers on replies that are not there": (
+        {"answers": torch.ones(1, 32), "answered": torch.tensor([[0, 0, 1, 5, 5]])},
+        {},
+        "replies without vectors",
+    ),
+    "vectors of no answers": ({"answers": torch.ones(1, 32)}, {}, "replies without vectors"),
     "an encoder of nothing": ({}, {"model": '{"model": "x"}'}, "no encoder"),
 }
 

@@ -277,14 +277,14 @@ def require_shapes(path, basis):
 
 def require_answers(path, basis):
     """InputError unless each answer is of somebody who is there, on two replies that are."""
-    words = f"{path}: answers of nobody, or on replies that are not there: damaged?"
+    words = f"{path}: answers of nobody, or on replies without vectors: damaged?"
     answers, answered = basis.answers, basis.answered
     require((answers is None) == (answered is None), words)
     if answered is None:
         return
     usable = answers.ndim == 2 and answers.shape[1] == len(basis.V) and answers.is_floating_point()
     usable = usable and answered.dtype == torch.int64 and answered.ndim == 2 and answered.shape[1] == 5
-    require(usable and len(answered), words)
+    require(usable and len(answered) and answers.isfinite().all(), words)
     limits = torch.tensor([len(basis.everybody), len(answers), len(answers)])
     require((answered[:, :3] >= 0).all() and (answered[:, :3] < limits).all(), words)
 
