@@ -32,8 +32,9 @@ from lore.fit.mixtures import Prior, solve_mixtures
 from lore.fit.planted import planted_rewards, solve_temperature
 from lore.fit.product import project
 from lore.fit.refits import each_alone
-from lore.fit.ridge import fit_ridge, fit_shared_and_own
+from lore.fit.ridge import fit_ridge
 from lore.fit.ridge_model import WEIGH
+from lore.fit.ridge_shared import fit_shared_and_own
 from lore.fit.sweeps import Recipe
 from lore.report.statistics import by_user, mean_accuracies, paired_difference
 from lore.report.text_tables import difference_text, print_aligned

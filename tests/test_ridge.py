@@ -13,10 +13,12 @@ from lore.fit import mixtures, ridge, ridge_model
 from lore.fit.basis import load_basis
 from lore.fit.comparisons import Comparisons
 from lore.fit.evaluation import ALL_SHOTS, SHARED_OWN
+from lore.fit.held_out import FOLDS, Folds, surest
 from lore.fit.likelihood import LOGIT_SCALE, negative_log_likelihood
 from lore.fit.mixtures import EVERYBODY
 from lore.fit.product import project
-from lore.fit.ridge import Folds, Search, fit_ridge, surest
+from lore.fit.ridge import Search, fit_ridge
+from lore.fit.ridge_model import Form, Spreads
 from lore.fit.simplex import CERTIFIED
 from utils import run, run_few_shot_vary_shots, run_regularized
 
@@ -39,7 +41,7 @@ def test_different_people_are_told_apart_and_alike_people_are_not(result):
     assert result.unseen[2] > result.unseen[1] + 0.05 > result.unseen[0]
     fit = result.cells[2].fit
     assert fit.V.shape == (16, 3) and fit.prior.strength < EVERYBODY
-    assert fit.choice["personal_spread"] in ridge.PERSONAL_SPREADS
+    assert fit.choice["personal_spread"] in ridge.PERSONAL_SPREADS + ridge.WEAKER_SPREADS
     alike = run_ridge(*planted(num_directions=1), [1, 3])
     assert alike.unseen[0] == alike.unseen[1] > 0.85  # the very same fit
     fit = alike.cells[1].fit
@@ -97,10 +99,10 @@ def test_every_prompt_is_held_out_whole_and_once():
         folds = Folds(data, 3, "cpu")
         for value in key.unique():
             assert folds.number[key == value].unique().numel() == 1
-        assert folds.number.unique().numel() == ridge.FOLDS
+        assert folds.number.unique().numel() == FOLDS
         for fold, (fitted, few) in enumerate(zip(folds.fitted, folds.few)):
             assert torch.equal(fitted, folds.number != fold) and not (few & ~fitted).any()
-        held_out = folds.held_out([key + 100 * i for i in range(ridge.FOLDS)])
+        held_out = folds.held_out([key + 100 * i for i in range(FOLDS)])
         assert torch.equal(held_out, key + 100 * folds.number)
     flipped = Comparisons(table, user, ids, (chosen + 1) % 40, chosen)
     assert torch.equal(flipped.prompts(), unnamed.prompts())
@@ -130,12 +132,13 @@ def test_of_several_fits_the_one_of_least_loss_on_all_pairs_is_kept(population):
     search = Search(groups.train, head, 0, "cpu", "pairs")
     problem = search.problem
     torch.manual_seed(0)
-    good = search.path_start([2], 5.0)[2]
-    bad = [theta + 3 * torch.randn_like(theta) for theta in good[:2]]
-    assert search.lowest([bad[0], good[0], bad[1]], 2, 5.0) is good[0]
+    form, spreads = Form(2, True), Spreads(search.shared.spreads.s, 5.0)
+    (good,) = search.path_start([form], 5.0, [0])[form]
+    bad = [good + 3 * torch.randn_like(good) for _ in range(2)]
+    assert search.lowest([bad[0], good, bad[1]], form, spreads) is good
     losses = []
-    for theta in (bad[0], good[0]):
-        V, W = problem.solution(theta, 2, search.s, 5.0)
+    for theta in (bad[0], good):
+        V, W = problem.solution(theta, form, spreads)
         (Z,) = project(groups.train, [V])
         weights = problem.weights(search.problem.everything)
         nll = negative_log_likelihood(Z, W, problem.user, weights[0])

@@ -12,7 +12,7 @@ from lore.common import InputError
 from lore.fit import ridge_model
 from lore.fit.comparisons import Comparisons
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.ridge_model import JointProblem
+from lore.fit.ridge_model import Form, JointProblem, Spreads
 
 
 @pytest.mark.parametrize("weigh", ["people", "pairs"])
@@ -20,7 +20,7 @@ def test_loss_and_gradient_equal_the_double_loop(monkeypatch, weigh):
     """(R1), user by user and pair by pair, fits side by side of which two leave out different pairs."""
     losses = []
 
-    def spy(loss, theta, owner, passes, tolerance):
+    def spy(loss, theta, sizes, passes, tolerance):
         losses.append(loss)
         return theta
 
@@ -29,17 +29,19 @@ def test_loss_and_gradient_equal_the_double_loop(monkeypatch, weigh):
     problem = JointProblem(Comparisons.from_list(users), HEAD, "cpu", weigh)
     masks = [torch.arange(18) % 3 > 0, torch.arange(18) % 4 > 1]
     torch.manual_seed(5)
-    ranks = [K, K, 1, 1]
-    thetas = [torch.randn(sum(problem.sizes(rank))).double() for rank in ranks]
-    problem.descend({K: thetas[:2], 1: thetas[2:]}, s, {K: p, 1: None}, masks, 1)
+    forms = [Form(K, True), Form(1, True), Form(K, False)]
+    thetas = {form: [torch.randn(sum(problem.sizes(form.K))).double() for _ in masks] for form in forms}
+    spreads = {form: Spreads(s, p if form.K > 1 else None) for form in forms}
+    problem.descend(thetas, spreads, masks, 1)
 
-    def by_hand(theta, K, counted):
+    def by_hand(theta, form, counted):
+        K = form.K
         c, u = theta[0], theta[1 : 1 + d]
         D = theta[1 + d : 1 + d + K * d].view(K, d) if K > 1 else torch.zeros(1, d).double()
         W = theta[1 + d + K * d :].view(3, K).softmax(1) if K > 1 else torch.ones(3, 1).double()
         rms = torch.cat(users).square().sum(1).mean().sqrt().double()
         head = (HEAD / HEAD.norm()).double().flatten() * d**0.5
-        V = [LOGIT_SCALE / rms * (c * head + s * u + p * D_k) for D_k in D]
+        V = [LOGIT_SCALE / rms * (form.head * c * head + s * u + p * D_k) for D_k in D]
         total, row, n = 0, 0, counted.sum()
         for i, x in enumerate(users):
             pairs = [pair.double() for pair in x if (row := row + 1) and counted[row - 1]]
@@ -49,8 +51,10 @@ def test_loss_and_gradient_equal_the_double_loop(monkeypatch, weigh):
             total = total + q * (W[i] - W.mean(0)).square().sum() / 2
         return (total + (c**2 / 25 + u.square().sum() + D.square().sum()) / 2) / n
 
-    theta = torch.cat(thetas).requires_grad_()
-    by_fit = zip(theta.split([len(t) for t in thetas]), ranks, masks * 2)
+    flat = [theta for of_form in thetas.values() for theta in of_form]
+    theta = torch.cat(flat).requires_grad_()
+    of_fits = [form for form in forms for _ in masks]
+    by_fit = zip(theta.split([len(t) for t in flat]), of_fits, masks * 3)
     expected = torch.stack([by_hand(*fit) for fit in by_fit])
     found = losses[0](theta)
     assert torch.allclose(found, expected, rtol=1e-6)
@@ -63,8 +67,9 @@ def test_rank_one_is_logistic_regression_with_the_same_ridge(weigh):
     users, s = random_users([30, 50, 20], 6, seed=6), 0.5
     problem = JointProblem(Comparisons.from_list(users), None, "cpu", weigh)
     start = torch.zeros(sum(problem.sizes(1))).double()
-    fits = problem.descend({1: [start]}, s, {1: None}, [problem.everything], 300)
-    V, _ = problem.solution(*fits[1], 1, s, None)
+    form = Form(1, False)
+    fits = problem.descend({form: [start]}, {form: Spreads(s)}, [problem.everything], 300)
+    V, _ = problem.solution(*fits[form], form, Spreads(s))
     X = torch.cat(users).double().numpy()
     weight = np.ones(100)
     if weigh == "people":

@@ -9,7 +9,8 @@ from lore.fit.few_shot import Draws
 from lore.fit.mixtures import EVERYBODY, Fit, Prior
 from lore.fit.product import project
 from lore.fit.refits import each_alone, mark_best_rank
-from lore.fit.ridge import fit_ridge, fit_shared_and_own
+from lore.fit.ridge import fit_ridge
+from lore.fit.ridge_shared import fit_shared_and_own
 from lore.fit.sweeps import Recipe
 from rivals import Entry
 from utils import LoRe, fit_all, personalise

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lore.fit.doubt import Projected, posterior_variance, tempered
 from lore.fit.groups import SEEN_USERS
 from lore.fit.likelihood import LOGIT_SCALE, margins
 from lore.fit.mixtures import Deviations, Fit
@@ -132,15 +133,21 @@ def outcomes_of(margin, group):
 
 def score_cells(cells, groups):
     """The same cells, scored on all groups."""
+    Zs = {}
     by_group = {}
     for name, group in groups._asdict().items():
-        Zs = project(group, [cell.fit.V for cell in cells])  # (n, d) @ (d, K) -> (n, K)
+        Zs[name] = project(group, [cell.fit.V for cell in cells])  # (n, d) @ (d, K) -> (n, K)
         is_seen = name in SEEN_USERS
         by_group[name] = []
-        for cell, Z in zip(cells, Zs):
+        for cell, Z in zip(cells, Zs[name]):
             W = cell.fit.W if is_seen else cell.W_unseen
             deviations = cell.fit.deviations if is_seen else cell.deviations_unseen
             by_group[name].append(person_margins(Z, W, deviations, group))
+    of_few = zip(Zs["few_shot_train"], by_group["few_shot_train"])
+    of_unseen = zip(Zs["unseen"], by_group["unseen"])
+    by_group["unseen"] = []
+    for cell, known, (Z, margin) in zip(cells, of_few, of_unseen):
+        by_group["unseen"].append(allowing_for_doubt(cell.fit.prior, known, Z, margin, groups))
     both_sides = items_on_both_sides(groups)
     scored = []
     for cell, *margins_of_cell in zip(cells, *by_group.values()):
@@ -152,6 +159,21 @@ def person_margins(Z, W, deviations, group):
     """x . r_i of each pair of a group, r_i = V w_i + e_i; without deviations e_i = 0. (n,)"""
     margin = margins(Z, W, group.user.to(Z.device))
     return margin if deviations is None else margin + deviations.margins(group)
+
+
+def allowing_for_doubt(prior, known, Z, margin, groups):
+    """Margins (n,) of the unseen users' pairs, smaller where little is known of them, as the prior says.
+
+    known: Z (m, K) and margins (m,) of their few-shot pairs; Z (n, K).
+    """
+    if prior is None or not prior.doubt:
+        return margin
+    Z_known, margin_known = known
+    few = Projected.whole(groups.few_shot_train, Z_known)
+    votes = groups.few_shot_train.votes.to(margin.device).unsqueeze(1)
+    test = Projected.whole(groups.unseen, Z)
+    variance = posterior_variance(prior, few, margin_known.unsqueeze(1), votes, test)
+    return tempered(margin, variance.flatten(), prior.doubt)
 
 
 def items_on_both_sides(groups):

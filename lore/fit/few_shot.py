@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 from lore.common import require
+from lore.fit.doubt import Projected, posterior_variance, tempered
 from lore.fit.evaluation import ALL_SHOTS, Cell, outcomes_of, share_right, through_others
 from lore.fit.groups import shuffled_positions
 from lore.fit.likelihood import LOGIT_SCALE, margins, mean_weights
@@ -83,7 +84,7 @@ def score_draws(setting, fit, mixtures, draws, Z, Z_test, groups):
     few = groups.few_shot_train
     unseen = groups.unseen
     trials, S, C = draws.axes
-    drawn, tested = draw_margins(mixtures, draws, Z, Z_test, groups)
+    drawn, tested = draw_margins(fit.prior, mixtures, draws, Z, Z_test, groups)
     user = unseen.user.to(Z.device)
     share_drawn = share_right(drawn, draws.problem.to(Z.device), draws.problems)
     share_tested = torch.stack([share_right(margin, user, C) for margin in tested.flatten(1).T])
@@ -102,7 +103,7 @@ def score_draws(setting, fit, mixtures, draws, Z, Z_test, groups):
         yield Cell(**setting._asdict(), shots=shots, **scores, **more)
 
 
-def draw_margins(mixtures, draws, Z, Z_test, groups):
+def draw_margins(prior, mixtures, draws, Z, Z_test, groups):
     """x . r_i of the drawn pairs, (drawn,), and of all test pairs in each draw, (n, trials, S)."""
     few = groups.few_shot_train
     trials, S, C = draws.axes
@@ -110,11 +111,24 @@ def draw_margins(mixtures, draws, Z, Z_test, groups):
     user = groups.unseen.user.to(Z.device)
     # of one trial and number of shots after the other -> (n, trials * S)
     tested = torch.stack([margins(Z_test, w, user) for w in W.view(-1, C, W.shape[1])], dim=1)
-    if mixtures.deviations is None:
-        drawn = margins(Z, W, draws.problem.to(Z.device))
-    else:
+    drawn = margins(Z, W, draws.problem.to(Z.device))
+
+    def by_draw(values):
+        """(drawn,) -> (pairs drawn from, trials * S), 0 where a pair is not drawn."""
+        table = values.new_zeros(len(few), trials * S)
+        table[draws.row.to(table.device), draws.problem.to(table.device) // C] = values
+        return table
+
+    if mixtures.deviations is not None:
         drawn = LOGIT_SCALE * mixtures.logits
-        a = mixtures.a.new_zeros(len(few), trials * S)
-        a[draws.row.to(a.device), draws.problem.to(a.device) // C] = mixtures.a
+        a = by_draw(mixtures.a)
         tested = tested + Deviations(few, few.user.to(a.device), a).margins(groups.unseen)
+    if prior is not None and prior.doubt:
+        Z_few = Z.new_zeros(len(few), Z.shape[1])
+        Z_few[draws.row.to(Z.device)] = Z
+        votes = by_draw(few.votes[draws.row].to(Z.device))
+        known = Projected.whole(few, Z_few)
+        test = Projected.whole(groups.unseen, Z_test)
+        variance = posterior_variance(prior, known, by_draw(drawn), votes, test)
+        tested = tempered(tested, variance, prior.doubt)
     return drawn, tested.view(len(user), trials, S)

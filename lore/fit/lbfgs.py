@@ -13,15 +13,16 @@ CURVED = 1e-10  # s . y / |y|^2 below which a step tells no curvature
 SHORTEST = 1e-9  # step length at which a problem is given up
 
 
-def minimise(loss, theta, owner, passes, tolerance=TOLERANCE):
-    """theta (D,) that minimises loss (D,) -> (F,), number j being a part of problem owner[j].
+def minimise(loss, theta, sizes, passes, tolerance=TOLERANCE):
+    """theta (D,) that minimises loss (D,) -> (F,), its first sizes[0] numbers being problem 0, and so on.
 
     Each problem has its own curvature and step length: one that did not gain enough tries a shorter
     step in the next pass while the others go on. Ends when all are done, or after so many passes.
     torch.optim.LBFGS solves one problem at a time (Nocedal and Wright, Numerical Optimization, 7.2).
     """
     at = evaluate(loss, theta)
-    curvature = Curvature(at, owner)
+    curvature = Curvature(at, sizes)
+    owner = curvature.owner
     direction = curvature.quasi_newton_step(at.grad)
     size = torch.ones_like(at.value)
     done = curvature.dot(at.grad, at.grad) == 0
@@ -65,15 +66,16 @@ def shorter_step(size, slope, change):
 class Curvature:
     """What the last MEMORY steps tell of the inverse Hessian of each problem."""
 
-    def __init__(self, at, owner):
-        self.owner = owner
-        self.problems = len(at.value)
+    def __init__(self, at, sizes):
+        self.sizes = sizes
+        problems = torch.arange(len(sizes))
+        self.owner = problems.repeat_interleave(torch.tensor(sizes)).to(at.theta.device)  # (D,)
         self.history = []  # s, y and 1 / s . y of each step; 0: it tells nothing of a problem
         self.scale = 1 / self.dot(at.grad, at.grad).sqrt().clamp_min(1e-300)  # (F,) first guess
 
     def dot(self, a, b):
         """(D,), (D,) -> (F,)"""
-        return a.new_zeros(self.problems).index_add_(0, self.owner, a * b)
+        return torch.stack([*map(torch.dot, a.split(self.sizes), b.split(self.sizes))])
 
     def remember(self, at, trial, accepted):
         """The step from one Point to another, for the problems (F,) that accept it."""

@@ -9,7 +9,7 @@ from lore.common import require
 from lore.fit.comparisons import Comparisons, pack
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.product import project
-from lore.fit.simplex import PersonProblems, laplace_std, newton_on_simplex
+from lore.fit.simplex import CERTIFIED, PersonProblems, laplace_std, newton_on_simplex
 
 EVERYBODY = math.inf  # as the strength of a prior: all have the population's mixture
 LARGEST_LOG_ODDS = 100.0  # of a pair under one basis reward, up to which the certificate is kept
@@ -23,6 +23,7 @@ class Prior(NamedTuple):
     mean: torch.Tensor  # (K,) the population's mixture
     strength: float  # pairs that it counts as
     deviation_spread: float = 0.0  # unit * o: std of e_i in each direction; 0: e_i = 0
+    doubt: float = 0.0  # share of what is unsure that probabilities allow for: lore/fit/doubt.py
 
 
 class Deviations(NamedTuple):
@@ -192,7 +193,7 @@ def solve_mixtures(Z, user, num_users, prior, pairs=None, row=None, spread=False
     return mixtures._replace(deviations=Deviations(pairs, user, mixtures.a))
 
 
-def solve_batches(people, Z, votes, num_users, prior, spread=False):
+def solve_batches(people, Z, votes, num_users, prior, spread=False, certified=CERTIFIED):
     """solve_mixtures of Batches; votes (n,): how much a pair counts, 0 = not at all, it is foretold."""
     K = Z.shape[1]
     mean = prior.mean.to(Z.device, torch.float64)
@@ -217,7 +218,7 @@ def solve_batches(people, Z, votes, num_users, prior, spread=False):
         problems = PersonProblems(z, vote / m, mean, prior.strength / m, G)
         if everybody:
             problems = of_one_mixture(problems)
-        w, coefficients, gap[who], H = newton_on_simplex(problems)
+        w, coefficients, gap[who], H = newton_on_simplex(problems, certified)
         W[who] = mean if everybody else w
         a[rows[real]] = (coefficients * m * prior.deviation_spread**2 / LOGIT_SCALE)[real]
         logits[batch.rows[batch.real]] = batch.logits(Z, W[who], a)[batch.real]

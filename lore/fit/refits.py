@@ -12,8 +12,8 @@ from lore.fit.lbfgs import minimise
 from lore.fit.likelihood import LOGIT_SCALE, margins, mean_weights
 from lore.fit.mixtures import stretch
 from lore.fit.product import project
-from lore.fit.ridge import FIRST_PASSES, fit_shared_and_own
 from lore.fit.ridge_model import HEAD_SPREAD, JointProblem
+from lore.fit.ridge_shared import FIRST_PASSES, fit_shared_and_own
 
 HELD_OUT = 4  # one prompt in so many
 CROSS_VALIDATED = "cross-validated"  # in place of the rank, where it is chosen anew in each split
@@ -116,7 +116,8 @@ def baseline_cells(cells, groups, V_ref, device, weigh, refit):
         fit = fit_shared_and_own(groups.train, V_ref, seed, device, weigh)
         cell = fitted_cell(Setting(seed, None, 1), fit, fit.new_people(groups.few_shot_train))
         baselines.append(cell._replace(variant=evaluation.SHARED_OWN))
-        alone.append(each_alone(groups, V_ref, seed, device, fit.choice["common_spread"]))
+        head = V_ref if fit.choice["head"] else None
+        alone.append(each_alone(groups, head, seed, device, fit.choice["common_spread"]))
     return score_cells(baselines, groups) + alone
 
 
@@ -125,7 +126,7 @@ def with_other_mixtures(cell):
 
     Nobody deviates from it.
     """
-    fit = cell.fit._replace(deviations=None)
+    fit = cell.fit._replace(deviations=None, prior=None)  # nothing is unsure of these
     mean = fit.W.mean(0)  # of the people seen, for the unseen as well
     mixtures = {
         evaluation.POPULATION: lambda W: mean.expand_as(W),
@@ -160,21 +161,19 @@ def fit_alone(pairs, test, users, problem, s):
     weight = mean_weights(user, votes)
     m = torch.bincount(user, votes)
     U = len(users)
-    number = torch.arange(U)
-    owner = torch.cat([number, number.repeat_interleave(problem.d)]).to(X.device)
 
     def rewards(theta):
-        c = theta[:U].unsqueeze(1)
-        u = theta[U:].view(U, -1)
-        return (problem.unit * (c * problem.head.T + s * u)).float()  # (U, 1) * (1, d) + (U, d)
+        c, u = theta.view(U, -1).tensor_split([1], dim=1)  # (U, 1), (U, d)
+        return (problem.unit * (c * problem.head.T + s * u)).float()
 
     def losses(theta):
         nll = -F.logsigmoid(margins(X, rewards(theta), user) / LOGIT_SCALE) * weight  # (n,)
-        ridge = (theta[:U] / HEAD_SPREAD).square() + theta[U:].view(U, -1).square().sum(1)
+        c, u = theta.view(U, -1).tensor_split([1], dim=1)
+        ridge = (c / HEAD_SPREAD).square().sum(1) + u.square().sum(1)
         return nll.new_zeros(U).index_add_(0, user, nll) + ridge / (2 * m)
 
     start = problem.head.new_zeros(U * (1 + problem.d))
-    r = rewards(minimise(losses, start, owner, FIRST_PASSES))
+    r = rewards(minimise(losses, start, [1 + problem.d] * U, FIRST_PASSES))
     X_test, user_test, _ = pairs_of_users(test, users, problem.X.rest)
     return margins(X, r, user), margins(X_test, r, user_test)
 

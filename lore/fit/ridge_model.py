@@ -6,7 +6,7 @@
 
 u is common to all people, D_k a column's own, e_i a person's own; u and D_k are N(0, I) before any
 pair is seen. head is V_ref at length sqrt(d), as long as a typical u; c is next to free, so that
-the ridge pulls towards a multiple of the head, or towards zero where there is none. unit =
+the ridge pulls towards a multiple of the head, or 0 where the head is no part of the model. unit =
 LOGIT_SCALE / (root mean square of |x|): the spreads s, p and o are log-odds of a typical pair,
 whatever the scale of the embeddings.
 
@@ -42,12 +42,28 @@ from lore.fit.rows import Rows
 
 WEIGH = ("pairs", "people")  # whose votes are equal
 HEAD_SPREAD = 5.0  # of c: hardly held, but finite where the head separates all pairs
+SPARE_DIRECTIONS = 8  # of the subspace, beside those that are asked for
+SUBSPACE_STEPS = 6
 SEEN_STRENGTH = 1.0  # pairs that the mean mixture counts as, for people seen
 
 
 # ------------------------------------------------------------------------------------------------
 # The joint problem
 # ------------------------------------------------------------------------------------------------
+
+
+class Form(NamedTuple):
+    """What a joint fit is of."""
+
+    K: int
+    head: bool  # whether the reward model's head is a part of all columns
+
+
+class Spreads(NamedTuple):
+    """Of the parts of V, in log-odds of a typical pair."""
+
+    s: float  # of what is common to all columns
+    p: float | None = None  # of what is a column's own; None: there is one column
 
 
 class Parameters(NamedTuple):
@@ -87,6 +103,7 @@ class JointProblem:
         if V_ref is not None:
             head = F.normalize(V_ref.to(head), dim=0)
         self.head = math.sqrt(self.d) * head.double()  # (d, 1)
+        self.heads = (True, False) if head.any() else (False,)  # whether it is in V: what can be tried
 
     def sizes(self, K):
         """Numbers in c, u, D and L."""
@@ -96,13 +113,15 @@ class JointProblem:
         c, u, D, L = theta.split(self.sizes(K))
         return Parameters(c, u, D.view(-1, self.d), L.view(-1, K))
 
-    def solution(self, theta, K, s, p):
+    def solution(self, theta, form, spreads):
         """One fit's vector -> V (d, K) float32, W (C, K)."""
-        c, u, D, L = self.parts(theta, K)
-        V = c * self.head + s * u.unsqueeze(1)  # (d, 1)
-        if K == 1:
+        c, u, D, L = self.parts(theta, form.K)
+        V = spreads.s * u.unsqueeze(1)  # (d, 1)
+        if form.head:
+            V = V + c * self.head
+        if form.K == 1:
             return (self.unit * V).float(), theta.new_ones(self.C, 1)
-        return (self.unit * (V + p * D.T)).float(), L.softmax(1)
+        return (self.unit * (V + spreads.p * D.T)).float(), L.softmax(1)
 
     def weights(self, counted):
         """q_ij of the pairs of a mask (n,), and q_i: (n,), (C,)"""
@@ -126,31 +145,30 @@ class JointProblem:
         getattr(self.parts(theta, K), name).mul_(factor)
         return theta
 
-    def descend(self, thetas, s, spreads, masks, passes, tolerance=TOLERANCE):
-        """Fits of each rank K with spreads s, p = spreads[K] to the pairs of each mask, from thetas on.
+    def descend(self, thetas, spreads, masks, passes, tolerance=TOLERANCE):
+        """Fits of each Form with its Spreads to the pairs of each mask, from thetas on.
 
-        thetas: {K: [theta for each mask]}, and so are the results. All share each pass over X.
+        thetas: {Form: [theta for each mask]}, and so are the results. All share each pass over X.
         """
         flat = [*chain.from_iterable(thetas.values())]
-        ranks = [*chain.from_iterable([K] * len(masks) for K in thetas)]
+        forms = [*chain.from_iterable([form] * len(masks) for form in thetas)]
         sizes = [len(theta) for theta in flat]
-        owner = torch.arange(len(flat)).repeat_interleave(torch.tensor(sizes)).to(self.user.device)
         weights = [self.weights(mask) for mask in masks] * len(thetas)
         of_pairs = torch.stack([weight for weight, _ in weights])
-        ps = [spreads[K] for K in ranks]
+        of_fits = [spreads[form] for form in forms]
 
         def losses(theta):
             parts = theta.split(sizes)
-            Vs, Ws = zip(*map(self.solution, parts, ranks, [s] * len(ps), ps))
+            Vs, Ws = zip(*map(self.solution, parts, forms, of_fits))
             nlls = joint_likelihoods(self.X, Vs, Ws, self.user, of_pairs)
             values = []
-            for part, K, nll, W, q in zip(parts, ranks, nlls, Ws, weights):
-                values.append(self.loss(part, K, nll, W, *q))
+            for part, form, nll, W, q in zip(parts, forms, nlls, Ws, weights):
+                values.append(self.loss(part, form.K, nll, W, *q))
             return torch.stack(values)
 
-        solved = minimise(losses, torch.cat(flat), owner, passes, tolerance).split(sizes)
+        solved = minimise(losses, torch.cat(flat), sizes, passes, tolerance).split(sizes)
         M = len(masks)
-        return {K: [*solved[M * i : M * (i + 1)]] for i, K in enumerate(thetas)}
+        return {form: [*solved[M * i : M * (i + 1)]] for i, form in enumerate(thetas)}
 
     def corners(self, ranks, fitted, Z, p):
         """Starts of D and L for each rank, from Bradley-Terry's rewards Z (n, 1) of the pairs.
@@ -165,9 +183,9 @@ class JointProblem:
             total.index_add_(0, self.user[rows], x * pull[rows].unsqueeze(1))
 
         # (C, d) minus the gradient of each user's part of (R1)
-        G = accumulate(self.X, self.X.rest.new_zeros(self.C, self.d), add_pull).double()
-        people, singular, directions = torch.linalg.svd(G, full_matrices=False)
-        scores = people * singular  # (C, directions)
+        G = accumulate(self.X, self.X.rest.new_zeros(self.C, self.d), add_pull)
+        directions = leading_directions(G, min(max(ranks) - 1, *G.shape)).double()  # (r, d)
+        scores = G.double() @ directions.T  # (C, d) @ (d, r)
         scores = scores / scores[:, 0].std(correction=0).clamp_min(1e-30)
         for K in ranks:
             corner = torch.linalg.qr(torch.eye(K, K - 1, dtype=torch.float64) - 1 / K)[0]
@@ -176,3 +194,17 @@ class JointProblem:
             D = F.normalize(corner @ directions[:r], dim=1)  # (K, r) @ (r, d)
             D = D * math.sqrt(self.d) / p
             yield D, scores[:, :r] @ corner.T  # (C, r) @ (r, K)
+
+
+def leading_directions(G, r):
+    """The first r right singular vectors of G (C, d), by subspace iteration: (r, d).
+
+    A start of a descent needs no more than that; an SVD of a thousand people takes seconds.
+    """
+    columns = min(r + SPARE_DIRECTIONS, *G.shape)
+    generator = torch.Generator().manual_seed(0)
+    Q = torch.randn(len(G), columns, generator=generator).to(G)
+    for _ in range(SUBSPACE_STEPS):
+        B = torch.linalg.qr(G.T @ Q)[0]  # (d, C) @ (C, columns)
+        Q = torch.linalg.qr(G @ B)[0]  # (C, d) @ (d, columns)
+    return torch.linalg.svd(Q.T @ G, full_matrices=False)[2][:r]  # (columns, C) @ (C, d)

@@ -1,6 +1,5 @@
 """Tables of what was found, all their cells text: a script prints them, apply/page.py shows them as HTML."""
 
-import math
 from typing import NamedTuple
 
 from lore.fit.evaluation import ALONE, LORE, SHARED_OWN, TESTED
@@ -250,65 +249,8 @@ def rank_text(row):
 
 
 # ------------------------------------------------------------------------------------------------
-# What the ridge solver chose; health of a basis
+# Health of a basis
 # ------------------------------------------------------------------------------------------------
-
-
-def print_ridge_choices(cells):
-    """What the ridge solver chose, and the held-out gains that it chose by; nothing for others."""
-    by_seed = {}
-    for cell in cells:
-        if cell.variant == LORE and cell.fit is not None and cell.fit.choice:
-            by_seed.setdefault(cell.seed, {})[cell.K] = cell.fit.choice
-    for seed, choices in by_seed.items():
-        common = next(iter(choices.values()))  # what all ranks share
-        path = []
-        for s, loss in zip(common["common_spreads"], common["common_held_out_loss"]):
-            path.append(f"{s:.2g}: {loss:.4f}")
-        print(f"ridge, seed {seed}: held-out loss of Bradley-Terry {', '.join(path)}")
-        print(f"chosen s = {common['common_spread']:.2g}")
-        ranked = {K: choice for K, choice in choices.items() if "gain" in choice}
-        if ranked:
-            print("what more rewards than that one gain in log P of a held-out pair, ± std. error:")
-            print_table(rank_choices(ranked))
-            print("and what something of one's own beside them adds to that:")
-            print_table(deviation_choices(choices))
-
-
-def rank_choices(choices):
-    """The gain of each rank along its path of personal spreads, and the prior chosen for new people."""
-    spreads = next(iter(choices.values()))["personal_spreads"]
-    head = ["K", *(f"p = {p:g}" for p in spreads), "chosen", "as new", "prior"]
-    rows = []
-    for K, choice in choices.items():
-        rows.append([str(K), *map(gain_text, choice["gain"]), *chosen_texts(choice)])
-    return Table(head, rows)
-
-
-def deviation_choices(choices):
-    """The gain of deviations beside Bradley-Terry and beside each rank that was found clear."""
-    spreads = next(iter(choices.values()))["deviation_spreads"]
-    rows = []
-    for K, choice in choices.items():
-        if K == 1 or choice.get("personal_spread"):
-            chosen = f"o = {choice['deviation_spread']:g}"
-            rows.append([str(K), *map(gain_text, choice["deviation_gain"]), chosen])
-    return Table(["K", *(f"o = {o:g}" for o in spreads), "chosen"], rows)
-
-
-def chosen_texts(choice):
-    """Spread, gain on seen people posing as new, strength of the prior."""
-    if not choice["personal_spread"]:
-        return ["1 and own" if choice["deviation_spread"] else "1 Bradley-Terry", "", ""]
-    strength = choice["strength"]
-    prior = "everybody's" if math.isinf(float(strength)) else f"{strength} pairs"
-    as_new = gain_text(choice["gain_as_new"][strength])
-    return [f"p = {choice['personal_spread']:g}", as_new, prior]
-
-
-def gain_text(gain):
-    mean, error = gain
-    return f"{mean:+.4f} ±{error:.4f}"
 
 
 def health_table(rows):

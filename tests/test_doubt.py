@@ -1,0 +1,79 @@
+"""What is unsure of a person, against the posterior written out and against draws from it."""
+
+import math
+
+import pytest
+import torch
+from conftest import random_users
+from populations import planted
+
+from lore.fit import doubt
+from lore.fit.comparisons import Comparisons
+from lore.fit.evaluation import Setting, fitted_cell, score_cells
+from lore.fit.likelihood import LOGIT_SCALE
+from lore.fit.mixtures import EVERYBODY, Prior
+from lore.fit.ridge import fit_ridge
+from lore.fit.ridge_shared import DOUBTS
+
+
+@pytest.mark.parametrize(("strength", "spread"), [(2.0, 0.0), (2.0, 30.0), (EVERYBODY, 30.0)])
+def test_variance_is_that_of_the_gaussian_posterior_written_out(strength, spread):
+    """Of w and e as one vector of K + d numbers, precision = prior's + sum_j c_j x_j x_j'."""
+    d, K = 5, 3
+    torch.manual_seed(0)
+    known = Comparisons.from_list(random_users([4, 2, 3], d))
+    test = Comparisons.from_list(random_users([3, 1, 2], d, seed=1))
+    V = 40 * torch.randn(d, K)
+    prior = Prior(torch.full((K,), 1 / K), strength, spread)
+    margins = 80 * torch.randn(9, 2)  # of two draws
+    votes = torch.ones(9, 2).double()
+    votes[[1, 8], 0] = 0  # not fitted in the first
+    sides = [doubt.Projected.whole(side, side.table @ V) for side in (known, test)]
+    variance = doubt.posterior_variance(prior, sides[0], margins, votes, sides[1])
+    for j, person in enumerate(test.user.tolist()):
+        for draw in range(2):
+            rows = ((known.user == person) & (votes[:, draw] > 0)).nonzero().flatten()
+            precision = torch.zeros(K + d, K + d).double()
+            along = torch.eye(K).double() - 1 / K
+            tight = 1e12  # stands for what may not move
+            precision[:K, :K] = tight * torch.full((K, K), 1 / K).double()
+            precision[:K, :K] += along * (tight if strength == EVERYBODY else strength)
+            precision[K:, K:] = torch.eye(d).double() * (1 / spread**2 if spread else tight)
+            for row in rows:
+                phi = torch.cat([known.table[row] @ V, known.table[row]]).double() / LOGIT_SCALE
+                p = torch.sigmoid(margins[row, draw].double() / LOGIT_SCALE)
+                precision += p * (1 - p) * torch.outer(phi, phi)
+            phi = torch.cat([test.table[j] @ V, test.table[j]]).double() / LOGIT_SCALE
+            expected = phi @ torch.linalg.solve(precision, phi)
+            assert variance[j, draw].item() == pytest.approx(expected.item(), rel=1e-3, abs=1e-6)
+
+
+def test_a_tempered_margin_is_the_mean_probability():
+    generator = torch.Generator().manual_seed(0)
+    for mean, variance in ((0.5, 0.3), (-2.0, 1.0), (1.0, 4.0)):
+        drawn = mean + math.sqrt(variance) * torch.randn(200_000, generator=generator)
+        margin = doubt.tempered(torch.tensor([LOGIT_SCALE * mean]), torch.tensor([variance]), 1.0)
+        assert torch.sigmoid(margin / LOGIT_SCALE).item() == pytest.approx(
+            torch.sigmoid(drawn).mean().item(), abs=0.02
+        )
+    assert doubt.tempered(torch.tensor([3.0]), torch.tensor([9.0]), 0.0).item() == 3.0
+
+
+def test_doubt_is_of_new_people_and_turns_no_sign():
+    groups, head = planted()
+    few = groups.few_shot_train
+    known = few.subset(torch.arange(len(few)) % 10 < 2)  # two pairs of each
+    groups = groups._replace(few_shot_train=known)
+    fit = fit_ridge(groups.train, [3], head)[3]
+    assert fit.prior.doubt == fit.choice["doubt"] in (0.0, *DOUBTS)
+    cells = []
+    for share in (0.0, 0.3):
+        doubting = fit._replace(prior=fit.prior._replace(doubt=share))
+        cells.append(fitted_cell(Setting(0, 0.0, 3), doubting, doubting.new_people(known)))
+    at_its_word, doubting = score_cells(cells, groups)
+    for name in ("seen", "unseen"):
+        assert (at_its_word.accuracy[name] == doubting.accuracy[name]).all()
+    wrong = at_its_word.outcomes["unseen"].right == 0  # less confidence costs less where it was misplaced
+    losses = [cell.outcomes["unseen"].log_loss for cell in (at_its_word, doubting)]
+    assert (losses[1] < losses[0])[wrong].all() and (losses[1] > losses[0])[~wrong].all()
+    assert (at_its_word.outcomes["seen"].log_loss == doubting.outcomes["seen"].log_loss).all()
