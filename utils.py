@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lore.common import InputError, progress, require
-from lore.fit.basis import Basis, load_basis, save_fits
+from lore.fit.basis import Basis, load_basis, save_best, save_fits
 from lore.fit.comparisons import Comparisons, check_rank, pack
 from lore.fit.evaluation import ALL_SHOTS, fitted_cell, score_cells
 from lore.fit.few_shot import Draws, draw_shots, drawn_terms, score_draws
@@ -289,6 +289,7 @@ def run(
         cells += baseline_cells(cells, groups, V_ref, device, recipe.weigh, refit=fit)
     if mark_best:
         cells = mark_best_rank(cells, groups, refit=fit)
+        save_best(save, cells)
     return RunResult.of(cells, grid, () if seeds is None else (len(seeds),))
 
 

@@ -99,7 +99,7 @@ def main():
     choices.print_top_choices(report, sum(chances) / len(chances))
     if args.who:
         choices.print_traits(report["who"])
-    print(f"\nresults are in {output}.json and .png, V and W beside them")
+    print(f"\nresults are in {output}.json and .png, V and W beside them (_best: of the starred rank)")
 
 
 def best_of(cells):

@@ -57,7 +57,7 @@ def main():
         )  # fmt: skip
         cells += result.cells + best_cells(prepared.planted, groups, seeds[0])
     report_run(output, cells, args)
-    print(f"results are in {output}.json and .png, V and W beside them")
+    print(f"results are in {output}.json and .png, V and W beside them (_best: of the starred rank)")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def main():
     if any(row["to_head"][0] > COLLAPSED for row in several):
         print("some bases are the reference head several times over:", end=" ")
         print("their pull to it is too strong to learn anything")
-    print(f"results are in {output}.json and .png, V and W beside them")
+    print(f"results are in {output}.json and .png, V and W beside them (_best: of the starred rank)")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def main():
             )  # fmt: skip
             cells += result.cells + best_cells(sides.train.planted, groups, seeds[0])
         report_run(path, cells, args, model=sides.train.model, max_train=max_train)
-        print(f"results are in {path}.json and .png, V and W beside them")
+        print(f"results are in {path}.json and .png, V and W beside them (_best: of the starred rank)")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Bases on disk and their health."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from populations import GROUPS, HEAD, N_UNSEEN, D, N, sweep
 
 from lore.common import InputError
-from lore.fit.basis import Basis, basis_health, basis_path, load_basis, save_basis
+from lore.fit.basis import Basis, basis_health, basis_path, best_path, load_basis, save_basis
 from lore.report import text_tables
 from utils import LoRe, PersonalizeBatch, run
 
@@ -78,8 +80,14 @@ def test_health_of_bases_that_one_can_judge_by_eye(capsys):
 
 
 def test_bases_are_saved_with_their_users(tmp_path):
-    sweep(run, [0, 2], [0.0], seeds=[3], save=tmp_path / "fit")
-    assert [p.name for p in tmp_path.iterdir()] == ["fit_K2_alpha0_seed3.safetensors"]
+    result = sweep(run, [0, 2], [0.0], seeds=[3], mark_best=True, save=tmp_path / "fit")
+    names = ["K0_alpha0_seed3", "K2_alpha0_seed3", "best_alpha0_seed3"]
+    assert sorted(p.stem for p in tmp_path.iterdir()) == [f"fit_{name}" for name in names]
+    (best,) = [cell.K for cell in result.cells if cell.best]
+    starred = load_basis(best_path(tmp_path / "fit", 0.0, 3), D)
+    assert torch.equal(starred.V, load_basis(basis_path(tmp_path / "fit", best, 0.0, 3), D).V)
+    sweep(run, [2], [0.0], seeds=[3], save=tmp_path / "fit")
+    assert not Path(best_path(tmp_path / "fit", 0.0, 3)).exists()  # that of an earlier run
     basis = load_basis(basis_path(tmp_path / "fit", 2, 0.0, 3), D)
     generator = torch.Generator().manual_seed(3)
     W, V = LoRe(HEAD, 0.0, N, D, 2, 60, 0.5, generator=generator).fit(GROUPS[0])

@@ -1,6 +1,7 @@
 """V and W on disk, and what tells whether they are healthy."""
 
 import json
+import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lore.common import InputError, require, written_whole
-from lore.fit.evaluation import log_losses, person_margins
+from lore.fit.evaluation import allowing_for_doubt, log_losses, person_margins
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import Prior
 from lore.fit.product import project
@@ -29,6 +30,11 @@ def basis_path(prefix, K, alpha, seed):
     return f"{prefix}_K{K}_alpha{alpha:g}_seed{seed}.safetensors"
 
 
+def best_path(prefix, alpha, seed):
+    """Of the basis of the rank that held-out prompts speak for."""
+    return f"{prefix}_best_alpha{alpha:g}_seed{seed}.safetensors"
+
+
 class Basis(NamedTuple):
     """What a fit has learned. Mixtures are probabilities."""
 
@@ -43,6 +49,7 @@ class Basis(NamedTuple):
     mean: torch.Tensor | None = None  # (K,) the population's mixture; None: the mean of W
     strength: float = STRENGTH  # and how many pairs it counts as, for new people
     deviation_spread: float = 0.0  # std of e_i in each direction
+    doubt: float = 0.0  # share of what is unsure of new people that probabilities allow for
     held_out: dict | None = None  # log-loss on new prompts of unseen people: see losses_held_out
     pairs: dict | None = None  # of each person, how many they were fitted to
     words: dict | None = None  # of people whom adapt.py has taken in, what it said of them
@@ -58,7 +65,7 @@ class Basis(NamedTuple):
     def prior(self):
         """What is known of a person before the first pair."""
         mean = self.W.mean(0) if self.mean is None else self.mean
-        return Prior(mean, self.strength, self.deviation_spread)
+        return Prior(mean, self.strength, self.deviation_spread, self.doubt)
 
     def positions(self, users):
         """Theirs among everybody; an id of two (lists have numbers for ids) is the seen one's.
@@ -141,54 +148,80 @@ def save_basis(path, basis, **metadata):
     """A Basis as one safetensors file: its tensors; the ids and the model in the header."""
     header = {name: str(value) for name, value in metadata.items()}
     header |= {"model": basis.model, "strength": str(basis.strength)}
-    header |= {"deviation_spread": str(basis.deviation_spread)}
+    header |= {"deviation_spread": str(basis.deviation_spread), "doubt": str(basis.doubt)}
     for name in ("user_ids", "unseen_ids", *SAID):
         header[name] = json.dumps(getattr(basis, name))
     tensors = {}
     for name in (*NEEDED, *MORE, *ANSWERS):
         if getattr(basis, name) is not None:
-            tensors[name] = getattr(basis, name).detach().cpu().contiguous()
+            tensors[name] = getattr(basis, name).detach().cpu().clone(memory_format=torch.contiguous_format)
     with written_whole(path) as file:
         save_file(tensors, file, header)
 
 
 def save_fits(prefix, cells, groups, model):
-    """One basis file for each fit of a rank above 0."""
+    """One basis file for each fit; none of an earlier run is left that is called the best."""
     seen = groups.train.user_ids
     unseen = groups.unseen.user_ids
     pairs = {}
     for group in (groups.train, groups.few_shot_train):
         pairs |= dict(zip(group.user_ids, group.counts.tolist()))
-    for cell, held_out in zip(cells, losses_held_out(cells, groups.unseen)):
+    for cell, held_out in zip(cells, losses_held_out(cells, groups)):
         seed, alpha, K = cell.setting
-        if K > 0:
-            E = stacked_deviations(cell.fit.deviations, seen)
-            E_unseen = stacked_deviations(cell.deviations_unseen, unseen)
-            basis = Basis(cell.fit.V, cell.fit.W, seen, cell.W_unseen, unseen, model, E, E_unseen)
-            basis = basis._replace(held_out=held_out, pairs=pairs)
-            if cell.fit.prior is not None:
-                basis = basis._replace(**cell.fit.prior._asdict())
-            save_basis(basis_path(prefix, K, alpha, seed), basis, alpha=alpha, seed=seed)
+        E = stacked_deviations(cell.fit.deviations, seen)
+        E_unseen = stacked_deviations(cell.deviations_unseen, unseen)
+        basis = Basis(cell.fit.V, cell.fit.W, seen, cell.W_unseen, unseen, model, E, E_unseen)
+        basis = basis._replace(held_out=held_out, pairs=pairs)
+        if cell.fit.prior is not None:
+            basis = basis._replace(**cell.fit.prior._asdict())
+        save_basis(basis_path(prefix, K, alpha, seed), basis, alpha=alpha, seed=seed)
+        remove(best_path(prefix, alpha, seed))
 
 
-def losses_held_out(cells, group):
-    """For each Cell the mean over unseen people of -log P of their pairs of a group, none of them fitted.
+@by_first_process
+def remove(path):
+    Path(path).unlink(missing_ok=True)
+
+
+@by_first_process
+def save_best(prefix, cells):
+    """The files of the ranks that are marked as best, under a name that tells no rank; no prefix: none."""
+    for cell in cells:
+        if cell.best and prefix is not None:
+            seed, alpha, K = cell.setting
+            with written_whole(best_path(prefix, alpha, seed)) as file:
+                shutil.copyfile(basis_path(prefix, K, alpha, seed), file)
+
+
+def losses_held_out(cells, groups):
+    """For each Cell the mean over unseen people of -log P of their pairs, none of them fitted.
 
     {personal: by their own rewards, population: by the mean mixture of everybody}
     """
-    user = group.user
+    few = groups.few_shot_train
+    test = groups.unseen
+    Vs = [cell.fit.V for cell in cells]
     losses = []
-    for cell, Z in zip(cells, project(group, [cell.fit.V for cell in cells])):  # (n, K)
-        mean = cell.fit.W.mean(0) if cell.fit.prior is None else cell.fit.prior.mean
-        margins = {"personal": person_margins(Z, cell.W_unseen, cell.deviations_unseen, group)}
+    for cell, Z_few, Z in zip(cells, project(few, Vs), project(test, Vs)):  # (m, K), (n, K)
+        prior = cell.fit.prior
+        mean = cell.fit.W.mean(0) if prior is None else prior.mean
+        person = cell.W_unseen, cell.deviations_unseen
+        known = Z_few, person_margins(Z_few, *person, few)
+        margin = person_margins(Z, *person, test)
+        margins = {"personal": allowing_for_doubt(prior, known, Z, margin, groups)}
         margins["population"] = Z @ mean.to(Z)  # (n, K) @ (K,)
         of_cell = {}
         for name, margin in margins.items():
-            loss = log_losses(margin)
-            sums = loss.new_zeros(len(group.counts)).index_add_(0, user.to(loss.device), loss)
-            of_cell[name] = (sums / group.counts.to(loss.device)).mean().item()
+            of_cell[name] = by_user_mean(log_losses(margin), test)
         losses.append(of_cell)
     return losses
+
+
+def by_user_mean(values, group):
+    """Mean over the users of a group of the mean of their pairs' values (n,)."""
+    counts = group.counts.to(values.device)
+    sums = values.new_zeros(len(counts)).index_add_(0, group.user.to(values.device), values)
+    return (sums / counts).mean().item()
 
 
 def stacked_deviations(deviations, user_ids):
@@ -208,7 +241,7 @@ def load_basis(path, num_features=None):
             tensors = {name: file.get_tensor(name) for name in names}
             answers = {name: file.get_tensor(name) for name in {*file.keys()} & {*ANSWERS}}
             header = file.metadata()
-        numbers = {name: float(header[name]) for name in ("strength", "deviation_spread")}
+        numbers = {name: float(header[name]) for name in ("strength", "deviation_spread", "doubt")}
         ids = {name: ids_of(header[name]) for name in ("user_ids", "unseen_ids")}
         said = {name: said_in(header, name) for name in SAID}
         basis = Basis(**tensors, **answers, **ids, **said, model=header["model"], **numbers)
@@ -268,8 +301,9 @@ def require_shapes(path, basis):
     for ids in (basis.user_ids, basis.unseen_ids):
         if len({*ids}) < len(ids):
             raise InputError(f"{path}: the id {max(ids, key=ids.count)} stands for two people")
-    words = f"{path}: a prior of strength {basis.strength} and spread {basis.deviation_spread}"
-    require(basis.strength >= 0 and basis.deviation_spread >= 0, words)
+    numbers = (basis.strength, basis.deviation_spread, basis.doubt)
+    words = "{}: a prior of strength {}, spread {} and doubt {}".format(path, *numbers)
+    require(min(numbers) >= 0, words)
     require_answers(path, basis)
     one_sided = (basis.E is None) != (basis.E_unseen is None)
     require(not one_sided, f"{path}: only one of E and E_unseen is there")
