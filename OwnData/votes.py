@@ -7,17 +7,16 @@ from lore.text.input_rows import NO_IDS
 from lore.text.json_text import is_nothing
 from lore.upstream_values import as_list, finite_number, truth, whole_number
 
-# without case, spaces and signs
+# without case, spaces and signs; of ties the beginnings: "tie (bothbad)", "both are good", "Equally bad"
 TIES = (
-    "tie tied draw equal same both neither bothbad bothgood bothequal tiebothbad tiebothgood tieinconsistent"
-)
-TIES = {*TIES.split(), "nopreference", "aboutthesame", "a=b"}
+    "tie", "both", "neither", "equal", "nopreference", "draw", "same", "aboutthesame", "similar", "neutral", "a=b",
+)  # fmt: skip
 FIRST = {
-    *["a", "left", "first", "a>b", "a>>b", "modela", "assistanta", "aisclearlybetter", "aisslightlybetter"]
-}
+    "a", "left", "first", "a>b", "a>>b", "b<a", "modela", "assistanta", "aisclearlybetter", "aisslightlybetter",
+}  # fmt: skip
 SECOND = {
-    *["b", "right", "second", "b>a", "b>>a", "modelb", "assistantb", "bisclearlybetter", "bisslightlybetter"]
-}
+    "b", "right", "second", "b>a", "b>>a", "a<b", "modelb", "assistantb", "bisclearlybetter", "bisslightlybetter",
+}  # fmt: skip
 SIGNS = re.compile(r"[^\w<>=]|_")  # that mean nothing: spaces, brackets, dashes
 
 
@@ -40,7 +39,7 @@ def vote_of(file_and_line, value, names, row, args):
         by_number = label.isdigit() and label == name[-1]  # 1 of response_1 and response_2
         if label in labels or label == plain(name) or by_model or by_number:
             return vote
-    if label in TIES:
+    if label.startswith(TIES):
         return "tie"
     text = f"the winner is {value!r}: which reply is that? say it, as --votes a=LABEL b=LABEL tie=LABEL"
     raise InputError(f"{file_and_line}: {text}")

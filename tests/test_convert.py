@@ -79,7 +79,8 @@ def test_the_arena_is_read_with_upstreams_ids(tmp_path):
     [
         ("A", "b"), ("model_a", "b"), ("left", "b"), ("[[A]]", "b"), ("A>>B", "b"), ("Response A", "b"), ("m", "b"),
         ("A-is-slightly-better", "b"), ({"selected": "left"}, "b"), ([{"selected": "right"}], "c"), (" b ", "c"),
-        ("tie (both bad)", None), ("[[A=B]]", None), ("Equal", None), (1, "c"), (1.0, "c"), ("0", "b"), (True, None),
+        ("tie (both bad)", None), ("[[A=B]]", None), ("Tie - both good", None), ("both are bad", None),
+        ("No_Preference", None), ("A < B", "c"), ("Equal", None), (1, "c"), (1.0, "c"), ("0", "b"), (True, None),
     ],
 )  # fmt: skip
 def test_a_winner_has_many_spellings(tmp_path, winner, kept):
