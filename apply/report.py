@@ -230,8 +230,8 @@ class Replies:
         words = "Of all pairs of a person, those that the reward was fitted to included."
         parts = [remark(words)]
         frame = self.split.frame
-        compared = {*frame["user_id"]}
-        for user in [user for user in basis.everybody if user in compared][:people]:
+        judges = {*frame["user_id"]}
+        for user in [user for user in basis.everybody if user in judges][:people]:
             pairs = frame[frame["user_id"] == user]
             chosen = self.split.table[pairs["chosen"].to_numpy()].float()
             rejected = self.split.table[pairs["rejected"].to_numpy()].float()
@@ -246,7 +246,7 @@ class Replies:
                     f"their reward gave this choice {odds(margin[number])} (log-odds {margin[number]:+.2f})"
                 )
                 parts.append(remark(said))
-        more = len(compared & {*basis.everybody}) - people
+        more = len(judges & {*basis.everybody}) - people
         if more > 0:
             parts.append(remark(f"{more} more people are not shown (--people)."))
         return "".join(parts)

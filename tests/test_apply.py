@@ -456,7 +456,8 @@ def test_the_page_says_what_the_table_says_and_fetches_nothing(trained):
         low, high = [100 * value for value in row["unseen_interval"]]
         assert f"{100 * row['unseen']:.1f} [{low:.1f}, {high:.1f}]" in text
     parts = ("basis reward 2", "wrong", "Bradley-Terry", "git commit", "std over trials")
-    for part in (*parts, "People&#x27;s mixtures", "cosine to head", "log-loss: mean over users"):
+    said = ("foretells", "expected calibration error", "pooling last", "3 seen, 3 unseen", "likes least")
+    for part in (*parts, *said, "People&#x27;s mixtures", "cosine to head", "log-loss: mean over users"):
         assert part in text, part
     assert text.count("<svg") == 3
     other = texts.write(trained / "other.jsonl", texts.comparisons(seed=9))
