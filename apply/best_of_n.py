@@ -7,7 +7,8 @@ Reads:  --basis, a .safetensors file of a train_basis.py or of adapt.py
         --input, JSON lines (plain or gzip), CSV or parquet: prompt, or messages; candidates, a list
 Writes: --output, the same rows as JSON lines (gzip where the name says so), replies by their number in
         `candidates`, from 0: `population_best`; `best`, {id: number}; `gain`, {id: log-odds by which a
-        person prefers their own best to the population's}; `tied`, {id: [numbers]}, of replies that
+        person prefers their own best to the population's, of the mean probability where the basis
+        holds the person's answers and doubts}; `tied`, {id: [numbers]}, of replies that
         differ in words and are worth the same to a person, `population_tied`, [numbers], to the
         population; `vote` with --vote: `borda`, most points, and
         `majority`, what a majority of the people prefers to each other reply, or null
@@ -21,6 +22,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+import torch
+from doubts import Doubts
 from outputs import require_rows, written_rows
 
 import saved_basis
@@ -93,7 +96,7 @@ def vote_of(replies, rewards):
     }
 
 
-def choose(row, users, vote):
+def choose(row, users, doubts, vote):
     """The fields that are added to one Row."""
     replies = [as_read(talk) for talk in candidates_of(row.where, row.fields)]
     common, tied = best_of(replies, row.population[:, None].numpy())
@@ -102,7 +105,11 @@ def choose(row, users, vote):
         rewards = row.rewards.numpy()  # (replies, P)
         best, tied = best_of(replies, rewards)
         added["best"] = dict(zip(users, best.tolist()))
-        added["gain"] = dict(zip(users, (rewards.max(0) - rewards[common[0]]).tolist()))
+        gains = torch.from_numpy(rewards.max(0) - rewards[common[0]])  # (P,)
+        for column in doubts.columns(users):
+            pair = row.vectors[best[column], None], row.vectors[common]
+            gains[column] = doubts.tempered(users[column], *pair, gains[column, None])
+        added["gain"] = dict(zip(users, gains.tolist()))
         added["tied"] = {users[column]: equals for column, equals in tied.items()}
     if vote:
         added["vote"] = vote_of(replies, rewards)
@@ -155,10 +162,11 @@ def main():
     require(users or not args.vote, "--vote: whose? name them with --users, or take --everybody")
     require_rows(args.output, [args.basis, args.input], "population_best")
     encoder = encoder_of_basis(args.basis, basis, args)
+    doubts = Doubts(basis, users)
     summary = Summary(users)
     with written_rows(args.output) as write:
         for row in scored_rows(args.input, candidates_of, encoder, basis, users, ADDED):
-            chosen = choose(row, users, args.vote)
+            chosen = choose(row, users, doubts, args.vote)
             write(extended(row, chosen))
             summary.add(chosen)
     summary.print()

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lore.fit.doubt import Projected, posterior_variance, tempered
 from lore.fit.groups import shuffled_positions
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import BATCH, Batch, Mixtures, person_batches, solve_batches, solve_mixtures
@@ -72,7 +73,10 @@ def adapt(basis, pairs):
     problems = leave_one_out(pairs, prompt, prompt_user)
     is_out = problems.is_out
     row = problems.row[is_out]  # (l,) pairs left out
-    personal = foretold(Z, basis.prior, pairs, problems)[is_out]  # (l,)
+    logits = foretold(Z, basis.prior, pairs, problems)  # (lines,)
+    personal = logits[is_out]  # (l,)
+    if basis.doubt:
+        personal = tempered(personal, doubt_of_left_out(Z, basis.prior, pairs, problems, logits), basis.doubt)
     common = Z[row].double() @ basis.prior.mean.double() / LOGIT_SCALE  # (l, K) @ (K,)
     user = pairs.user[row].numpy()
     count = np.bincount(user, minlength=C)
@@ -128,6 +132,20 @@ def foretold(Z, prior, pairs, problems):
         people = person_batches(pairs.user, len(pairs.user_ids), Z.shape[1], pairs)
         batches = repeated(people, owner, begin, len(row))
     return solve_batches(batches, Z[row], (~is_out).double(), len(owner), prior).logits
+
+
+def doubt_of_left_out(Z, prior, pairs, problems, logits):
+    """Variance of the log-odds of each line that is left out, by what the others of its problem tell. (l,)"""
+    owner, _, problem, row, is_out = problems
+    first = torch.searchsorted(owner, owner)  # problem of the same owner
+    draw = (torch.arange(len(owner)) - first)[problem]  # (lines,)
+    margins = torch.zeros(len(pairs), int(draw.max()) + 1, dtype=torch.float64)
+    margins[row, draw] = LOGIT_SCALE * logits
+    votes = torch.zeros_like(margins)
+    votes[row, draw] = (~is_out).double()
+    known = Projected.whole(pairs, Z)
+    variance = posterior_variance(prior, known, margins, votes, known)  # (n, draws)
+    return variance[row[is_out], draw[is_out]]
 
 
 def repeated(people, owner, begin, total):

@@ -18,6 +18,7 @@ sys.path += [str(FOLDER), str(FOLDER.parent)]  # behind what the program that im
 
 import torch
 import torch.nn.functional as F
+from doubts import Doubts
 from outputs import require_output, require_people
 from scorer import Scorer
 
@@ -60,14 +61,13 @@ class Person:
 
     def rewards(self, prompt, candidates):
         """Log-odds of each reply to a prompt, a list of floats; beside those of other prompts they say nothing."""
-        row = row_of("candidates", {"prompt": prompt, "candidates": candidates})
-        talks = candidates_of("candidates", row)
+        talks = self.talks(prompt, candidates)
         return self.scorer.rewards(talks, [self.known_as] * len(talks))
 
     def prefer(self, prompt, a, b):
-        """P(the person prefers a to b)."""
-        first, second = self.rewards(prompt, [a, b])
-        return torch.sigmoid(torch.tensor(first - second)).item()
+        """P(the person prefers a to b), what is unsure of them allowed for."""
+        margin, _ = self.margins(*self.talks(prompt, [a, b]))
+        return torch.sigmoid(margin).item()
 
     def rank(self, prompt, candidates):
         """The candidates, the best for this person first."""
@@ -79,14 +79,27 @@ class Person:
         """Accuracy (Eq. 15) and mean of -log P on pairs that no fit has seen, with the population's beside them."""
         judgements = self.judgements(pairs)
         talks = [each.chosen for each in judgements] + [each.rejected for each in judgements]
-        users = [self.known_as] * len(talks) + [None] * len(talks)
-        rewards = torch.tensor(self.scorer.rewards(talks * 2, users)).view(2, 2, -1)  # (whose, side, pairs)
-        margins = rewards[:, 0] - rewards[:, 1]  # (whose, pairs)
         found = {"pairs": len(judgements)}
-        for name, margin in zip(("", "population_"), margins):
+        for name, margin in zip(("", "population_"), self.margins(*talks)):
             found[f"{name}accuracy"] = (margin > 0).double().mean().item()
             found[f"{name}log_loss"] = F.softplus(-margin).mean().item()
         return found
+
+    def margins(self, *talks):
+        """Log-odds of the first half of some conversations against the other, of the person and the population."""
+        table = self.scorer.vectors(talks)
+        pair = table.tensor_split(2)
+        margins = []
+        for user in (self.known_as, None):
+            chosen, rejected = self.scorer.of_vectors(table, [user] * len(talks)).tensor_split(2)
+            margins.append(chosen - rejected)
+        margins[0] = Doubts(self.basis, [self.known_as]).tempered(self.known_as, *pair, margins[0])
+        return margins
+
+    @staticmethod
+    def talks(prompt, candidates):
+        """Conversations of a prompt with each reply."""
+        return candidates_of("candidates", row_of("candidates", {"prompt": prompt, "candidates": candidates}))
 
     def save(self, path):
         """The basis with this person in it, which every script of apply/ reads."""

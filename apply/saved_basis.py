@@ -127,6 +127,7 @@ class Row(NamedTuple):
 
     where: str  # file and line
     fields: dict  # as they stand in the file
+    vectors: torch.Tensor  # (conversations, d)
     population: torch.Tensor  # (conversations,)
     rewards: torch.Tensor  # (conversations, P) of the users asked for
 
@@ -195,8 +196,8 @@ def rewarded(rows, table, basis, users):
     sizes = [len(numbers) for _, numbers in rows]
     population = basis.population(vectors).split(sizes)
     rewards = basis.log_odds(vectors, users).split(sizes)
-    for ((where, fields, _), _), common, personal in zip(rows, population, rewards):
-        yield Row(where, fields, common, personal)
+    for ((where, fields, _), _), *of_row in zip(rows, vectors.split(sizes), population, rewards):
+        yield Row(where, fields, *of_row)
 
 
 def extended(row, added):

@@ -36,14 +36,21 @@ class Scorer:
 
     def rewards(self, talks, users):
         """Log-odds of each conversation for its user, None = the population: a list of floats."""
+        return self.of_vectors(self.vectors(talks), users).tolist()
+
+    def vectors(self, talks):
+        """(talks, d)"""
         unique, rows = distinct(talks)
         with Tally(0) as tally:
-            table = self.encoder.embed_counted(unique, tally)[rows]
+            return self.encoder.embed_counted(unique, tally)[rows]
+
+    def of_vectors(self, table, users):
+        """The same of their vectors: (talks,)"""
         rewards = self.basis.population(table)
         personal = [row for row, user in enumerate(users) if user is not None]
         named = [users[row] for row in personal]
         rewards[personal] = self.basis.log_odds_by_row(table[personal], named)
-        return rewards.tolist()
+        return rewards
 
     def each(self, talks, users):
         """Their rewards, with an InputError in place of what cannot be scored."""

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import random_users
+from conftest import ROOT, random_users
 from populations import planted
 
 from lore.fit import doubt
@@ -12,6 +12,7 @@ from lore.fit.comparisons import Comparisons
 from lore.fit.evaluation import Setting, fitted_cell, score_cells
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import EVERYBODY, Prior
+from lore.fit.product import project
 from lore.fit.ridge import fit_ridge
 from lore.fit.ridge_shared import DOUBTS
 
@@ -77,3 +78,27 @@ def test_doubt_is_of_new_people_and_turns_no_sign():
     losses = [cell.outcomes["unseen"].log_loss for cell in (at_its_word, doubting)]
     assert (losses[1] < losses[0])[wrong].all() and (losses[1] > losses[0])[~wrong].all()
     assert (at_its_word.outcomes["seen"].log_loss == doubting.outcomes["seen"].log_loss).all()
+
+
+def test_a_prompt_left_out_is_foretold_with_the_doubt_of_the_others(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "apply"))
+    import leave_one_out
+
+    torch.manual_seed(0)
+    pairs = Comparisons.from_list(random_users([4, 3], 5))
+    V = 40 * torch.randn(5, 2)
+    prior = Prior(torch.full((2,), 0.5), 1.0, 20.0)
+    (Z,) = project(pairs, [V])
+    prompt, prompt_user = leave_one_out.prompts_of_people(pairs)
+    problems = leave_one_out.leave_one_out(pairs, prompt, prompt_user)
+    logits = leave_one_out.foretold(Z, prior, pairs, problems)
+    variance = leave_one_out.doubt_of_left_out(Z, prior, pairs, problems, logits)
+    whole = doubt.Projected.whole(pairs, Z)
+    for problem, row in enumerate(problems.row[problems.is_out].tolist()):
+        lines = problems.problem == problem
+        margins, votes = torch.zeros(2, 7, 1).double()
+        margins[problems.row[lines], 0] = LOGIT_SCALE * logits[lines]
+        votes[problems.row[lines], 0] = (~problems.is_out[lines]).double()
+        expected = doubt.posterior_variance(prior, whole, margins, votes, whole)[row, 0]
+        at = (problems.row[problems.is_out] == row).nonzero().item()
+        assert variance[at].item() == pytest.approx(expected.item())

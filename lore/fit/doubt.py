@@ -93,8 +93,8 @@ def posterior_variance(prior, known, margins, votes, test):
     people = test.user.unique()
     variance = test.Z.new_empty(len(test.row), votes.shape[1], dtype=torch.float64)
     for rows, tested in zip(slices_of(known.user, people), slices_of(test.user, people)):
-        of_test = test.of_person(prior, tested)
-        variance[tested] = variance_of_person(known.of_person(prior, rows), of_test, sharpness[rows].T)
+        person = Known.of(known.of_person(prior, rows), sharpness[rows].T)
+        variance[tested] = person.variance(test.of_person(prior, tested))
     return variance
 
 
@@ -105,14 +105,26 @@ def slices_of(user, people):
     return [*map(slice, first.tolist(), last.tolist())]
 
 
-def variance_of_person(known, test, sharpness):
-    """var of each pair of `test`; Directions, and c (draws, m) of the known pairs -> (t, draws)
+class Known(NamedTuple):
+    """What is known of one person, in each of several draws.
 
     (k + 1 / c)^-1 = c^1/2 (1 + c^1/2 k c^1/2)^-1 c^1/2, which stands c = 0.
     """
-    root = sharpness.sqrt()  # (draws, m)
-    M = root.unsqueeze(2) * known.covariance(known) * root.unsqueeze(1)  # (draws, m, m)
-    M.diagonal(dim1=1, dim2=2).add_(1)
-    seen = root.unsqueeze(2) * known.covariance(test)  # (draws, m, t)
-    explained = torch.linalg.solve_triangular(torch.linalg.cholesky(M), seen, upper=False)
-    return (test.variance() - explained.square().sum(1)).clamp_min(0).T
+
+    directions: Directions  # of the known pairs
+    root: torch.Tensor  # (draws, m) c^1/2
+    factor: torch.Tensor  # (draws, m, m) Cholesky's, of what is inverted
+
+    @classmethod
+    def of(cls, directions, sharpness):
+        """sharpness (draws, m): c."""
+        root = sharpness.sqrt()
+        M = root.unsqueeze(2) * directions.covariance(directions) * root.unsqueeze(1)
+        M.diagonal(dim1=1, dim2=2).add_(1)
+        return cls(directions, root, torch.linalg.cholesky(M))
+
+    def variance(self, test):
+        """var of each pair of Directions. (t, draws)"""
+        covariance = self.root.unsqueeze(2) * self.directions.covariance(test)  # (draws, m, t)
+        explained = torch.linalg.solve_triangular(self.factor, covariance, upper=False)
+        return (test.variance() - explained.square().sum(1)).clamp_min(0).T
