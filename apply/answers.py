@@ -120,9 +120,9 @@ class Answers:
         said = {"event": TAKEN_BACK, "user_id": row["user_id"], "of": row, "time": self.next_time()}
         append_line(self.aside, in_bytes(said))
         if row.get("event") == CANNOT_SAY:
-            self.unsure = [other for other in self.unsure if other["time"] != row["time"]]
+            self.unsure = [each for each in self.unsure if each["time"] != row["time"]]
             return
-        staying = [other for other in self.rows if other["time"] != row["time"]]
+        staying = [each for each in self.rows if each["time"] != row["time"]]
         with written_whole(self.path) as temporary:
             temporary.write_bytes(b"".join(map(in_bytes, staying)))
         self.rows = staying

@@ -32,10 +32,10 @@ def accuracies(rater, known):
         return None
     shares = []
     for numbers in ways:
-        known_pairs = rater.known[numbers]
-        rewards = rewards_by(rater.pool, known_pairs, mixtures_of(rater.pool, known_pairs))
-        preferred, other = rewards[rater.known[rest]].T
-        shares.append((preferred > other).double().mean().item())
+        pairs = rater.known[numbers]
+        rewards = rewards_by(rater.pool, pairs, mixtures_of(rater.pool, pairs))
+        preferred, rejected = rewards[rater.known[rest]].T
+        shares.append((preferred > rejected).double().mean().item())
     return shares
 
 
