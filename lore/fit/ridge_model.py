@@ -184,16 +184,14 @@ class JointProblem:
 
         # (C, d) minus the gradient of each user's part of (R1)
         G = accumulate(self.X, self.X.rest.new_zeros(self.C, self.d), add_pull)
-        directions = leading_directions(G, min(max(ranks) - 1, *G.shape)).double()  # (r, d)
-        scores = G.double() @ directions.T  # (C, d) @ (d, r)
-        scores = scores / scores[:, 0].std(correction=0).clamp_min(1e-30)
-        for K in ranks:
+        for K in ranks:  # each by itself, so that none has other bits for the others' sake
+            directions = leading_directions(G, min(K - 1, *G.shape)).double()  # (r, d)
+            scores = G.double() @ directions.T  # (C, d) @ (d, r)
+            scores = scores / scores[:, 0].std(correction=0).clamp_min(1e-30)
             corner = torch.linalg.qr(torch.eye(K, K - 1, dtype=torch.float64) - 1 / K)[0]
             corner = corner.to(directions)[:, : len(directions)]  # (K, r), rows of equal length
-            r = corner.shape[1]
-            D = F.normalize(corner @ directions[:r], dim=1)  # (K, r) @ (r, d)
-            D = D * math.sqrt(self.d) / p
-            yield D, scores[:, :r] @ corner.T  # (C, r) @ (r, K)
+            D = F.normalize(corner @ directions, dim=1)  # (K, r) @ (r, d)
+            yield D * math.sqrt(self.d) / p, scores @ corner.T  # (C, r) @ (r, K)
 
 
 def leading_directions(G, r):
