@@ -46,7 +46,7 @@ def test_a_csv_holds_lists_as_json_and_every_row_has_its_cells(basis, tmp_path):
         (head + "ann,the cat?,sat,on mat,note\n", "line 2: 5 cells for 4 columns"),
         (head + 'ann,the cat?,sat,"on\n\nmat"\nann,the cat?,sat', "line 5: 3 cells for 4 columns"),
         (head + 'ann,the cat?,sat,"on mat', "cut off here"),
-        ("user_id,chosen,chosen\na,b,c\n", "column chosen is twice"),
+        ("user_id,chosen, chosen,,\na,b,c,,\n", "column chosen is twice"),  # a column without a name is none
         ("<!DOCTYPE html>\n", "web page"),
     ):
         (tmp_path / "bad.csv").write_text(content)

@@ -82,7 +82,7 @@ def flipped(content):
         ("list.json", "[1]\n", "line 1: not a JSON object"),
         ("cut.json.gz", packed(TEXT.encode() * 500)[:-20], "damaged file"),
         ("flipped.json.gz", flipped(packed(TEXT.encode() * 500)), "damaged file"),
-        ("latin.json", TEXT.encode() + b'{"a": "\xe9"}\n', "damaged file"),
+        ("latin.json", TEXT.encode() + b'{"a": "\xe9"}\n', "save it as UTF-8"),
     ],
 )
 def test_what_is_wrong_with_json_lines_is_one_line(tmp_path, name, content, message):
@@ -160,9 +160,10 @@ def test_folders_of_datasets_are_read_split_by_split(tmp_path):
     for name, words in (
         ("empty", "folder that `datasets` cannot read"),
         ("none", "is no file and no folder"),
+        ("alone:train", "alone has no splits; name it as"),
     ):
         with pytest.raises(InputError, match=words):
-            list(read_rows(tmp_path / name))
+            list(read_rows(f"{tmp_path}/{name}"))
     with pytest.raises(InputError, match="is no file here, and cannot be fetched"):
         list(read_rows("lore-tests/nothing:train"))
 

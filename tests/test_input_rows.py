@@ -329,6 +329,7 @@ def test_columns_of_other_names_are_named(tmp_path):
         ([], "line 1: no user_id; there are annotator, question, prompt, chosen, rejected; name yours with --columns"),
         ([*named, "prompt_id=qid"], "has no column qid"), (["user_id"], "write OURS=THEIRS"),
         (["user=annotator"], "user is none of user_id, prompt"), ([*named, named[0]], "stands there twice"),
+        ([*named, "prompt_id=annotator"], "annotator stands there twice"), (["user_id=anotator"], "has no column anot"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=words):
             read_judgements(path, columns)

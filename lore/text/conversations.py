@@ -57,6 +57,12 @@ def open_text(path, newline=None):
     return io.TextIOWrapper(open_unpacked(path), encoding=encoding, newline=newline)
 
 
+def damage(error):
+    """What one of DAMAGE means, for an error."""
+    wrong = isinstance(error, UnicodeError)
+    return f"damaged file ({error})" + ("; or in another encoding: save it as UTF-8" if wrong else "")
+
+
 def read_json_lines(path):
     """Yield (line number, object) of a JSON-lines file, packed or not; blank lines hold nothing.
 
@@ -72,7 +78,7 @@ def read_json_lines(path):
                 if line.strip():
                     yield number, parse_object(path, number, line)
     except DAMAGE as error:
-        raise InputError(f"{path}, after line {number}: damaged file ({error})") from error
+        raise InputError(f"{path}, after line {number}: {damage(error)}") from error
 
 
 def refuse_stand_in(path, line):
@@ -133,7 +139,7 @@ def read_json_list(path):
             f"{path}, row {number}: broken JSON ({reason}); cut off here? download it again"
         ) from error
     except DAMAGE as error:
-        raise InputError(f"{path}, after row {number}: damaged file ({error})") from error
+        raise InputError(f"{path}, after row {number}: {damage(error)}") from error
 
 
 def read_rows(source):
@@ -167,7 +173,7 @@ def first_sign(path):
         with open_text(path) as file:
             return JsonText(file).next_sign()
     except DAMAGE as error:
-        raise InputError(f"{path}: damaged file ({error})") from error
+        raise InputError(f"{path}: {damage(error)}") from error
 
 
 def is_table(path):
@@ -199,7 +205,7 @@ def read_csv(path, columns=None):
             lines = watched(path, file)
             first = next(lines, "")
             rows = csv.reader(chain([first], lines), delimiter=delimiter_of(first), strict=True)
-            header = next(rows, [])
+            header = [name.strip() for name in next(rows, [])]
             refuse_stand_in(path, header[0] if header else "")
             positions = columns_of(path, header, columns)
             line = rows.line_num + 1
@@ -217,7 +223,7 @@ def read_csv(path, columns=None):
         reason = f"broken CSV ({error}): {quotes}; or is the file cut off here?"
         raise InputError(f"{path}, line {rows.line_num}: {reason}") from error
     except DAMAGE as error:
-        raise InputError(f"{path}: damaged file ({error})") from error
+        raise InputError(f"{path}: {damage(error)}") from error
 
 
 def watched(path, file):
@@ -230,12 +236,13 @@ def watched(path, file):
 
 
 def columns_of(path, header, columns):
-    """{column: position} of those wanted, None = all. InputError: one is missing or there twice."""
-    for name in header if columns is None else columns:
+    """{column: position} of those wanted, None = all with a name. InputError: one is missing or there twice."""
+    wanted = [name for name in header if name] if columns is None else columns
+    for name in wanted:
         if header.count(name) != 1:
             times = "twice" if name in header else "missing"
             raise InputError(f"{path}: the column {name} is {times}")
-    return {name: header.index(name) for name in (header if columns is None else columns)}
+    return {name: header.index(name) for name in wanted}
 
 
 def read_parquet(path, columns=None):
@@ -306,6 +313,7 @@ def read_data_set(source):
         raise InputError(f"{name} is {what}: {first_line(error)}") from error
     splits = {"": loaded} if isinstance(loaded, Dataset) else loaded
     split = choice[-1] if choice else next(iter(splits))
+    require(not choice or "" not in splits, f"{source}: {name} has no splits; name it as {name}")
     if split not in splits or (len(splits) > 1 and not choice):
         raise InputError(f"{source} has the splits {', '.join(splits)}: name it {name}:{next(iter(splits))}")
     for number, row in enumerate(splits[split]):
@@ -354,7 +362,7 @@ def content_hash(path):
         with open_unpacked(path) as file:
             return hashlib.file_digest(file, "sha256").digest()
     except DAMAGE as error:
-        raise InputError(f"{path}: damaged file ({error})") from error
+        raise InputError(f"{path}: {damage(error)}") from error
 
 
 def exchange(prompt, reply):

@@ -14,12 +14,13 @@ read as they are, docs/apply.md what else a row may hold.
 import hashlib
 import json
 import re
+from itertools import chain, islice
 from typing import NamedTuple
 
 from lore.common import InputError, require
 from lore.text.conversations import BESIDE_CONTENT, is_table, read_rows, require_text, spoken
 from lore.text.json_text import in_json, is_nothing
-from lore.text.layouts import as_messages, direction, renamed, renaming, there
+from lore.text.layouts import as_messages, direction, opened, renamed, renaming, there
 from lore.text.spellings import as_asked, as_read, holds_messages, is_list_of_messages, one_spelling
 from lore.upstream_values import as_list, finite_number, whole_number
 
@@ -32,6 +33,7 @@ COLUMNS = (  # of a comparison
 )  # fmt: skip
 # columns of which no model here would see anything
 UNREAD = ("tools", "images", "system", "system_prompt", "history", "chat_template_kwargs")
+FIRST_ROWS = 100  # in which a column stands that --columns names
 EXACT = 2**53  # a float beyond it has lost the last digits of a whole number
 NO_IDS = {"nan", "none", "null", "nat", "<na>", "n/a", "#n/a", "undefined", r"\n"}  # a missing one as text
 ROUNDED = re.compile(r"[+-]?\d(\.\d+)?e\+\d+", re.IGNORECASE)  # a long id that a table has shortened
@@ -57,24 +59,27 @@ class Judgement(NamedTuple):
     rejected: list
 
 
-def rows_of(path, columns=()):
+def rows_of(path, columns=(), known=COLUMNS, inner=None):
     """Yield (file and line, row) of a file, a folder or a data set of the Hub, as JSON has it.
 
-    columns: OURS=THEIRS, the names here of columns that are called otherwise there.
-    InputError: it is missing, what JSON cannot say, a column that no row has.
+    columns: OURS=THEIRS, the names here, of those known, of columns that are called otherwise there.
+    inner: a column of objects, whose fields stand in the row like others.
+    InputError: it is missing, what JSON cannot say, a column that the first rows lack.
     """
-    theirs = renaming(columns, COLUMNS)
-    missing = {*theirs.values()}
+    theirs = renaming(columns, known)
     table = is_table(path)
-    cells = {}
-    for file_and_line, cells in read_rows(path):
-        missing -= cells.keys()
+    rows = opened(read_rows(path), inner)
+    first_rows = [*islice(rows, FIRST_ROWS)] if theirs else []
+    names = {}
+    for _, cells in first_rows:
+        names |= cells
+    for name in theirs.values() if names else ():
+        require(name in names, f"{path} has no column {name}, which --columns names; {there(names)}")
+    for file_and_line, cells in chain(first_rows, rows):
         cells = renamed(cells, theirs)
         if table:
             cells = {name: list_in_cell(name, text) for name, text in cells.items()}
         yield file_and_line, row_of(file_and_line, cells)
-    if cells and missing:
-        raise InputError(f"{path} has no column {min(missing)}, which --columns names; {there(cells)}")
 
 
 def row_of(file_and_line, cells):
@@ -83,8 +88,8 @@ def row_of(file_and_line, cells):
     for name, value in cells.items():
         row[name] = in_json(value, f"{file_and_line}, {name}")
         if name in UNREAD and not is_nothing(row[name]):
-            text = f"{name} would not be read; leave the column out{direction(cells)}"
-            raise InputError(f"{file_and_line}: {text}")
+            asked = f"leave the column out, or if it is the prompt: --columns prompt={name}"
+            raise InputError(f"{file_and_line}: {name} would not be read; {asked}{direction(cells)}")
     return row
 
 

@@ -8,7 +8,7 @@ What --columns says of names is read here as well.
 
 import re
 
-from lore.common import require
+from lore.common import InputError, require
 from lore.text.spellings import is_list_of_messages, one_spelling
 from lore.upstream_values import as_list
 
@@ -18,7 +18,7 @@ TURN = re.compile(r"(?:\A\s*|\r?\n\r?\n)(Human|Assistant):")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 SHOWN = 12  # names of columns in an error
 
-WORDS = ("conversation", "response", "completion", "answer", "output", "option", "reply", "summary", "text")
+WORDS = ("response", "conversation", "completion", "answer", "output", "option", "reply", "summary", "text")
 ENDINGS = (("_a", "_b"), ("_A", "_B"), ("_1", "_2"), ("1", "2"), ("-1", "-2"), ("_0", "_1"))
 PEOPLE = re.compile("user|annotator|judge|worker|rater|person|labeler|evaluator|participant", re.IGNORECASE)
 VOTES = (
@@ -102,7 +102,8 @@ def renaming(columns, known):
         ours, sign, name = setting.partition("=")
         require(sign and name, f"--columns {setting}: write OURS=THEIRS, as user_id=annotator")
         require(ours in known, f"--columns {setting}: {ours} is none of {', '.join(known)}")
-        require(ours not in theirs, f"--columns: {ours} stands there twice")
+        for again in {ours} & theirs.keys() | {name} & {*theirs.values()}:
+            raise InputError(f"--columns: {again} stands there twice")
         theirs[ours] = name
     return theirs
 
@@ -112,11 +113,20 @@ def renamed(cells, theirs):
     if not theirs:
         return cells
     taken = {*theirs, *theirs.values()}
-    row = {ours: cells[name] for ours, name in theirs.items() if name in cells}
+    row = {ours: cells.get(name) for ours, name in theirs.items()}
     for name, value in cells.items():
         if name not in taken:
             row[name] = value
     return row
+
+
+def opened(rows, inner):
+    """The same rows with the fields of a column `inner`, where that holds an object, among their own."""
+    for file_and_line, row in rows:
+        if isinstance(row.get(inner), dict):
+            row = {**row}
+            row = row.pop(inner) | row
+        yield file_and_line, row
 
 
 def there(row):
