@@ -1,6 +1,6 @@
 """What Argilla and Label Studio export: a function each, from a record or a task to what it comes to."""
 
-from conversions import arena, rankings, ratings
+from conversions import arena, listed, rankings, ratings
 
 from lore.common import InputError, require
 from lore.text.json_text import is_nothing
@@ -15,18 +15,16 @@ def argilla(file_and_line, row, args):
     exported = "responses" in row or ".responses" in " ".join(row)
     require(exported, f"{file_and_line}: no responses, so no record of Argilla 2; {there(row)}")
     answers = [*argilla_answers(file_and_line, row)]
-    questions = sorted({question for question, *_ in answers})
-    require_one_question(file_and_line, questions, args)
+    asked = the_question(file_and_line, {question for question, *_ in answers}, args)
     outcomes = [] if answers else ["no answer yet"]
     for question, user, value, status in answers:
-        if question != (args.question or questions[0]):
-            outcomes.append("an answer to another question")
-            continue
-        if status != "submitted":
+        if question != asked:
+            outcomes.append(f"an answer to the question {question}")
+        elif status != "submitted":
             outcomes.append(DRAFT if status == "draft" else f"an answer that is {status}")
-            continue
-        of_person = {**row, "user_id": None if user == "None" else user}
-        outcomes += argilla_answer(file_and_line, of_person, value, args)
+        else:
+            of_person = {**row, "user_id": None if user == "None" else user}
+            outcomes += argilla_answer(file_and_line, of_person, value, args)
     return outcomes
 
 
@@ -44,8 +42,7 @@ def argilla_answer(file_and_line, row, value, args):
         ranks[str(name)] = position
     if len(ranks) == 2 and not ranks.keys() & row.keys():  # A and B, or other words for the two fields
         tied = len({*ranks.values()}) == 1
-        winner = "tie" if tied else min(ranks, key=ranks.get)
-        return arena(file_and_line, row | {"winner": winner}, args)
+        return arena(file_and_line, row | {"winner": "tie" if tied else min(ranks, key=ranks.get)}, args)
     for name in ranks:
         require(name in row, f"{file_and_line}: the ranking names {name!r}, which is no field; {there(row)}")
     texts = [row[name] for name in ranks]
@@ -53,24 +50,23 @@ def argilla_answer(file_and_line, row, value, args):
 
 
 def argilla_answers(file_and_line, row):
-    """Yield (question, person, value, status), in the three ways in which Argilla exports them."""
-    responses = row.get("responses")
+    """Yield (question, person, value, status), of a record of to_json, plain or with flatten=True."""
     # to_json says of a record alone whether its answers are submitted
     usual = {"pending": "of a record that is still pending (export with flatten=True, which says more)"}
     of_record = usual.get(str(row.get("status")), "submitted")
-    if isinstance(responses, dict):
-        for question, said in responses.items():
-            for answer in objects(file_and_line, said, question):
-                yield question, answer.get("user_id"), answer.get("value"), answer.get("status") or of_record
-        return
-    for said in objects(file_and_line, responses, "responses"):
-        values = said.get("values")
-        for question in values if isinstance(values, dict) else ():
-            for answer in objects(file_and_line, [values[question]], question):
-                yield question, said.get("user_id"), answer.get("value"), said.get("status")
+    responses = row.get("responses") or {}
+    require(isinstance(responses, dict), f"{file_and_line}: responses is no object; was it exported whole?")
+    for question, said in responses.items():
+        for answer in objects(file_and_line, said, question):
+            yield question, answer.get("user_id"), answer.get("value"), answer.get("status") or of_record
     for name in row:
         if name.endswith(".responses"):
-            columns = [as_list(row.get(f"{name}{end}")) or [] for end in (".users", "", ".status")]
+            columns = []
+            for end in (".users", "", ".status"):
+                cell = listed(row.get(f"{name}{end}"))
+                is_list = is_nothing(cell) or as_list(cell) is not None
+                require(is_list, f"{file_and_line}: {name}{end} is no list; was it exported as JSON?")
+                columns.append([] if is_nothing(cell) else cell)
             for user, value, status in zip(*columns):
                 yield name.removesuffix(".responses"), user, value, status
 
@@ -103,11 +99,9 @@ def label_of(file_and_line, annotation, args):
         if not isinstance(value, dict):
             continue
         label = value.get("selected") or (as_list(value.get("choices")) or [None])[0]
-        name = str(result.get("from_name"))
-        if label is not None and args.question in ("", name):
-            labels[name] = label
-    require_one_question(file_and_line, [*labels], args)
-    return next(iter(labels.values()), None)
+        if label is not None:
+            labels[str(result.get("from_name"))] = label
+    return labels.get(the_question(file_and_line, labels, args))
 
 
 def objects(file_and_line, value, name):
@@ -118,8 +112,8 @@ def objects(file_and_line, value, name):
     return items
 
 
-def require_one_question(file_and_line, questions, args):
-    if args.question:
-        return
-    told = f"several questions; which one? --question NAME, of {', '.join(map(str, questions))}"
-    require(len(questions) <= 1, f"{file_and_line}: {told}")
+def the_question(file_and_line, questions, args):
+    """The one that is asked for, or the only one; None: none has an answer. InputError: several."""
+    told = f"several questions; which one? --question NAME, of {', '.join(sorted(questions))}"
+    require(args.question or len(questions) <= 1, f"{file_and_line}: {told}")
+    return args.question or next(iter(questions), None)

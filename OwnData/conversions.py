@@ -9,27 +9,35 @@ import json
 import re
 from typing import NamedTuple
 
-from votes import vote_of, winner_of
-
 from lore.common import InputError, require
-from lore.text.conversations import exchange
 from lore.text.input_rows import COLUMNS, NO_IDS
 from lore.text.json_text import is_nothing
-from lore.text.layouts import LISTS, SCORES, as_text, sides_of, there
+from lore.text.layouts import LISTS, SCORES, VOTES, as_text, sides_of, there
 from lore.text.spellings import is_list_of_messages, one_spelling
 from lore.upstream_values import as_list, finite_number, whole_number
 
 PROMPTS = ("instruction", "question", "query", "input")
 REPLIES = ("completion", "answer", "output", "reply", "text")
-MORE = (
-    "response_a", "response_b", "winner", "response", "responses", "score", "scores", "rank", "ranks", "order",
+NAMES = (  # what --columns may name
+    *COLUMNS, "response_a", "response_b", "winner", "response", "responses", "score", "scores", "rank", "ranks",
+    "order",
 )  # fmt: skip
-NAMES = (*COLUMNS, *MORE)  # what --columns may name
 
-THIRD = {"a": "c", "A": "C", "0": "2", "1": "3"}  # how the name of a third reply ends
 TIE = "a tie"  # why a judgement is left out
 EMPTY = "an empty prompt or reply"
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d{1,2}")
+
+# winners without case, spaces and signs; of ties the beginnings: "tie (bothbad)", "both are good", "Equally bad"
+TIES = (
+    "tie", "both", "neither", "equal", "nopreference", "draw", "same", "aboutthesame", "similar", "neutral", "a=b",
+)  # fmt: skip
+FIRST = {
+    "a", "left", "first", "a>b", "a>>b", "b<a", "modela", "assistanta", "aisclearlybetter", "aisslightlybetter",
+}  # fmt: skip
+SECOND = {
+    "b", "right", "second", "b>a", "b>>a", "a<b", "modelb", "assistantb", "bisclearlybetter", "bisslightlybetter",
+}  # fmt: skip
+SIGNS = re.compile(r"[^\w<>=]|_")  # that mean nothing: spaces, brackets, dashes
 
 
 class Grade(NamedTuple):
@@ -54,59 +62,35 @@ def arena(file_and_line, row, args):
     if "judge" in row and "user_id" not in row:
         row = row | {"user_id": row["judge"]}
     require_people(file_and_line, row)
-    names = replies_of(file_and_line, row)
-    third = names[0][:-1] + THIRD.get(names[0][-1], "")
-    require(
-        is_nothing(row.get(third)), f"{file_and_line}: {third} is a third reply, which --from rankings reads"
-    )
-    vote = vote_of(file_and_line, winner_of(row), names, row, args)
+    names = sides_of(row)
+    wanted = "no two replies, as response_a and response_b; name them with --columns"
+    require(names, f"{file_and_line}: {wanted}; {there(row)}")
+    vote = vote_of(file_and_line, winner_of(file_and_line, row, args), names, row, args)
     texts = [talk(row[name]) for name in names]
+    is_turns = "winner_model_a" in row and as_list(listed(texts[0]))
+    require(not is_turns, f"{file_and_line}: {names[0]} is a list of turns; give lists of role and content")
     beside = fields_beside(row)
-    if "turn" in row and not is_nothing(row["turn"]):
+    if not is_nothing(row.get("turn")):
         beside["turn"] = turn = whole_number(finite_number(row["turn"]))
         require(turn, f"{file_and_line}: turn is {row['turn']!r}, no number of a turn")
         texts = [text[: 2 * turn] if as_list(text) else text for text in texts]
-    if "winner_model_a" in row and as_list(listed(texts[0])):
-        texts = [kaggle_talk(file_and_line, row.get("prompt"), text) for text in texts]
     if isinstance(texts[0], str):
         beside |= prompt_of(file_and_line, row, args)
-    elif is_exchange(texts[0]) and is_exchange(texts[1]) and texts[0][0] == texts[1][0]:
+    elif all(map(is_exchange, texts)) and texts[0][0] == texts[1][0]:
         beside["prompt"] = texts[0][0]["content"]
         texts = [reply["content"] for _, reply in texts]
-    comparison = voted(beside, texts, vote)
-    models = [row.get("model_a"), row.get("model_b")]
-    if isinstance(comparison, dict) and None not in models:
-        chosen, rejected = models if vote == "a" else reversed(models)
-        comparison |= {"chosen_model": chosen, "rejected_model": rejected}
-    return [comparison]
+    if vote not in ("a", "b"):
+        return [TIE if vote == "tie" else "no vote"]
+    chosen, rejected = texts if vote == "a" else reversed(texts)
+    return [beside | {"chosen": chosen, "rejected": rejected}]
 
 
 def ratings(file_and_line, row, args):
-    require_people(file_and_line, row)
-    beside = fields_beside(row) | prompt_of(file_and_line, row, args)
-    group = group_of(beside)
-    replies = replies_listed(row)
-    if replies is None:
-        reply = row[column(file_and_line, row, "response", REPLIES, args)]
-        score = row[column(file_and_line, row, "score", SCORES, args)]
-        return [graded(file_and_line, group, reply, score, 1, beside)]
-    scores = listed(row.get("scores") or row.get("ratings"))
-    return graded_list(file_and_line, group, replies, scores, "score", 1, beside, args)
+    return grades_of(file_and_line, row, args, "score", SCORES, 1)
 
 
 def rankings(file_and_line, row, args):
-    require_people(file_and_line, row)
-    beside = fields_beside(row) | prompt_of(file_and_line, row, args)
-    replies = replies_listed(row)
-    if replies is None:
-        reply = row[column(file_and_line, row, "response", REPLIES, args)]
-        rank = row[column(file_and_line, row, "rank", (), args)]
-        return [graded(file_and_line, group_of(beside), reply, rank, -1, beside)]
-    ranks = listed(row.get("ranks"))
-    if "order" in row or "ranking" in row:
-        ranks = ranks_of_order(file_and_line, row, replies)
-    group = json.dumps([file_and_line, group_of(beside)])  # a rank says nothing of another list
-    return graded_list(file_and_line, group, replies, ranks, "rank", -1, beside, args)
+    return grades_of(file_and_line, row, args, "rank", (), -1)
 
 
 def wide(file_and_line, row, args):
@@ -115,7 +99,7 @@ def wide(file_and_line, row, args):
         args.annotators, f"{file_and_line}: which columns are people? --annotators NAME ..; {there(others)}"
     )
     outcomes = []
-    for name in args.annotators:
+    for name in dict.fromkeys(args.annotators):
         require(name in row, f"{file_and_line}: no column {name}, which --annotators names; {there(row)}")
         of_person = {**row, "user_id": name, "winner": row[name], "score": row[name]}
         judged = arena if sides_of(row) else ratings
@@ -126,73 +110,111 @@ def wide(file_and_line, row, args):
 # -------------------------------------------------------------------------------------------- votes ---
 
 
-def voted(beside, texts, vote):
-    """The comparison of a vote for "a" or "b", or why there is none."""
-    if vote not in ("a", "b"):
-        return TIE if vote == "tie" else "no vote"
-    chosen, rejected = texts if vote == "a" else reversed(texts)
-    return beside | {"chosen": chosen, "rejected": rejected}
+def winner_of(file_and_line, row, args):
+    """What a row says of the winner, in one column or in three of 0 and 1."""
+    if "winner" in row:
+        return row["winner"]
+    sides = [side for side in ("model_a", "model_b", "tie") if f"winner_{side}" in row]
+    if sides:
+        return next((side for side in sides if number_of(row[f"winner_{side}"]) == 1), None)
+    return row[column(file_and_line, row, "winner", VOTES, args)]
+
+
+def vote_of(file_and_line, value, names, row, args):
+    """a, b, tie, or None where there is none. InputError: a label that may be anything."""
+    while as_list(value) and len(value) == 1:  # as Label Studio's short export has it
+        (value,) = value
+    value = value.get("selected") if isinstance(value, dict) else value
+    if is_nothing(value) or is_missing(value):
+        return None
+    label = plain(value)
+    for side in args.votes:
+        vote, sign, name = side.partition("=")
+        require(sign and vote in ("a", "b", "tie"), f"--votes {side}: write a=LABEL, b=LABEL or tie=LABEL")
+        if label == plain(name):
+            return vote
+    models = [row.get("model_a"), row.get("model_b")]
+    for vote, name, model, labels in zip("ab", names, models, (FIRST, SECOND)):
+        by_model = value == model and models[0] != models[1]
+        by_number = label.isdigit() and label == name[-1]  # 1 of response_1 and response_2
+        if label in labels or label == plain(name) or by_model or by_number:
+            return vote
+    if label.startswith(TIES):
+        return "tie"
+    text = f"the winner is {value!r}: which reply is that? say it, as --votes a=LABEL b=LABEL tie=LABEL"
+    raise InputError(f"{file_and_line}: {text}")
+
+
+def plain(label):
+    """A label without case, spaces and signs; whole numbers alike whatever their type."""
+    number = whole_number(finite_number(label))
+    return SIGNS.sub("", str(label)).casefold() if number is None else str(number)
 
 
 # ------------------------------------------------------------------------------------------- grades ---
 
 
-def graded(file_and_line, group, reply, value, sign, beside):
-    """A Grade, or why there is none."""
-    if isinstance(value, bool):
-        value = int(value)  # a thumb, up or down
-    if isinstance(value, str) and value.strip().casefold() in NO_IDS:  # what tables write for a missing one
-        value = None
-    if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value.strip()):
-        value = value.replace(",", ".")
-    number = finite_number(value)
-    if number is None:
-        require(is_nothing(value), f"{file_and_line}: {value!r} is no number")
-        return "no score or rank"
-    if is_nothing(reply) or is_nothing(beside.get("prompt", "?")):
-        return EMPTY
-    return Grade(file_and_line, group, reply, sign * number, beside)
-
-
-def graded_list(file_and_line, group, replies, values, name, sign, beside, args):
-    """A Grade for each of several replies, whose values stand beside them or in them."""
-    if all(isinstance(reply, dict) for reply in replies):
-        texts = []
-        values = []
-        for reply in replies:
-            texts.append(reply[column(file_and_line, reply, "response", (*REPLIES, "content"), args)])
-            values.append(reply[column(file_and_line, reply, name, SCORES if name == "score" else (), args)])
-        replies = texts
-    values = as_list(values)
-    require(values, f"{file_and_line}: no list of {name}s for the {len(replies)} replies")
-    counts = f"{len(values)} {name}s for {len(replies)} replies"
-    require(len(values) == len(replies), f"{file_and_line}: {counts}")
+def grades_of(file_and_line, row, args, name, others, sign):
+    """A Grade for each reply, or why there is none: one in the row, or a list, with the values in or beside it."""
+    require_people(file_and_line, row)
+    beside = fields_beside(row) | prompt_of(file_and_line, row, args)
+    group = group_of(beside)
+    replies = replies_listed(file_and_line, row)
+    if replies == []:
+        return [EMPTY]
+    items = replies or [row]
+    if all(isinstance(item, dict) for item in items):
+        names = (*REPLIES, "content") if replies else REPLIES
+        texts = [item[column(file_and_line, item, "response", names, args)] for item in items]
+        values = [item[column(file_and_line, item, name, others, args)] for item in items]
+    else:
+        texts = replies
+        values = values_beside(file_and_line, row, name, replies, args)
+    if replies and sign < 0:
+        group = f"{file_and_line} {group}"  # a rank says nothing of another list
     outcomes = []
-    for reply, value in zip(replies, values):
-        outcomes.append(graded(file_and_line, group, reply, value, sign, beside))
+    for text, value in zip(texts, values):
+        number = number_of(value)
+        if number is None:
+            require(is_nothing(value) or is_missing(value), f"{file_and_line}: {value!r} is no number")
+            outcomes.append("no score or rank")
+        elif is_nothing(text) or is_nothing(beside.get("prompt", "?")):
+            outcomes.append(EMPTY)
+        else:
+            outcomes.append(Grade(file_and_line, group, text, sign * number, beside))
     return outcomes
 
 
-def ranks_of_order(file_and_line, row, replies):
-    """The rank of each reply, of which an order gives the numbers or the texts, best first."""
-    order = listed(row.get("order")) or listed(row.get("ranking"))
-    require(as_list(order), f"{file_and_line}: the order is no list")
-    places = [whole_number(finite_number(place)) for place in order]
-    if None in places:
-        named = sorted(map(str, order)) == sorted(map(str, replies))
-        require(named, f"{file_and_line}: the order is not of the replies")
-        return [order.index(reply) for reply in replies]
-    asked = (
-        "is it the rank of each reply (--columns ranks=ranking) or their numbers, best first (order=ranking)?"
-    )
-    require("order" in row, f"{file_and_line}: ranking: {asked}")
-    first = min(places)
-    numbers = [*range(first, first + len(replies))]
-    require(
-        first in (0, 1) and sorted(places) == numbers,
-        f"{file_and_line}: the order {order} is not of the replies",
-    )
-    return [places.index(number) for number in numbers]
+def values_beside(file_and_line, row, name, replies, args):
+    """The scores or ranks of several replies, of which an order gives the numbers or the texts, best first."""
+    if name == "rank" and "order" in row:
+        order = as_list(listed(row["order"])) or []
+        numbers = [whole_number(place) for place in order]
+        for names in (replies, [*range(len(replies))], [*range(1, len(replies) + 1)]):
+            said = order if names is replies else numbers
+            if None not in said and sorted(map(str, said)) == sorted(map(str, names)):
+                return [said.index(reply) for reply in names]
+        raise InputError(f"{file_and_line}: the order {row['order']!r} is not of the replies")
+    if name == "rank":
+        asked = "no ranks (of each reply, 1 the best) and no order (their numbers, best first); name one with --columns"
+        require("ranks" in row, f"{file_and_line}: {asked}; {there(row)}")
+    values = as_list(listed(row[column(file_and_line, row, f"{name}s", ("ratings",), args)]))
+    counts = f"{len(values or ())} {name}s for {len(replies)} replies"
+    require(values and len(values) == len(replies), f"{file_and_line}: {counts}")
+    return values
+
+
+def number_of(value):
+    """The number that a cell says, a thumb up or down included; None: none."""
+    text = str(value).strip()
+    if text.casefold() in ("true", "false"):
+        return int(text.casefold() == "true")
+    return finite_number(text.replace(",", ".") if DECIMAL_COMMA.fullmatch(text) else value)
+
+
+def is_missing(value):
+    """Whether it is what tables write for a missing one."""
+    return str(value).strip().casefold() in NO_IDS
 
 
 def group_of(beside):
@@ -235,45 +257,20 @@ def prompt_of(file_and_line, row, args):
     return {"messages": messages}
 
 
-def kaggle_talk(file_and_line, prompt, reply):
-    """The messages of prompts and replies that are lists of texts in JSON, as in Kaggle's arena."""
-    prompts = listed(prompt)
-    replies = listed(reply)
-    alike = as_list(prompts) and as_list(replies) and len(prompts) == len(replies)
-    require(alike, f"{file_and_line}: prompt and replies are no lists of one length")
-    messages = []
-    for asked, said in zip(prompts, replies):
-        messages += exchange(asked, said)
-    return messages
-
-
 def is_exchange(messages):
     """Whether it is a prompt and a reply, and all that they say is text."""
-    if not isinstance(messages, list) or len(messages) != 2:
-        return False
-    for message, role in zip(messages, ("user", "assistant")):
-        bare = isinstance(message, dict) and message.keys() == {"role", "content"}
-        if not bare or message["role"] != role:
-            return False
-    return True
+    roles = [message.get("role") for message in messages] if is_list_of_messages(messages) else []
+    return roles == ["user", "assistant"] and all(len(message) == 2 for message in messages)
 
 
-def replies_of(file_and_line, row):
-    """The names of the columns with the two replies."""
-    if "response_a" in row and "response_b" in row:
-        return "response_a", "response_b"
-    names = sides_of(row)
-    wanted = "no two replies, as response_a and response_b; name them with --columns"
-    require(names, f"{file_and_line}: {wanted}; {there(row)}")
-    return names
-
-
-def replies_listed(row):
-    """The list of several replies of a row; None: it has one reply."""
+def replies_listed(file_and_line, row):
+    """The list of several replies of a row; None: it has one reply. InputError: a list that became a text."""
     for name in LISTS:
         replies = listed(row.get(name))
-        if as_list(replies):
+        if as_list(replies) is not None:
             return replies
+        is_text = isinstance(replies, str) and "response" not in row and name == "responses"
+        require(not is_text, f"{file_and_line}: {name} is no list; a table's cell holds one as JSON")
     return None
 
 

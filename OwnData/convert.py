@@ -25,6 +25,8 @@ import gzip
 import json
 import sys
 from collections import Counter
+from itertools import combinations
+from operator import attrgetter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -35,10 +37,8 @@ from conversions import EMPTY, NAMES, TIE, Grade, arena, pairs, rankings, rating
 
 from lore.common import InputError, require, require_apart, start, written_whole
 from lore.settings import settings
-from lore.text.conversations import read_rows
-from lore.text.input_rows import UNREAD, judgement, prompt_key
-from lore.text.json_text import in_json, is_nothing
-from lore.text.layouts import renamed, renaming, there
+from lore.text.input_rows import judgement, prompt_key, rows_of
+from lore.text.json_text import is_nothing
 
 # ------------------------------------------------------------------------------- settings ---
 from_ = ""  # the layout: arena, ratings, rankings, wide, argilla, labelstudio, pairs
@@ -110,54 +110,26 @@ def says_nothing(text):
     return is_nothing(text)
 
 
-def rows_in(args):
-    """Yield (file and line, row) with the names here; the texts that Argilla and Label Studio hold apart among them."""
-    theirs = renaming(args.columns, NAMES)
-    missing = {*theirs.values()}
-    inner = INNER.get(args.from_)
-    row = {}
-    for file_and_line, row in read_rows(args.source):
-        if isinstance(row.get(inner), dict):
-            row = row[inner] | {name: value for name, value in row.items() if name != inner}
-        missing -= row.keys()
-        yield file_and_line, in_json(renamed(row, theirs), file_and_line)
-    if row and missing:
-        raise InputError(f"{args.source} has no column {min(missing)}, which --columns names; {there(row)}")
-
-
-def require_read(file_and_line, row):
-    """InputError: a column that no model here would see."""
-    for name in UNREAD:
-        if not is_nothing(row.get(name)):
-            asked = f"if it is the prompt, say so: --columns prompt={name}"
-            raise InputError(f"{file_and_line}: {name} would not be read; {asked}")
-
-
 def add_grades(grades, written, gap):
     """The pairs of each group of Grades whose values differ."""
     for group in grades.values():
         if len(group) == 1:
             written.left_out["a score or rank with none beside it"] += 1
-        for number, grade in enumerate(group):
-            for other in group[number + 1 :]:
-                better, worse = (grade, other) if grade.value > other.value else (other, grade)
-                if grade.value == other.value:
-                    written.left_out[TIE] += 1
-                elif better.value - worse.value < gap:
-                    written.left_out["two scores nearer than --gap"] += 1
-                else:
-                    texts = {"chosen": better.reply, "rejected": worse.reply}
-                    written.add(better.file_and_line, better.beside | texts)
+        for pair in combinations(group, 2):
+            worse, better = sorted(pair, key=attrgetter("value"))
+            if worse.value == better.value:
+                written.left_out[TIE] += 1
+            elif better.value - worse.value < gap:
+                written.left_out["two scores nearer than --gap"] += 1
+            else:
+                texts = {"chosen": better.reply, "rejected": worse.reply}
+                written.add(better.file_and_line, better.beside | texts)
 
 
 def require_free(path):
-    """InputError: no name, one of another format, something is there."""
-    require(path, "where to? name a file with --output")
-    suffix = Path(path.removesuffix(".gz")).suffix.lower()
-    require(
-        suffix in SUFFIXES,
-        f"--output {path}: what is written is {' or '.join(SUFFIXES)}; give it such a name",
-    )
+    """InputError: no name of JSON lines, something is there."""
+    is_ours = Path(path.removesuffix(".gz")).suffix.lower() in SUFFIXES
+    require(is_ours, f"--output {path}: where to? a name that ends in {' or '.join(SUFFIXES)}")
     filled = Path(path).exists() and Path(path).stat().st_size > 0
     require(not filled, f"{path} is there already, and would be lost; name another file, or delete it")
 
@@ -174,10 +146,8 @@ def main():
         packed = args.output.endswith(".gz")
         with gzip.open(temporary, "wb") if packed else open(temporary, "wb") as file:
             written = Written(file)
-            for file_and_line, row in rows_in(args):
-                outcomes = LAYOUTS[args.from_](file_and_line, row, args)
-                require_read(file_and_line, row)
-                for outcome in outcomes:
+            for file_and_line, row in rows_of(args.source, args.columns, NAMES, INNER.get(args.from_)):
+                for outcome in LAYOUTS[args.from_](file_and_line, row, args):
                     if isinstance(outcome, str):
                         written.left_out[outcome] += 1
                     elif isinstance(outcome, Grade):
