@@ -118,7 +118,7 @@ class Protocol(NamedTuple):
 
 PAPER = "paper"
 CODE = "published code"
-ADAM = {"solver": "adam", "num_iterations": 1000, "learning_rate": 0.5}
+ADAM = {"synthetic": False, "solver": "adam", "num_iterations": 1000, "learning_rate": 0.5}
 WORKERS = {"train_posts": 0.0, "min_comparisons": 50, "drop_smallest": 0}
 ALL_WORKERS = WORKERS | {"min_comparisons": 1, "drop_smallest": 2}  # but the two smallest of each side
 ON_CURVE = {"num_iterations": 500, "max_train": 150, "max_few_shot": 100, "trials": 20}

@@ -35,7 +35,7 @@ NORMAL = 1.960  # 97.5 % quantile of the normal distribution
 CURVE_RANK = 5  # of the published few-shot curve
 PEOPLE_OFF = 0.01  # share by which the number of people may differ: PRISM has 1,287, which no half divides
 RIVALS = {"VPL": "VPL", "PAL-A": "PAL"}  # as compare_rivals.py calls them
-SAME_PEOPLE = {"Reddit TL;DR, split by post": "prepared: Reddit TL;DR, 150 pairs"}  # those of its batch files
+BY_POST = {"Reddit TL;DR, split by post": "prepared: Reddit TL;DR, 150 pairs"}  # the same people, split anew
 KINDS = {"planted: ": True, "prepared: ": False}  # of its data sets, which then go on with table, column
 
 
@@ -64,7 +64,7 @@ def answers_of(path):
     try:
         origin = {"path": path, "versions": versions_of(report)}
         answers = [answer._replace(**origin) for answer in READERS[script](report)]
-    except (TypeError, KeyError, AttributeError) as error:  # a list where a number belongs, and the like
+    except (TypeError, KeyError, AttributeError, OverflowError) as error:  # a list where a number belongs, and the like
         raise InputError(f"holds something of another type than its script writes: {error}") from error
     require(answers, "holds no row that the paper has")
     return answers
@@ -193,7 +193,7 @@ def of_rivals(report):
     for row in dicts(report, "rows"):
         method = RIVALS.get(row.get("method"))
         for kind, planted in KINDS.items():
-            data_set = SAME_PEOPLE.get(field(row, "data_set", str), row["data_set"])
+            data_set = BY_POST.get(field(row, "data_set", str), row["data_set"])
             table, _, column = data_set.removeprefix(kind).partition(", ")
             of_paper = data_set.startswith(kind) and column in ACCURACIES.get(table, {})
             if method and of_paper and "reason" not in row:
@@ -238,7 +238,7 @@ class Runs(NamedTuple):
         people = (0, 0)
         tests = 0.0
         for row in dicts(report, "rows"):
-            seeds.add(row.get("seed"))
+            seeds.add(field(row, "seed", int))
             groups = field(row, "of_each_user", dict) if "of_each_user" in row else {}
             counts = {name: users_of(groups, name) for name in TESTED if name in groups}
             for name, users in counts.items():
@@ -247,7 +247,7 @@ class Runs(NamedTuple):
                 people = tuple(len(counts.get(name, ())) for name in TESTED)
                 pairs = field(groups["unseen"], "pairs", list)
                 tests = sum(pairs) / max(1, len(pairs))
-        splits = len(seeds) if settings.get("resplit") else 1
+        splits = len(seeds) if settings.get("resplit") is True else 1
         planted = settings.get("synthetic") is True
         encoder = () if planted else of_encoder(report.get("model"))
         return cls(settings, ids, splits, people, tests, planted, encoder)
@@ -256,9 +256,13 @@ class Runs(NamedTuple):
     def of_rivals(cls, row, protocol, planted):
         """What compare_rivals.py fits by; it has no other settings than the paper's."""
         splits = field(row, "populations", int)
-        people = () if planted else tuple(field(row, "people", list))
+        people = (0, 0) if planted else tuple(field(row, "people", list))
+        require(len(people) == len(TESTED), f"people is {people}, not as many as {TESTED}")
         encoder = () if planted else of_encoder(row.get("model"))
-        return cls(protocol.settings, {}, splits, people, protocol.tests, planted, encoder)
+        settings = protocol.settings
+        if row["data_set"] in BY_POST:
+            settings = settings | {"train_posts": 0.5}
+        return cls(settings, {}, splits, people, protocol.tests, planted, encoder)
 
     @property
     def repeats(self):
@@ -275,7 +279,10 @@ class Runs(NamedTuple):
         """How these fits differ from a protocol, each in a few words."""
         words = []
         for name, expected in protocol.settings.items():
-            value = self.settings.get(name, "not said")
+            value = "not said"
+            if name in self.settings:
+                kind = type(expected)
+                value = field(self.settings, name, int | float if kind in (int, float) else kind)
             if value != expected:
                 words.append(f"{name} {value}, not {'empty' if expected == '' else expected}")
         for group, count, expected in zip(TESTED, self.people, protocol.people):
@@ -296,7 +303,7 @@ class Runs(NamedTuple):
         interval = field(row, f"{name}_interval", list)
         require(len(interval) == 2, f"{name}_interval has {len(interval)} ends")
         low, high = (100 * finite(end, f"{name}_interval") for end in interval)
-        require(low <= high, f"{name}_interval ends below its begin")
+        require(low <= percent <= high, f"{name}_interval does not hold {name}")
         error = (high - low) / 2 / self.quantile(row, number.group)
         return Answer(number, percent, (low, high), error, how, protocol, tuple(reasons), self.planted)
 
