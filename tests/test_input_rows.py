@@ -63,7 +63,6 @@ PRINTED = {
     "of duckdb": "[{'content': a?, 'role': user}, {'content': b, 'role': assistant}]",
     "of trino": "[{content=a?, role=user}, {content=b, role=assistant}]",
     "cut off": str([ASK | {"content": "long"}])[:-4] + " and lo",
-    "cut off in its role": "[{'content': 'very long', 'role': 'assista",
     "lists in a list": str([MESSAGES]),
     "arrays in a list": "[array({'role': 'assistant', 'content': 'x'}, dtype=object)]",
     "ordered": "[OrderedDict([('role', 'assistant'), ('content', 'x')])]",
@@ -72,7 +71,7 @@ PRINTED = {
 }
 REPLIES = (
     '["a", "b"]', '[{"name": "pear"}]', "[1, 2]", "[]", "{}", '{"role": "admin"}', "[{'a': 1}]", "[1](x) {y}",
-    '{"type": "text", "text": "hello"}', '{"from": "user", "value": 3}', '{"role": "user", "content": 3}',
+    '{"type": "text", "text": "hello"}', '{"role": "user", "name": "x"}',
     json.dumps({"model": "gpt-4", "messages": [ASK]}), str(MESSAGES) + " is how to call it",
     "(as said) [a] {b}", "[(x, y)]", "a\r\nb\rc\n", " b ", "None", "[x]",
 )  # fmt: skip
@@ -343,6 +342,7 @@ def test_columns_of_other_names_are_named(tmp_path):
         ("history human_ref_A human_ref_B labels", "history would not be read.*--from arena, if"),
         ("instruction completions", "--from rankings, if"), ("prompt answers num_responses", "--from rankings, if"),
         ("prompt response helpfulness annotator", "--from ratings$"), ("prompt completion label", "--from ratings, if"),
+        ("user_id prompt responses scores", "--from ratings$"), ("user_id prompt chosen label", "name yours with"),
         ("id fields responses suggestions status", "--from argilla$"), ("id data annotations", "--from labelstudio$"),
         ("prompt response_a response_b ann bob", "--from wide$"), ("conversation_id conversation_history", "PRISM/"),
         ("message_id parent_id message_tree_id user_id text rank", "who wrote a message, not who ranked it"),

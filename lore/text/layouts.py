@@ -21,17 +21,22 @@ SHOWN = 12  # names of columns in an error
 WORDS = ("response", "conversation", "completion", "answer", "output", "option", "reply", "summary", "text")
 ENDINGS = (("_a", "_b"), ("_A", "_B"), ("_1", "_2"), ("1", "2"), ("-1", "-2"), ("_0", "_1"))
 PEOPLE = re.compile("user|annotator|judge|worker|rater|person|labeler|evaluator|participant", re.IGNORECASE)
-VOTES = (
-    "winner", "vote", "preference", "overall_preference", "preferred", "choice", "label", "labels", "verdict",
-    "winner_model_a", "better_response_id",
+VOTES = (  # names of a winner
+    "vote", "preference", "overall_preference", "preferred", "choice", "label", "labels", "verdict",
+    "better_response_id",
 )  # fmt: skip
 SCORES = ("score", "rating", "label", "overall_score", "helpfulness", "stars", "grade")
-RANKS = ("rank", "ranks", "ranking", "rankings", "order")
+LISTS = ("responses", "completions", "answers", "candidates", "outputs", "replies")
+LAYOUTS = {  # and what is among the names of their columns, sorted
+    "argilla": r"\bfields\b.* responses\b|\.responses\.users",
+    "labelstudio": r"\b(annotations|completions)\b.* data\b",
+    "ratings": rf"(?=.*\b(response|completion|answer|{'|'.join(LISTS)})\b).*\b({'|'.join(SCORES)}|scores|ratings)\b",
+    "rankings": rf"\b(ranks?|rankings?|order|{'|'.join(LISTS)})\b",
+}
 FOLDERS = {  # a column of upstream's file, and the folder whose scripts read it
     "conversation_history": "PRISM", "first_turn_prompt": "CommunityAlignment", "response_1_gemma_2b": "PersonalLLM",
     "summaries": "RedditTLDR",
 }  # fmt: skip
-LISTS = ("responses", "completions", "answers", "candidates", "outputs", "replies")
 
 
 # -------------------------------------------------------------------------------- read as they are ---
@@ -152,21 +157,10 @@ def sides_of(row):
 
 def layout_of(row):
     """The layout of OwnData/convert.py that a row's columns are of; None: of none that is known."""
-    if ("fields" in row and "responses" in row) or ".responses.users" in " ".join(row):
-        return "argilla"
-    if "data" in row and ("annotations" in row or "completions" in row):
-        return "labelstudio"
     if sides_of(row):
-        return "arena" if has_any(row, VOTES) or "judge" in row else "wide"
-    if has_any(row, RANKS) or (has_any(row, LISTS) and not has_any(row, SCORES)):
-        return "rankings"
-    if has_any(row, SCORES) and has_any(row, ("response", "completion", "answer", *LISTS)):
-        return "ratings"
-    return None
-
-
-def has_any(row, names):
-    return any(name in row for name in names)
+        return "arena" if row.keys() & {*VOTES, "winner", "judge", "winner_model_a"} else "wide"
+    names = " ".join(sorted(row))
+    return next((layout for layout, columns in LAYOUTS.items() if re.search(columns, names)), None)
 
 
 def direction(row):
