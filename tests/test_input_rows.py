@@ -43,27 +43,19 @@ def rows_in(path, rows):
     return [row for _, row in rows_of(path)]
 
 
-# ------------------------------------------------------------------------ lists that became text ---
-
 MESSAGES = [ASK, {"content": 'it\'s \\d "b"', "role": "assistant"}]
 PRINTED = {
     "python": str(MESSAGES),
     "json": json.dumps(MESSAGES),
-    "json, indented": json.dumps(MESSAGES, indent=2),
     "json twice": json.dumps(json.dumps(MESSAGES)),
     "numpy": str(np.array(MESSAGES)),
-    "numpy, its repr": repr(np.array(MESSAGES)),
     "numpy, in lines": str(np.array([ASK | {"content": "long " * 30}] * 3)),
-    "with nan": str([ASK | {"score": float("nan")}]),
-    "one message": str(SAY),
-    "a tuple": str((ASK, SAY)),
     "from and value": str([{"from": "human", "value": "a?"}]),
     "lists in an object": json.dumps({"messages": [ASK, SAY]}),
     "parts": str([{"type": "text", "text": "b"}]),
     "of duckdb": "[{'content': a?, 'role': user}, {'content': b, 'role': assistant}]",
     "of trino": "[{content=a?, role=user}, {content=b, role=assistant}]",
     "cut off": str([ASK | {"content": "long"}])[:-4] + " and lo",
-    "lists in a list": str([MESSAGES]),
     "arrays in a list": "[array({'role': 'assistant', 'content': 'x'}, dtype=object)]",
     "ordered": "[OrderedDict([('role', 'assistant'), ('content', 'x')])]",
     "enumerated": "[{'role': <Role.USER: 'user'>, 'content': 'x'}]",
@@ -82,12 +74,10 @@ REPLIES = (
 def test_a_list_of_messages_that_became_a_text_is_refused(name, kind, tmp_path):
     row = {"prompt": "a?", "chosen": PRINTED[name], "rejected": "c", "user_id": "ann"}
     (found,) = rows_in(tmp_path / f"r.{kind}", [row])
-    if kind == "csv" and name in ("json", "json, indented"):  # as a list is written there
+    if kind == "csv" and name == "json":  # as a list is written there
         assert found["chosen"] == MESSAGES
         return
-    with pytest.raises(
-        InputError, match=r"here: chosen is a list of messages that has become a text|no role"
-    ):
+    with pytest.raises(InputError, match="here: chosen is a list of messages that has become a text"):
         judgement("here", found)
     with pytest.raises(InputError, match="here: prompt is a list of messages that has become"):
         reply_of("here", {"prompt": PRINTED[name], "response": "b"})
@@ -108,13 +98,8 @@ def test_lists_of_messages_are_one_in_every_kind_of_file(tmp_path):
     for kind, written in (("jsonl", row), ("parquet", row), ("csv", in_cells)):
         (found,) = rows_in(tmp_path / f"r.{kind}", [written])
         assert judgement("here", found) == judgement("here", PAIR)
-    assert rows_in(tmp_path / "c.csv", [{"prompt": "a?", "candidates": '["b", "c"]'}])[0]["candidates"] == [
-        "b",
-        "c",
-    ]
-
-
-# ------------------------------------------------------------------------------- nothing, twice ---
+    (found,) = rows_in(tmp_path / "c.csv", [{"prompt": "a?", "candidates": '["b", "c"]'}])
+    assert found["candidates"] == ["b", "c"]
 
 
 def test_empty_cells_are_nothing_and_an_empty_prompt_is_none(tmp_path):
@@ -135,16 +120,12 @@ def test_empty_cells_are_nothing_and_an_empty_prompt_is_none(tmp_path):
 
 
 def test_a_prompt_that_holds_its_reply_is_refused():
-    in_text = "Human: a?\n\nAssistant: b"
     for row in (
-        {"messages": [ASK, SAY], "response": "b"},
-        {"messages": [ASK, SAY], "response": "another"},
-        {"messages": [ASK, SAY, SAY]},
-        {"prompt": [ASK, SAY], "response": [SAY]},
-        {"prompt": in_text, "response": "b"},
+        {"messages": [ASK, SAY], "response": "b"}, {"messages": [ASK, SAY, SAY]},
+        {"prompt": [ASK, SAY], "response": [SAY]}, {"prompt": "Human: a?\n\nAssistant: b", "response": "b"},
         {"prompt": "### Instruction:\na?\n### Response:\nb", "response": "b"},
         {"prompt": "<|user|>a?<|assistant|>\nb\n", "response": " b"},
-    ):
+    ):  # fmt: skip
         with pytest.raises(InputError, match=r"follows another reply|at the end of its prompt"):
             reply_of("here", row)
     assert reply_of("here", {"prompt": "yes or no?", "response": "no?"})  # words alone may be so
@@ -154,10 +135,7 @@ def test_other_keys_of_messages_stay_and_make_no_prompt_another():
     call = {"role": "assistant", "content": None, "tool_calls": [{"name": "tide"}], "weight": None}
     talk = messages_of("here", [ASK, call, {"role": "tool", "content": "3"}], "messages")
     assert talk[1] == {"role": "assistant", "content": "", "tool_calls": [{"name": "tide"}]}
-    sides = {
-        "chosen": [ASK | {"id": 1}, SAY],
-        "rejected": [ASK | {"id": 2}, SAY | {"content": "c"}],
-    }
+    sides = {"chosen": [ASK | {"id": 1}, SAY], "rejected": [ASK | {"id": 2}, SAY | {"content": "c"}]}
     assert len(judgement("here", {"user_id": "ann", **sides}).chosen) == 2
     system = {"role": "system", "content": "be good"}
     apart = {"chosen": [system, ASK, SAY], "rejected": [system, ASK | {"content": "z?"}, SAY]}
@@ -169,41 +147,20 @@ def test_other_keys_of_messages_stay_and_make_no_prompt_another():
             judgement("here", {"user_id": "ann", **sides})
 
 
-# ------------------------------------------------------------------------------------------ ids ---
-
-
 def test_ids_have_one_spelling_and_a_missing_one_is_none():
     for value in ("7", 7, 7.0, " 7\t", "7.0", "\ufeff7", "\uff17"):
         assert identifier("here", {"user_id": value}, "user_id") == "7"
     for composed in ("e\u0301va", "\u00e9va "):
         assert identifier("here", {"user_id": composed}, "user_id") == "\u00e9va"
     assert identifier("here", {"user_id": 2**63 - 1}, "user_id") == str(2**63 - 1)
-    for value in (
-        "nan",
-        "None",
-        "NULL",
-        "<NA>",
-        "NaT",
-        "NA",
-        1.2345678901234568e18,
-        "1.23457E+18",
-        True,
-        1.5,
-        [7],
-    ):
+    missing = ("nan", "None", "NULL", "<NA>", "NaT", "NA")
+    for value in (*missing, 1.2345678901234568e18, "1.23457E+18", True, 1.5, [7]):
         with pytest.raises(InputError, match="here: user_id is "):
             identifier("here", {"user_id": value}, "user_id")
 
 
 def test_a_prompt_in_two_spellings_is_one_prompt(tmp_path):
-    prompts = [
-        "Why not?",
-        "Why not? ",
-        "Why\r\nnot?",
-        "why not?",
-        "Why\u00a0not?",
-        "Wh\u200by not?",
-    ]
+    prompts = ["Why not?", "Why not? ", "Why\r\nnot?", "why not?", "Why\u00a0not?", "Wh\u200by not?"]
     rows = [PAIR | {"prompt": prompt} for prompt in prompts]
     judgements = read_judgements(texts.write(tmp_path / "r.jsonl", rows))
     assert len({judged.prompt_id for judged in judgements}) == 1
@@ -239,9 +196,6 @@ def test_numbers_that_json_has_not_are_refused():
     assert in_json([math.nan, Decimal("NaN"), Decimal("1e400")], "here") == [None, None, 10**400]
 
 
-# -------------------------------------------------------------------------------------- parquet ---
-
-
 def test_parquet_is_read_as_it_stands(tmp_path):
     ids = [1234567890123456789, None, 7]
     columns = {
@@ -275,8 +229,6 @@ def test_large_files_take_the_memory_of_a_few_rows(tmp_path, kind):
     rows, kilobytes = map(int, out.split())
     assert rows == 20_000 and kilobytes < 60_000
 
-
-# ------------------------------------------------------------------------------- other layouts ---
 
 HUMAN = "\n\nHuman: a?\n\nAssistant: "
 CHOSEN, REJECTED = [ASK, SAY], [ASK, SAY | {"content": "c"}]
@@ -353,9 +305,6 @@ def test_a_file_of_another_layout_is_sent_the_right_way(tmp_path, columns, words
         read_judgements(texts.write(tmp_path / "r.jsonl", [dict.fromkeys(columns.split(), "x")]))
 
 
-# ------------------------------------------------------------------------------------- one line ---
-
-
 def test_what_is_deep_or_long_is_told_shortly(tmp_path):
     deep = tmp_path / "deep.jsonl"
     for depth in (150, 600, 100_000):
@@ -370,31 +319,15 @@ def test_what_is_deep_or_long_is_told_shortly(tmp_path):
         assert len(str(told.value)) < 250
 
 
-def test_a_column_that_no_model_would_see_is_refused(tmp_path):
-    for name in ("system", "history", "tools"):
-        with pytest.raises(InputError, match=f"{name} would not be read"):
-            rows_in(tmp_path / "r.jsonl", [{"prompt": "a?", "response": "b", name: "Be brief"}])
-
-
-@pytest.mark.parametrize("role", ["Assistant", "assistant ", "human", "model"])
-def test_a_role_that_no_template_knows_is_refused(role):
-    row = {"messages": [ASK, {"role": role, "content": "x"}], "response": "b"}
-    with pytest.raises(InputError, match=r"here: messages has a role .* none of system"):
-        reply_of("here", row)
-
-
-@pytest.mark.parametrize(
-    "prompt, reply",
-    [
-        ("<s><|user|>\nWhy?<|end|>\n<|assistant|>\n", "b"),
-        ("<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n", "b"),
-        ("[INST] Why? [/INST]", "b"),
-        ("Why?", "b</s>"),
-        ("Why?", "b<|eot_id|>\n"),
-    ],
-)
-def test_texts_that_a_chat_template_has_written_are_refused(prompt, reply):
-    with pytest.raises(InputError, match=r"here: response: .* as a chat template writes"):
-        reply_of("here", {"prompt": prompt, "response": reply})
+def test_texts_that_a_chat_template_has_written_are_refused():
+    for prompt, reply in (
+        ("<s><|user|>\nWhy?<|end|>\n<|assistant|>\n", "b"), ("[INST] Why? [/INST]", "b"), ("Why?", "b</s>"),
+        ("<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n", "b"), ("Why?", "b<|eot_id|>\n"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=r"here: response: .* as a chat template writes"):
+            reply_of("here", {"prompt": prompt, "response": reply})
     told = exchange("What does <|im_end|> mean?", "</s> ends a text in Llama 2.")
     assert reply_of("here", {"prompt": told[0]["content"], "response": told[1]["content"]}) == told
+    for role in ("Assistant", "assistant ", "human", "model"):
+        with pytest.raises(InputError, match=r"here: messages has a role .* none of system"):
+            reply_of("here", {"messages": [ASK, {"role": role, "content": "x"}], "response": "b"})
