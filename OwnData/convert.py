@@ -52,6 +52,7 @@ gap = 0.0  # of ratings: the least difference of two scores that says something;
 # -------------------------------------------------------------------------------------------
 
 LAYOUTS = {each.__name__: each for each in (arena, ratings, rankings, wide, argilla, labelstudio, pairs)}
+SHOWN = 12  # reasons for which something is left out
 SUFFIXES = (".jsonl", ".json", ".ndjson")
 
 
@@ -60,28 +61,24 @@ class Written:
 
     def __init__(self, file):
         self.file = file
-        self.left_out = Counter()
-        self.refused = ""  # the first that prepare.py would refuse
+        self.left_out = Counter()  # by the reason
+        self.first = {}  # of each reason, where it is first
         self.people = set()
         self.prompt_ids = {}  # of each prompt, the first that upstream gave it
         self.count = 0
 
+    def leave_out(self, file_and_line, reason):
+        self.left_out[reason] += 1
+        self.first.setdefault(reason, file_and_line)
+
     def add(self, file_and_line, comparison):
-        texts = [comparison["chosen"], comparison["rejected"]]
-        if is_nothing(comparison["user_id"]):
-            self.left_out["no person"] += 1
-            return
-        if any(map(says_nothing, (*texts, comparison.get("prompt", "?")))):
-            self.left_out[EMPTY] += 1
-            return
-        if texts[0] == texts[1]:
-            self.left_out["two replies that are one"] += 1
+        if is_nothing(comparison.get("prompt", "?")):
+            self.leave_out(file_and_line, EMPTY)
             return
         try:
             judged = judgement(file_and_line, comparison)
-        except InputError as error:
-            self.left_out["what prepare.py refuses"] += 1
-            self.refused = self.refused or str(error)
+        except InputError as error:  # prepare.py would refuse it
+            self.leave_out(file_and_line, str(error).removeprefix(file_and_line).lstrip(",: "))
             return
         if "prompt_id" in comparison:
             given = self.prompt_ids.setdefault(prompt_key(judged), judged.prompt_id)
@@ -92,9 +89,13 @@ class Written:
 
     def tell(self, args):
         """Prints what there is and what is left out. InputError: nothing is left."""
-        reasons = [f"{count} x {reason}" for reason, count in sorted(self.left_out.items())]
-        if self.refused:
-            reasons.append(f"the first that is refused: {self.refused}")
+        reasons = []
+        for reason, count in self.left_out.most_common(SHOWN):
+            reasons.append(f"{count} x {reason} (first: {self.first[reason]})")
+        shown = sum(count for _, count in self.left_out.most_common(SHOWN))
+        reasons += (
+            [f"{self.left_out.total() - shown} x for other reasons"] if len(self.left_out) > SHOWN else []
+        )
         require(self.count, f"{args.source}: nothing is left: {', '.join(reasons) or 'it holds no row'}")
         for name, theirs in args.read_as.items():
             print(f"read as {name}: {theirs}")
@@ -103,24 +104,17 @@ class Written:
         print(f"{self.count} comparisons by {len(self.people)} people are in {args.output}")
 
 
-def says_nothing(text):
-    """Whether a text or the last of a list of messages is empty."""
-    if isinstance(text, list) and text and isinstance(text[-1], dict):
-        return is_nothing(text[-1].get("content"))
-    return is_nothing(text)
-
-
 def add_grades(grades, written, gap):
     """The pairs of each group of Grades whose values differ."""
     for group in grades.values():
         if len(group) == 1:
-            written.left_out["a score or rank with none beside it"] += 1
+            written.leave_out(group[0].file_and_line, "a score or rank with none beside it")
         for pair in combinations(group, 2):
             worse, better = sorted(pair, key=attrgetter("value"))
             if worse.value == better.value:
-                written.left_out[TIE] += 1
+                written.leave_out(better.file_and_line, TIE)
             elif better.value - worse.value < gap:
-                written.left_out["two scores nearer than --gap"] += 1
+                written.leave_out(better.file_and_line, "two scores nearer than --gap")
             else:
                 texts = {"chosen": better.reply, "rejected": worse.reply}
                 written.add(better.file_and_line, better.beside | texts)
@@ -149,7 +143,7 @@ def main():
             for file_and_line, row in rows_of(args.source, args.columns, NAMES, INNER.get(args.from_)):
                 for outcome in LAYOUTS[args.from_](file_and_line, row, args):
                     if isinstance(outcome, str):
-                        written.left_out[outcome] += 1
+                        written.leave_out(file_and_line, outcome)
                     elif isinstance(outcome, Grade):
                         grades.setdefault(outcome.group, []).append(outcome)
                     else:

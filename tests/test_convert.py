@@ -46,14 +46,8 @@ def talk(*said):
 
 def mtbench(**changed):
     """A row of lmsys/mt_bench_human_judgments: both turns stand there, whichever is judged."""
-    row = {
-        "question_id": 81,
-        "model_a": "m",
-        "model_b": "n",
-        "winner": "model_b",
-        "judge": "expert_3",
-        "turn": 1,
-    }
+    row = {"question_id": 81, "model_a": "m", "model_b": "n", "winner": "model_b"}
+    row |= {"judge": "expert_3", "turn": 1}
     sides = {"conversation_a": talk("a?", "c", "and?", "e"), "conversation_b": talk("a?", "b", "and?", "d")}
     return row | sides | changed
 
@@ -68,7 +62,7 @@ def test_the_arena_is_read_with_upstreams_ids(tmp_path):
     assert found[0] == {"user_id": "expert_3", "prompt_id": "81", "turn": 1} | PAIR
     assert found[1]["chosen"] == talk("a?", "c", "and?", "e") and found[1]["user_id"] == "author_0"
     assert found[2]["prompt_id"] == "81"  # one prompt, one id
-    for reason in ("1 x a tie", "1 x no person", "an empty", "two replies that are one", "1 x no vote"):
+    for reason in ("1 x a tie", "1 x no user_id", "in an empty one", "are the same (first: ", "1 x no vote"):
         assert reason in out
     pd.DataFrame(rows[:2]).to_parquet(tmp_path / "human.parquet")
     files = ("--source", tmp_path / "human.parquet", "--output", tmp_path / "p.jsonl")
@@ -109,10 +103,7 @@ def test_scores_become_the_pairs_that_differ(tmp_path):
     assert_one_line_error(done, "nothing is left", "2 x two scores nearer than --gap")
     thumbs = "user_id,prompt,completion,label\n1,a?,c,False\n1,a?,b,True\n"
     lists = {"user_id": 1, "instruction": "a?"}
-    inside = [
-        {"response": "c", "overall_score": 2.0},
-        {"response": "b", "overall_score": 7.5},
-    ]  # UltraFeedback
+    inside = [{"response": "c", "overall_score": 2.0}, {"response": "b", "overall_score": 7.5}]
     beside = {"responses": ["c", "b"], "ratings": ["3,5", "4"]}
     for rows in ([lists | {"completions": inside}], [lists | {"completions": []}, lists | beside], thumbs):
         assert written(tmp_path, "ratings", rows)[0] in ([{"user_id": 1} | PAIR], [{"user_id": "1"} | PAIR])
@@ -120,12 +111,8 @@ def test_scores_become_the_pairs_that_differ(tmp_path):
 
 def test_ranks_and_orders_become_pairs(tmp_path):
     row = PROMPT | {"user_id": 1, "responses": ["c", "b", "d"]}
-    for ranks in (
-        {"ranks": [2, 1, 3]},
-        {"order": [1, 0, 2]},
-        {"order": [2, 1, 3]},
-        {"order": ["b", "c", "d"]},
-    ):
+    orders = [1, 0, 2], [2, 1, 3], ["b", "c", "d"]
+    for ranks in ({"ranks": [2, 1, 3]}, *({"order": order} for order in orders)):
         found, _ = written(tmp_path, "rankings", [row | ranks])
         assert {pair["chosen"] + pair["rejected"] for pair in found} == {"bc", "bd", "cd"}, ranks
     found, out = written(tmp_path, "rankings", [row | {"ranks": [1, 1, 2]}])
@@ -207,7 +194,7 @@ def test_tasks_of_label_studio(tmp_path):
         "a draft",
         "no vote",
         "a task that was skipped",
-        "no person",
+        "no user_id",
         "a task without an annotation",
     ):
         assert f"1 x {reason}" in out
@@ -229,8 +216,14 @@ def test_pairs_lose_what_would_be_refused(tmp_path):
     ends = ("c", "b", "", "c\n\nHuman: so?")
     rows = [{"worker": 1, "chosen": dialogue + "b", "rejected": dialogue + reply} for reply in ends]
     found, out = written(tmp_path, "pairs", rows, "--columns", "user_id=worker")
-    assert len(found) == 1 and "two replies that are one" in out
-    assert "2 x what prepare.py refuses" in out and "row 2: rejected does not end in a reply" in out
+    assert len(found) == 1 and "1 x chosen and rejected are the same" in out
+    assert (
+        f"2 x rejected does not end in a reply, or in an empty one (first: {tmp_path}/source.json, row 2"
+        in out
+    )
+    choice = {"user_id": 1, "prompt": "a?", "candidates": ["c", "b"], "choice": 1}
+    assert "chosen" not in written(tmp_path, "pairs", [choice, choice | {"choice": None}])[0][0]
+    assert_one_line_error(convert(tmp_path, "pairs", [{"user_id": 1}]), "1 x no chosen; there are user_id")
 
 
 def test_what_cannot_be_turned_is_one_line(tmp_path):
@@ -250,7 +243,7 @@ def test_what_cannot_be_turned_is_one_line(tmp_path):
         ([row], "nectar", (), "which layout"),
         ([row], "ratings", (), "no response"),
         ([{"user_id": 1}], "arena", (), "no two replies"),
-        ([mtbench(conversation_a=None, conversation_b=[None])], "arena", (), "1 x an empty prompt or reply"),
+        ([mtbench(conversation_a=None, conversation_b=[None])], "arena", (), "1 x chosen holds None"),
         ([{"data": row, "annotations": [5]}], "labelstudio", (), "annotations is no list of objects"),
         ([row], "labelstudio", (), "--from arena --columns user_id=annotator winner="),
         ([], "arena", (), "holds no row"),
