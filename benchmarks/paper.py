@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 from measure import ROOT, load_module
-from published import ACCURACIES, COMMANDS, RIVALS_COMMAND, published_numbers
+from published import COMMANDS, RIVALS_COMMAND, TABLES, published_numbers
 from result_files import answers_of
 
 from lore.common import InputError, behind_links, require, start, written_whole
@@ -91,26 +91,22 @@ def verdict_of(answer, published):
     return "above" if published < low else "below"
 
 
-class Sources:
-    """What stands below a table of each run that answers in it, numbered."""
+def source(answer, sources):
+    """[1], as the note below a table is numbered that says which run this is of."""
+    reasons = f": not comparable: {'; '.join(answer.reasons)}" if answer.reasons else ""
+    words = f"{shown_path(answer.path)}, {answer.versions}; {answer.protocol}, {answer.how}{reasons}"
+    return sources.setdefault(words, f"[{len(sources) + 1}]")
 
-    def __init__(self):
-        self.numbers = {}
 
-    def number(self, answer):
-        reasons = f": not comparable: {'; '.join(answer.reasons)}" if answer.reasons else ""
-        words = f"{shown_path(answer.path)}, {answer.versions}; {answer.protocol}, {answer.how}{reasons}"
-        return self.numbers.setdefault(words, len(self.numbers) + 1)
-
-    def notes(self):
-        return [f"[{number}] {words}" for words, number in self.numbers.items()]
+def notes_of(sources):
+    return [f"{number} {words}" for words, number in sources.items()]
 
 
 def paper_table(table, published, answers):
     """Published, ours, the difference and a word, a row each; below it where ours is from, and what to run."""
     rows = []
     verdicts = set()
-    sources = Sources()
+    sources = {}
     for number, percent in published.items():
         if number.table != table:
             continue
@@ -120,12 +116,12 @@ def paper_table(table, published, answers):
             verdict = verdict_of(answer, percent)
             verdicts.add(verdict)
             ours = [interval_text(answer), *difference_texts(answer, percent)]
-            rows.append([name, f"{percent:.1f}", *ours, verdict, f"[{sources.number(answer)}]"])
+            rows.append([name, f"{percent:.1f}", *ours, verdict, source(answer, sources)])
         if not of_people:
             verdicts.add(NOT_RUN)
             rows.append([name, f"{percent:.1f}", "", "", "", NOT_RUN, ""])
     head = [table, *COLUMNS]
-    notes = sources.notes()
+    notes = notes_of(sources)
     if verdicts - {*DECIDED}:
         notes += to_run(table)
     return Table(head, rows, notes)
@@ -145,7 +141,7 @@ def difference_texts(answer, published):
 
 def to_run(table):
     lines = [f"to run, {what}: {command}   ({cost})" for what, command, cost in COMMANDS[table]]
-    if table in ACCURACIES:
+    if table in TABLES:
         lines.append(f"to run, VPL and PAL on the same embeddings: {RIVALS_COMMAND}   (hours unknown)")
     return lines
 
@@ -153,14 +149,14 @@ def to_run(table):
 def planted_table(published, answers):
     """What planted people gave, beside no published number; no row where nobody was planted."""
     rows = []
-    sources = Sources()
+    sources = {}
     for number in published:
         for answer in answers.get(number, []):
             if answer.planted:
                 name = f"{number.table}, {number.column}, {number.method}, {number.group}"
-                rows.append([name, interval_text(answer), f"[{sources.number(answer)}]"])
+                rows.append([name, interval_text(answer), source(answer, sources)])
     head = ["planted people", "planted accuracy [95 % interval]", "from"]
-    return Table(head, rows, ["planted: says nothing about the paper's numbers", *sources.notes()])
+    return Table(head, rows, ["planted: says nothing about the paper's numbers", *notes_of(sources)])
 
 
 def counts_text(tables):
@@ -177,27 +173,17 @@ def counts_text(tables):
 # ------------------------------------------------------------------------------------------------
 
 
-def figure_of(tables, published, answers):
-    """Published against ours, a panel a table: on the diagonal where they agree; planted people left out."""
-    figure = empty_figure((3.3 * len(tables), 3.5))
-    handles = {}
-    for axes, table in zip(figure.subplots(1, len(tables)), tables):
-        numbers = {number: percent for number, percent in published.items() if number.table == table}
-        ends = [min(numbers.values()) - 3, max(numbers.values()) + 3]
-        axes.plot(ends, ends, color="0.7", linewidth=1)
-        axes.set(xlabel="published (%)", ylabel="ours (%)", title=table)
-        axes.grid(alpha=0.3)
-        shown = plot_answers(axes, numbers, answers)
-        handles |= shown
-        if not shown:
-            axes.text(0.5, 0.9, "nothing run", transform=axes.transAxes, ha="center", color="0.5")
-    if handles:
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), fontsize=9)
-    return figure
+def picture_of(numbers, answers):
+    """Published against ours with its interval, on the diagonal where they agree -> SVG; "" where nothing was run.
 
-
-def plot_answers(axes, numbers, answers):
-    """A point with its interval for each answer -> {verdict: one of its points}."""
+    numbers: {Number: percent} of one table. Planted people are left out.
+    """
+    figure = empty_figure((4, 3.8))
+    axes = figure.subplots()
+    ends = [min(numbers.values()) - 3, max(numbers.values()) + 3]
+    axes.plot(ends, ends, color="0.7", linewidth=1)
+    axes.set(xlabel="published (%)", ylabel="ours (%)")
+    axes.grid(alpha=0.3)
     shown = {}
     for number, percent in numbers.items():
         for answer in answers.get(number, []):
@@ -205,19 +191,23 @@ def plot_answers(axes, numbers, answers):
                 verdict = verdict_of(answer, percent)
                 colour, mark = LOOKS[verdict]
                 low, high = answer.interval
-                bar = [[max(0, answer.percent - low)], [max(0, high - answer.percent)]]
+                bar = [[answer.percent - low], [high - answer.percent]]
                 looks = {"color": colour, "marker": mark, "markersize": 5, "elinewidth": 0.8}
                 shown[verdict] = axes.errorbar(percent, answer.percent, bar, linestyle="none", **looks)
-    return shown
+    if not shown:
+        return ""
+    axes.legend(shown.values(), shown, fontsize=8)
+    return svg_of(figure)
 
 
 def page_of(tables, published, answers, planted, left_out):
     """All of it as HTML, by the means of apply/report.py."""
     html = load_module("apply/page.py")
-    picture = html.picture(svg_of(figure_of(tables, published, answers)))
-    words = f"{counts_text(tables)}. {READING}"
-    sections = [("Published against ours", picture + html.remark(words))]
-    sections += [(name, html.shown_table(table)) for name, table in tables.items()]
+    sections = [("Published against ours", html.remark(f"{counts_text(tables)}. {READING}"))]
+    for name, table in tables.items():
+        numbers = {number: percent for number, percent in published.items() if number.table == name}
+        picture = picture_of(numbers, answers)
+        sections.append((name, (html.picture(picture) if picture else "") + html.shown_table(table)))
     if planted.rows:
         sections.append(("Planted people", html.shown_table(planted)))
     if left_out:
@@ -254,7 +244,8 @@ def main():
     print(f"{len(published)} published numbers; rows: {counts_text(tables)}")
     if args.output:
         with written_whole(args.output) as file:
-            file.write_text(page_of(tables, published, answers, planted, left_out), encoding="utf-8")
+            page = page_of(tables, published, answers, planted, left_out)
+            file.write_bytes(page.encode(errors="backslashreplace"))  # names may hold what is no text
         print(f"the page is {args.output}")
 
 

@@ -5,6 +5,7 @@ unseen people, means over 20 random splits. Its ± over these splits is not writ
 leaderboard has of the reference reward model.
 """
 
+from itertools import product
 from typing import NamedTuple
 
 ENCODER = "Skywork-Reward-Llama-3.1-8B-v0.2"
@@ -17,55 +18,17 @@ HALF = "half of the dialogues"
 REFERENCE = "reference"
 BRADLEY_TERRY = "Bradley-Terry"
 LORE = "LoRe"
-ACCURACIES = {  # table -> column -> method -> (seen, unseen)
-    PERSONALLLM: {
-        "a = 0.001": {
-            REFERENCE: (78.4, 76.1),
-            BRADLEY_TERRY: (86.3, 86.4),
-            "VPL": (86.4, 86.5),
-            "PAL": (85.0, 86.5),
-            LORE: (94.3, 93.3),
-        },
-        "a = 0.01": {
-            REFERENCE: (78.1, 77.8),
-            BRADLEY_TERRY: (87.8, 87.2),
-            "VPL": (93.9, 84.1),
-            "PAL": (86.1, 87.1),
-            LORE: (94.6, 93.6),
-        },
-        "a = 0.1": {
-            REFERENCE: (82.7, 83.7),
-            BRADLEY_TERRY: (93.2, 93.1),
-            "VPL": (92.0, 92.8),
-            "PAL": (91.7, 91.8),
-            LORE: (96.0, 96.1),
-        },
-    },
-    TLDR: {
-        "100 pairs": {
-            REFERENCE: (56.3, 57.3),
-            BRADLEY_TERRY: (60.0, 60.0),
-            "VPL": (63.6, 62.1),
-            "PAL": (64.1, 64.9),
-            LORE: (65.0, 66.2),
-        },
-        "150 pairs": {
-            REFERENCE: (56.3, 57.3),
-            BRADLEY_TERRY: (63.2, 64.3),
-            "VPL": (63.4, 62.7),
-            "PAL": (64.4, 63.8),
-            LORE: (66.2, 66.7),
-        },
-    },
-    PRISM: {
-        HALF: {
-            REFERENCE: (58.8, 57.3),
-            BRADLEY_TERRY: (64.0, 61.0),
-            "VPL": (64.6, 58.2),
-            "PAL": (70.8, 59.0),
-            LORE: (71.0, 71.0),
-        },
-    },
+TABLES = {
+    PERSONALLLM: ("a = 0.001", "a = 0.01", "a = 0.1"),
+    TLDR: ("100 pairs", "150 pairs"),
+    PRISM: (HALF,),
+}
+PRINTED = {  # seen and unseen people, in the order of all these columns
+    REFERENCE: "78.4 76.1  78.1 77.8  82.7 83.7  56.3 57.3  56.3 57.3  58.8 57.3",
+    BRADLEY_TERRY: "86.3 86.4  87.8 87.2  93.2 93.1  60.0 60.0  63.2 64.3  64.0 61.0",
+    "VPL": "86.4 86.5  93.9 84.1  92.0 92.8  63.6 62.1  63.4 62.7  64.6 58.2",
+    "PAL": "85.0 86.5  86.1 87.1  91.7 91.8  64.1 64.9  64.4 63.8  70.8 59.0",
+    LORE: "94.3 93.3  94.6 93.6  96.0 96.1  65.0 66.2  66.2 66.7  71.0 71.0",
 }
 UNSEEN_BY_SHOTS = {  # of LoRe, 150 pairs of the seen
     5: 64.7, 10: 65.1, 15: 65.6, 20: 65.8, 25: 65.9, 30: 66.0, 35: 66.2, 40: 66.2, 45: 66.6, 50: 66.7,
@@ -88,11 +51,10 @@ class Number(NamedTuple):
 def published_numbers():
     """{Number: percent}, in the order of the tables."""
     numbers = {}
-    for table, columns in ACCURACIES.items():
-        for column, methods in columns.items():
-            for method, (seen, unseen) in methods.items():
-                numbers[Number(table, column, method, "seen")] = seen
-                numbers[Number(table, column, method, "unseen")] = unseen
+    printed = {method: iter(map(float, line.split())) for method, line in PRINTED.items()}
+    for table, columns in TABLES.items():
+        for column, method, group in product(columns, PRINTED, ("seen", "unseen")):
+            numbers[Number(table, column, method, group)] = next(printed[method])
     for shots, percent in UNSEEN_BY_SHOTS.items():
         numbers[Number(CURVE, f"{shots} shots", LORE, "unseen")] = percent
     for subset, percent in BENCH_SCORES.items():
@@ -156,75 +118,43 @@ PROTOCOLS = {
 
 RANKS = "--K_list 0 1 2 5 10 20 50"  # the paper's list of ranks is {2, 5, ..., 50}
 ANEW = f"--repeats 20 --resplit {RANKS}"
-RATE = "3.5 texts a second, as the published code is reported to do on a GPU"
-NOT_TIMED = "GPU hours of this code: unknown"
+UNTIMED = "GPU hours of this code: unknown"
+RATE = "at 3.5 texts a second, as reported of the published code"
+WEIGHTS = "beside 16 GB of weights"
 RIVALS_COMMAND = "python benchmarks/compare_rivals.py --prepared --seeds 20"
+EMBED = "embeddings"
+AS_PAPER = "as in the paper"
+AS_CODE = "as the published code"
+DROPPED = "--min_comparisons 1 --drop_smallest 2 --results RedditTLDR/results/code"
 COMMANDS = {  # table -> [(what it is, command, cost)]
     PERSONALLLM: [
-        (
-            "embeddings",
-            "python PersonalLLM/prepare.py",
-            f"{NOT_TIMED}; 83,216 texts, 6.6 h at {RATE}; disk 0.7 GB (8 kB a text) beside 16 GB of weights",
-        ),
-        (
-            "as in the paper",
-            f"python PersonalLLM/train_basis.py {ANEW} --results PersonalLLM/results/paper",
-            "no GPU; hours unknown: 4.1 minutes a population and split were measured for K = 0 .. 5 without the star",
-        ),
-        (
-            "as the published code",
-            "python PersonalLLM/train_basis.py --dirichlet_list 0.1 --num_unseen 500 --train_prompts 47"
-            " --results PersonalLLM/results/code",
-            "no GPU; about 8 minutes: 4.1 were measured without the star",
-        ),
+        (EMBED, "python PersonalLLM/prepare.py",
+         f"{UNTIMED}; 83,216 texts, 6.6 h {RATE}; disk 0.7 GB {WEIGHTS}"),
+        (AS_PAPER, f"python PersonalLLM/train_basis.py {ANEW} --results PersonalLLM/results/paper",
+         "no GPU; hours unknown: 4.1 minutes a population and split were measured for K = 0 .. 5, no star"),
+        (AS_CODE, "python PersonalLLM/train_basis.py --dirichlet_list 0.1 --num_unseen 500 --train_prompts 47"
+         " --results PersonalLLM/results/code", "no GPU; about 8 minutes: 4.1 were measured without the star"),
     ],
     TLDR: [
-        (
-            "embeddings",
-            "python RedditTLDR/prepare.py",
-            f"{NOT_TIMED}; at most 357,888 texts, 28 h at {RATE}; disk at most 2.9 GB beside 16 GB of weights",
-        ),
-        (
-            "as in the paper",
-            f"python RedditTLDR/train_basis.py {ANEW} --max_train 100 150 --results RedditTLDR/results/paper",
-            "no GPU; hours unknown",
-        ),
-        (
-            "as the published code",
-            "python RedditTLDR/train_basis.py --min_comparisons 1 --drop_smallest 2"
-            " --results RedditTLDR/results/code",
-            "no GPU; hours unknown",
-        ),
+        (EMBED, "python RedditTLDR/prepare.py",
+         f"{UNTIMED}; at most 357,888 texts, 28 h {RATE}; disk at most 2.9 GB {WEIGHTS}"),
+        (AS_PAPER, f"python RedditTLDR/train_basis.py {ANEW} --max_train 100 150"
+         " --results RedditTLDR/results/paper", "no GPU; hours unknown"),
+        (AS_CODE, f"python RedditTLDR/train_basis.py {DROPPED}", "no GPU; hours unknown"),
     ],
     PRISM: [
-        (
-            "embeddings",
-            "python PRISM/prepare.py && python PRISM/generate-prism-embeddings.py",
-            f"{NOT_TIMED}; published code: 45 minutes to 4 h reported on an A100; disk 0.6 GB beside 16 GB of weights",
-        ),
-        (
-            "as in the paper",
-            f"python PRISM/train_basis.py {ANEW} --seen_fraction 0.5 --alpha_list 0"
-            " --results PRISM/results/paper",
-            "no GPU; at most 53 h on two cores: 20,000 steps of 0.24 s (of more people and ranks), twice"
-            " for the star, 20 splits",
-        ),
-        (
-            "as the published code",
-            "python PRISM/train_basis.py --results PRISM/results/code",
-            "no GPU; 2.7 h on two cores: 20,000 steps of 0.24 s, twice for the star",
-        ),
+        (EMBED, "python PRISM/prepare.py && python PRISM/generate-prism-embeddings.py",
+         f"{UNTIMED}; published code: 45 minutes to 4 h reported on an A100; disk 0.6 GB {WEIGHTS}"),
+        (AS_PAPER, f"python PRISM/train_basis.py {ANEW} --seen_fraction 0.5 --alpha_list 0"
+         " --results PRISM/results/paper",
+         "no GPU; at most 53 h on two cores: 20,000 steps of 0.24 s (of more people and ranks), twice for the"
+         " star, 20 splits"),
+        (AS_CODE, "python PRISM/train_basis.py --results PRISM/results/code",
+         "no GPU; 2.7 h on two cores: 20,000 steps of 0.24 s, twice for the star"),
     ],
     CURVE: [
-        ("as in the paper", "python RedditTLDR/vary_fewshot.py", "after the embeddings; no GPU"),
-        (
-            "as the published code",
-            "python RedditTLDR/vary_fewshot.py --min_comparisons 1 --drop_smallest 2"
-            " --results RedditTLDR/results/code",
-            "no GPU",
-        ),
+        (AS_PAPER, "python RedditTLDR/vary_fewshot.py", "after the embeddings; no GPU; hours unknown"),
+        (AS_CODE, f"python RedditTLDR/vary_fewshot.py {DROPPED}", "no GPU; hours unknown"),
     ],
-    BENCH: [
-        ("official", "python PRISM/eval_rb2.py", f"{NOT_TIMED}; 1,865 rows; disk unknown"),
-    ],
+    BENCH: [("official", "python PRISM/eval_rb2.py", f"{UNTIMED}; 1,865 rows; disk unknown")],
 }  # fmt: skip

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from published import (
-    ACCURACIES,
     BENCH,
     BENCH_SCORES,
     BRADLEY_TERRY,
@@ -21,6 +20,7 @@ from published import (
     PRISM,
     PROTOCOLS,
     REFERENCE,
+    TABLES,
     TLDR,
     UNSEEN_BY_SHOTS,
     Number,
@@ -31,6 +31,7 @@ from lore.fit.evaluation import TESTED
 from lore.report.statistics import FEW_USERS, STUDENT
 from lore.splits import identity_of
 
+WRONG_TYPE = (TypeError, KeyError, AttributeError, OverflowError)
 NORMAL = 1.960  # 97.5 % quantile of the normal distribution
 CURVE_RANK = 5  # of the published few-shot curve
 PEOPLE_OFF = 0.01  # share by which the number of people may differ: PRISM has 1,287, which no half divides
@@ -64,7 +65,7 @@ def answers_of(path):
     try:
         origin = {"path": path, "versions": versions_of(report)}
         answers = [answer._replace(**origin) for answer in READERS[script](report)]
-    except (TypeError, KeyError, AttributeError, OverflowError) as error:  # a list where a number belongs, and the like
+    except WRONG_TYPE as error:  # a list where a number belongs, and the like
         raise InputError(f"holds something of another type than its script writes: {error}") from error
     require(answers, "holds no row that the paper has")
     return answers
@@ -130,39 +131,41 @@ def of_prism(report):
 
 def of_sweep(report, table, column):
     """Yield an Answer for each alpha, method and group."""
-    in_paper = ACCURACIES[table]
+    in_paper = TABLES[table]
     require(column in in_paper, f"{table}, {column}: the paper has {', '.join(in_paper)}")
     runs = Runs.of(report)
-    for method, row, rank in rows_of_methods(report):
+    for method, row, ranks in rows_of_methods(report):
         alpha = finite(row.get("alpha"), "alpha")
         protocol, reasons = runs.compared(table, None if method == REFERENCE else alpha)
         how = [runs.repeats]
         if method != REFERENCE and alpha:
             how.append(f"alpha {alpha:g}")
-        if rank is not None:
-            how.append(f"K = {rank}")
-            reasons = (*reasons, f"K = {rank} alone, not cross-validated")
+        if ranks:
+            how.append(f"K of {', '.join(map(str, ranks))}")
+        if len(ranks) == 1:
+            reasons = (*reasons, f"K = {ranks[0]} alone, not cross-validated")
         for group in TESTED:
             number = Number(table, column, method, group)
             yield runs.answer(number, row, ", ".join(how), protocol, reasons)
 
 
 def rows_of_methods(report):
-    """Yield (method, row of the summary, its rank where LoRe has no other to choose from)."""
-    ranked = {}  # alpha -> rows of ranks above 1
+    """Yield (method, row of the summary, the ranks that LoRe could choose from)."""
+    ranked = {}  # alpha -> {rank above 1: row}
     for row in dicts(report, "summary"):
         if row.get("variant") == "":
             K = row.get("K")
             if K in (0, 1):
-                yield (REFERENCE, BRADLEY_TERRY)[K], row, None
+                yield (REFERENCE, BRADLEY_TERRY)[K], row, ()
             elif isinstance(K, int):
-                ranked.setdefault(row.get("alpha"), []).append(row)
+                ranked.setdefault(row.get("alpha"), {})[K] = row
     for row in dicts(report, "cross_validated"):
-        if len(ranked.get(row.get("alpha"), ())) > 1:
-            yield LORE, row, None
+        ranks = [*ranked.get(row.get("alpha"), ())]
+        if len(ranks) > 1:
+            yield LORE, row, ranks
     for rows in ranked.values():
         if len(rows) == 1:
-            yield LORE, rows[0], rows[0]["K"]
+            yield LORE, *rows.values(), [*rows]
 
 
 def of_curve(report):
@@ -195,7 +198,7 @@ def of_rivals(report):
         for kind, planted in KINDS.items():
             data_set = BY_POST.get(field(row, "data_set", str), row["data_set"])
             table, _, column = data_set.removeprefix(kind).partition(", ")
-            of_paper = data_set.startswith(kind) and column in ACCURACIES.get(table, {})
+            of_paper = data_set.startswith(kind) and column in TABLES.get(table, ())
             if method and of_paper and "reason" not in row:
                 runs = Runs.of_rivals(row, PROTOCOLS[table][0], planted)
                 protocol, reasons = runs.compared(table, None)
@@ -234,11 +237,13 @@ class Runs(NamedTuple):
     def of(cls, report):
         settings = field(report, "settings", dict)
         ids = {}
+        resplit = settings.get("resplit") is True
         seeds = set()
         people = (0, 0)
         tests = 0.0
         for row in dicts(report, "rows"):
-            seeds.add(field(row, "seed", int))
+            if resplit:
+                seeds.add(field(row, "seed", int))
             groups = field(row, "of_each_user", dict) if "of_each_user" in row else {}
             counts = {name: users_of(groups, name) for name in TESTED if name in groups}
             for name, users in counts.items():
@@ -247,7 +252,7 @@ class Runs(NamedTuple):
                 people = tuple(len(counts.get(name, ())) for name in TESTED)
                 pairs = field(groups["unseen"], "pairs", list)
                 tests = sum(pairs) / max(1, len(pairs))
-        splits = len(seeds) if settings.get("resplit") is True else 1
+        splits = len(seeds) if resplit else 1
         planted = settings.get("synthetic") is True
         encoder = () if planted else of_encoder(report.get("model"))
         return cls(settings, ids, splits, people, tests, planted, encoder)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import accuracy
 from measure import load_module
-from published import ACCURACIES, HALF, PERSONALLLM, PRISM, TLDR
+from published import HALF, PERSONALLLM, PRISM, TABLES, TLDR
 
 from lore.common import require
 from lore.settings import defaults_of
@@ -60,7 +60,7 @@ def prepared_sets(folder):
 
 def tldr(people, sides):
     """Yield (table and column of the paper, what has head and model, seed= -> Groups)."""
-    for column in ACCURACIES[TLDR]:
+    for column in TABLES[TLDR]:
         pairs = int(column.split()[0])
         yield f"{TLDR}, {column}", sides.train, partial(people.split, sides, 50, pairs, 50, 0.0)
 
@@ -70,7 +70,7 @@ def prism_halves(people, dialogues):
 
 
 def populations(people, sides):
-    for column in ACCURACIES[PERSONALLLM]:
+    for column in TABLES[PERSONALLLM]:
         a = float(column.removeprefix("a = "))
         yield f"{PERSONALLLM}, {column}", sides, partial(people.split, sides, a, 1000, 1000, 45, 9)
 
