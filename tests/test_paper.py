@@ -84,7 +84,7 @@ def test_a_row_is_reproduced_where_the_interval_holds_the_published_number(tmp_p
     lines, out, err = laid_beside(tmp_path, report())
     words = {}
     for line in lines:
-        words[line.split("  ")[0]] = line.split("]")[1].split()[:3] if "[1]" in line else None
+        words[line.split("  ")[0]] = line.split("]")[1].split()[:3] if "]" in line else None
     assert words["150 pairs, reference, unseen"] == ["-0.3", "-0.2", "reproduced"]  # 57.0 +- 2.5
     assert words["150 pairs, Bradley-Terry, seen"] == ["-0.2", "-0.2", "reproduced"]
     assert words["150 pairs, LoRe, unseen"] == ["-2.7", "-2.1", "below"]  # a std. error is 1.28
