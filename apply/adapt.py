@@ -26,12 +26,12 @@ from outputs import require_output, require_people, require_results
 import saved_basis
 from lore.common import start
 from lore.fit.basis import save_basis
-from lore.fit.mixtures import EVERYBODY
 from lore.report.results import save_results
 from lore.report.text_tables import Table, print_table
 from lore.settings import settings
 from lore.text.input_rows import read_judgements
 from newcomers import embedded_pairs, require_new, to_fit
+from questions import is_one_for_all
 from saved_basis import encoder_of_basis, open_basis
 from stored_answers import StoredAnswers, require_kept, taken_in
 
@@ -84,7 +84,7 @@ def main():
     save_basis(args.output, extended)
     save_results(prefix, rows, args)
     print_table(people_table(rows))
-    if basis.strength == EVERYBODY and not basis.deviation_spread:
+    if is_one_for_all(basis.prior):
         print("this basis found one reward for everybody: nothing was there to adapt")
     more = len(extended.everybody) - len(basis.everybody)
     print(f"a basis with {more} more people is in {args.output}, the table in its .json")

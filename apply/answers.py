@@ -73,16 +73,15 @@ class Answers:
         self.mend(self.aside)  # first: what is cut off the other goes behind it
         self.mend(self.path)
         self.rows = read_answers(self.path)
-        unsure = {}
+        self.unsure = []
         for number, row in read_json_lines(self.aside):
             said = row.get("of") if row.get("event") == TAKEN_BACK else row
             usable = row.get("event") == CUT or is_answer(said)
             require(usable, f"{self.aside}, line {number}: not a line of session.py")
             if row["event"] == CANNOT_SAY:
-                unsure[row["time"]] = row
-            elif row["event"] == TAKEN_BACK:
-                unsure.pop(said["time"], None)
-        self.unsure = [*unsure.values()]
+                self.unsure.append(row)
+            elif said in self.unsure:
+                self.unsure.remove(said)
         self.stamp = stamp_of(self.path)
 
     def is_changed(self):
@@ -120,9 +119,9 @@ class Answers:
         said = {"event": TAKEN_BACK, "user_id": row["user_id"], "of": row, "time": self.next_time()}
         append_line(self.aside, in_bytes(said))
         if row.get("event") == CANNOT_SAY:
-            self.unsure = [each for each in self.unsure if each["time"] != row["time"]]
+            self.unsure.remove(row)
             return
-        staying = [each for each in self.rows if each["time"] != row["time"]]
+        staying = [each for each in self.rows if each is not row]  # it alone, whatever is like it
         with written_whole(self.path) as temporary:
             temporary.write_bytes(b"".join(map(in_bytes, staying)))
         self.rows = staying

@@ -36,7 +36,6 @@ import saved_basis
 from interviews import WAYS, Interviewee, agreement_after_each
 from lore.common import InputError, require, start
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.mixtures import EVERYBODY
 from lore.report.pictures import plot_questions
 from lore.report.results import save_results
 from lore.settings import settings
@@ -45,7 +44,7 @@ from lore.text.input_rows import candidates_of, identifier, is_nothing, judgemen
 from lore.text.spellings import as_asked, as_read
 from lore.text.throughput import Tally
 from newcomers import embedded_pairs, to_fit
-from questions import Pool, Posterior, most_telling
+from questions import Pool, Posterior, is_one_for_all, most_telling
 from saved_basis import conversations_in, encoder_of_basis, open_basis, require_free
 from stored_answers import StoredAnswers, text_numbers
 
@@ -255,8 +254,7 @@ def main():
     args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
     prior = basis.prior
-    one_mixture = prior.strength == EVERYBODY or len(prior.mean) == 1
-    if one_mixture and not prior.deviation_spread:
+    if is_one_for_all(prior):
         raise InputError(f"{args.basis} has one reward for everybody: no question tells people apart")
     require(args.questions > 0 and args.trials > 1, "--questions: at least 1; --trials: at least 2")
     args.user = identifier("--user", {"user": args.user}, "user") or ""

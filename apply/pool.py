@@ -35,7 +35,7 @@ class Prompt(NamedTuple):
         asked = self.talks[0]
         for talk in self.talks[1:]:
             asked = common_start(asked, talk)
-        return asked[: len(self.talks[0]) - 1]
+        return asked[: min(map(len, self.talks)) - 1]  # a reply is a message at least
 
     @property
     def carried(self):

@@ -166,6 +166,11 @@ def rewards_by(pool, known, mixtures):
     return rewards + (pool.table @ e).double() / LOGIT_SCALE  # (rows, d) @ (d,)
 
 
+def is_one_for_all(prior):
+    """Whether people share one reward, so that no question tells them apart."""
+    return (prior.strength == EVERYBODY or len(prior.mean) == 1) and not prior.deviation_spread
+
+
 def kernel(prior, z, other_z, gram):
     """k of pairs with z (n, K) and pairs with other_z (m, K), whose x . x' are gram (n, m)."""
     k = (prior.deviation_spread / LOGIT_SCALE) ** 2 * gram

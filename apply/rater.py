@@ -73,6 +73,11 @@ class Rater:
         """How many questions they have dealt with."""
         return len(self.rows) + len(self.unsure)
 
+    @property
+    def last(self):
+        """The row of the last question that they have dealt with."""
+        return max((*self.rows, *self.unsure), key=lambda row: row["time"])
+
     # ------------------------------------------------------------------------------------ what is learned ---
 
     def foretold(self):

@@ -21,10 +21,10 @@ import hashlib
 import json
 import re
 import secrets
+import shlex
 import sys
 import tempfile
 from pathlib import Path
-from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -35,15 +35,15 @@ from learned import BASIS, write_people
 from outputs import ROWS, require_folder, require_ours, require_output, whole_folder
 from pool import Pool, embed_pool, read_pool
 from rater import CHOSEN, RANDOM, RULES, Rater
-from server import LOOPBACK, bound, read_body, require_server, run
+from server import LOOPBACK, bound, names_of_loopback, read_body, refusal, require_server, run
 
 import saved_basis
 from lore.common import InputError, require, start
-from lore.fit.mixtures import EVERYBODY
 from lore.report.text_tables import print_table
 from lore.settings import settings
 from lore.text.conversations import SURROGATE, read_json_lines
 from lore.text.input_rows import identifier, judgements_of
+from questions import is_one_for_all
 from saved_basis import encoder_of_basis, open_basis
 
 # ------------------------------------------------------------------------------- settings ---
@@ -119,17 +119,17 @@ class Session:
             self.raters[user] = Rater(user, self.pool, self.basis, rows, unsure, self.rule, self.seed)
         return self.raters[user]
 
-    def answer(self, name, turn, said):
+    def answer(self, name, mark, said):
         """Write down which reply somebody prefers, or that they cannot say.
 
-        turn: how many they had dealt with when the question was put. OutOfStep: these are others by now.
+        mark: that of the state in which the question was put. OutOfStep: it is another by now.
         """
         rater = self.rater(name)
         require(said in (LEFT, RIGHT, NEITHER), f"an answer is {LEFT}, {RIGHT} or {NEITHER}")
+        if mark != self.mark(rater):
+            raise OutOfStep("this was answered already, here or on another page; here is what comes next")
         question = rater.question
         require(question is not None, "everything has been asked")
-        if turn != rater.turn:
-            raise OutOfStep("this was answered already, here or on another page; here is what comes next")
         prompt = self.pool.prompts[self.pool.prompt[question.pair]]
         left, right = sides(self.pool.places[question.pair], question.turned)
         if said == NEITHER:
@@ -142,24 +142,29 @@ class Session:
         row |= {"shown_left": "chosen" if said == LEFT else "rejected", "rule": question.rule}
         rater.learn([self.answers.choose(row)])
 
-    def undo(self, name, turn):
-        """Take back the last answer of somebody."""
+    def undo(self, name, mark):
+        """Take back the last answer of somebody. OutOfStep: see `answer`."""
         rater = self.rater(name)
-        require(rater.turn, "there is nothing to take back")
-        if turn != rater.turn:
+        if mark != self.mark(rater):
             raise OutOfStep("another page has gone on; here is where it is")
-        last = max((*rater.rows, *rater.unsure), key=lambda row: row["time"])
-        self.answers.take_back(last)
+        require(rater.turn, "there is nothing to take back")
+        self.answers.take_back(rater.last)
         del self.raters[rater.user]
+
+    def mark(self, rater):
+        """Of the last answer and of the question as it is put: another one where either is another."""
+        last = rater.last["time"] if rater.turn else ""
+        return hashlib.sha256(json.dumps([last, self.question(rater)]).encode()).hexdigest()
 
     def state(self, name, shown=None):
         """All that the page shows; shown: number of the prompt whose candidates are ranked, None = the first."""
         rater = self.rater(name)
         order, gains = rater.prompts_in_order()
-        shown = order[0] if shown not in order else shown
+        shown = order[order.index(shown)] if shown in order else order[0]
         return {
             "user": rater.user,
             "turn": rater.turn,
+            "mark": self.mark(rater),
             "answers": len(rater.rows),
             "unsure": len(rater.unsure),
             "question": self.question(rater),
@@ -219,33 +224,6 @@ def page_and_policy():
     return html, f"{closed}; connect-src 'self'; img-src data:; {allowed['script']}; {allowed['style']}"
 
 
-def refusal(request, hosts):
-    """Why a request is not of the page itself, else None.
-
-    hosts: names under which this machine may be asked, None = any; a page elsewhere can point a name of
-    its own at this machine, or have a browser post to it.
-    """
-    host = request.headers.get("host", "")
-    if hosts is not None and host not in hosts:
-        return "asked under a name that is not this machine's"
-    if request.method != "POST":
-        return None
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
-        return "posted by another page"
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        return "not posted by the page"
-    return None
-
-
-def names_of_loopback(port):
-    """What a browser on this machine may call it."""
-    names = []
-    for name in ("127.0.0.1", "localhost", "[::1]"):
-        names += [f"{name}:{port}", *([name] if port == 80 else [])]
-    return names
-
-
 def application(session, hosts, prefix):
     """The FastAPI application. Its functions run one after another: a person is changed by one at a time."""
     from fastapi import FastAPI, Request
@@ -296,11 +274,11 @@ def application(session, hosts, prefix):
         return session.state(said.get("user"), said.get("shown"))
 
     def answer(said):
-        session.answer(said.get("user"), said.get("turn"), said.get("answer"))
+        session.answer(said.get("user"), said.get("mark"), said.get("answer"))
         return state(said)
 
     def undo(said):
-        session.undo(said.get("user"), said.get("turn"))
+        session.undo(said.get("user"), said.get("mark"))
         return state(said)
 
     def foretold(said):
@@ -359,7 +337,8 @@ def export_people(args, basis, pool, rows):
         said = write_people(folder, basis, pool, rows)
     path = Path(args.export) / BASIS
     print(f"{len(said)} people are in {path}, a head for each beside it; for a whole checkpoint of one:")
-    print(f"python apply/export.py --basis {path} --user {said[0]['user_id']} --output FOLDER")
+    named = shlex.join(["--basis", str(path), "--user", said[0]["user_id"]])
+    print(f"python apply/export.py {named} --output FOLDER")
 
 
 def serve(session, args):
@@ -392,9 +371,9 @@ def main():
         require_server(args.port)
     answers = None if reads else Answers(args.output)
     rows = read_answers(args.output) if reads else answers.rows
-    if args.rule != RANDOM and basis.prior.strength == EVERYBODY and not basis.deviation_spread:
+    if args.rule != RANDOM and is_one_for_all(basis.prior):
         print(
-            "this basis has one reward for everybody: no question tells more than another, so --rule random"
+            f"{args.basis} has one reward for everybody: no question tells more than another; --rule random"
         )
         args.rule = RANDOM
     encoder = encoder_of_basis(args.basis, basis, args)

@@ -95,13 +95,13 @@ def clicking(prompts=500, d=4096, rank=10, answers=20):
             room = session.Session(basis, pool, session.Answers(path), session.CHOSEN, 0)
             room.state("ann")
 
-            def click(turn, room=room):
-                room.answer("ann", turn, "left")
+            def click(mark, room=room):
+                room.answer("ann", mark, "left")
                 room.state("ann")
 
             threads = torch.get_num_threads()
             torch.set_num_threads(session.THREADS)
-            spent = [1000 * seconds(click, turn) for turn in range(answers)]
+            spent = [1000 * seconds(click, room.mark(room.rater("ann"))) for _ in range(answers)]
             afterwards = 1000 * seconds(room.rater("ann").foretold)
             torch.set_num_threads(threads)
         kind = "with something of one's own" if deviation_spread else "mixtures alone"

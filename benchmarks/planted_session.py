@@ -32,7 +32,7 @@ def answer(room, user, w, generator):
         left, right = right, left
     margin = (room.pool.Z[left] - room.pool.Z[right]) @ w  # (K,) @ (K,)
     says_left = torch.rand((), generator=generator) < torch.sigmoid(margin)
-    room.answer(user, rater.turn, session.LEFT if says_left else session.RIGHT)
+    room.answer(user, room.mark(rater), session.LEFT if says_left else session.RIGHT)
 
 
 def main():

@@ -110,7 +110,7 @@ def answer_all(session, user, likes, count):
         if rater.question.turned:
             left, right = right, left
         better = session.pool.Z[left, likes] > session.pool.Z[right, likes]
-        session.answer(user, rater.turn, "left" if better else "right")
+        session.answer(user, session.mark(rater), "left" if better else "right")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -124,9 +124,9 @@ def test_what_is_clicked_is_what_other_scripts_read(opened, tmp_path, spread):
     save_basis(tmp_path / "basis.safetensors", session.basis)
     answer_all(session, "ann", 0, 8)
     answer_all(session, "bob", 2, 8)
-    session.answer("ann", 8, "neither")
+    session.answer("ann", session.state("ann")["mark"], "neither")
     answer_all(session, "ann", 0, 1)
-    session.undo("ann", 10)
+    session.undo("ann", session.state("ann")["mark"])
     for user, likes in (("ann", 0), ("bob", 2)):
         assert session.rater(user).fit.W[0].argmax() == likes
     judgements = read_judgements(tmp_path / "s.jsonl")
@@ -149,32 +149,65 @@ def test_what_is_clicked_is_what_other_scripts_read(opened, tmp_path, spread):
 def test_a_new_start_goes_on_where_it_was_and_undo_asks_again(opened, tmp_path):
     session = opened()
     answer_all(session, "ann", 1, 3)
-    session.answer("ann", 3, "neither")
+    session.answer("ann", session.state("ann")["mark"], "neither")
     before = session.state("ann")
     assert opened().state("ANN") == before and before["user"] == "ann" and before["unsure"] == 1
     session = opened()
-    session.undo("ann", 4)
+    session.undo("ann", before["mark"])
     again = session.state("ann")
     assert again["turn"] == 3 and again["unsure"] == 0 and opened().state("ann") == again
     session = opened()
-    session.undo("ann", 3)
+    session.undo("ann", again["mark"])
     content = (tmp_path / "s.jsonl").read_text()
     assert len(content.splitlines()) == 2 and opened().state("ann")["turn"] == 2
     events = [row["event"] for row in texts.read(aside_of(tmp_path / "s.jsonl"))]
     assert events == ["cannot say", "taken back", "taken back"]
-    for turn, said, words in (
-        (2, "maybe", "left, right"),
-        (1, "left", "answered already"),
-        ("2", "left", "already"),
+    now = session.state("ann")["mark"]
+    for mark, said, words in (
+        (now, "maybe", "left, right"),
+        (again["mark"], "left", "already"),
+        (2, "left", "already"),
     ):
         with pytest.raises(InputError, match=words):
-            session.answer("ann", turn, said)
+            session.answer("ann", mark, said)
     session = opened()
     (tmp_path / "s.jsonl").write_text(content.splitlines()[0] + "\n")  # by somebody else
     assert session.state("ann")["turn"] == 1
     (tmp_path / "s.jsonl").write_text('{"user_id": "ann"}\n' + content)
     with pytest.raises(InputError, match="line 1: not a line of session"):
         session.state("ann")
+
+
+def test_a_page_that_another_has_overtaken_invents_and_takes_back_nothing(opened):
+    session = opened()
+    stale = {}
+    for said in ("left", "right"):  # a question behind each, as many answered
+        session.answer("ann", session.state("ann")["mark"], said)
+        stale[said] = session.state("ann")
+        if said == "left":
+            session.undo("ann", stale[said]["mark"])
+    for act in (
+        lambda: session.answer("ann", stale["left"]["mark"], "left"),
+        lambda: session.undo("ann", stale["left"]["mark"]),
+    ):
+        with pytest.raises(InputError, match="page"):
+            act()
+    assert session.state("ann") == stale["right"]
+    answer_all(session, "bob", 1, 1)
+    rows = session.answers.rows
+    rows[1]["time"] = rows[0]["time"]  # as when two files were put together by hand
+    session.undo("ann", stale["right"]["mark"])
+    assert read_answers(session.answers.path) == rows[1:] and len(session.answers.rows) == 1
+    assert session.state("ann", 1.0)["shown"] == 1
+
+
+def test_replies_of_unequal_length_are_each_shown(tmp_path):
+    first = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]
+    second = [*first, {"role": "user", "content": "c?"}, {"role": "assistant", "content": "d"}]
+    for candidates in ([first, second], [second, first]):
+        row = {"messages": first[:1], "candidates": candidates}
+        (prompt,) = read_pool(texts.write(tmp_path / "p.jsonl", [row]))
+        assert [len(prompt.reply(place)) for place in (0, 1)] == [len(each) - 1 for each in candidates]
 
 
 @pytest.mark.parametrize("end", ['{"user_id": "ann", "prom', "\0\0\0", '{"user_id": "ann", "prompt": "\\u00'])
@@ -343,7 +376,7 @@ def test_other_pages_other_names_and_strangers_are_refused(telling_basis, pool_f
         ):
             status, _, text = server.ask("state", body)
             assert status == 400 and words in json.loads(text)["error"]
-        status, _, text = server.ask("answer", ann | {"turn": 5, "answer": "left"})
+        status, _, text = server.ask("answer", ann | {"mark": "another", "answer": "left"})
         assert status == 409 and json.loads(text)["state"]["turn"] == 0
         status, _, text = server.ask("learned/basis?user=ann")
         assert status == 400 and b"nothing is known" in text
