@@ -36,8 +36,6 @@ NORMAL = 1.960  # 97.5 % quantile of the normal distribution
 CURVE_RANK = 5  # of the published few-shot curve
 PEOPLE_OFF = 0.01  # share by which the number of people may differ: PRISM has 1,287, which no half divides
 RIVALS = {"VPL": "VPL", "PAL-A": "PAL"}  # as compare_rivals.py calls them
-BY_POST = {"Reddit TL;DR, split by post": "prepared: Reddit TL;DR, 150 pairs"}  # the same people, split anew
-KINDS = {"planted: ": True, "prepared: ": False}  # of its data sets, which then go on with table, column
 
 
 class Answer(NamedTuple):
@@ -195,16 +193,15 @@ def of_rivals(report):
     """Yield an Answer for each VPL or PAL row of compare_rivals.py on a data set of the paper."""
     for row in dicts(report, "rows"):
         method = RIVALS.get(row.get("method"))
-        for kind, planted in KINDS.items():
-            data_set = BY_POST.get(field(row, "data_set", str), row["data_set"])
-            table, _, column = data_set.removeprefix(kind).partition(", ")
-            of_paper = data_set.startswith(kind) and column in TABLES.get(table, ())
-            if method and of_paper and "reason" not in row:
-                runs = Runs.of_rivals(row, PROTOCOLS[table][0], planted)
-                protocol, reasons = runs.compared(table, None)
-                for group in TESTED:
-                    number = Number(table, column, method, group)
-                    yield runs.answer(number, row, runs.repeats, protocol, reasons)
+        kind, _, data_set = field(row, "data_set", str).partition(": ")
+        table, _, column = data_set.partition(", ")
+        of_paper = kind in ("planted", "prepared") and column in TABLES.get(table, ())
+        if method and of_paper and "reason" not in row:
+            runs = Runs.of_rivals(row, PROTOCOLS[table][0], kind == "planted")
+            protocol, reasons = runs.compared(table, None)
+            for group in TESTED:
+                number = Number(table, column, method, group)
+                yield runs.answer(number, row, runs.repeats, protocol, reasons)
 
 
 READERS = {
@@ -264,10 +261,7 @@ class Runs(NamedTuple):
         people = (0, 0) if planted else tuple(field(row, "people", list))
         require(len(people) == len(TESTED), f"people is {people}, not as many as {TESTED}")
         encoder = () if planted else of_encoder(row.get("model"))
-        settings = protocol.settings
-        if row["data_set"] in BY_POST:
-            settings = settings | {"train_posts": 0.5}
-        return cls(settings, {}, splits, people, protocol.tests, planted, encoder)
+        return cls(protocol.settings, {}, splits, people, protocol.tests, planted, encoder)
 
     @property
     def repeats(self):
