@@ -251,6 +251,8 @@ def prompt_of(file_and_line, row, args):
     if not as_list(messages):
         name = column(file_and_line, row, "prompt", PROMPTS, args)
         return {"prompt": talk(row[name])}
+    bare = f"{file_and_line}: what stands before the reply is no list of role and content"
+    require(is_list_of_messages(messages), bare)
     shown = row.get("prompt")
     same = is_nothing(shown) or shown == as_text(messages)
     require(same, f"{file_and_line}: both prompt and messages, which says something else")

@@ -237,6 +237,7 @@ def test_what_cannot_be_turned_is_one_line(tmp_path):
         ([REPLIES | {"user_id": 1}], "arena", (), "no winner; there are"),
         ([row | {"system": "be good"}], "arena", (), "system would not be read"),
         ([row | {"prompt": ""}], "arena", (), "1 x an empty prompt or reply"),
+        ([row | {"messages": [{"from": "human", "value": "a?"}]}], "arena", (), "no list of role and content"),
         ([row], "arena", ("--votes", "c=c"), "--votes c=c"),
         ([row], "arena", ("--columns", "turn=x"), "turn is none of"),
         ([row], "arena", ("--columns", "prompt_id=x"), "no column x"),
