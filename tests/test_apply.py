@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import checkpoint_export
 import saved_basis
-from lore.fit.basis import load_basis, save_basis
+from lore.fit.basis import Basis, load_basis, save_basis
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.text.conversations import exchange
 
@@ -210,8 +210,9 @@ def test_a_person_named_population_is_not_the_population(capsys):
     script = load_script(APPLY / "best_of_n.py")
     fields = {"prompt": "a?", "candidates": ["b", "c", "d"]}
     rewards = torch.tensor([[1.0], [0.0], [1.0]])  # of the person: 0 and 2 are tied
-    row = saved_basis.Row("here", fields, torch.tensor([2.0, 2.0, 0.0]), rewards)
-    chosen = script.choose(row, ["population"], vote=False)
+    row = saved_basis.Row("here", fields, torch.eye(3), torch.tensor([2.0, 2.0, 0.0]), rewards)
+    basis = Basis(torch.ones(3, 1), torch.ones(1, 1), ("population",), torch.ones(0, 1), ())
+    chosen = script.choose(row, ["population"], script.Doubts(basis, ["population"]), vote=False)
     assert (chosen["population_tied"], chosen["tied"]) == ([1], {"population": [2]})
     summary = script.Summary(["population"])
     summary.add(chosen)

@@ -2,12 +2,14 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, random_users
 from populations import planted
 
 from lore.fit import doubt
+from lore.fit.basis import Basis
 from lore.fit.comparisons import Comparisons
 from lore.fit.evaluation import Setting, fitted_cell, score_cells
 from lore.fit.likelihood import LOGIT_SCALE
@@ -102,3 +104,30 @@ def test_a_prompt_left_out_is_foretold_with_the_doubt_of_the_others(monkeypatch)
         expected = doubt.posterior_variance(prior, whole, margins, votes, whole)[row, 0]
         at = (problems.row[problems.is_out] == row).nonzero().item()
         assert variance[at].item() == pytest.approx(expected.item())
+
+
+def test_of_whom_a_basis_holds_answers_the_log_odds_of_any_pair_allow_for_doubt(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "apply"))
+    from doubts import Doubts
+
+    from stored_answers import StoredAnswers
+
+    torch.manual_seed(0)
+    W = torch.rand(2, 3).softmax(1)
+    E = 10 * torch.randn(2, 5)
+    told = {"strength": 2.0, "deviation_spread": 20.0, "doubt": 0.5}
+    basis = Basis(40 * torch.randn(5, 3), W[:1], ("bob",), W[1:], ("ann",), E=E[:1], E_unseen=E[1:], **told)
+    frame = pd.DataFrame({"user_id": ["ann"] * 2, "chosen": [0, 2], "rejected": [1, 3], "prompt": 0, "text": [0, 1]})
+    basis = StoredAnswers(torch.randn(4, 5), frame).stored_in(basis)
+    doubts = Doubts(basis, ["bob", "ann"])
+    assert doubts.columns(["bob", "ann"]) == [1]
+    pair = torch.randn(2, 1, 5)
+    log_odds = torch.tensor([1.5])
+    assert doubts.tempered("bob", *pair, log_odds) is log_odds
+    known = StoredAnswers.in_basis(basis).pairs()
+    test = Comparisons.from_list([pair[0] - pair[1]])
+    margins = LOGIT_SCALE * basis.log_odds(known.differences(E), ["ann"])
+    sides = [doubt.Projected.whole(side, side.differences(E) @ basis.V) for side in (known, test)]
+    variance = doubt.posterior_variance(basis.prior, sides[0], margins, torch.ones(2, 1).double(), sides[1])
+    expected = doubt.tempered(log_odds, variance[:, 0], 0.5)
+    assert torch.allclose(doubts.tempered("ann", *pair, log_odds), expected) and 0 < expected < 1.5
