@@ -17,11 +17,11 @@ from pathlib import Path
 
 from lore.common import InputError, require, written_whole
 from lore.text.conversations import read_json_lines
+from questions import WAYS
 
 CANNOT_SAY = "cannot say"
 TAKEN_BACK = "taken back"
 CUT = "cut line"
-LOGGED = ("chosen", "random")  # the rules that a question can have come about by
 TICK = timedelta(microseconds=1)
 
 
@@ -147,7 +147,7 @@ def is_answer(row):
     """Whether a row says who dealt with a question, when, and how the question came about."""
     try:
         datetime.fromisoformat(row["time"])
-        return isinstance(row["user_id"], str) and row["rule"] in LOGGED
+        return isinstance(row["user_id"], str) and row["rule"] in WAYS
     except (KeyError, TypeError, ValueError):
         return False
 

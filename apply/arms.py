@@ -3,16 +3,14 @@
 from math import sqrt
 
 import numpy as np
-from rater import BOTH, CHOSEN, RANDOM, Rater
+from rater import BOTH, Rater
 
+from lore.report.statistics import FEW_USERS, STUDENT
 from lore.report.text_tables import Table
-from questions import mixtures_of, rewards_by
+from questions import CHOSEN, RANDOM, mixtures_of, rewards_by
 
 KNOWN = (3, 5, 10)  # answers of each way that people are known by
-T_95 = (  # Student's t, two-sided 95 %, of 1, 2, .. degrees of freedom
-    12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10, 2.09,
-)  # fmt: skip
-LARGE = 1.96  # and of many
+NORMAL = 1.96  # 97.5 % quantile of the normal distribution
 
 
 def accuracies(rater, known):
@@ -66,8 +64,7 @@ def arms_table(rows, pool, basis, seed):
 
 def with_interval(values, sign=""):
     """Mean and interval of a number for each person (people,)."""
-    freedom = len(values) - 1
-    t = T_95[freedom - 1] if freedom <= len(T_95) else LARGE
+    t = STUDENT[len(values) - 2] if len(values) < FEW_USERS else NORMAL
     mean = values.mean()
     half = t * values.std(ddof=1) / sqrt(len(values))
     return f"{mean:{sign}.1f} [{mean - half:{sign}.1f}, {mean + half:{sign}.1f}]"

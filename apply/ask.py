@@ -33,7 +33,7 @@ from outputs import require_results, require_rows, written_rows
 from question_formats import question_of, require_format, write_questions
 
 import saved_basis
-from interviews import WAYS, Interviewee, agreement_after_each
+from interviews import Interviewee, agreement_after_each
 from lore.common import InputError, require, start
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.report.pictures import plot_questions
@@ -44,7 +44,7 @@ from lore.text.input_rows import candidates_of, identifier, is_nothing, judgemen
 from lore.text.spellings import as_asked, as_read
 from lore.text.throughput import Tally
 from newcomers import embedded_pairs, to_fit
-from questions import Pool, Posterior, is_one_for_all, most_telling
+from questions import WAYS, Pool, Posterior, is_one_for_all, most_telling
 from saved_basis import conversations_in, encoder_of_basis, open_basis, require_free
 from stored_answers import StoredAnswers, text_numbers
 

@@ -7,11 +7,7 @@ import torch
 from lore.fit.comparisons import Comparisons
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import Mixtures, solve_mixtures
-from questions import Posterior, most_telling, rewards_by, rows_of_pairs
-
-CHOSEN = "chosen"
-RANDOM = "random"
-WAYS = (CHOSEN, RANDOM)  # how the questions come about
+from questions import RANDOM, Posterior, most_telling, rewards_by, rows_of_pairs
 
 
 class Interviewee(NamedTuple):

@@ -41,9 +41,15 @@ def embedded_pairs(judgements, encoder):
     with Tally(sum(map(text_bytes, talks))) as tally:
         table, rows = encoder.embed_distinct(talks, tally, lines + lines)
     tally.report()
-    frame = pd.DataFrame({"user_id": [each.user_id for each in judgements]})
+    return pairs_of(judgements, table, *rows.view(2, -1).numpy())
+
+
+def pairs_of(judgements, table, chosen, rejected):
+    """Comparisons of judgements whose replies are these rows of a table."""
+    frame = pd.DataFrame(
+        {"user_id": [each.user_id for each in judgements], "chosen": chosen, "rejected": rejected}
+    )
     frame["prompt"] = [each.prompt_id for each in judgements]
-    frame["chosen"], frame["rejected"] = rows.view(2, -1).numpy()
     return Comparisons.from_frame(table, frame, prompt="prompt")
 
 

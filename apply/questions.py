@@ -25,6 +25,9 @@ from lore.fit.comparisons import Comparisons
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import EVERYBODY, Mixtures, solve_mixtures
 
+CHOSEN = "chosen"
+RANDOM = "random"
+WAYS = (CHOSEN, RANDOM)  # how a question comes about
 TARGETS = 256  # pairs of a pool, at most, that are predicted where the worth of a question is found
 NUMBERS = 2**21  # of covariances, at most: fewer targets for a large pool
 WEAKEST = 1e-3  # strength of a prior, at least

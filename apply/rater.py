@@ -9,12 +9,10 @@ import torch
 from leave_one_out import adapt
 from lore.fit.comparisons import Comparisons, numbers_of
 from lore.text.input_rows import judgement
-from questions import Posterior, most_telling, rewards_by, rows_of_pairs
+from questions import CHOSEN, RANDOM, WAYS, Posterior, most_telling, rewards_by, rows_of_pairs
 
-CHOSEN = "chosen"
-RANDOM = "random"
 BOTH = "both"
-RULES = (CHOSEN, RANDOM, BOTH)  # how questions come about; both: a coin says it of each, and nobody is told
+RULES = (*WAYS, BOTH)  # how questions come about; both: a coin says it of each, and nobody is told
 
 
 class Question(NamedTuple):
@@ -126,7 +124,7 @@ class Rater:
             return None
         coin = random.Random(f"{self.seed} {self.user} {self.turn}")
         turned = coin.random() < 0.5
-        rule = coin.choice((CHOSEN, RANDOM)) if self.rule == BOTH else self.rule
+        rule = coin.choice(WAYS) if self.rule == BOTH else self.rule
         pairs = self.telling(free) if rule == CHOSEN else []
         if not pairs:
             rule = RANDOM

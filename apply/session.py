@@ -31,10 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from answers import Answers, aside_of, is_ours, read_answers
 from arms import arms_table
-from learned import BASIS, write_people
 from outputs import ROWS, require_folder, require_ours, require_output, whole_folder
 from pool import Pool, embed_pool, read_pool
-from rater import CHOSEN, RANDOM, RULES, Rater
+from rater import RULES, Rater
 from server import LOOPBACK, bound, names_of_loopback, read_body, refusal, require_server, run
 
 import saved_basis
@@ -43,8 +42,9 @@ from lore.report.text_tables import print_table
 from lore.settings import settings
 from lore.text.conversations import SURROGATE, read_json_lines
 from lore.text.input_rows import identifier, judgements_of
-from questions import is_one_for_all
+from questions import CHOSEN, RANDOM, is_one_for_all
 from saved_basis import encoder_of_basis, open_basis
+from stored_answers import BASIS, write_people
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py

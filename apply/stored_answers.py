@@ -4,23 +4,28 @@ To them more can be added, from them the next question follows, and what they sa
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from outputs import is_filled
+from safetensors.torch import save_file
 
 from leave_one_out import adapt
-from lore.common import InputError
-from lore.fit.basis import load_basis
+from lore.common import InputError, written_whole
+from lore.fit.basis import load_basis, save_basis
 from lore.fit.comparisons import Comparisons, numbers_of
 from lore.fit.groups import names_of
+from lore.fit.likelihood import LOGIT_SCALE
+from lore.text.input_rows import judgements_of
 from lore.text.spellings import as_asked
-from newcomers import extend, people_rows
+from newcomers import extend, pairs_of, people_rows, require_new, to_fit
 
 # of Basis.answered: who among basis.everybody; rows of Basis.answers; a number for the prompt, one for both texts
 COLUMNS = ("person", "chosen", "rejected", "prompt", "text")
+BASIS = "basis.safetensors"  # in a folder of what a session has learned
 
 
 class StoredAnswers(NamedTuple):
@@ -135,3 +140,25 @@ def added(earlier, answers):
     print(f"answered before: {len(earlier.users)} people{names_of(earlier.users)}, {len(earlier.frame)} x")
     print(f"left out: {again} x a judgement that the basis holds already")
     return together
+
+
+def write_people(folder, basis, pool, rows):
+    """FOLDER/basis.safetensors, as adapt.py writes it, and a head for each person of rows of SESSIONS.
+
+    A head is score.weight (1, d), V w + e over LOGIT_SCALE: the last shard of export.py's folder. -> rows of
+    adapt.py's table. InputError: somebody stands in the basis by now.
+    """
+    judgements = judgements_of((f"SESSIONS, line {number}", row) for number, row in enumerate(rows, 1))
+    require_new(judgements, basis, "the basis")
+    judgements = to_fit(judgements)
+    chosen = pool.rows_of([each.chosen for each in judgements])
+    rejected = pool.rows_of([each.rejected for each in judgements])
+    pairs = pairs_of(judgements, pool.table, chosen, rejected)
+    with_people, said = taken_in(basis, pairs, judgements)
+    save_basis(Path(folder) / BASIS, with_people)
+    heads = with_people.rewards(pairs.user_ids).T / LOGIT_SCALE  # (P, d)
+    for number, user in enumerate(pairs.user_ids):
+        with written_whole(Path(folder) / f"head_{number:03d}.safetensors") as file:
+            head = {"score.weight": heads[[number]]}
+            save_file(head, file, {"format": "pt", "user_id": user})
+    return said

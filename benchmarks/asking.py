@@ -90,14 +90,14 @@ def measured(populations, draws, generator):
     """(people, ways, ASKED) share of right predictions, the random questions' mean over draws."""
     parts = []
     for pool, people in populations:
-        chosen = interviews.agreement_after_each(pool, people, ASKED[-1], interviews.CHOSEN)
+        chosen = interviews.agreement_after_each(pool, people, ASKED[-1], questions.CHOSEN)
         at_random = torch.zeros_like(chosen)
         for _ in range(draws):
             again = []
             for person in people:
                 order = torch.randperm(len(person.order), generator=generator)
                 again.append(person._replace(order=person.order[order]))
-            at_random += interviews.agreement_after_each(pool, again, ASKED[-1], interviews.RANDOM) / draws
+            at_random += interviews.agreement_after_each(pool, again, ASKED[-1], questions.RANDOM) / draws
         parts.append(torch.stack([chosen, at_random], 1)[:, :, [*ASKED]])
     return 100 * torch.cat(parts).numpy()
 

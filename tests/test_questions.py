@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from interviews import RANDOM, Interviewee, agreement_after_each, mixtures_of_people
+from interviews import Interviewee, agreement_after_each, mixtures_of_people
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import EVERYBODY, Prior
-from questions import Pool, Posterior, mixtures_of, most_telling, rewards_by
+from questions import RANDOM, Pool, Posterior, mixtures_of, most_telling, rewards_by
 
 PRIORS = {
     "mixture": Prior(torch.tensor([0.5, 0.3, 0.2]), 1.5),

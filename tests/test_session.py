@@ -22,7 +22,7 @@ import torch
 from answers import Answers, aside_of, read_answers
 from conftest import ROOT, assert_one_line_error, load_script
 from pool import Pool, embed_pool, read_pool
-from rater import BOTH, CHOSEN, RANDOM
+from rater import BOTH
 from safetensors.torch import load_file
 from test_apply import APPLY, apply, good
 from tiny import encoder
@@ -31,6 +31,7 @@ from lore.common import InputError
 from lore.fit.basis import load_basis, save_basis
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.text.input_rows import read_judgements
+from questions import CHOSEN, RANDOM
 
 LIKED = 4.0  # log-odds by which replies of the pool differ, about, under each basis reward
 HOSTILE = (
@@ -246,13 +247,8 @@ def test_two_sessions_on_one_file_names_and_what_is_not_ours(opened, telling_bas
     with pytest.raises(InputError, match="in use by another session"):
         Answers(tmp_path / "s.jsonl")
     taken = load_basis(telling_basis).user_ids[0]
-    for name, words in (
-        (taken, "in the basis"),
-        (" ", "a name"),
-        (None, "text"),
-        ("\ud800", "text"),
-        ("a" * 99, "80"),
-    ):
+    refused = ((taken, "in the basis"), (" ", "a name"), (None, "text"), ("\ud800", "text"), ("a" * 99, "80"))
+    for name, words in refused:
         with pytest.raises(InputError, match=words):
             session.rater(name)
     other = texts.write(tmp_path / "o.jsonl", texts.comparisons())
@@ -301,18 +297,8 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        command = [
-            APPLY / "session.py",
-            "--basis",
-            basis,
-            "--input",
-            pool,
-            "--output",
-            output,
-            "--port",
-            self.port,
-        ]
-        self.command = [sys.executable, *map(str, [*command, *flags])]
+        given = ("--basis", basis, "--input", pool, "--output", output, "--port", self.port)
+        self.command = [sys.executable, *map(str, (APPLY / "session.py", *given, *flags))]
         self.start()
 
     def start(self):
