@@ -242,11 +242,14 @@ class Runs(NamedTuple):
             if resplit:
                 seeds.add(field(row, "seed", int))
             groups = field(row, "of_each_user", dict) if "of_each_user" in row else {}
-            counts = {name: users_of(groups, name) for name in TESTED if name in groups}
-            for name, users in counts.items():
-                ids.setdefault(name, set()).update(users)
+            counts = {}
+            for name in TESTED:
+                if name in groups:
+                    users = field(field(groups, name, dict), "user", list)
+                    counts[name] = len(users)
+                    ids.setdefault(name, set()).update(users)
             if counts and row.get("variant") == "":
-                people = tuple(len(counts.get(name, ())) for name in TESTED)
+                people = tuple(counts.get(name, 0) for name in TESTED)
                 pairs = field(groups["unseen"], "pairs", list)
                 tests = sum(pairs) / max(1, len(pairs))
         splits = len(seeds) if resplit else 1
@@ -298,7 +301,8 @@ class Runs(NamedTuple):
     def answer(self, number, row, how, protocol, reasons, name=None):
         """The Answer of a row; name: of its accuracy, where that is not the group's."""
         name = name or number.group
-        percent = 100 * share(row, name)
+        percent = 100 * finite(row.get(name), name)
+        require(0 <= percent <= 100, f"{name} is {row[name]}: no accuracy")
         interval = field(row, f"{name}_interval", list)
         require(len(interval) == 2, f"{name}_interval has {len(interval)} ends")
         low, high = (100 * finite(end, f"{name}_interval") for end in interval)
@@ -314,16 +318,6 @@ class Runs(NamedTuple):
         return STUDENT[users - 2] if students else NORMAL
 
 
-def users_of(groups, name):
-    return field(field(groups, name, dict), "user", list)
-
-
-def share(row, name):
-    value = finite(row.get(name), name)
-    require(0 <= value <= 1, f"{name} is {value}: no accuracy")
-    return value
-
-
 def finite(value, name):
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     require(number, f"{name} is {value!r:.60}, no number")
@@ -337,7 +331,10 @@ def of_encoder(text):
     if not isinstance(name, str):
         return ("encoder not said",)
     repository, folder, last = ("", "", *Path(name).parts)[-3:]  # as of a snapshot in the Hub's cache
-    is_paper = last == ENCODER or (folder == "snapshots" and repository.endswith(f"--{ENCODER}"))
-    if is_paper and identity.get("pooling") == "last" and identity.get("head") == "score":
-        return ()
-    return (f"other encoder ({'/'.join(Path(name).parts[-2:])})",)
+    if last != ENCODER and not (folder == "snapshots" and repository.endswith(f"--{ENCODER}")):
+        return (f"other encoder ({'/'.join(Path(name).parts[-2:])})",)
+    reasons = []
+    for name, expected in (("pooling", "last"), ("head", "score")):
+        if identity.get(name) != expected:
+            reasons.append(f"{name} {identity.get(name)}, not {expected}")
+    return tuple(reasons)

@@ -104,6 +104,7 @@ def test_a_row_is_reproduced_where_the_interval_holds_the_published_number(tmp_p
     "change, words",
     [
         ({"model": json.dumps(IDENTITY | {"model": "/x/y/MiniLM", "pooling": "mean"})}, "encoder (y/MiniLM)"),
+        ({"model": json.dumps(IDENTITY | {"pooling": "mean"})}, "comparable: pooling mean, not last"),
         ({"model": ""}, "encoder not said"),
         ({"settings": {"solver": "ridge"}}, "solver ridge, not adam"),
         ({"settings": {"train_posts": 0.5}}, "train_posts 0.5, not 0.0"),
