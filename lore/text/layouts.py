@@ -18,7 +18,9 @@ TURN = re.compile(r"(?:\A\s*|\r?\n\r?\n)(Human|Assistant):")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 SHOWN = 12  # names of columns in an error
 
-WORDS = ("response", "conversation", "completion", "answer", "output", "option", "reply", "summary", "text")
+WORDS = (
+    "response", "conversation", "completion", "answer", "output", "option", "reply", "summary", "text", "human_ref",
+)  # fmt: skip
 ENDINGS = (("_a", "_b"), ("_A", "_B"), ("_1", "_2"), ("1", "2"), ("-1", "-2"), ("_0", "_1"))
 PEOPLE = re.compile("user|annotator|judge|worker|rater|person|labeler|evaluator|participant", re.IGNORECASE)
 VOTES = (  # names of a winner
@@ -63,15 +65,11 @@ def with_assistants(row):
     lists = {}
     for name in ("context", *REPLIES):
         value = row.get(name)
-        messages = [value] if isinstance(value, dict) else as_list(value)
-        if messages:
-            lists[name] = [*map(with_assistant, messages)]
+        for message in [value] if isinstance(value, dict) else as_list(value) or ():
+            if isinstance(message, dict) and message.get("role") == "model":
+                message = message | {"role": "assistant"}
+            lists.setdefault(name, []).append(message)
     return lists
-
-
-def with_assistant(message):
-    is_model = isinstance(message, dict) and message.get("role") == "model"
-    return message | {"role": "assistant"} if is_model else message
 
 
 def dialogue(text):
@@ -150,8 +148,6 @@ def sides_of(row):
         for first, second in ENDINGS:
             if word + first in row and word + second in row:
                 return word + first, word + second
-    if "human_ref_A" in row and "human_ref_B" in row:
-        return "human_ref_A", "human_ref_B"
     return ("left", "right") if "left" in row and "right" in row else None
 
 
