@@ -54,6 +54,8 @@ def laid_out(groups):
 
     InputError: only differences of embeddings are known.
     """
+    import pandas as pd
+
     keys = {}
     vectors = []
     for name, group in groups._asdict().items():
@@ -76,14 +78,8 @@ def laid_out(groups):
             "right": np.maximum(chosen, rejected),
             "left_preferred": chosen < rejected,
         }
-        frames[name] = as_frame(of_group).sort_values([*COLUMNS], kind="stable")
+        frames[name] = pd.DataFrame(of_group).sort_values([*COLUMNS], kind="stable")
     return torch.cat(vectors)[first], frames
-
-
-def as_frame(columns):
-    import pandas as pd
-
-    return pd.DataFrame(columns)
 
 
 def save_population(path, groups, head, **metadata):
