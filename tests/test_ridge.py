@@ -20,6 +20,7 @@ from lore.fit.product import project
 from lore.fit.ridge import Search, fit_ridge
 from lore.fit.ridge_model import Form, Spreads
 from lore.fit.simplex import CERTIFIED
+from lore.report.ridge_tables import print_ridge_choices
 from utils import run, run_few_shot_vary_shots, run_regularized
 
 
@@ -46,6 +47,7 @@ def test_different_people_are_told_apart_and_alike_people_are_not(result):
     assert alike.unseen[0] == alike.unseen[1] > 0.85  # the very same fit
     fit = alike.cells[1].fit
     assert fit.V.shape == (16, 1) and fit.choice["personal_spread"] is None
+    print_ridge_choices(alike.cells[1:])  # as where K_list names that rank alone
 
 
 def test_embeddings_of_another_scale_change_nothing(result):

@@ -26,6 +26,7 @@ def print_ridge_choices(cells):
             print("what more rewards than that one gain in log P of a held-out pair, ± std. error:")
             print_table(tried_table(ranked))
             print_table(rank_choices(ranked))
+        if ranked and (1 in choices or any(choice["personal_spread"] for choice in ranked.values())):
             print("and what something of one's own beside them adds to that:")
             print_table(deviation_choices(choices))
 
