@@ -142,7 +142,7 @@ class SharedSearch:
         for Z, mean, few in zip(Zs, means, self.folds.few):
             prior = Prior(mean, strength, self.problem.unit * o)
             logit = self.logits_of_people(Z, prior, few)
-            pairs = Projected(self.train, rows, Z[rows])
+            pairs = Projected(self.train, rows.to(self.train.user.device), Z[rows])
             margin = LOGIT_SCALE * logit[rows].unsqueeze(1)
             votes = (self.problem.votes * few)[rows].unsqueeze(1)
             variance = posterior_variance(prior, pairs, margin, votes, pairs)
