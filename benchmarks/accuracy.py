@@ -220,11 +220,11 @@ def study(populations, weigh):
                     new = fit.new_people(few)
                     fitted.append(("no deviations", fitted_cell(setting, fit, new)))
         fit = fit_shared_and_own(train, head, seed, weigh=weigh)
-        setting = Setting(seed, None, 1)
-        fitted.append(("shared + own", fitted_cell(setting, fit, fit.new_people(few))))
+        fitted.append(("shared + own", fitted_cell(Setting(seed, None, 1), fit, fit.new_people(few))))
         ways, unscored = zip(*fitted)
         for way, cell in zip(ways, score_cells(unscored, groups)):
             cells.setdefault((way, cell.K), []).append(cell)
+        head = head if fit.choice["head"] else None
         cell = each_alone(groups, head, seed, "cpu", fit.choice["common_spread"])
         cells.setdefault(("alone", 1), []).append(cell)
     return cells, seconds
@@ -232,7 +232,7 @@ def study(populations, weigh):
 
 def without_deviations(fit):
     """A ridge fit in which nobody has anything of their own beside the mixture."""
-    return fit._replace(deviations=None, prior=fit.prior._replace(deviation_spread=0.0))
+    return fit._replace(deviations=None, prior=fit.prior._replace(deviation_spread=0.0, doubt=0.0))
 
 
 # ------------------------------------------------------------------------------------------------

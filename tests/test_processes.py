@@ -134,7 +134,7 @@ def test_a_training_script_under_torchrun_writes_and_speaks_once(tmp_path):
     out = torchrun(2, script, *flags, "--results", tmp_path / "two")
     assert out.replace("/two", "/one") == alone
     one, two = ({file.name: file for file in (tmp_path / name).iterdir()} for name in ("one", "two"))
-    assert one.keys() == two.keys() and len(one) == 4  # JSON, picture, V and W of two ranks
+    assert one.keys() == two.keys() and len(one) == 6  # JSON, picture, V and W of three ranks and of the best
     for name in (name for name in one if name.endswith(".safetensors")):
         V, other = (load_file(files[name])["V"] for files in (one, two))
         assert torch.allclose(V, other, atol=1e-5)

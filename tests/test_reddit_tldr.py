@@ -307,7 +307,7 @@ def test_training_without_data_names_the_command_that_makes_it(tmp_path):
 
 
 def test_ridge_baselines_and_fresh_splits_from_the_shell(tmp_path):
-    few = ("--planted_workers", 24, "--planted_pairs", 100, "--planted_features", 32)
+    few = ("--planted_workers", 36, "--planted_pairs", 100, "--planted_features", 32)
     flags = ("--synthetic", "--results", tmp_path, *few, "--solver", "ridge")
     more = ("--K_list", 0, 1, 3, "--baselines", "--repeats", 2, "--resplit", "--alpha_list", 3)
     status, out, err = call_script(FOLDER / "train_basis.py", *flags, *more)
@@ -321,7 +321,7 @@ def test_ridge_baselines_and_fresh_splits_from_the_shell(tmp_path):
     assert ("best", "") in summary and summary[3, ""]["unseen_gain"][1] > 0
     assert summary["alone", "each user alone"]["alpha"] is None
     chosen = [row["choice"] for row in report["rows"] if row["K"] == 3 and row["variant"] == ""]
-    assert [len(choice["gain"]) for choice in chosen] == [4, 4]
+    assert all(len(choice["tried"]) >= 4 for choice in chosen)
     assert all(choice["personal_spread"] for choice in chosen)
     flags = (*flags, "--K_list", 1, 3, "--num_shots", 5, 50, "--trials", 3)
     status, out, err = call_script(FOLDER / "vary_fewshot.py", *flags)

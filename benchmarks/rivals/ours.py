@@ -106,6 +106,7 @@ def own(groups, head, seed):
     fit, seconds = timed(fit_shared_and_own, groups.train, head, seed)
     entries = {"shared + own": population.ridge_entry("shared + own", fit, seconds)}
     spread = fit.choice["common_spread"]
+    head = head if fit.choice["head"] else None
     cell, seconds = timed(each_alone, groups, head, seed, "cpu", spread)
     seconds /= 2  # seen and unseen people are fitted alike, half of the seconds each
     entries["each alone"] = Entry.of(cell, seconds, seconds / population.new, population.d)

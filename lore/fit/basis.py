@@ -168,6 +168,7 @@ def save_fits(prefix, cells, groups, model):
         pairs |= dict(zip(group.user_ids, group.counts.tolist()))
     for cell, held_out in zip(cells, losses_held_out(cells, groups)):
         seed, alpha, K = cell.setting
+        remove(best_path(prefix, alpha, seed))
         E = stacked_deviations(cell.fit.deviations, seen)
         E_unseen = stacked_deviations(cell.deviations_unseen, unseen)
         basis = Basis(cell.fit.V, cell.fit.W, seen, cell.W_unseen, unseen, model, E, E_unseen)
@@ -175,7 +176,6 @@ def save_fits(prefix, cells, groups, model):
         if cell.fit.prior is not None:
             basis = basis._replace(**cell.fit.prior._asdict())
         save_basis(basis_path(prefix, K, alpha, seed), basis, alpha=alpha, seed=seed)
-        remove(best_path(prefix, alpha, seed))
 
 
 @by_first_process
@@ -303,7 +303,8 @@ def require_shapes(path, basis):
             raise InputError(f"{path}: the id {max(ids, key=ids.count)} stands for two people")
     numbers = (basis.strength, basis.deviation_spread, basis.doubt)
     words = "{}: a prior of strength {}, spread {} and doubt {}".format(path, *numbers)
-    require(min(numbers) >= 0, words)
+    require(all(number >= 0 for number in numbers), words)  # NaN is not
+    require(basis.strength > 0 or not basis.doubt, words)
     require_answers(path, basis)
     one_sided = (basis.E is None) != (basis.E_unseen is None)
     require(not one_sided, f"{path}: only one of E and E_unseen is there")

@@ -25,7 +25,7 @@ import torch
 
 from lore.fit.comparisons import Comparisons
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.mixtures import EVERYBODY
+from lore.fit.mixtures import BATCH, EVERYBODY
 
 
 def tempered(margins, variance, doubt):
@@ -93,8 +93,12 @@ def posterior_variance(prior, known, margins, votes, test):
     people = test.user.unique()
     variance = test.Z.new_empty(len(test.row), votes.shape[1], dtype=torch.float64)
     for rows, tested in zip(slices_of(known.user, people), slices_of(test.user, people)):
-        person = Known.of(known.of_person(prior, rows), sharpness[rows].T)
-        variance[tested] = person.variance(test.of_person(prior, tested))
+        of_known = known.of_person(prior, rows)
+        of_test = test.of_person(prior, tested)
+        draws = torch.arange(votes.shape[1])
+        for some in draws.split(max(1, BATCH // max(1, len(of_known.w)) ** 2)):
+            person = Known.of(of_known, sharpness[rows][:, some].T)
+            variance[tested, some] = person.variance(of_test)
     return variance
 
 

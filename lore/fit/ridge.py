@@ -213,8 +213,8 @@ class Search(SharedSearch):
         if not is_clear(over_deviations):
             return Candidate(choice)
         gained, _ = self.gain(log_p, self.shared.log_p, self.folds.asked)
-        choice |= {"personal_spread": trial.p, "held_out_gain": gained, "head": form.head}
-        choice |= {"common_spread": spreads.s}
+        choice |= {"personal_spread": trial.p, "held_out_gain": gained}
+        choice |= {"rank_head": form.head, "rank_common_spread": spreads.s}
         choice |= {"deviation_gain": deviation_gains, "deviation_spread": o}
         choice |= self.of_new_people(Zs, means, o)
         return Candidate(choice, form, thetas, log_p)

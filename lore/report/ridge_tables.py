@@ -83,7 +83,7 @@ def chosen_texts(choice):
     strength = choice["strength"]
     prior = "everybody's" if math.isinf(float(strength)) else f"{strength} pairs"
     as_new = gain_text(choice["gain_as_new"][strength])
-    without = "" if choice["head"] else ", no head"
+    without = "" if choice["rank_head"] else ", no head"
     return [f"p = {choice['personal_spread']:g}{without}", as_new, prior, doubt]
 
 
