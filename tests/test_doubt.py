@@ -117,7 +117,9 @@ def test_of_whom_a_basis_holds_answers_the_log_odds_of_any_pair_allow_for_doubt(
     E = 10 * torch.randn(2, 5)
     told = {"strength": 2.0, "deviation_spread": 20.0, "doubt": 0.5}
     basis = Basis(40 * torch.randn(5, 3), W[:1], ("bob",), W[1:], ("ann",), E=E[:1], E_unseen=E[1:], **told)
-    frame = pd.DataFrame({"user_id": ["ann"] * 2, "chosen": [0, 2], "rejected": [1, 3], "prompt": 0, "text": [0, 1]})
+    frame = pd.DataFrame(
+        {"user_id": ["ann"] * 2, "chosen": [0, 2], "rejected": [1, 3], "prompt": 0, "text": [0, 1]}
+    )
     basis = StoredAnswers(torch.randn(4, 5), frame).stored_in(basis)
     doubts = Doubts(basis, ["bob", "ann"])
     assert doubts.columns(["bob", "ann"]) == [1]

@@ -276,5 +276,6 @@ class Search(SharedSearch):
             losses.append(self.problem.loss(theta, form.K, nll, W, *weights).item())
         return thetas[agreed(losses.index(min(losses)))]
 
+
 def best_of(trials):
     return max(trials, key=lambda trial: trial.gain[0])

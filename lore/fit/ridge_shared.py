@@ -117,9 +117,7 @@ class SharedSearch:
         """Fitted to all pairs."""
         form, spreads, thetas = self.shared[:3]
         everything = [self.problem.everything]
-        fits = self.problem.descend(
-            {form: thetas[:1]}, {form: spreads}, everything, EXACT_PASSES, EXACT
-        )
+        fits = self.problem.descend({form: thetas[:1]}, {form: spreads}, everything, EXACT_PASSES, EXACT)
         V, W = self.problem.solution(*fits[form], form, spreads)
         return Fit(V, W.float(), prior=Prior(W[0], EVERYBODY), choice=self.choice)
 
@@ -185,9 +183,7 @@ class SharedSearch:
         """Log-odds of the pairs of who is asked, after (R2) by the pairs of a mask (n,). (n,)"""
         rows = self.asked
         votes = (self.problem.votes * mask)[rows]
-        mixtures = solve_batches(
-            self.people, Z[rows], votes, self.problem.C, prior, certified=CHOSEN_WITHIN
-        )
+        mixtures = solve_batches(self.people, Z[rows], votes, self.problem.C, prior, certified=CHOSEN_WITHIN)
         whole = self.votes.new_zeros(len(self.votes))
         return whole.index_copy(0, rows, mixtures.logits)
 
