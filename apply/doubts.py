@@ -2,8 +2,8 @@
 
 import torch
 
-from lore.fit.comparisons import Comparisons
-from lore.fit.doubt import Known, Projected, tempered
+from lore.fit.doubt import Known, PersonPairs, tempered
+from lore.fit.likelihood import LOGIT_SCALE
 from stored_answers import StoredAnswers
 
 
@@ -19,20 +19,20 @@ class Doubts:
             pairs = answers.of_users([user]).pairs()
             X = pairs.differences(basis.V)
             p = torch.sigmoid(basis.log_odds(X, [user]).double())  # (m, 1)
-            self.known[user] = Known.of(self.directions(X), (p * (1 - p)).T)
+            self.known[user] = Known.of(basis.prior, self.pairs(X), (p * (1 - p)).T)
 
     def columns(self, users):
         """Numbers of those of some users of whom something is known."""
         return [column for column, user in enumerate(users) if user in self.known] if self.known else []
 
-    def directions(self, X):
-        """Directions of some differences of vectors (m, d)."""
-        pairs = Comparisons.from_list([X])
-        return Projected.whole(pairs, X @ self.basis.V).of_person(self.basis.prior, slice(None))
+    def pairs(self, X):
+        """PersonPairs of some differences of vectors (m, d)."""
+        z = (X @ self.basis.V).double() / LOGIT_SCALE  # (m, d) @ (d, K)
+        return PersonPairs(z, X if self.basis.deviation_spread else X[:, :0])
 
     def tempered(self, user, chosen, rejected, log_odds):
         """The log-odds (t,) of pairs of vectors (t, d) that their mean probabilities have."""
         if user not in self.known:
             return log_odds
-        variance = self.known[user].variance(self.directions(chosen.float() - rejected.float()))
+        variance = self.known[user].variance(self.pairs(chosen.float() - rejected.float()))
         return tempered(log_odds, variance[:, 0], self.basis.doubt)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 
 from lore.fit.comparisons import Comparisons
+from lore.fit.doubt import covariance, variance
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import EVERYBODY, Mixtures, solve_mixtures
 
@@ -30,7 +31,6 @@ RANDOM = "random"
 WAYS = (CHOSEN, RANDOM)  # how a question comes about
 TARGETS = 256  # pairs of a pool, at most, that are predicted where the worth of a question is found
 NUMBERS = 2**21  # of covariances, at most: fewer targets for a large pool
-WEAKEST = 1e-3  # strength of a prior, at least
 ALIKE = 0.3  # of the length of x: two pairs that are no farther apart are one question
 NOTHING = 1e-12  # log-odds: rounding
 
@@ -55,10 +55,10 @@ class Pool:
         count = min(TARGETS, NUMBERS // max(1, len(self.pairs)))
         self.targets = torch.randperm(len(self.pairs), generator=generator)[: max(1, count)]
         gram = self.times(self.differences(self.pairs[self.targets]))
-        self.covariance = kernel(prior, self.z, self.z[self.targets], gram).float()  # (n, targets) k_jl
+        self.covariance = covariance(prior, self.z, self.z[self.targets], gram).float()  # (n, targets) k_jl
         parts = [self.differences(part).square().sum(1) for part in self.pairs.split(TARGETS)]
         self.squares = torch.cat(parts).double()  # (n,) x . x
-        self.variance = variances(prior, self.z, self.squares)  # (n,) k_jj
+        self.variance = variance(prior, self.z, self.squares)  # (n,) k_jj
 
     def differences(self, pairs):
         """x of pairs (m, 2), first minus second. (m, d)"""
@@ -92,15 +92,11 @@ def rows_of_pairs(pairs):
 class Posterior(NamedTuple):
     """What is believed of somebody's log-odds of the n pairs of a Pool after m answers."""
 
-    mixtures: (
-        Mixtures  # (R2) of this one person: W (1, K), spread (1, K), logits (m,) and a (m,) of the answers
-    )
+    mixtures: Mixtures  # (R2) of this person: W (1, K), spread (1, K); of the answers logits (m,), a (m,)
     mean: torch.Tensor  # (n,)
     variance: torch.Tensor  # (n,) S_jj
     covariance: torch.Tensor  # (n, targets) S_jl, float32
-    learned: (
-        torch.Tensor
-    )  # (m, n), whose squares the answers have taken from the variance, one after the other
+    learned: torch.Tensor  # (m, n), whose squares the answers have taken from the variance, in turn
     is_new: torch.Tensor  # (n,) whether no answer is to a pair that is ALIKE
 
     @classmethod
@@ -118,15 +114,15 @@ class Posterior(NamedTuple):
         z = pool.log_odds(known)
         x = pool.differences(known)
         root = curvature(mixtures.logits).sqrt()  # (m,)
-        M = root[:, None] * kernel(prior, z, z, (x @ x.T).double()) * root  # (m, d) @ (d, m)
+        M = root[:, None] * covariance(prior, z, z, (x @ x.T).double()) * root  # (m, d) @ (d, m)
         L = torch.linalg.cholesky(M + torch.eye(len(M)).to(M))
-        k = root[:, None] * kernel(prior, z, pool.z, gram.T)  # (m, n)
+        k = root[:, None] * covariance(prior, z, pool.z, gram.T)  # (m, n)
         learned = torch.linalg.solve_triangular(L, k, upper=False)
         seen = learned.float()
-        covariance = pool.covariance - seen.T @ seen[:, pool.targets]  # (n, m) @ (m, targets)
-        variance = pool.variance - learned.square().sum(0)
+        remaining = pool.covariance - seen.T @ seen[:, pool.targets]  # (n, m) @ (m, targets)
+        spread = pool.variance - learned.square().sum(0)
         is_new = ~alike(pool.squares[:, None], x.double().square().sum(1), gram).any(1)
-        return cls(mixtures, mean, variance, covariance, learned, is_new)
+        return cls(mixtures, mean, spread, remaining, learned, is_new)
 
     def worth(self, pool):
         """What an answer to each pair tells, in log-odds. (n,)"""
@@ -140,7 +136,7 @@ class Posterior(NamedTuple):
     def asked(self, pool, number):
         """The same once a pair of the pool is answered as expected, so that the mean stays."""
         gram = pool.gram(pool.pairs[[number]])  # (n, 1)
-        column = kernel(pool.prior, pool.z, pool.z[[number]], gram)[:, 0]
+        column = covariance(pool.prior, pool.z, pool.z[[number]], gram)[:, 0]
         column = column - self.learned.T @ self.learned[:, number]  # S_jq
         noise = 1 / curvature(self.mean[number])
         step = column / (noise + self.variance[number]).sqrt()
@@ -172,22 +168,6 @@ def rewards_by(pool, known, mixtures):
 def is_one_for_all(prior):
     """Whether people share one reward, so that no question tells them apart."""
     return (prior.strength == EVERYBODY or len(prior.mean) == 1) and not prior.deviation_spread
-
-
-def kernel(prior, z, other_z, gram):
-    """k of pairs with z (n, K) and pairs with other_z (m, K), whose x . x' are gram (n, m)."""
-    k = (prior.deviation_spread / LOGIT_SCALE) ** 2 * gram
-    if prior.strength == EVERYBODY:
-        return k
-    return k + (z - z.mean(1, keepdim=True)) @ other_z.T / max(prior.strength, WEAKEST)  # (n, K) @ (K, m)
-
-
-def variances(prior, z, squares):
-    """k_jj of pairs with z (n, K), whose x . x are squares (n,). (n,)"""
-    k = (prior.deviation_spread / LOGIT_SCALE) ** 2 * squares
-    if prior.strength == EVERYBODY:
-        return k
-    return k + (z - z.mean(1, keepdim=True)).square().sum(1) / max(prior.strength, WEAKEST)
 
 
 def curvature(logits):

@@ -304,7 +304,6 @@ def require_shapes(path, basis):
     numbers = (basis.strength, basis.deviation_spread, basis.doubt)
     words = "{}: a prior of strength {}, spread {} and doubt {}".format(path, *numbers)
     require(all(number >= 0 for number in numbers), words)  # NaN is not
-    require(basis.strength > 0 or not basis.doubt, words)
     require_answers(path, basis)
     one_sided = (basis.E is None) != (basis.E_unseen is None)
     require(not one_sided, f"{path}: only one of E and E_unseen is there")

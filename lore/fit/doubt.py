@@ -6,11 +6,11 @@ any pair is known, the log-odds of pairs x and x' vary together by
     k(x, x') = z . P z' / strength  +  deviation_spread^2 x . x' / LOGIT_SCALE^2
 
 with z = x V / LOGIT_SCALE and P the projection along the simplex; known pairs j, each as sharp as
-c_j = P_j (1 - P_j), leave (Rasmussen and Williams, Gaussian Processes, 3.4)
+c_j = P_j (1 - P_j), leave of it (Rasmussen and Williams, Gaussian Processes, 3.4)
 
     var(x) = k(x, x) - k(x, .) (k + 1 / c)^-1 k(., x)
 
-of it, and the mean of sigmoid over such log-odds is about
+and the mean of sigmoid over such log-odds is about
 
     sigmoid(mean / sqrt(1 + doubt pi / 8 var))                          (MacKay 1992)
 
@@ -25,7 +25,9 @@ import torch
 
 from lore.fit.comparisons import Comparisons
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.mixtures import BATCH, EVERYBODY
+from lore.fit.mixtures import BATCH, EVERYBODY, Prior
+
+WEAKEST = 1e-3  # strength of a prior, at least
 
 
 def tempered(margins, variance, doubt):
@@ -53,31 +55,47 @@ class Projected(NamedTuple):
         return Projected(self.pairs, self.row[mask.to(self.row.device)], self.Z[mask.to(self.Z.device)])
 
     def of_person(self, prior, rows):
-        """Directions of a slice of them."""
-        w = self.Z[rows, :0].double()
-        if prior.strength != EVERYBODY:
-            z = self.Z[rows].double()
-            w = (z - z.mean(1, keepdim=True)) / (LOGIT_SCALE * math.sqrt(prior.strength))
-        e = self.Z[rows, :0].float()
+        """PersonPairs of a slice of them."""
+        X = self.Z[rows, :0].float()
         if prior.deviation_spread:
-            X = self.pairs.differences(e.new_zeros(()), self.row[rows])
-            e = X * (prior.deviation_spread / LOGIT_SCALE)
-        return Directions(w, e)
+            X = self.pairs.differences(X.new_zeros(()), self.row[rows])
+        return PersonPairs(self.Z[rows].double() / LOGIT_SCALE, X)
 
 
-class Directions(NamedTuple):
-    """Pairs of one person as rows whose inner products are k."""
+class PersonPairs(NamedTuple):
+    """Pairs of one person."""
 
-    w: torch.Tensor  # (m, K) in which the mixture is unsure; (m, 0) where it is not
-    e: torch.Tensor  # (m, d) float32, in which the deviation is; (m, 0) where nobody deviates
+    z: torch.Tensor  # (m, K) in log-odds
+    X: torch.Tensor  # (m, d) float32; (m, 0) where nobody deviates
 
-    def covariance(self, other):
+    def covariance(self, prior, other):
         """k of each pair with each of another's. (m, m')"""
-        return self.w @ other.w.T + (self.e @ other.e.T).double()
+        return covariance(prior, self.z, other.z, (self.X @ other.X.T).double())  # (m, d) @ (d, m')
 
-    def variance(self):
+    def variance(self, prior):
         """k of each pair with itself. (m,)"""
-        return self.w.square().sum(1) + self.e.square().sum(1).double()
+        return variance(prior, self.z, self.X.square().sum(1).double())
+
+
+def covariance(prior, z, other_z, gram):
+    """k of pairs with z (m, K) and pairs with other_z (m', K), both in log-odds, whose x . x' are gram (m, m')."""
+    k = (prior.deviation_spread / LOGIT_SCALE) ** 2 * gram
+    if prior.strength == EVERYBODY:
+        return k
+    return k + along(z) @ other_z.T / max(prior.strength, WEAKEST)  # (m, K) @ (K, m')
+
+
+def variance(prior, z, squares):
+    """k of each of some pairs with itself: z (m, K), x . x = squares (m,). (m,)"""
+    k = (prior.deviation_spread / LOGIT_SCALE) ** 2 * squares
+    if prior.strength == EVERYBODY:
+        return k
+    return k + along(z).square().sum(1) / max(prior.strength, WEAKEST)
+
+
+def along(z):
+    """P z: what is left of it along the simplex, on which a mixture moves. (m, K)"""
+    return z - z.mean(1, keepdim=True)
 
 
 def posterior_variance(prior, known, margins, votes, test):
@@ -91,15 +109,15 @@ def posterior_variance(prior, known, margins, votes, test):
     logits = margins[fitted].double() / LOGIT_SCALE
     sharpness = votes[fitted] * torch.sigmoid(logits) * torch.sigmoid(-logits)
     people = test.user.unique()
-    variance = test.Z.new_empty(len(test.row), votes.shape[1], dtype=torch.float64)
+    variances = test.Z.new_empty(len(test.row), votes.shape[1], dtype=torch.float64)
     for rows, tested in zip(slices_of(known.user, people), slices_of(test.user, people)):
         of_known = known.of_person(prior, rows)
         of_test = test.of_person(prior, tested)
         draws = torch.arange(votes.shape[1])
-        for some in draws.split(max(1, BATCH // max(1, len(of_known.w)) ** 2)):
-            person = Known.of(of_known, sharpness[rows][:, some].T)
-            variance[tested, some] = person.variance(of_test)
-    return variance
+        for some in draws.split(max(1, BATCH // max(1, len(of_known.z)) ** 2)):
+            person = Known.of(prior, of_known, sharpness[rows][:, some].T)
+            variances[tested, some] = person.variance(of_test)
+    return variances
 
 
 def slices_of(user, people):
@@ -115,20 +133,21 @@ class Known(NamedTuple):
     (k + 1 / c)^-1 = c^1/2 (1 + c^1/2 k c^1/2)^-1 c^1/2, which stands c = 0.
     """
 
-    directions: Directions  # of the known pairs
+    prior: Prior
+    pairs: PersonPairs
     root: torch.Tensor  # (draws, m) c^1/2
     factor: torch.Tensor  # (draws, m, m) Cholesky's, of what is inverted
 
     @classmethod
-    def of(cls, directions, sharpness):
+    def of(cls, prior, pairs, sharpness):
         """sharpness (draws, m): c."""
         root = sharpness.sqrt()
-        M = root.unsqueeze(2) * directions.covariance(directions) * root.unsqueeze(1)
+        M = root.unsqueeze(2) * pairs.covariance(prior, pairs) * root.unsqueeze(1)
         M.diagonal(dim1=1, dim2=2).add_(1)
-        return cls(directions, root, torch.linalg.cholesky(M))
+        return cls(prior, pairs, root, torch.linalg.cholesky(M))
 
     def variance(self, test):
-        """var of each pair of Directions. (t, draws)"""
-        covariance = self.root.unsqueeze(2) * self.directions.covariance(test)  # (draws, m, t)
-        explained = torch.linalg.solve_triangular(self.factor, covariance, upper=False)
-        return (test.variance() - explained.square().sum(1)).clamp_min(0).T
+        """var of each of some PersonPairs. (t, draws)"""
+        k = self.root.unsqueeze(2) * self.pairs.covariance(self.prior, test)  # (draws, m, t)
+        explained = torch.linalg.solve_triangular(self.factor, k, upper=False)
+        return (test.variance(self.prior) - explained.square().sum(1)).clamp_min(0).T

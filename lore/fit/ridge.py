@@ -81,7 +81,7 @@ class Candidate(NamedTuple):
 
 
 class Search(SharedSearch):
-    """The choice of all priors."""
+    """The choice of all priors: beside those of one reward for everybody, p, head, o and strength of each rank."""
 
     def candidates(self, ranks):
         """What suits each rank best on held-out pairs, and whether it is needed at all: {K: Candidate}"""

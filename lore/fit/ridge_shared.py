@@ -44,7 +44,7 @@ class Common(NamedTuple):
 
 
 class SharedSearch:
-    """The choice of all priors; those of one reward for everybody are chosen at once.
+    """The choice of s, of the head and of o for one reward for everybody, made at once.
 
     common: {whether the head is in it: Common}, and `shared` the one that is kept; o: the spread of
     deviations from it; log_p_own (n,): what is then said of pairs of who is asked.
@@ -133,7 +133,7 @@ class SharedSearch:
         return bradley_terry._replace(prior=prior, choice=choice, deviations=deviations)
 
     def doubt_of_new(self, Zs, means, strength, o):
-        """How much of what is unsure of the same people their probabilities have to allow for."""
+        """How much of what is unsure probabilities have to allow for: seen people pose as new, with FEW_PAIRS each."""
         logits = []
         variances = []
         rows = self.asked
