@@ -11,9 +11,10 @@ from populations import planted
 from lore.fit import doubt
 from lore.fit.basis import Basis
 from lore.fit.comparisons import Comparisons
-from lore.fit.evaluation import Setting, fitted_cell, score_cells
+from lore.fit.evaluation import ALL_SHOTS, Setting, fitted_cell, score_cells
+from lore.fit.few_shot import draw_shots, score_draws
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.mixtures import EVERYBODY, Prior
+from lore.fit.mixtures import EVERYBODY, Prior, solve_mixtures
 from lore.fit.product import project
 from lore.fit.ridge import fit_ridge
 from lore.fit.ridge_shared import DOUBTS
@@ -133,3 +134,19 @@ def test_of_whom_a_basis_holds_answers_the_log_odds_of_any_pair_allow_for_doubt(
     variance = doubt.posterior_variance(basis.prior, sides[0], margins, torch.ones(2, 1).double(), sides[1])
     expected = doubt.tempered(log_odds, variance[:, 0], 0.5)
     assert torch.allclose(doubts.tempered("ann", *pair, log_odds), expected) and 0 < expected < 1.5
+
+
+def test_a_curve_allows_for_doubt_as_a_table_does():
+    groups, head = planted()
+    few = groups.few_shot_train
+    fit = fit_ridge(groups.train, [3], head)[3]
+    fit = fit._replace(prior=fit.prior._replace(doubt=0.3))
+    (cell,) = score_cells([fitted_cell(Setting(0, 0.0, 3), fit, fit.new_people(few))], groups)
+    draws = draw_shots(few, [3, ALL_SHOTS], 1, 0)
+    ((Z,), (Z_test,)) = (project(pairs, [fit.V]) for pairs in (few, groups.unseen))
+    Z = Z[draws.row]
+    mixtures = solve_mixtures(Z, draws.problem, draws.problems, fit.prior, few, draws.row)
+    by_few, by_all = score_draws(Setting(0, 0.0, 3), fit, mixtures, draws, Z, Z_test, groups)
+    expected = torch.tensor(cell.outcomes["unseen"].log_loss)
+    assert torch.allclose(torch.tensor(by_all.outcomes["unseen"].log_loss), expected, atol=1e-4)
+    assert not torch.allclose(torch.tensor(by_few.outcomes["unseen"].log_loss), expected, atol=1e-4)

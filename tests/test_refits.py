@@ -10,9 +10,10 @@ from scipy.optimize import minimize
 
 from lore.fit import refits
 from lore.fit.comparisons import Comparisons, pack
-from lore.fit.evaluation import ALONE, ANOTHER, LORE, POPULATION, SHARED_OWN, SHUFFLED
+from lore.fit.evaluation import ALONE, ANOTHER, LORE, POPULATION, SHARED_OWN, SHUFFLED, Setting, fitted_cell
 from lore.fit.groups import Groups
 from lore.fit.likelihood import LOGIT_SCALE
+from lore.fit.ridge import fit_ridge
 from lore.fit.ridge_model import JointProblem
 from utils import run
 
@@ -134,3 +135,20 @@ def test_each_alone_is_a_ridge_of_their_own_pairs(monkeypatch):
         best = torch.from_numpy(minimize(loss, np.zeros(7), method="BFGS").x)
         off = (margins - test.double() @ reward(best)).norm() / margins.norm()
         assert off < 0.05
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_each_alone_has_the_head_that_was_chosen(monkeypatch, is_kept):
+    groups, head = planted()
+    heads = []
+
+    def chosen(*arguments):
+        fit = fit_ridge(groups.train, [1], head)[1]
+        return fit._replace(choice={"head": is_kept, "common_spread": 1.0})
+
+    monkeypatch.setattr(refits, "fit_shared_and_own", chosen)
+    monkeypatch.setattr(refits, "each_alone", lambda groups, head, *more: heads.append(head))
+    fit = chosen()
+    cell = fitted_cell(Setting(0, 0.0, 0), fit, fit.new_people(groups.few_shot_train))
+    refits.baseline_cells([cell], groups, head, "cpu", "pairs", refit=None)
+    assert heads == [head if is_kept else None]

@@ -1,6 +1,7 @@
 """The ridge solver: what it chooses, on planted people."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +18,10 @@ from lore.fit.held_out import FOLDS, Folds, surest
 from lore.fit.likelihood import LOGIT_SCALE, negative_log_likelihood
 from lore.fit.mixtures import EVERYBODY
 from lore.fit.product import project
-from lore.fit.ridge import Search, fit_ridge
+from lore.fit.ridge import Candidate, Search, Trial, fit_ridge
 from lore.fit.ridge_model import Form, Spreads
 from lore.fit.simplex import CERTIFIED
-from lore.report.ridge_tables import print_ridge_choices
+from lore.report.ridge_tables import print_ridge_choices, rank_choices
 from utils import run, run_few_shot_vary_shots, run_regularized
 
 
@@ -151,6 +152,41 @@ def test_of_several_fits_the_one_of_least_loss_on_all_pairs_is_kept(population):
 def test_the_surest_is_the_largest_of_the_clear_ones():
     assert surest([(0.3, 0.3), (0.2, 0.1), (0.1, 0.01), (-1.0, 0.1)]) == 1
     assert surest([(0.3, 0.3), (-0.2, 0.1)]) is None
+
+
+def test_a_rank_says_which_smaller_one_held_out_pairs_clearly_prefer():
+    search = Search.__new__(Search)
+    search.folds = SimpleNamespace(asked=None)
+    search.gain = lambda log_p, reference, rows: (log_p - reference, 0.1)
+    form = Form(2, True)
+    log_ps = {2: -0.5, 3: -0.3, 4: None, 5: -0.6, 6: -0.31}  # 4 is not needed
+    candidates = {}
+    for K, log_p in log_ps.items():
+        candidates[K] = Candidate({}, log_p=log_p, form=form if log_p else None)
+    for K in candidates:
+        search.note_smaller(K, candidates)
+    smaller = {K: candidate.choice.get("smaller_rank") for K, candidate in candidates.items()}
+    assert [smaller.pop(5)["K"], *smaller.values()] == [3, None, None, None, None]
+    choice = candidates[5].choice | {"personal_spread": None, "deviation_spread": 0.0}
+    assert rank_choices({5: choice}).notes == [
+        "K = 5 is clearly worse on held-out pairs than K = 3: +0.3000 ±0.1000"
+    ]
+
+
+@pytest.mark.parametrize(("best", "tried"), [(0.3, [5, 2, 0.8, 0.3]), (12, [5, 2, 0.8, 0.3, 12, 30])])
+def test_the_better_start_goes_on_and_to_a_weaker_ridge_while_that_is_the_best(best, tried):
+    search = Search.__new__(Search)
+    search.problem = SimpleNamespace(heads=(True, False))
+    search.path_start = lambda forms, p, folds: {form: [None] for form in forms}
+    search.moved = lambda theta, form, p, next_p: theta
+
+    def trials(thetas, p, passes):
+        return [Trial(form, p, (-abs(math.log(p / best)) - form.head, 0.1), None) for form in thetas]
+
+    search.tried = trials
+    with_head, *without = search.trials([3])[3]
+    assert with_head.form == Form(3, True) and with_head.p == 5
+    assert {trial.form for trial in without} == {Form(3, False)} and [trial.p for trial in without] == tried
 
 
 def people_who_deviate(d=24, people=60, deviation=1.5, pairs=40, tests=100):
