@@ -242,6 +242,14 @@ def test_a_full_disk_leaves_no_half_line_and_counts_nothing(opened, tmp_path):
     assert len(read_answers(tmp_path / "s.jsonl")) == 3
 
 
+def test_an_answer_is_on_the_disk_before_the_page_goes_on(opened, tmp_path, monkeypatch):
+    session = opened()
+    sizes = []
+    monkeypatch.setattr("answers.os.fsync", lambda file: sizes.append(os.fstat(file).st_size))
+    answer_all(session, "ann", 1, 1)
+    assert sizes == [(tmp_path / "s.jsonl").stat().st_size]
+
+
 def test_two_sessions_on_one_file_names_and_what_is_not_ours(opened, telling_basis, pool_file, tmp_path):
     session = opened()
     with pytest.raises(InputError, match="in use by another session"):
