@@ -5,12 +5,11 @@ from math import sqrt
 import numpy as np
 from rater import BOTH, Rater
 
-from lore.report.statistics import FEW_USERS, STUDENT
+from lore.report.statistics import quantile
 from lore.report.text_tables import Table
 from questions import CHOSEN, RANDOM, mixtures_of, rewards_by
 
 KNOWN = (3, 5, 10)  # answers of each way that people are known by
-NORMAL = 1.96  # 97.5 % quantile of the normal distribution
 
 
 def accuracies(rater, known):
@@ -64,7 +63,6 @@ def arms_table(rows, pool, basis, seed):
 
 def with_interval(values, sign=""):
     """Mean and interval of a number for each person (people,)."""
-    t = STUDENT[len(values) - 2] if len(values) < FEW_USERS else NORMAL
     mean = values.mean()
-    half = t * values.std(ddof=1) / sqrt(len(values))
+    half = quantile(len(values)) * values.std(ddof=1) / sqrt(len(values))
     return f"{mean:{sign}.1f} [{mean - half:{sign}.1f}, {mean + half:{sign}.1f}]"

@@ -28,11 +28,10 @@ from published import (
 
 from lore.common import InputError, require
 from lore.fit.evaluation import TESTED
-from lore.report.statistics import FEW_USERS, STUDENT
+from lore.report.statistics import NORMAL, quantile
 from lore.splits import identity_of
 
 WRONG_TYPE = (TypeError, KeyError, AttributeError, OverflowError)
-NORMAL = 1.960  # 97.5 % quantile of the normal distribution
 CURVE_RANK = 5  # of the published few-shot curve
 PEOPLE_OFF = 0.01  # share by which the number of people may differ: PRISM has 1,287, which no half divides
 RIVALS = {"VPL": "VPL", "PAL-A": "PAL"}  # as compare_rivals.py calls them
@@ -314,8 +313,7 @@ class Runs(NamedTuple):
         """Half the width of an interval, in standard errors."""
         in_a_fit = dict(zip(TESTED, self.people))
         users = len(self.ids.get(group, ())) or in_a_fit.get(group, 0)
-        students = "Student" in str(row.get("interval")) and 1 < users < FEW_USERS
-        return STUDENT[users - 2] if students else NORMAL
+        return quantile(users) if "Student" in str(row.get("interval")) else NORMAL
 
 
 def finite(value, name):

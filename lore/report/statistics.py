@@ -16,8 +16,14 @@ STUDENT = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145,
     2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048,
 )  # fmt: skip  # 97.5 % quantile of Student's t with 1, 2, .. degrees of freedom
-POWER = 1.960 + 0.842  # standard errors of a difference that is found in 80 % of studies like this
+NORMAL = 1.960  # the same of the normal distribution
+POWER = NORMAL + 0.842  # standard errors of a difference that is found in 80 % of studies like this
 NOISE_DRAWS = 1000  # of what users of equal accuracy would have reached
+
+
+def quantile(users):
+    """Half the width of a 95 % interval of a mean over so many users, in standard errors."""
+    return STUDENT[users - 2] if 1 < users < FEW_USERS else NORMAL
 
 
 def summarise(cells, over="seeds"):
@@ -102,7 +108,7 @@ def interval(mean, draws, users):
     if not 1 < users < FEW_USERS:
         return np.nanpercentile(draws, INTERVAL).tolist()
     error = np.nanstd(draws) * math.sqrt(users / (users - 1))
-    half = STUDENT[users - 2] * error
+    half = quantile(users) * error
     return [mean - half, mean + half]
 
 
