@@ -50,7 +50,9 @@ def test_a_head_under_another_name(head, tokenizer, tmp_path):
     assert torch.equal(named.head.T, weights[f"{head}.weight"])
     assert named.embed(TALKS).shape == (4, 32)
     for other in ("score", "v_head.other"):
-        with pytest.raises(InputError, match=f"has no head {other} with one output.*--head names another"):
+        with pytest.raises(
+            InputError, match=f"lacks score.weight; nothing uses its {head}.weight .--head names"
+        ):
             encoder(tmp_path, head_name=other).embed(TALKS)
 
 
@@ -74,7 +76,9 @@ def test_a_reward_model_needs_a_chat_template_and_a_score_head(
     ):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
-        with pytest.raises(InputError, match="has no head score with one output"):
+        with pytest.raises(
+            InputError, match=r"lacks score.weight|score.weight has shape \(2, 16\), not \(1, 16\)"
+        ):
             encoder(tmp_path / name).embed(TALKS)
     with pytest.raises(InputError, match="cannot be loaded"):
         encoder(tmp_path / "nothing").embed(TALKS)
@@ -131,19 +135,19 @@ def copy_of(model, folder):
 LAYER = "model.layers.1.self_attn.q_proj.weight"
 UP = "model.layers.0.mlp.up_proj"
 WRONG = [
-    (renamed("module."), "lacks model.embed_tokens.weight, but has module.model.embed.*: .* wrapper"),
-    (renamed("model.model."), "lacks model.embed_tokens.weight, but has model.model.model"),
-    (dropped("model.layers.1."), f"lacks {LAYER}: the checkpoint is not complete"),
+    (renamed("module."), "it lacks model.embed_tokens.weight; nothing uses its module.score.weight"),
+    (renamed("model.model."), "it lacks model.embed_tokens.weight; nothing uses its model.model.score"),
+    (dropped("model.layers.1."), f"it lacks {LAYER};"),
     # a layer more than config.json says, a bias that it denies, another architecture's, an adapter's
-    (added("model.layers.2.mlp.up_proj.weight", 64, 32), "holds model.layers.2.mlp.* does not use"),
-    (added("model.layers.0.self_attn.q_proj.bias", 32), "holds .*q_proj.bias, .* does not use"),
-    (added("model.layers.0.self_attn.q_norm.weight", 8), "holds .*q_norm.weight, .* does not use"),
-    (added(f"{UP}.lora_A.weight", 4, 32), "holds .*lora_A.weight, .* does not use"),
-    (added("model.norm.weight", 31), r"norm.weight has shape \(31,\), .* says \(32,\)"),
-    (added("pre_score.weight", 32, 32), r"a head of several layers \(pre_score, score\)"),
+    (added("model.layers.2.mlp.up_proj.weight", 64, 32), "nothing uses its model.layers.2.mlp"),
+    (added("model.layers.0.self_attn.q_proj.bias", 32), "nothing uses its .*q_proj.bias"),
+    (added("model.layers.0.self_attn.q_norm.weight", 8), "nothing uses its .*q_norm.weight"),
+    (added(f"{UP}.lora_A.weight", 4, 32), "nothing uses its .*lora_A.weight"),
+    (added("model.norm.weight", 31), r"norm.weight has shape \(31,\), not \(32,\)"),
+    (added("pre_score.weight", 32, 32), "nothing uses its pre_score.weight"),
     (scaled("model.norm.weight", 0.0), "gives one vector for 4 different texts"),
     (scaled("score.weight", 0.0), "zeros alone"),
-    (scaled("score.weight", float("nan")), "the head score holds NaN"),
+    (scaled("score.weight", float("nan")), "the head score .* holds NaN"),
     (rounded(f"{UP}.weight"), f"{UP}.weight is of type I8"),
 ]
 
@@ -159,7 +163,7 @@ def test_weights_of_another_model_are_refused(reward_model, tmp_path, change, wo
 def test_a_text_encoder_saved_from_inside_a_wrapper_is_refused(text_encoder, tmp_path):
     folder = copy_of(text_encoder, tmp_path / "model")
     rewrite(folder, renamed("student."))
-    with pytest.raises(InputError, match=r"but has student\.embeddings\.word_embeddings.weight"):
+    with pytest.raises(InputError, match=r"it lacks embeddings\.word_embeddings.weight"):
         encoder(folder, "mean").embed(TALKS)
 
 
@@ -182,7 +186,7 @@ def test_an_index_that_leaves_out_a_shard_is_refused(reward_model, tmp_path):
     assert len(listed) < len(index["weight_map"])
     index["weight_map"] = listed
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(InputError, match=r"lacks model\..*: the checkpoint is not complete"):
+    with pytest.raises(InputError, match=r"it lacks model\."):
         encoder(folder).embed(TALKS)
     (folder / shard).unlink()  # and where the index lists what is not there
     index["weight_map"]["model.norm.weight"] = shard
@@ -207,34 +211,13 @@ def test_weights_that_may_lack_or_be_left_over(reward_model, text_encoder, tmp_p
     assert torch.equal(encoder(bare, "mean").embed(TALKS), expected)
 
 
-@pytest.mark.parametrize("hidden", [32, 16])
-@pytest.mark.parametrize(
-    "head, first, last",
-    [
-        ("score", "score.0", "score.2"), ("score.2", "score.0", "score.2"), ("v_head", "v_head.0", "v_head.2"),
-        ("v_head.2", "v_head.0", "v_head.2"), ("v_head.out", "v_head.dense", "v_head.out"),
-    ],
-)  # fmt: skip
-def test_a_head_of_several_layers_is_refused_without_a_hint_to_one_of_them(
-    reward_model, tmp_path, head, first, last, hidden
-):
+@pytest.mark.parametrize("head", ["score", "score.0", "score.2"])
+def test_a_head_of_several_layers_is_refused_whichever_is_named(reward_model, tmp_path, head):
     folder = copy_of(reward_model, tmp_path / "head")
-    for change in (
-        dropped("score."),
-        added(f"{last}.weight", 1, hidden),
-        added(f"{first}.weight", hidden, 32),
-    ):
+    for change in (dropped("score."), added("score.2.weight", 1, 32), added("score.0.weight", 32, 32)):
         rewrite(folder, change)
-    with pytest.raises(InputError, match=f"a head of several layers .*{first}.*") as refused:
+    with pytest.raises(InputError, match=r"nothing uses its score.[02]"):
         encoder(folder, head_name=head).embed(TALKS)
-    assert "--head" not in str(refused.value)
-
-
-def test_the_name_of_a_head_one_step_too_short_is_hinted_at(tokenizer, tmp_path):
-    folder = a_model("LlamaForCausalLM", tmp_path, tokenizer)
-    rewrite(folder, added("v_head.summary.weight", 1, 32))
-    with pytest.raises(InputError, match=r"no head v_head .* perhaps v_head\.summary"):
-        encoder(folder, head_name="v_head").embed(TALKS)
 
 
 def test_a_configuration_that_does_not_count_its_outputs(reward_model, tmp_path):
@@ -260,9 +243,9 @@ def test_chat_templates_by_name(reward_model, tmp_path):
     expected = encoder(reward_model).embed(TALKS)
     assert torch.equal(embed_with({"default": template, "tool_use": "x"}), expected)
     assert torch.equal(embed_with({"only": template}), expected)
-    with pytest.raises(InputError, match="chat templates rag, tool_use; none of them is default"):
+    with pytest.raises(InputError, match="no chat template called default, but rag, tool_use"):
         embed_with({"tool_use": template, "rag": template})
-    with pytest.raises(InputError, match="its chat template is a list"):
+    with pytest.raises(InputError, match="no chat template"):
         embed_with([template])
     config = json.loads((folder / "tokenizer_config.json").read_text())
     names = {"default": template + clock, "tool_use": "x"}

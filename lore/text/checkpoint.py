@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lore.common import InputError
+from lore.common import InputError, require
 from lore.processes import rank
 from lore.text.conversations import first_line
 
@@ -20,11 +20,11 @@ FIXED_DATE = f"{{% macro strftime_now(format) %}}{TEMPLATE_DATE}{{% endmacro %}}
 MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 SAMPLE = 2**16  # bytes of a file that are hashed at a time
 SAMPLES = 64  # how many times at most: a hash of 16 GB takes a second
-INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")
 REFUSALS = (  # what from_pretrained raises on a folder that it cannot read
     OSError, ValueError, ImportError, RuntimeError, TypeError, LookupError, AttributeError, EOFError,
     SafetensorError, pickle.UnpicklingError,
 )  # fmt: skip
+WITH_REPORT = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")  # names of learned positions
 # Of a checkpoint's weights, all that need not be used: what is computed today, a language model's head.
 UNUSED = re.compile(
@@ -100,35 +100,22 @@ class Checkpoint:
 
     def choose_template(self, template):
         """The one for plain conversations, where a tokenizer has several by name. InputError: none."""
-        if not isinstance(template, str | dict | None):
-            raise InputError(f"{self.name}: its chat template is a {type(template).__name__}")
-        if isinstance(template, dict) and len(template) == 1:
-            (template,) = template.values()
-        if isinstance(template, dict) and template:
-            names = ", ".join(sorted(template))
-            template = template.get("default")
-            if template is None:
-                raise InputError(f"{self.name} has chat templates {names}; none of them is default")
-        if not template:
-            raise InputError(
-                f"{self.name} has no chat template, so it is no reward model;"
-                " a text encoder needs --pooling mean"
-            )
+        named = template if isinstance(template, dict) else {"": template}
+        (template,) = named.values() if len(named) == 1 else [named.get("default")]
+        among = f" called default, but {', '.join(sorted(named))}" if len(named) > 1 else ""
+        hint = "so it is no reward model; a text encoder needs --pooling mean"
+        require(template and isinstance(template, str), f"{self.name} has no chat template{among}, {hint}")
         return template
 
     def load_text_encoder(self, **options):
         """The body of any model, of an encoder-decoder its encoder. InputError: weights are missing."""
         from transformers import AutoModel
 
-        model, report = self.load(
-            AutoModel, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+        model, report = self.load(AutoModel, **WITH_REPORT, **options)
         named = self.config.architectures or []
-        if self.config.is_encoder_decoder or any(name.endswith("EncoderModel") for name in named):
-            self.require_weights(model, report, may_lack=("pooler.", "decoder."))
-            return model.get_encoder()
-        self.require_weights(model, report, may_lack=("pooler.",))
-        return model
+        has_two = self.config.is_encoder_decoder or any(name.endswith("EncoderModel") for name in named)
+        self.require_whole(model, report, may_lack=("pooler.", "decoder.") if has_two else ("pooler.",))
+        return model.get_encoder() if has_two else model
 
     def load_reward_model(self, head, **options):
         """The model with its linear head of one output, `head` in the checkpoint, as model.score.
@@ -140,82 +127,49 @@ class Checkpoint:
         if head != "score":
             options["key_mapping"] = {rf"^{re.escape(head)}\.": "score."}
         # num_labels: a checkpoint that states none has one output all the same, or is refused below
-        model, report = self.load(
-            AutoModelForSequenceClassification,
-            num_labels=1,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **options,
-        )
-        self.require_weights(model, report, may_lack=("score.",))
-        self.require_head(model, report, head)
+        model, report = self.load(AutoModelForSequenceClassification, num_labels=1, **WITH_REPORT, **options)
+        self.require_whole(model, report, with_head=True)
+        score = getattr(model, "score", None)
+        usable = isinstance(score, torch.nn.Linear) and score.weight.isfinite().all() and score.weight.any()
+        require(usable, f"{self.name}: the head {head} is not linear, or holds NaN, infinity or zeros alone")
         return model
 
-    def require_weights(self, model, report, may_lack):
-        """InputError unless the checkpoint fills the model, and the model uses all of its body.
+    def require_whole(self, model, report, may_lack=(), with_head=False):
+        """InputError unless the checkpoint fills the model, and the model uses all of it.
 
-        report: missing, unexpected and mismatched keys; may_lack: beginnings of those that may.
+        Otherwise vectors would be of another model: of a head of several layers, of weights saved from
+        inside a wrapper or quantised with nothing said of how. report: missing, mismatched and unexpected
+        keys; may_lack: beginnings of those that may; with_head: the model has it, so that none is left.
         """
-        self.require_floats()
         prefix = model.base_model_prefix + "."
-        unexpected = sorted(report["unexpected_keys"])
+        of_body = {name for name, _ in model.base_model.named_children()}
+        faults = []
         for key in model.state_dict():
-            short = key.removeprefix(prefix)
-            if key in report["missing_keys"] and not short.startswith(may_lack):
-                instead = [name for name in unexpected if name.endswith(f".{short}")]
-                instead = f", but has {instead[0]}: saved from inside a wrapper" if instead else ""
-                raise InputError(f"{self.name} lacks {key}{instead}: the checkpoint is not complete")
+            if key in report["missing_keys"] and not key.removeprefix(prefix).startswith(may_lack):
+                faults.append(f"it lacks {key}")
         for key, stored, wanted in sorted(report["mismatched_keys"], key=lambda entry: entry[0]):
             if not key.startswith(may_lack):
-                shapes = f"{tuple(stored)}, its configuration says {tuple(wanted)}"
-                raise InputError(f"{self.name}: {key} has shape {shapes}")
-        of_body = {name for name, _ in model.base_model.named_children()}
-        for key in unexpected:
-            if key.removeprefix(prefix).split(".")[0] in of_body and not UNUSED.search(key):
-                raise InputError(
-                    f"{self.name} holds {key}, which the model that its config.json describes does"
-                    " not use: vectors would be of another model"
-                )
+                faults.append(f"its {key} has shape {tuple(stored)}, not {tuple(wanted)}")
+        for key in sorted(report["unexpected_keys"]):
+            expected = with_head or key.removeprefix(prefix).split(".")[0] in of_body
+            if expected and not UNUSED.search(key):
+                faults.append(f"nothing uses its {key}")
+        faults += self.integers()
+        told = "; ".join([*faults[:1], *faults[1:][-1:]])  # what is lacking, and what is there instead
+        hint = " (--head names another reward head)" if with_head else ""
+        require(not faults, f"{self.name} is not the model that its config.json describes: {told}{hint}")
 
-    def require_floats(self):
-        """InputError: weights of a folder that are whole numbers, quantised with nothing said of how."""
+    def integers(self):
+        """Of the weights in a folder, those that are whole numbers."""
+        faults = []
         for file in sorted(Path(self.name).glob("*.safetensors")):
             with safe_open(file, framework="np") as opened:
-                names = list(opened.keys())
-                kinds = [opened.get_slice(name).get_dtype() for name in names]
-            for name, kind in zip(names, kinds):
-                if name.endswith(".weight") and kind in INTEGERS:
-                    raise InputError(
-                        f"{self.name}: {name} is of type {kind}: quantised weights whose scales are"
-                        " not known; save them as bfloat16 or float32"
-                    )
-
-    def require_head(self, model, report, head):
-        """InputError unless model.score is the checkpoint's whole head: linear, one output."""
-        mismatched = [key for key, *_ in report["mismatched_keys"]]
-        stored = "score.weight" not in report["missing_keys"]
-        layers = {head} if stored else set()  # beside the body
-        for key in report["unexpected_keys"]:
-            if not UNUSED.search(key):
-                layer = key.rpartition(".")[0]
-                # `head` was loaded under the name of score
-                layers.add(layer if head.startswith("score") else re.sub(r"^score\b", head, layer))
-        if len(layers) > 1:
-            named = ", ".join(sorted(layers)[:5]) + (" .." if len(layers) > 5 else "")
-            raise InputError(
-                f"{self.name} has a head of several layers ({named}):"
-                " its reward is no product of the embedding with one vector, so it cannot be used"
-            )
-        score = getattr(model, "score", None)
-        given = stored and "score.weight" not in mismatched
-        if not (given and isinstance(score, torch.nn.Linear) and len(score.weight) == 1):
-            hint = f", perhaps {min(layers - {head})}" if layers - {head} else ""
-            raise InputError(
-                f"{self.name} has no head {head} with one output, so it is no reward model"
-                f"; --head names another{hint}"
-            )
-        if not (score.weight.isfinite().all() and score.weight.any()):
-            raise InputError(f"{self.name}: the head {head} holds NaN or infinity, or zeros alone")
+                names = opened.keys()
+                for name in names:
+                    kind = opened.get_slice(name).get_dtype()
+                    if name.endswith(".weight") and not kind.startswith(("F", "BF")):
+                        faults.append(f"its {name} is of type {kind}, and nothing says how it is scaled")
+        return faults
 
 
 def hash_samples(digest, file):
