@@ -37,6 +37,7 @@ class Answers:
         self.aside = aside_of(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.hold()
+        self.stamps = None  # of the files as they were read
         self.read()
 
     def hold(self):
@@ -52,8 +53,7 @@ class Answers:
 
     def mend(self, path):
         """A last line without an end gets it, or goes aside where it is no JSON: it was never confirmed."""
-        if not path.exists():
-            append_line(path, b"")
+        path.touch()
         whole = path.read_bytes()
         last = whole.rpartition(b"\n")[2]
         if not last:
@@ -69,7 +69,9 @@ class Answers:
             append_line(path, b"\n")
 
     def read(self):
-        """What the files say."""
+        """What the files say, read where they are others than before, whoever has changed them."""
+        if self.stamps == [stamp_of(self.path), stamp_of(self.aside)]:
+            return
         self.mend(self.aside)  # first: what is cut off the other goes behind it
         self.mend(self.path)
         self.rows = read_answers(self.path)
@@ -82,11 +84,7 @@ class Answers:
                 self.unsure.append(row)
             elif said in self.unsure:
                 self.unsure.remove(said)
-        self.stamp = stamp_of(self.path)
-
-    def is_changed(self):
-        """Whether the file is another than was written last: by somebody else, or by half a line."""
-        return stamp_of(self.path) != self.stamp
+        self.stamps = [stamp_of(self.path), stamp_of(self.aside)]
 
     def next_time(self):
         """Now, but after all that was answered before, whatever became of the clock."""
@@ -100,32 +98,22 @@ class Answers:
         return chosen, [row for row in self.unsure if row["user_id"] == user]
 
     def choose(self, row):
-        """Append an answer -> with its time. OSError: it could not be written, and does not count."""
-        row = row | {"time": self.next_time()}
-        append_line(self.path, in_bytes(row))
-        self.rows.append(row)
-        self.stamp = stamp_of(self.path)
-        return row
+        """Append an answer. OSError: it could not be written, and does not count."""
+        append_line(self.path, in_bytes(row | {"time": self.next_time()}))
 
     def pass_over(self, row):
-        """Append a "cannot say", `left` and `right` in place of chosen and rejected -> with its time."""
-        row = {"event": CANNOT_SAY} | row | {"time": self.next_time()}
-        append_line(self.aside, in_bytes(row))
-        self.unsure.append(row)
-        return row
+        """Append a "cannot say", `left` and `right` in place of chosen and rejected."""
+        append_line(self.aside, in_bytes({"event": CANNOT_SAY} | row | {"time": self.next_time()}))
 
     def take_back(self, row):
         """Undo a row of either kind. OSError: it could not be written, and still counts."""
         said = {"event": TAKEN_BACK, "user_id": row["user_id"], "of": row, "time": self.next_time()}
         append_line(self.aside, in_bytes(said))
-        if row.get("event") == CANNOT_SAY:
-            self.unsure.remove(row)
-            return
-        staying = [each for each in self.rows if each is not row]  # it alone, whatever is like it
-        with written_whole(self.path) as temporary:
-            temporary.write_bytes(b"".join(map(in_bytes, staying)))
-        self.rows = staying
-        self.stamp = stamp_of(self.path)
+        if row in self.rows:
+            staying = [*self.rows]
+            staying.remove(row)  # it alone, whatever is like it
+            with written_whole(self.path) as temporary:
+                temporary.write_bytes(b"".join(map(in_bytes, staying)))
 
 
 def read_answers(path):
@@ -162,6 +150,9 @@ def now():
 
 
 def stamp_of(path):
+    """What is another where a file has changed; None where it is not there."""
+    if not path.exists():
+        return None
     status = os.stat(path)
     return status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -173,16 +164,12 @@ def in_bytes(row):
 
 def append_line(path, line):
     """The line at the end of a file, on the disk when this returns. OSError: none of it is there."""
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        size = os.fstat(file).st_size
+    with open(path, "ab", buffering=0) as file:
+        size = file.tell()
         try:
-            written = 0
-            while written < len(line):
-                written += os.write(file, line[written:])
-            os.fsync(file)
+            while line:
+                line = line[file.write(line) :]
+            os.fsync(file.fileno())
         except OSError:
-            os.ftruncate(file, size)  # where this fails too, the next reading mends it
+            file.truncate(size)  # where this fails too, the next reading mends it
             raise
-    finally:
-        os.close(file)

@@ -23,8 +23,8 @@ def accuracies(rater, known):
     for number, row in enumerate(rater.rows):
         asked[row["rule"]].append(number)
     ways = [asked[CHOSEN][:known], asked[RANDOM][:known], []]
-    seen = {rater.prompt_ids[number] for number in (*ways[0], *ways[1])}
-    rest = [number for number in asked[RANDOM][known:] if rater.prompt_ids[number] not in seen]
+    seen = {rater.judgements[number].prompt_id for number in (*ways[0], *ways[1])}
+    rest = [number for number in asked[RANDOM][known:] if rater.judgements[number].prompt_id not in seen]
     if len(ways[0]) < known or not rest:
         return None
     shares = []

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 import questions
-from lore.common import InputError
+from lore.common import InputError, require
 from lore.splits import load_split
 from lore.text.conversations import distinct
 from lore.text.embeddings import embed_split
@@ -42,11 +42,6 @@ class Prompt(NamedTuple):
         """What goes into the rows of its answers."""
         return {name: self.fields[name] for name in CARRIED if not is_nothing(self.fields.get(name))}
 
-    def answer(self, user, chosen, rejected):
-        """The row of a judgement of two of its candidates, by their places."""
-        replies = {"chosen": self.candidates[chosen], "rejected": self.candidates[rejected]}
-        return {"user_id": user} | self.carried | replies
-
     def reply(self, place):
         """The messages of a candidate behind what is asked."""
         return self.talks[place][len(self.asked) :]
@@ -68,23 +63,26 @@ def read_pool(path):
         talks, candidates = [*zip(*different.values())]
         prompt = Prompt(fields, [*talks], [*candidates], [])
         if len(talks) > 1:
-            judgement(where, prompt.answer("a person", 0, 1))  # what is written must be readable
+            replies = {"user_id": "a person", "chosen": candidates[0], "rejected": candidates[1]}
+            judgement(where, prompt.carried | replies)  # what is written must be readable
         prompts.append(prompt)
     if not any(len(prompt.talks) > 1 for prompt in prompts):
         raise InputError(f"{path} has no prompt with two different candidates: nothing to ask about")
     return prompts
 
 
-def embed_pool(folder, prompts, further, encoder):
-    """Vectors of the candidates and of `further` conversations: the table (rows, d) and {as_read: row}.
+def embed_pool(folder, prompts, judgements, encoder):
+    """Vectors of the candidates and of what was judged: the table (rows, d) and {as_read: row}.
 
     They are in a file of FOLDER whose name tells the model and the texts: made once.
     """
     talks = []
     for prompt in prompts:
         talks += prompt.talks
+    for judged in judgements:  # behind those of the pool: answers to them change nothing
+        talks += [judged.chosen, judged.rejected]
     different = {}
-    for talk in [*talks, *further]:  # those of the pool first: answers to them change nothing
+    for talk in talks:
         different.setdefault(as_read(talk), talk)
     conversations, rows = distinct([*different.values()])
     content = json.dumps([encoder.identity, conversations]).encode()
@@ -99,8 +97,7 @@ class Pool(questions.Pool):
     """Prompts with the vectors of their candidates, and the pairs of these as questions.
 
     population (rows,): what replies are worth to all alike, in log-odds; places, prompt (n,): which
-    candidates of which prompt the pairs are; candidates, owner (replies,): all candidates, as rows of the
-    table, and whose each is; populations_best (prompts,).
+    candidates of which prompt the pairs are; number: of each pair of rows.
     """
 
     def __init__(self, prompts, table, row_of, basis, seed):
@@ -117,27 +114,17 @@ class Pool(questions.Pool):
         super().__init__(table, pairs, basis.V, basis.prior)
         self.number = {frozenset(pair): number for number, pair in enumerate(pairs)}
         self.population = self.Z @ basis.prior.mean.double()  # (rows, K) @ (K,)
-        candidates = []
-        owner = []
-        best = []
-        for number, prompt in enumerate(self.prompts):
-            candidates += prompt.rows
-            owner += [number] * len(prompt.rows)
-            best.append(prompt.rows[int(self.population[prompt.rows].argmax())])
-        self.candidates = torch.tensor(candidates)
-        self.owner = torch.tensor(owner)
-        self.populations_best = torch.tensor(best)
 
-    def rows_of(self, talks):
-        """Rows of the table of some conversations. InputError: one that has no vector."""
+    def rows_of(self, judgements):
+        """Rows of the table, chosen and rejected of each judgement, (n, 2). InputError: one has no vector."""
         rows = []
-        for talk in talks:
-            row = self.row_of.get(as_read(talk))
-            if row is None:
+        for judged in judgements:
+            for talk in (judged.chosen, judged.rejected):
                 reply = talk[-1]["content"]
-                raise InputError(f"no vector of the reply {reply[:60]!r}: start the session again")
-            rows.append(row)
-        return rows
+                known = as_read(talk) in self.row_of
+                require(known, f"no vector of the reply {reply[:60]!r}: start the session again")
+                rows.append(self.row_of[as_read(talk)])
+        return questions.rows_of_pairs(rows)
 
 
 def drawn_pairs(prompts, seed):

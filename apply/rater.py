@@ -3,24 +3,31 @@
 import random
 from typing import NamedTuple
 
-import pandas as pd
 import torch
+from pool import Prompt
 
 from leave_one_out import adapt
-from lore.fit.comparisons import Comparisons, numbers_of
-from lore.text.input_rows import judgement
-from questions import CHOSEN, RANDOM, WAYS, Posterior, most_telling, rewards_by, rows_of_pairs
+from lore.text.input_rows import judgements_of
+from newcomers import pairs_of
+from questions import CHOSEN, RANDOM, WAYS, Posterior, most_telling, rewards_by
 
 BOTH = "both"
 RULES = (*WAYS, BOTH)  # how questions come about; both: a coin says it of each, and nobody is told
 
 
 class Question(NamedTuple):
-    """A pair as it is put to somebody."""
+    """Two candidates of a prompt as they are put to somebody."""
 
-    pair: int  # of the pool
-    turned: bool  # whether its second reply stands left
+    prompt: Prompt
+    left: int  # place among the candidates
+    right: int
     rule: str
+
+    @property
+    def shown(self):
+        """The messages that somebody sees, who is not told the rule."""
+        replies = {"left": self.prompt.reply(self.left), "right": self.prompt.reply(self.right)}
+        return {"asked": self.prompt.asked} | replies
 
 
 class Rater:
@@ -35,35 +42,15 @@ class Rater:
         self.user = user
         self.pool = pool
         self.basis = basis
+        self.rows = rows
+        self.unsure = unsure
         self.rule = rule
         self.seed = seed
-        self.rows = []
-        self.unsure = [*unsure]
-        self.prompt_ids = []
-        self.known = rows_of_pairs([])
-        self.learn(rows)
-
-    def learn(self, rows):
-        """Take in further answers."""
-        pairs = []
-        for row in rows:
-            said = judgement(f"an answer of {self.user}", row)
-            pairs.append(self.pool.rows_of([said.chosen, said.rejected]))
-            self.prompt_ids.append(said.prompt_id)
-        self.rows += rows
-        self.known = torch.cat([self.known, rows_of_pairs(pairs)])
-        self.advance()
-
-    def pass_over(self, row):
-        """Take in a "cannot say"."""
-        self.unsure.append(row)
-        self.advance()
-
-    def advance(self):
-        """Fit the person anew, and choose the next question."""
-        self.posterior = Posterior.of(self.pool, self.known)
+        self.judgements = judgements_of((f"an answer of {user}", row) for row in rows)
+        self.known = pool.rows_of(self.judgements)
+        self.posterior = Posterior.of(pool, self.known)
         self.fit = self.posterior.mixtures
-        self.rewards = rewards_by(self.pool, self.known, self.fit)
+        self.rewards = rewards_by(pool, self.known, self.fit)
         self.question = self.next_question()
 
     @property
@@ -83,10 +70,7 @@ class Rater:
         if not self.rows:
             return None
         count = len(self.rows)
-        prompt = numbers_of(pd.Series(self.prompt_ids))
-        user = torch.zeros(count, dtype=torch.long)
-        pairs = Comparisons(self.pool.table, user, (self.user,), *self.known.T, prompt=prompt)
-        newcomers = adapt(self.basis, pairs)
+        newcomers = adapt(self.basis, pairs_of(self.judgements, self.pool.table, *self.known.T.numpy()))
         right = round(count * float(newcomers.accuracy[0]))
         population = round(count * float(newcomers.population[0]))
         return {"right": right, "population": population, "of": count, "word": newcomers.word(0)}
@@ -94,11 +78,11 @@ class Rater:
     def prompts_in_order(self):
         """Numbers of the prompts, those first where their best reply gains most over the population's, and
         these gains in log-odds."""
-        pool = self.pool
-        best = self.rewards.new_full((len(pool.prompts),), -torch.inf)
-        best.scatter_reduce_(0, pool.owner, self.rewards[pool.candidates], "amax")
-        gains = best - self.rewards[pool.populations_best]  # (prompts,)
-        gains, order = gains.sort(descending=True, stable=True)
+        gains = []
+        for prompt in self.pool.prompts:
+            rewards = self.rewards[prompt.rows]
+            gains.append(rewards.max() - rewards[self.pool.population[prompt.rows].argmax()])
+        gains, order = torch.stack(gains).sort(descending=True, stable=True)
         return order.tolist(), gains.tolist()
 
     # ----------------------------------------------------------------------------------- what is asked next ---
@@ -106,15 +90,15 @@ class Rater:
     def free(self):
         """Whether each pair may be asked about: none twice, no prompt again before all others. (P,)"""
         pool = self.pool
+        passed = []
+        for row in self.unsure:
+            passed.append(("no answer", row | {"chosen": row["left"], "rejected": row["right"]}))
         free = torch.ones(len(pool.pairs), dtype=torch.bool)
-        unsure = [row_numbers(pool, row) for row in self.unsure]
-        for pair in [*self.known.tolist(), *unsure]:
+        for pair in [*self.known.tolist(), *pool.rows_of(judgements_of(passed)).tolist()]:
             number = pool.number.get(frozenset(pair))
             if number is not None:
                 free[number] = False
-        touched = torch.zeros(len(pool.prompts), dtype=torch.bool)
-        touched[pool.prompt[~free]] = True
-        fresh = free & ~touched[pool.prompt]
+        fresh = free & ~torch.isin(pool.prompt, pool.prompt[~free])
         return fresh if fresh.any() else free
 
     def next_question(self):
@@ -125,11 +109,13 @@ class Rater:
         coin = random.Random(f"{self.seed} {self.user} {self.turn}")
         turned = coin.random() < 0.5
         rule = coin.choice(WAYS) if self.rule == BOTH else self.rule
-        pairs = self.telling(free) if rule == CHOSEN else []
-        if not pairs:
+        telling = self.telling(free) if rule == CHOSEN else []
+        if not telling:
             rule = RANDOM
-            pairs = [int(coin.choice(free.nonzero().flatten().tolist()))]
-        return Question(pairs[0], turned, rule)
+            telling = [coin.choice(free.nonzero().flatten().tolist())]
+        left, right = self.pool.places[telling[0]]
+        prompt = self.pool.prompts[self.pool.prompt[telling[0]]]
+        return Question(prompt, right, left, rule) if turned else Question(prompt, left, right, rule)
 
     def telling(self, free):
         """The pair whose answer would tell most, in a list; nothing where none tells anything.
@@ -142,9 +128,3 @@ class Rater:
             posterior = Posterior.of(self.pool, self.known[known])
         numbers, _ = most_telling(self.pool, posterior, allowed=free)
         return numbers
-
-
-def row_numbers(pool, row):
-    """Rows of the table of a "cannot say"."""
-    said = judgement("an answer that nobody had", row | {"chosen": row["left"], "rejected": row["right"]})
-    return pool.rows_of([said.chosen, said.rejected])

@@ -2,7 +2,6 @@
 
 import importlib.util
 import socket
-from urllib.parse import urlsplit
 
 from lore.common import InputError, require
 
@@ -24,33 +23,6 @@ def bound(host, port):
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise InputError(f"--host {host} --port {port}: {error.strerror or error}") from error
-
-
-def refusal(request, hosts):
-    """Why a request is not of the page itself, else None.
-
-    hosts: names under which this machine may be asked, None = any; a page elsewhere can point a name of
-    its own at this machine, or have a browser post to it.
-    """
-    host = request.headers.get("host", "")
-    if hosts is not None and host not in hosts:
-        return "asked under a name that is not this machine's"
-    if request.method != "POST":
-        return None
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
-        return "posted by another page"
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        return "not posted by the page"
-    return None
-
-
-def names_of_loopback(port):
-    """What a browser on this machine may call it."""
-    names = []
-    for name in ("127.0.0.1", "localhost", "[::1]"):
-        names += [f"{name}:{port}", *([name] if port == 80 else [])]
-    return names
 
 
 async def read_body(request, most):

@@ -25,6 +25,8 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -34,7 +36,7 @@ from arms import arms_table
 from outputs import ROWS, require_folder, require_ours, require_output, whole_folder
 from pool import Pool, embed_pool, read_pool
 from rater import RULES, Rater
-from server import LOOPBACK, bound, names_of_loopback, read_body, refusal, require_server, run
+from server import LOOPBACK, bound, require_server, run
 
 import saved_basis
 from lore.common import InputError, require, start
@@ -61,7 +63,6 @@ seed = 0  # of the sides on which replies stand, and of random questions
 
 HERE = Path(__file__).resolve().parent
 THREADS = 1  # of torch: a click is so little work that more wait for one another
-MOST_BYTES = 10_000  # of a request
 LONGEST_NAME = 80  # characters
 LEFT = "left"
 RIGHT = "right"
@@ -76,6 +77,10 @@ HEADERS = {  # of every answer
 
 class OutOfStep(InputError):
     """A click on a page that does not know what was clicked on another one, or twice."""
+
+    def __init__(self, user, words):
+        super().__init__(words)
+        self.user = user
 
 
 # ------------------------------------------------------------------------------------------------
@@ -109,15 +114,15 @@ class Session:
         return user
 
     def rater(self, name):
-        """The Rater of a name. InputError: see `named`."""
-        if self.answers.is_changed():
-            self.answers.read()
-            self.raters = {}
+        """The Rater of a name, by what the files say now. InputError: see `named`."""
+        self.answers.read()
         user = self.named(name)
-        if user not in self.raters:
-            rows, unsure = self.answers.of(user)
-            self.raters[user] = Rater(user, self.pool, self.basis, rows, unsure, self.rule, self.seed)
-        return self.raters[user]
+        said = self.answers.of(user)
+        rater = self.raters.get(user)
+        if rater is None or (rater.rows, rater.unsure) != said:
+            rater = Rater(user, self.pool, self.basis, *said, self.rule, self.seed)
+            self.raters[user] = rater
+        return rater
 
     def answer(self, name, mark, said):
         """Write down which reply somebody prefers, or that they cannot say.
@@ -127,34 +132,31 @@ class Session:
         rater = self.rater(name)
         require(said in (LEFT, RIGHT, NEITHER), f"an answer is {LEFT}, {RIGHT} or {NEITHER}")
         if mark != self.mark(rater):
-            raise OutOfStep("this was answered already, here or on another page; here is what comes next")
-        question = rater.question
-        require(question is not None, "everything has been asked")
-        prompt = self.pool.prompts[self.pool.prompt[question.pair]]
-        left, right = sides(self.pool.places[question.pair], question.turned)
+            words = "this was answered already, here or on another page; here is what comes next"
+            raise OutOfStep(rater.user, words)
+        require(rater.question, "everything has been asked")
+        prompt, left, right, rule = rater.question
+        row = {"user_id": rater.user} | prompt.carried
+        replies = prompt.candidates[left], prompt.candidates[right]
         if said == NEITHER:
-            row = {"user_id": rater.user} | prompt.carried | {"rule": question.rule}
-            row |= {LEFT: prompt.candidates[left], RIGHT: prompt.candidates[right]}
-            rater.pass_over(self.answers.pass_over(row))
+            self.answers.pass_over(row | {"rule": rule} | dict(zip((LEFT, RIGHT), replies)))
             return
-        chosen, rejected = (left, right) if said == LEFT else (right, left)
-        row = prompt.answer(rater.user, chosen, rejected)
-        row |= {"shown_left": "chosen" if said == LEFT else "rejected", "rule": question.rule}
-        rater.learn([self.answers.choose(row)])
+        sides = ("chosen", "rejected") if said == LEFT else ("rejected", "chosen")
+        self.answers.choose(row | dict(zip(sides, replies)) | {"shown_left": sides[0], "rule": rule})
 
     def undo(self, name, mark):
         """Take back the last answer of somebody. OutOfStep: see `answer`."""
         rater = self.rater(name)
         if mark != self.mark(rater):
-            raise OutOfStep("another page has gone on; here is where it is")
+            raise OutOfStep(rater.user, "another page has gone on; here is where it is")
         require(rater.turn, "there is nothing to take back")
         self.answers.take_back(rater.last)
-        del self.raters[rater.user]
 
     def mark(self, rater):
         """Of the last answer and of the question as it is put: another one where either is another."""
         last = rater.last["time"] if rater.turn else ""
-        return hashlib.sha256(json.dumps([last, self.question(rater)]).encode()).hexdigest()
+        shown = rater.question and rater.question.shown
+        return hashlib.sha256(json.dumps([last, shown]).encode()).hexdigest()
 
     def state(self, name, shown=None):
         """All that the page shows; shown: number of the prompt whose candidates are ranked, None = the first."""
@@ -167,7 +169,7 @@ class Session:
             "mark": self.mark(rater),
             "answers": len(rater.rows),
             "unsure": len(rater.unsure),
-            "question": self.question(rater),
+            "question": rater.question and rater.question.shown,
             "mixture": rater.fit.W[0].tolist(),
             "spread": rater.fit.spread[0].tolist(),
             "population": self.basis.prior.mean.tolist(),
@@ -177,14 +179,6 @@ class Session:
             "shown": shown,
             "ranking": self.ranking(rater, shown),
         }
-
-    def question(self, rater):
-        """The question as it is put, without the rule that it was chosen by."""
-        if rater.question is None:
-            return None
-        prompt = self.pool.prompts[self.pool.prompt[rater.question.pair]]
-        left, right = sides(self.pool.places[rater.question.pair], rater.question.turned)
-        return {"asked": prompt.asked, LEFT: prompt.reply(left), RIGHT: prompt.reply(right)}
 
     def ranking(self, rater, shown):
         """The candidates of a prompt from the person's best to their worst, with the population's places."""
@@ -198,12 +192,6 @@ class Session:
             line = {"reply": prompt.reply(number), "population": place[number] + 1}
             lines.append(line | {"behind": best - rewards[number].item()})
         return {"asked": prompt.asked, "lines": lines}
-
-
-def sides(pair, turned):
-    """Places of the replies that stand left and right."""
-    left, right = pair
-    return (right, left) if turned else (left, right)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -224,9 +212,21 @@ def page_and_policy():
     return html, f"{closed}; connect-src 'self'; img-src data:; {allowed['script']}; {allowed['style']}"
 
 
-def application(session, hosts, prefix):
+def is_of_the_page(request, names):
+    """Whether a request comes from the page itself, and not from one elsewhere.
+
+    names: under which this machine may be asked, None = any: a page elsewhere can point a name of its own
+    at this machine, or have a browser post to it.
+    """
+    host = request.headers.get("host", "")
+    if names is not None and urlsplit(f"//{host}").hostname not in names:
+        return False
+    return urlsplit(request.headers.get("origin", f"//{host}")).netloc == host
+
+
+def application(session, names, prefix):
     """The FastAPI application. Its functions run one after another: a person is changed by one at a time."""
-    from fastapi import FastAPI, Request
+    from fastapi import FastAPI
     from fastapi.responses import HTMLResponse, JSONResponse, Response
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -234,78 +234,57 @@ def application(session, hosts, prefix):
 
     @app.middleware("http")
     async def guarded(request, answer):
-        reason = refusal(request, hosts)
-        response = await answer(request) if reason is None else refuse(403, reason)
+        response = JSONResponse({"error": "not asked by the page itself"}, 403)
+        if is_of_the_page(request, names):
+            response = await answer(request)
         response.headers.update(HEADERS)
         return response
 
-    def refuse(status, error, **more):
-        return JSONResponse({"error": str(error), **more}, status_code=status)
+    @app.exception_handler(InputError)
+    async def refuse(_, error):
+        return JSONResponse({"error": str(error)}, 400)
 
-    async def asked(request):
-        """The JSON object of a request. InputError: something else."""
-        body = await read_body(request, MOST_BYTES)
-        require(body is not None, f"more than {MOST_BYTES} bytes")
-        try:
-            said = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise InputError("broken JSON") from error
-        require(isinstance(said, dict), "no JSON object")
-        return said
+    @app.exception_handler(OutOfStep)
+    async def catch_up(_, error):
+        return JSONResponse({"error": str(error), "state": session.state(error.user)}, 409)
 
-    def answering(act):
-        """A function of what the page says, as an end point."""
+    @app.exception_handler(OSError)
+    async def tell(_, error):
+        words = f"not written: {error.strerror or error}; it does not count, try again"
+        return JSONResponse({"error": words}, 507)
 
-        async def end_point(request: Request):
-            said = {}
-            try:
-                said = await asked(request)
-                return JSONResponse(act(said))
-            except OutOfStep as error:
-                return refuse(409, error, state=session.state(said["user"]))
-            except InputError as error:
-                return refuse(400, error)
-            except OSError as error:
-                return refuse(507, f"not written: {error.strerror or error}; it does not count, try again")
-
-        return end_point
-
-    def state(said):
+    async def state(said: dict):
         return session.state(said.get("user"), said.get("shown"))
 
-    def answer(said):
+    async def answer(said: dict):
         session.answer(said.get("user"), said.get("mark"), said.get("answer"))
-        return state(said)
+        return await state(said)
 
-    def undo(said):
+    async def undo(said: dict):
         session.undo(said.get("user"), said.get("mark"))
-        return state(said)
+        return await state(said)
 
-    def foretold(said):
+    async def foretold(said: dict):
         return {"foretold": session.rater(said.get("user")).foretold()}
 
-    def prompts(said):
+    async def prompts(_: dict):
         return {"prompts": [prompt.title for prompt in session.pool.prompts]}
 
     for act in (state, answer, undo, foretold, prompts):
-        app.post(f"{prefix}/{act.__name__}")(answering(act))
+        app.post(f"{prefix}/{act.__name__}")(act)
 
     @app.get(f"{prefix}/")
     async def page():
         return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 
     @app.get(f"{prefix}/learned/{{kind}}")
-    async def learned(kind: str, user: str):
-        try:
-            rater = session.rater(user)
-            require(rater.rows, "nothing is known yet")
-            require(kind in ("basis", "head"), "a basis or a head")
-            with tempfile.TemporaryDirectory() as folder:
-                write_people(folder, session.basis, session.pool, rater.rows)
-                file = next(Path(folder).glob("head_*" if kind == "head" else "basis.safetensors"))
-                content = file.read_bytes()
-        except InputError as error:
-            return refuse(400, error)
+    async def learned(kind: Literal["basis", "head"], user: str):
+        rater = session.rater(user)
+        require(rater.rows, "nothing is known yet")
+        with tempfile.TemporaryDirectory() as folder:
+            write_people(folder, session.basis, session.pool, rater.judgements)
+            (file,) = Path(folder).glob(f"{kind}*")
+            content = file.read_bytes()
         attachment = {"Content-Disposition": f'attachment; filename="{kind}.safetensors"'}
         return Response(content, media_type="application/octet-stream", headers=attachment)
 
@@ -324,17 +303,9 @@ def require_sessions(path, read):
     require_ours(path, lambda file: is_ours(next(read_json_lines(file))[1]))
 
 
-def conversations_of(path, rows):
-    """Both conversations of each row of SESSIONS."""
-    talks = []
-    for said in judgements_of((f"{path}, line {number}", row) for number, row in enumerate(rows, 1)):
-        talks += [said.chosen, said.rejected]
-    return talks
-
-
-def export_people(args, basis, pool, rows):
+def export_people(args, basis, pool, judgements):
     with whole_folder(args.export) as folder:
-        said = write_people(folder, basis, pool, rows)
+        said = write_people(folder, basis, pool, judgements)
     path = Path(args.export) / BASIS
     print(f"{len(said)} people are in {path}, a head for each beside it; for a whole checkpoint of one:")
     named = shlex.join(["--basis", str(path), "--user", said[0]["user_id"]])
@@ -343,11 +314,11 @@ def export_people(args, basis, pool, rows):
 
 def serve(session, args):
     prefix = ""
-    hosts = names_of_loopback(args.port)
+    names = LOOPBACK
     if args.host not in LOOPBACK:
         prefix = f"/{args.token or secrets.token_urlsafe(16)}"
-        hosts = None
-    app = application(session, hosts, prefix)
+        names = None
+    app = application(session, names, prefix)
     torch.set_num_threads(THREADS)
     with bound(args.host, args.port) as address:
         name = f"[{args.host}]" if ":" in args.host else args.host
@@ -376,15 +347,17 @@ def main():
             f"{args.basis} has one reward for everybody: no question tells more than another; --rule random"
         )
         args.rule = RANDOM
+    numbered = enumerate(rows, 1)
+    judgements = judgements_of((f"{args.output}, line {number}", row) for number, row in numbered)
     encoder = encoder_of_basis(args.basis, basis, args)
     folder = Path(args.output).with_suffix(".vectors")
-    table, row_of = embed_pool(folder, prompts, conversations_of(args.output, rows), encoder)
+    table, row_of = embed_pool(folder, prompts, judgements, encoder)
     pool = Pool(prompts, table, row_of, basis, args.seed)
     print(f"{len(prompts)} prompts, {len(table)} replies, {len(pool.pairs)} pairs to ask about")
     if args.compare:
         print_table(arms_table(rows, pool, basis, args.seed))
     elif args.export:
-        export_people(args, basis, pool, rows)
+        export_people(args, basis, pool, judgements)
     else:
         serve(Session(basis, pool, answers, args.rule, args.seed), args)
 

@@ -19,7 +19,6 @@ from lore.fit.basis import load_basis, save_basis
 from lore.fit.comparisons import Comparisons, numbers_of
 from lore.fit.groups import names_of
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.text.input_rows import judgements_of
 from lore.text.spellings import as_asked
 from newcomers import extend, pairs_of, people_rows, require_new, to_fit
 
@@ -142,18 +141,15 @@ def added(earlier, answers):
     return together
 
 
-def write_people(folder, basis, pool, rows):
-    """FOLDER/basis.safetensors, as adapt.py writes it, and a head for each person of rows of SESSIONS.
+def write_people(folder, basis, pool, judgements):
+    """FOLDER/basis.safetensors, as adapt.py writes it, and a head for each person of Judgements on a pool.
 
     A head is score.weight (1, d), V w + e over LOGIT_SCALE: the last shard of export.py's folder. -> rows of
     adapt.py's table. InputError: somebody stands in the basis by now.
     """
-    judgements = judgements_of((f"SESSIONS, line {number}", row) for number, row in enumerate(rows, 1))
     require_new(judgements, basis, "the basis")
     judgements = to_fit(judgements)
-    chosen = pool.rows_of([each.chosen for each in judgements])
-    rejected = pool.rows_of([each.rejected for each in judgements])
-    pairs = pairs_of(judgements, pool.table, chosen, rejected)
+    pairs = pairs_of(judgements, pool.table, *pool.rows_of(judgements).T.numpy())
     with_people, said = taken_in(basis, pairs, judgements)
     save_basis(Path(folder) / BASIS, with_people)
     heads = with_people.rewards(pairs.user_ids).T / LOGIT_SCALE  # (P, d)

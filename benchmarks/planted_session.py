@@ -27,10 +27,9 @@ ANSWERS = 40  # of each: about 20 of each rule, of which those behind the tenth 
 def answer(room, user, w, generator):
     """One question, answered by somebody with the mixture w (K,)."""
     rater = room.rater(user)
-    left, right = room.pool.pairs[rater.question.pair]
-    if rater.question.turned:
-        left, right = right, left
-    margin = (room.pool.Z[left] - room.pool.Z[right]) @ w  # (K,) @ (K,)
+    prompt, left, right, _ = rater.question
+    Z = room.pool.Z[prompt.rows]  # (candidates, K)
+    margin = (Z[left] - Z[right]) @ w  # (K,) @ (K,)
     says_left = torch.rand((), generator=generator) < torch.sigmoid(margin)
     room.answer(user, room.mark(rater), session.LEFT if says_left else session.RIGHT)
 
