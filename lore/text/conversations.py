@@ -8,34 +8,27 @@ import io
 import json
 import re
 import zlib
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
 from lore.common import InputError, require
-from lore.text.json_text import SURROGATE, JsonText
+from lore.text.json_text import SURROGATE
 
 BESIDE_CONTENT = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 LARGEST_CELL = 2**31 - 1  # characters of a CSV file
 ROWS_AT_ONCE = 100  # of a parquet file
-READ_AT_ONCE = 2**20  # bytes of one of its columns
+READ_AT_ONCE = 2**20  # bytes of one of its columns, characters of a text
 PARQUET_MARK = b"PAR1"  # its first bytes
-STRANGE_MARKS = {  # first bytes of what is not read, and what to do with it
-    b"PK\x03\x04": "a spreadsheet or a zip archive; save the sheet as CSV, or unpack the archive",
-    b"ARROW1": "an Arrow file; name the folder that datasets.save_to_disk wrote, or store it as parquet",
-    b"\xff\xff\xff\xff": "an Arrow file; name the folder that datasets.save_to_disk wrote",
-    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it first",
-    b"BZh": "packed by bzip2; unpack it first",
-    b"\xfd7zXZ": "packed by xz; unpack it first",
-    b"\x80\x04": "a pickle, which is not opened; store it as JSON lines",
-    b"\x80\x05": "a pickle, which is not opened; store it as JSON lines",
-}
+GZIP_MARK = b"\x1f\x8b"  # the first bytes of a packed file, whatever its name
 DELIMITERS = (",", ";", "\t")  # of the cells of a table
 TABLES = (".csv", ".tsv", ".tab")
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # a column of numbers without a name
-GZIP_MARK = b"\x1f\x8b"  # the first bytes of a packed file, whatever its name
 SAVED_MARKS = ("state.json", "dataset_dict.json")  # files in a folder of datasets.save_to_disk
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError)
+STAND_INS = {b"<": "a web page", b"version https://git-lfs": "a Git LFS pointer"}  # in place of the data
+NOT_WHOLE = "cut off here? download it again"
 
 
 def open_unpacked(path):
@@ -48,19 +41,25 @@ def open_unpacked(path):
 def open_text(path, newline=None):
     """Its text in UTF-8, or in UTF-16 where it begins as that; a byte-order mark is no part of it.
 
-    newline: None = every line end is read as "\\n", "" = as it is.
+    newline: None = every line end is read as "\\n", "" = as it is. InputError: a failed download.
     """
     with open_unpacked(path) as file:
-        mark = file.read(2)
-    wide = mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        beginning = file.read(80)
+    for mark, kind in STAND_INS.items():
+        require(not beginning.startswith(mark), f"{path} is {kind}, not the data; download it again")
+    wide = beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = "utf-16" if wide else "utf-8-sig"
     return io.TextIOWrapper(open_unpacked(path), encoding=encoding, newline=newline)
 
 
-def damage(error):
-    """What one of DAMAGE means, for an error."""
-    wrong = isinstance(error, UnicodeError)
-    return f"damaged file ({error})" + ("; or in another encoding: save it as UTF-8" if wrong else "")
+@contextmanager
+def naming_damage(path):
+    """InputError, with the file's name, where what is in it cannot be unpacked, or is no text."""
+    try:
+        yield
+    except DAMAGE as error:
+        what = "no text, or in another encoding: save it as UTF-8, packed by gzip or not at all"
+        raise InputError(f"{path}: damaged file ({error}); {what}") from error
 
 
 def read_json_lines(path):
@@ -68,85 +67,48 @@ def read_json_lines(path):
 
     InputError, with file and line: what is no JSON object, a file that is something else.
     """
-    number = 0
+    with naming_damage(path), open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            line = line.removeprefix("\ufeff")  # of files that were joined
+            if line.strip():
+                where = f"{path}, line {number}"
+                yield number, as_object(parsed(where, line), where)
+
+
+def read_json(path):
+    """Yield (file and line or row, object) of a file of JSON lines, or of one list, in memory as a whole."""
+    with naming_damage(path), open_text(path) as file:
+        is_list = file.read(READ_AT_ONCE).lstrip().startswith("[")
+    if not is_list:
+        for number, row in read_json_lines(path):
+            yield f"{path}, line {number}", row
+        return
+    with naming_damage(path), open_text(path) as file:
+        rows = parsed(path, file.read())
+    for number, row in enumerate(rows):
+        where = f"{path}, row {number}"
+        yield where, as_object(row, where)
+
+
+def parsed(where, text):
+    """The value of a JSON text. InputError: it is broken, or nested too deep."""
     try:
-        with open_text(path) as file:
-            for number, line in enumerate(file, start=1):
-                if number == 1:
-                    refuse_stand_in(path, line)
-                line = line.removeprefix("\ufeff")  # of files that were joined
-                if line.strip():
-                    yield number, parse_object(path, number, line)
-    except DAMAGE as error:
-        raise InputError(f"{path}, after line {number}: {damage(error)}") from error
-
-
-def refuse_stand_in(path, line):
-    """InputError where the first line is of what a failed download leaves in place of the data."""
-    if line.lstrip().startswith("<"):
-        raise InputError(f"{path} is a web page under the name of a data file; download it again")
-    if line.startswith("version https://git-lfs"):
-        raise InputError(f"{path} is a Git LFS pointer, not the data; fetch it with: git lfs pull")
-
-
-def parse_object(path, number, line):
-    """The object of one line. InputError: broken JSON, or something else than an object."""
-    try:
-        row = json.loads(line)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", str(error))
-        cut = "" if line.endswith("\n") else ", and no line end: cut off here? download it again"
-        if line.strip() == "{":
-            cut = "; one object on every line is needed, or a list of objects"
-        elif not line.lstrip().startswith(("{", "[", '"')):
-            cut = f"; a table of cells is known by its name, {' or '.join(TABLES)}"
-        raise InputError(f"{path}, line {number}: broken JSON ({reason}){cut}") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{path}, line {number}: not a JSON object; one on every line is needed")
+        form = f"one list of objects is read, or an object on every line; cells of {', '.join(TABLES)} alone"
+        raise InputError(f"{where}: broken JSON ({error}); {form}; {NOT_WHOLE}") from error
+
+
+def as_object(row, where):
+    require(isinstance(row, dict), f"{where}: not a JSON object")
     return row
-
-
-def read_json_list(path):
-    """Yield (file and row, object) of a file that is one JSON list, of which a piece is in memory at a time.
-
-    InputError, with file and row: broken JSON, something else than objects.
-    """
-    number = 0
-    try:
-        with open_text(path) as file:
-            text = JsonText(file)
-            separator = text.next_sign()  # the bracket
-            while separator != "]":
-                where = f"{path}, row {number}"
-                text.pass_sign()
-                if text.next_sign() == "]" and not number:
-                    break
-                is_object = text.next_sign() == "{"
-                require(is_object, f"{where}: not a JSON object; a list of objects is needed")
-                yield where, text.value()
-                number += 1
-                separator = text.next_sign()
-                follows = separator in (",", "]")
-                require(
-                    follows, f"{where}: broken JSON (no comma behind it); cut off here? download it again"
-                )
-            text.pass_sign()
-            alone = not text.next_sign()
-            require(alone, f"{path}: more follows the list; one list is needed, or an object on every line")
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = getattr(error, "msg", str(error))
-        raise InputError(
-            f"{path}, row {number}: broken JSON ({reason}); cut off here? download it again"
-        ) from error
-    except DAMAGE as error:
-        raise InputError(f"{path}, after row {number}: {damage(error)}") from error
 
 
 def read_rows(source):
     """Yield (file and line, row as a dictionary) of a file, a folder or a data set of the Hub.
 
     A file is parquet by its content, a table of cells by its name, a list or lines of JSON by its first
-    sign. A few rows are in memory at a time. Every cell of a table is text.
+    sign. A few rows are in memory at a time, of a list all. Every cell of a table is text.
     """
     if not Path(source).is_file():
         yield from read_data_set(source)
@@ -155,41 +117,15 @@ def read_rows(source):
         yield from read_csv(source)
         return
     with open(source, "rb") as file:
-        start = file.read(8)
-    for mark, kind in STRANGE_MARKS.items():
-        require(not start.startswith(mark), f"{source} is {kind}")
-    if start.startswith(PARQUET_MARK) or Path(source).suffix.lower() == ".parquet":
+        is_parquet = file.read(len(PARQUET_MARK)) == PARQUET_MARK
+    if is_parquet or Path(source).suffix.lower() == ".parquet":
         yield from read_parquet(source)
-    elif first_sign(source) == "[":
-        yield from read_json_list(source)
     else:
-        for number, row in read_json_lines(source):
-            yield f"{source}, line {number}", row
-
-
-def first_sign(path):
-    """The first character that is no space. InputError: a damaged file."""
-    try:
-        with open_text(path) as file:
-            return JsonText(file).next_sign()
-    except DAMAGE as error:
-        raise InputError(f"{path}: {damage(error)}") from error
+        yield from read_json(source)
 
 
 def is_table(path):
     return Path(path).name.lower().removesuffix(".gz").endswith(TABLES)
-
-
-def delimiter_of(line):
-    """What parts most cells of a table's first line; a comma where nothing parts more."""
-
-    def cells(delimiter):
-        try:
-            return len(next(csv.reader([line], delimiter=delimiter, strict=True), []))
-        except csv.Error:
-            return 0
-
-    return max(DELIMITERS, key=cells)
 
 
 def read_csv(path, columns=None):
@@ -201,12 +137,11 @@ def read_csv(path, columns=None):
     """
     csv.field_size_limit(LARGEST_CELL)
     try:
-        with open_text(path, newline="") as file:
+        with naming_damage(path), open_text(path, newline="") as file:
             lines = watched(path, file)
             first = next(lines, "")
-            rows = csv.reader(chain([first], lines), delimiter=delimiter_of(first), strict=True)
+            rows = csv.reader(chain([first], lines), delimiter=max(DELIMITERS, key=first.count), strict=True)
             header = [name.strip() for name in next(rows, [])]
-            refuse_stand_in(path, header[0] if header else "")
             positions = columns_of(path, header, columns)
             line = rows.line_num + 1
             for cells in rows:
@@ -214,16 +149,14 @@ def read_csv(path, columns=None):
                 line = rows.line_num + 1
                 if not cells:  # a blank line
                     continue
-                if len(cells) != len(header):
-                    counts = f"{len(cells)} cells for {len(header)} columns"
-                    raise InputError(f"{where}: {counts}; cut off here? download it again")
+                counts = f"{len(cells)} cells for {len(header)} columns"
+                require(len(cells) == len(header), f"{where}: {counts}; {NOT_WHOLE}")
                 yield where, {name: cells[position] for name, position in positions.items()}
     except csv.Error as error:
         quotes = 'a quote within a quoted cell is written twice, ""'
-        reason = f"broken CSV ({error}): {quotes}; or is the file cut off here?"
-        raise InputError(f"{path}, line {rows.line_num}: {reason}") from error
-    except DAMAGE as error:
-        raise InputError(f"{path}: {damage(error)}") from error
+        raise InputError(
+            f"{path}, line {rows.line_num}: broken CSV ({error}); {quotes}; {NOT_WHOLE}"
+        ) from error
 
 
 def watched(path, file):
@@ -274,17 +207,11 @@ def read_parquet(path, columns=None):
 
 def fetch_rows(name, **options):
     """Yield (place, row) of a Hub data set; options are those of `load_dataset`. InputError: not to be had."""
-    from datasets import Dataset, load_dataset
+    from datasets import load_dataset
 
-    try:
-        loaded = load_dataset(name, **options)
-    except (OSError, ValueError) as error:
-        reason = f"no file or folder here, and cannot be fetched: {first_line(error)}"
-        raise InputError(f"{name} is {reason}") from error
-    splits = {options["split"]: loaded} if isinstance(loaded, Dataset) else loaded
-    for split, rows in splits.items():
+    for split, rows in loaded_splits(load_dataset, name, **options).items():
         for number, row in enumerate(rows):
-            yield f"{name}, {split} row {number}", row
+            yield f"{name}, {split or options['split']} row {number}", row
 
 
 def read_data_set(source):
@@ -293,31 +220,36 @@ def read_data_set(source):
     InputError: neither there nor to be had, or several splits of which none is named.
     """
     name, *choice = str(source).split(":")
-    is_folder = Path(name).is_dir()
-    on_hub = HUB_NAME.fullmatch(name) and not name.lower().endswith(
-        (*TABLES, ".json", ".jsonl", ".parquet", ".gz")
-    )
-    require(is_folder or on_hub, f"{source} is no file and no folder")
-    from datasets import Dataset, load_dataset, load_from_disk
+    of_file = name.lower().endswith((*TABLES, ".json", ".jsonl", ".parquet", ".gz"))
+    on_hub = HUB_NAME.fullmatch(name) and not of_file
+    require(Path(name).is_dir() or on_hub, f"{source} is no file and no folder")
+    from datasets import load_dataset, load_from_disk
+
+    if any((Path(name) / mark).exists() for mark in SAVED_MARKS):
+        splits = loaded_splits(load_from_disk, name)
+    else:
+        splits = loaded_splits(load_dataset, name, *choice[:-1])
+    split = choice[-1] if choice else next(iter(splits))
+    named = [f"{name}:{one_split}".rstrip(":") for one_split in splits]
+    clear = split in splits and (choice or len(splits) == 1)
+    require(clear, f"{source}: which split? name it as {' or '.join(named)}")
+    for number, row in enumerate(splits[split]):
+        yield f"{source}, row {number}", row
+
+
+def loaded_splits(load, name, *choice, **options):
+    """{split: rows} that a function of `datasets` loads, "" where there are no splits. InputError: nothing."""
+    from datasets import Dataset
     from datasets.exceptions import DatasetsError
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # the error says what each of its trials would
     try:
-        if is_folder and any((Path(name) / mark).exists() for mark in SAVED_MARKS):
-            loaded = load_from_disk(name)
-        else:
-            loaded = load_dataset(name, *choice[:-1])
+        loaded = load(name, *choice, **options)
     except (OSError, ValueError, DatasetsError) as error:
-        what = "a folder that `datasets` cannot read" if is_folder else "no file here, and cannot be fetched"
-        raise InputError(f"{name} is {what}: {first_line(error)}") from error
-    splits = {"": loaded} if isinstance(loaded, Dataset) else loaded
-    split = choice[-1] if choice else next(iter(splits))
-    require(not choice or "" not in splits, f"{source}: {name} has no splits; name it as {name}")
-    if split not in splits or (len(splits) > 1 and not choice):
-        raise InputError(f"{source} has the splits {', '.join(splits)}: name it {name}:{next(iter(splits))}")
-    for number, row in enumerate(splits[split]):
-        yield f"{source}, row {number}", row
+        what = "is no file or folder here that can be read, and cannot be fetched"
+        raise InputError(f"{name} {what}: {first_line(error)}") from error
+    return {"": loaded} if isinstance(loaded, Dataset) else loaded
 
 
 def find_file(source, name):
@@ -358,11 +290,8 @@ def data_files(paths):
 
 def content_hash(path):
     """SHA-256 of the bytes of a file, unpacked. InputError: a damaged file."""
-    try:
-        with open_unpacked(path) as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except DAMAGE as error:
-        raise InputError(f"{path}: {damage(error)}") from error
+    with naming_damage(path), open_unpacked(path) as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def exchange(prompt, reply):
