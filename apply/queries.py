@@ -58,8 +58,8 @@ class Reader:
 
         InputError: a request that means nothing.
         """
-        if not isinstance(request, dict) or not isinstance(request.get("query"), list):
-            raise InputError("a JSON object with a list query is needed")
+        has_list = isinstance(request, dict) and isinstance(request.get("query"), list)
+        require(has_list, "a JSON object with a list query is needed")
         queries = request["query"]
         prompts = self.beside(request, "prompts", len(queries))
         labels = self.beside(request, "labels", len(queries))
@@ -81,15 +81,13 @@ class Reader:
 
         {"model": "user:ID" or the population, "input": text or texts, or "messages" of one conversation}
         """
-        if not isinstance(request, dict):
-            raise InputError("a JSON object with an input is needed")
+        require(isinstance(request, dict), "a JSON object with an input is needed")
         inputs = request.get("input")
         if inputs is None and isinstance(request.get("messages"), list):
             inputs = [request["messages"]]
-        elif isinstance(inputs, str):
-            inputs = [inputs]
-        if not isinstance(inputs, list) or not inputs:
-            raise InputError("input is neither a text nor a list of texts, and no messages are there")
+        inputs = [inputs] if isinstance(inputs, str) else inputs
+        is_list = isinstance(inputs, list) and inputs
+        require(is_list, "input is neither a text nor a list of texts, and no messages are there")
         for name in ("use_activation", "activation"):
             require(not request.get(name), f"{name}: rewards are log-odds, no shares; send false")
         user = self.user_of_model(request.get("model"))
@@ -118,8 +116,8 @@ class Reader:
         values = request.get(name)
         if values is None:
             return [None] * count
-        if not isinstance(values, list) or len(values) != count:
-            raise InputError(f"{name} is no list of {count}, as query is")
+        is_alike = isinstance(values, list) and len(values) == count
+        require(is_alike, f"{name} is no list of {count}, as query is")
         return values
 
     def conversation(self, where, query, prompt):
@@ -206,18 +204,13 @@ def user_of(where, label):
             label = json.loads(label)
         except ValueError as error:
             raise InputError(f"{where}: its label is broken JSON") from error
-    if label is None:
-        return None
-    if not isinstance(label, dict):
-        label = {"user_id": label}
-    if "user_id" not in label:
-        raise InputError(f"{where}: its label is an object without a user_id")
-    user_id = label["user_id"]
+    fields = label if isinstance(label, dict) else {"user_id": label}
+    require("user_id" in fields, f"{where}: its label is an object without a user_id")
+    user_id = fields["user_id"]
     if user_id is None or (isinstance(user_id, str) and not user_id.strip()):
         return None
-    user = identifier(where, label, "user_id")
-    if user is None:
-        raise InputError(f"{where}: its label is {quoted(user_id)}, no user id")
+    user = identifier(where, fields, "user_id")
+    require(user is not None, f"{where}: its label is {quoted(user_id)}, no user id")
     return user
 
 

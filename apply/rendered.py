@@ -20,10 +20,9 @@ THINKING = re.compile(r"<think(?:ing)?>(.*?)</think(?:ing)?>", re.DOTALL)
 OPENED = re.compile(r"\s*<think(?:ing)?>")
 CLOSED = re.compile(r"</think(?:ing)?>")
 # What trainers leave before and behind a text, whatever the tokenizer.
-BEFORE = re.compile(
-    r"<s>|</s>|<(?:bos|eos|pad|unk)>|\[PAD\]"
-    r"|<[|\uff5c][^<>|\uff5c]*(?:begin|bos|start_?of_?text|end_?of_?text|eos|pad)[^<>|\uff5c]*[|\uff5c]>",
-    re.IGNORECASE,
+BEFORE = (
+    r"(?i:<s>|</s>|<(?:bos|eos|pad|unk)>|\[PAD\]"
+    r"|<[|\uff5c][^<>|\uff5c]*(?:begin|bos|start_?of_?text|end_?of_?text|eos|pad)[^<>|\uff5c]*[|\uff5c]>)"
 )
 BEHIND = re.compile(
     r"(?:</s>|<(?:eos|pad|unk)>|\[PAD\]|<end_of_turn>|<turn\|>"
@@ -114,14 +113,14 @@ class ChatTemplate:
             return None
 
     def opening(self, start):
-        """(pattern of a start without its first special token, that token, the start itself)."""
+        """(pattern of a start with its first special token however often, that token, the start itself)."""
         first = ""
         for token in self.special:
             if start.startswith(token) and len(token) > len(first):
                 first = token
         rest = re.escape(start.removeprefix(first).lstrip())
         rest = rest.replace(re.escape(TEMPLATE_DATE), r"[^\n<>]{4,40}?")  # of the day it was rendered
-        return re.compile(r"\s*" + rest), first, start
+        return re.compile(rf"(?:{re.escape(first)})*\s*{rest}"), first, start
 
     def reads_thinking(self):
         """Whether it does anything about thoughts before a reply, but write them as they are."""
@@ -141,8 +140,8 @@ class ChatTemplate:
         and a reply may end as a sampler ends it.
         """
         text = without_padding(text, self.padding)
-        for pattern, first, start in self.openings_of(text):
-            begun = pattern.match(text, behind_repeats(text, first))
+        for pattern, _, start in self.openings_of(text):
+            begun = pattern.match(text)
             if begun is None:
                 continue
             talk = self.split(self.starts[start], text[begun.end() :])
@@ -246,28 +245,10 @@ def special_tokens(tokenizer):
     return {token for token in tokens - thoughts if token and not token.isalnum()}
 
 
-def behind_repeats(text, token):
-    """The place behind a token that a text begins with, however often."""
-    position = 0
-    while token and text.startswith(token, position):
-        position += len(token)
-    return position
-
-
 def without_padding(text, tokens):
     """A text without the padding and first tokens that it begins with."""
-    position = 0
-    while True:
-        start = position
-        while text[start : start + 1].isspace():
-            start += 1
-        padding = BEFORE.match(text, start)
-        end = padding.end() if padding else start
-        for token in tokens:
-            end = max(end, start + len(token) * text.startswith(token, start))
-        if end == start:
-            return text[position:]
-        position = end
+    padding = "|".join([BEFORE, *map(re.escape, tokens)])
+    return text[re.match(rf"(?:\s*(?:{padding}))*", text).end() :]
 
 
 def without_ends(text, tokens):

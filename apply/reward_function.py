@@ -6,7 +6,6 @@
 The data set has a column user_id beside its prompts, which are texts or lists of messages.
 """
 
-import math
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ sys.path += [str(FOLDER), str(FOLDER.parent)]  # behind what the program that im
 
 import torch
 from queries import Reader, policy_tokenizer, user_of
-from scorer import SILENT, Scorer, require_unknown, reward_of
+from scorer import SILENT, Scorer, number_of, require_unknown, reward_of
 
 from lore.common import InputError, require
 from saved_basis import opened
@@ -32,8 +31,7 @@ def reward_function(path, user=None, policy="", unknown="refuse", unscored=None,
     InputError (a ValueError): see saved_basis.opened; nobody has the id `user`.
     """
     require_unknown(unknown)
-    is_number = isinstance(unscored, int | float) and math.isfinite(unscored)
-    require(unscored is None or is_number, f"unscored = {unscored!r}: neither a number nor None")
+    unscored = number_of(unscored)
     trainers = torch.cuda.current_device() if torch.cuda.is_available() else None
     basis, encoder = opened(path, **options)
     user = user_of("user", user)

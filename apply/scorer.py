@@ -6,6 +6,7 @@ from lore.common import InputError, require
 from lore.text.conversations import distinct
 from lore.text.throughput import Tally
 from lore.text.tokens import ReplyTooLong
+from lore.upstream_values import finite_number
 
 UNKNOWN = ("refuse", "population")  # what becomes of a user whom the basis does not know
 SILENT = (NoReply, ReplyTooLong)  # a policy's fault that a run may go on with, at a reward of its own
@@ -77,6 +78,15 @@ class Scorer:
 def require_unknown(unknown):
     """InputError: the setting is none of UNKNOWN."""
     require(unknown in UNKNOWN, f"unknown = {unknown}: use {' or '.join(UNKNOWN)}")
+
+
+def number_of(unscored):
+    """The setting as a number; None where it says nothing. InputError: it is neither."""
+    number = finite_number(unscored)
+    require(
+        number is not None or unscored in (None, ""), f"unscored = {unscored}: neither a number nor nothing"
+    )
+    return number
 
 
 def reward_of(result, unscored):

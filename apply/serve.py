@@ -21,19 +21,19 @@ Cost:   requests that come while others are computed wait, and are then computed
 
 import asyncio
 import json
-import math
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from queries import Reader, policy_tokenizer
-from scorer import Scorer, require_unknown, reward_of
-from server import LOOPBACK, bound, read_body, require_server, run
+from scorer import Scorer, number_of, require_unknown, reward_of
+from server import LOOPBACK, bound, require_server, run
 
 import saved_basis
 from lore.common import InputError, shortened, start
@@ -55,96 +55,72 @@ unknown = "refuse"  # or population: whose reward it is where the basis does not
 PART = 8  # bytes of text for each token of a batch: about two batches are computed together
 
 
-class Job:
-    """A request: its queries, of which each becomes a reward or an InputError."""
+class Query(NamedTuple):
+    """One conversation that waits for its reward."""
 
-    def __init__(self, talks, users, answer):
-        self.talks = talks
-        self.users = users
-        self.answer = answer  # a future
-        self.results = list(talks)
-        self.waiting = deque()
-        for number, talk in enumerate(talks):
-            if not isinstance(talk, InputError):
-                self.waiting.append(number)
-
-    def take(self, count, size):
-        """Numbers of the next queries: so many, of so many bytes of text, but one at least."""
-        numbers = []
-        while self.waiting and len(numbers) < count and (size > 0 or not numbers):
-            numbers.append(self.waiting.popleft())
-            size -= text_bytes(self.talks[numbers[-1]])
-        return numbers
-
-    def end(self):
-        """Tell those who asked, unless they have gone."""
-        if not self.answer.done():
-            self.answer.set_result(self.results)
+    talk: list
+    user: str | None
+    reward: asyncio.Future  # or an InputError
 
 
 class Queue:
-    """Requests that wait; a part of each is computed together with parts of the others."""
+    """Queries that wait, a line of them for each request; some of each line are computed together."""
 
     def __init__(self, scorer, most, size):
         self.scorer = scorer
         self.most = most  # queries at a time
         self.size = size  # bytes of text, about
-        self.jobs = []
+        self.lines = deque()
         self.arrival = asyncio.Event()
         self.thread = ThreadPoolExecutor(1)
 
     async def ask(self, talks, users):
         """Rewards and InputErrors, one for each query."""
-        job = Job(talks, users, asyncio.get_running_loop().create_future())
-        if not job.waiting:
-            return job.results
-        self.jobs.append(job)
-        self.arrival.set()
-        return await job.answer
+        results = [*talks]
+        line = {}
+        for number, (talk, user) in enumerate(zip(talks, users)):
+            if not isinstance(talk, InputError):
+                line[number] = Query(talk, user, asyncio.get_running_loop().create_future())
+        if line:
+            self.lines.append(deque(line.values()))
+            self.arrival.set()
+        rewards = await asyncio.gather(*(query.reward for query in line.values()))
+        for number, reward in zip(line, rewards):
+            results[number] = reward
+        return results
 
     async def work(self):
         while True:
             await self.arrival.wait()
             part = self.next_part()
-            talks = [job.talks[number] for job, number in part]
-            users = [job.users[number] for job, number in part]
+            talks = [query.talk for query in part]
+            users = [query.user for query in part]
             loop = asyncio.get_running_loop()
             computing = loop.run_in_executor(self.thread, self.scorer.each, talks, users)
             # a fault of ours is told to those who asked, and the server goes on
             (results,) = await asyncio.gather(computing, return_exceptions=True)
-            if isinstance(results, BaseException):
-                self.fail(part, results)
-            else:
-                for (job, number), result in zip(part, results):
-                    job.results[number] = result
-            self.end_jobs()
+            for number, query in enumerate(part):
+                if query.reward.done():  # who asked has gone
+                    continue
+                if isinstance(results, BaseException):
+                    query.reward.set_exception(results)
+                else:
+                    query.reward.set_result(results[number])
 
     def next_part(self):
-        """[(job, number of a query)] to compute: of each job alike, those who wait longest first."""
-        jobs = self.jobs[: self.most]
-        self.jobs = self.jobs[self.most :] + jobs
+        """Queries to compute: of each line in turn one, and more while they are short."""
         part = []
-        for job in jobs:
-            for number in job.take(max(self.most // len(jobs), 1), self.size // len(jobs)):
-                part.append((job, number))
-        return part
-
-    def fail(self, part, error):
-        for job, _ in part:
-            job.waiting.clear()
-            if not job.answer.done():
-                job.answer.set_exception(error)
-
-    def end_jobs(self):
-        unfinished = []
-        for job in self.jobs:
-            if job.waiting and not job.answer.done():
-                unfinished.append(job)
-            else:
-                job.end()
-        self.jobs = unfinished
-        if not unfinished:
+        size = 0
+        lines = len(self.lines)
+        while self.lines and len(part) < self.most and (len(part) < lines or size < self.size):
+            line = self.lines.popleft()
+            part.append(line.popleft())
+            size += text_bytes(part[-1].talk)
+            if line:
+                self.lines.append(line)
+        if not self.lines:
             self.arrival.clear()
+        return part
 
 
 def answer_of(results, unscored, logs=None):
@@ -162,12 +138,10 @@ def answer_of(results, unscored, logs=None):
 
 def list_of(item, results, unscored, logs):
     """The same as vLLM's and SGLang's lists, which have numbers alone. InputError: a query has no reward."""
-    data = []
-    for number, result in enumerate(results):
-        reward = reward_of(result, unscored)
-        if reward is None:
-            raise InputError(error_of(number, result))
-        data.append({"index": number} | item(reward))
+    answer = answer_of(results, unscored, logs)
+    if None in answer["rewards"]:
+        raise InputError(answer["errors"][answer["rewards"].index(None)])
+    data = [{"index": number} | item(reward) for number, reward in enumerate(answer["rewards"])]
     return {"object": "list", "data": data} | ({"extra_logs": logs} if logs else {})
 
 
@@ -191,17 +165,6 @@ def one_line(error, where=""):
     return text.encode("utf-8", "backslashreplace").decode()  # half a character is none
 
 
-def number_of(unscored):
-    """The setting as a number, or None. InputError: it is none that JSON can say."""
-    try:
-        number = float(unscored or 0)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"--unscored {unscored}: neither a number nor empty")
-    return number if unscored else None
-
-
 def application(basis, encoder, reader, args):
     """The FastAPI application."""
     from fastapi import FastAPI, Request
@@ -219,38 +182,32 @@ def application(basis, encoder, reader, args):
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None)
 
-    def refuse(status, error):
-        return JSONResponse({"error": one_line(error)}, status_code=status)
+    @app.exception_handler(InputError)
+    async def refuse(_, error, status=400):
+        return JSONResponse({"error": one_line(error)}, status)
 
     def read(body, queries_of):
-        talks, users = queries_of(json.loads(body))
+        try:
+            talks, users = queries_of(json.loads(body))
+        except (ValueError, RecursionError) as error:  # of broken JSON
+            raise InputError(str(error)) from error
         count = scorer.place_unknown(talks, users, args.unknown)
         return talks, users, {"unknown_users": count} if args.unknown == "population" else {}
 
-    async def asked(request, queries_of, answer):
-        body = await read_body(request, args.max_bytes)
-        if body is None:
-            return refuse(413, f"more than {args.max_bytes} bytes (--max_bytes)")
-        try:
+    def answering(path, queries_of, answer_of):
+        @app.post(path)
+        async def answer(request: Request):
+            body = b""
+            async for piece in request.stream():
+                body += piece
+                if len(body) > args.max_bytes:
+                    return await refuse(request, f"more than {args.max_bytes} bytes (--max_bytes)", 413)
             talks, users, logs = await asyncio.to_thread(read, body, queries_of)
-        except (InputError, ValueError, RecursionError) as error:
-            return refuse(400, error)
-        try:
-            return answer(await queue.ask(talks, users), args.unscored, logs)
-        except InputError as error:
-            return refuse(400, error)
+            return answer_of(await queue.ask(talks, users), args.unscored, logs)
 
-    @app.post("/get_reward")
-    async def get_reward(request: Request):
-        return await asked(request, reader.queries, answer_of)
-
-    @app.post("/classify")
-    async def classify(request: Request):
-        return await asked(request, reader.inputs, partial(list_of, as_class))
-
-    @app.post("/v1/embeddings")
-    async def embeddings(request: Request):
-        return await asked(request, reader.inputs, partial(list_of, as_embedding))
+    answering("/get_reward", reader.queries, answer_of)
+    answering("/classify", reader.inputs, partial(list_of, as_class))
+    answering("/v1/embeddings", reader.inputs, partial(list_of, as_embedding))
 
     @app.get("/users")
     async def users():
@@ -279,10 +236,7 @@ def main():
     if args.host not in LOOPBACK:
         print(f"--host {args.host}: whoever reaches this machine can ask; there is no password")
     with bound(args.host, args.port) as address:
-        print(
-            f"{len(basis.everybody)} people at http://{args.host}:{args.port}/get_reward",
-            flush=True,
-        )
+        print(f"{len(basis.everybody)} people at http://{args.host}:{args.port}/get_reward", flush=True)
         run(app, address)
 
 

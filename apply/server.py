@@ -1,4 +1,4 @@
-"""What the servers of apply/ share: an address of their own, bodies of limited size, the run itself."""
+"""What the servers of apply/ share: an address of their own, the run itself."""
 
 import importlib.util
 import socket
@@ -23,16 +23,6 @@ def bound(host, port):
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise InputError(f"--host {host} --port {port}: {error.strerror or error}") from error
-
-
-async def read_body(request, most):
-    """Bytes of a request; None where there are more than `most`."""
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > most:
-            return None
-    return body
 
 
 def run(app, address):

@@ -1,16 +1,16 @@
-"""A server of apply/ as a user starts it, in a process of its own."""
+"""The servers of apply/, within this process."""
 
 import json
-import re
-import signal
 import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from conftest import ROOT
+import pytest
+import uvicorn
+from conftest import ROOT, call_script
+from server import bound
 
 
 def free_port():
@@ -19,44 +19,34 @@ def free_port():
         return free.getsockname()[1]
 
 
-class Server:
-    """apply/NAME.py on a port that is free; `address` is what it prints."""
-
-    def __init__(self, name, *flags):
-        command = (sys.executable, ROOT / f"apply/{name}.py", *flags, "--port", free_port())
-        self.command = [*map(str, command)]
-        self.start()
-
-    def start(self):
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        self.process = subprocess.Popen(self.command, cwd=ROOT, **pipes)
-        said = ""
-        while "http://" not in said:
-            assert self.process.poll() is None, said
-            said += self.process.stdout.readline()
-        self.address = re.search(r"http://\S+/", said)[0]
-
-    def end(self, number=signal.SIGTERM):
-        self.process.send_signal(number)
-        self.process.wait(30)
-        self.process.stdout.close()
+def application_of(name, *flags):
+    """What apply/NAME.py would run, and what it prints."""
+    applications = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("server.run", lambda application, _: applications.append(application))
+        done = call_script(ROOT / f"apply/{name}.py", *flags, "--port", free_port())
+    assert done[0] == 0, done[2]
+    return applications[0], done[1]
 
 
 @contextmanager
-def started(*arguments):
-    server = Server(*arguments)
-    try:
-        yield server
-    finally:
-        server.end()
+def served(name, *flags):
+    """The address of apply/NAME.py."""
+    application, _ = application_of(name, *flags)
+    running = uvicorn.Server(uvicorn.Config(application, log_level="warning"))
+    with bound("127.0.0.1", 0) as address, ThreadPoolExecutor(1) as thread:
+        thread.submit(running.run, [address])
+        try:
+            yield f"http://127.0.0.1:{address.getsockname()[1]}"
+        finally:
+            running.should_exit = True
 
 
-def post(address, body, path=""):
+def post(address, body, path="get_reward"):
     """(status, answer) of a POST; a GET where the body is None."""
     data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-    request = urllib.request.Request(address + path, data, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(f"{address}/{path}", data, timeout=60) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)

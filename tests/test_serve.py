@@ -5,35 +5,25 @@ import copy
 import hashlib
 import json
 import math
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import serve
-import texts
 import torch
-import uvicorn
 from conftest import CHAT_TEMPLATE, ROOT, assert_one_line_error
 from queries import Reader
 from scorer import Scorer
 from serve import Queue, answer_of
-from server import bound
-from test_apply import APPLY, apply, scored
+from servers import post, served
+from test_apply import apply, scored
 from tokenizers import AddedToken
 from verl_reward import compute_score
 
-import saved_basis
 from lore.common import InputError
-from lore.fit.basis import Basis, load_basis
-from lore.settings import defaults_of
+from lore.fit.basis import Basis, load_basis, save_basis
 from lore.text.conversations import exchange
 from lore.text.tokens import ReplyTooLong, Tokeniser
 
@@ -308,61 +298,21 @@ def test_what_cannot_be_scored_is_null_and_all_of_it_a_refusal():
 
 @pytest.fixture(scope="module")
 def server(basis, families, tmp_path_factory):
-    import socket
-
     policy = tmp_path_factory.mktemp("policy")
     families["llama"].save_pretrained(policy)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    flags = ["--basis", basis, "--port", port, "--max_bytes", 20000, "--policy", policy]
-    running = subprocess.Popen(
-        [sys.executable, str(APPLY / "serve.py"), *map(str, flags)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    for _ in range(120):
-        try:
-            urllib.request.urlopen(f"{address}/health")
-            break
-        except OSError:
-            assert running.poll() is None, running.stdout.read()
-            time.sleep(0.5)
-    yield address
-    running.terminate()
-    running.wait(30)
+    with served("serve", "--basis", basis, "--max_bytes", 20000, "--policy", policy) as address:
+        yield address
 
 
-def post(address, body, path="get_reward"):
-    """(status, answer) of a POST; a GET where the body is None."""
-    data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-    try:
-        with urllib.request.urlopen(f"{address}/{path}", data, timeout=60) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
-
-
-@contextmanager
-def served(basis, people, **settings):
-    """The address of a server in this process, of these people of a basis file."""
-    _, encoder = saved_basis.opened(basis)
-    encoder.load()
-    args = defaults_of(serve, basis=basis, **settings)
-    app = serve.application(people, encoder, Reader(encoder), args)
-    running = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    with bound("127.0.0.1", 0) as address, ThreadPoolExecutor(1) as thread:
-        thread.submit(running.run, [address])
-        try:
-            yield f"http://127.0.0.1:{address.getsockname()[1]}"
-        finally:
-            running.should_exit = True
-
-
-def test_the_server_gives_the_rewards_of_score(server, basis, rows, tmp_path, families):
+@pytest.fixture
+def score(basis, rows, tmp_path):
+    """Somebody, and what score.py says of the rows to them: (user, lines)."""
     user = load_basis(basis).user_ids[0]
-    found = scored(basis, rows, tmp_path / "scored.jsonl", "--users", user)
-    row = texts.read(rows)[0]
+    return user, scored(basis, rows, tmp_path / "scored.jsonl", "--users", user)
+
+
+def test_the_server_gives_the_rewards_of_score(server, score, families):
+    user, (row, *others) = score
     talk = exchange(row["prompt"], row["response"])
     forms = [rendered(families[name], talk) for name in ("own", "llama")]
     plain = f"{row['prompt']} {row['response']}"
@@ -373,14 +323,12 @@ def test_the_server_gives_the_rewards_of_score(server, basis, rows, tmp_path, fa
     }
     status, answer = post(server, body)
     assert status == 200 and answer["scores"] == answer["rewards"] and answer["extra_logs"] == {}
-    personal, common = found[0]["rewards"][user], found[0]["population"]
-    assert answer["rewards"] == pytest.approx([personal] * 3 + [common], abs=1e-4)
-    asks = [
-        {"query": [exchange("the cat?", other["response"])], "labels": [user]} for other in texts.read(rows)
-    ]
+    expected = [row["rewards"][user]] * 3 + [row["population"]]
+    assert answer["rewards"] == pytest.approx(expected, abs=1e-4)
+    asks = [{"query": [exchange("the cat?", line["response"])], "labels": [user]} for line in others]
     with ThreadPoolExecutor(4) as people:
         answers = [*people.map(lambda ask: post(server, ask)[1]["rewards"][0], asks)]
-    assert answers == pytest.approx([row["rewards"][user] for row in found], abs=1e-4)
+    assert answers == pytest.approx([line["rewards"][user] for line in others], abs=1e-4)
 
 
 def test_an_empty_or_long_reply_costs_the_others_nothing_in_any_form(server, families):
@@ -406,30 +354,46 @@ def test_an_empty_or_long_reply_costs_the_others_nothing_in_any_form(server, fam
         assert "empty" in answer["errors"][1] and "for the reply alone" in answer["errors"][2]
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "words"),
-    [
-        ({"query": ["what?"]}, 400, "query 0"),
-        ({"query": [exchange("a", "b")], "labels": ["nobody"]}, 400, "no user nobody"),
-        ({"query": [exchange("a", "b")], "labels": [{"user": "0"}]}, 400, "without a user_id"),
-        (b'{"query": [[]], "labels": [NaN]}', 400, "query"),
-        ({"query": [exchange("a", "b")], "labels": [10**400]}, 400, "no user 1000"),
-        ({"query": [exchange("a", "b")], "labels": ["\ud800"]}, 400, "no user"),
-        ({"query": [exchange("a", "b")], "labels": []}, 400, "labels is no list of 1"),
-        ({"query": [exchange("a", "")]}, 400, "empty"),
-        ({"query": [exchange("a", "the cat " * 1000)]}, 400, "for the reply alone"),
-        (b"{", 400, "Expecting"),
-        (b"[]", 400, "a JSON object"),
-        (b"x" * 30000, 413, "--max_bytes"),
-    ],
-)
-def test_the_server_refuses_in_one_line(server, body, status, words):
-    assert_refused(post(server, body), status, words)
+REWARD, LISTS = ("get_reward",), ("classify", "v1/embeddings")
+TALK = exchange("Why?", "No.")
+REFUSED = [
+    (REWARD, {"query": ["what?"]}, "query 0"),
+    (REWARD, {"query": [TALK], "labels": ["nobody"]}, "no user nobody"),
+    (REWARD, {"query": [TALK], "labels": [{"user": "0"}]}, "without a user_id"),
+    (REWARD, b'{"query": [[]], "labels": [NaN]}', "query"),
+    (REWARD, {"query": [TALK], "labels": [10**400]}, "no user 1000"),
+    (REWARD, {"query": [TALK], "labels": ["\ud800"]}, "no user"),
+    (REWARD, {"query": [TALK], "labels": []}, "labels is no list of 1"),
+    (REWARD, {"query": [exchange("a", "")]}, "empty"),
+    (REWARD, {"query": [exchange("a", "the cat " * 1000)]}, "for the reply alone"),
+    (REWARD, b"{", "Expecting"),
+    (REWARD + LISTS, b"[]", "a JSON object"),
+    (REWARD, b"x" * 30000, "--max_bytes"),
+    (LISTS, {"input": "<|user|>\nWhy?<|end|>\n<|assistant|>\n<|end|>\n"}, "query 0"),  # an empty reply
+    (LISTS, {"input": "Why? No."}, "not of this model's chat template"),
+    (LISTS, {"input": []}, "neither a text nor a list"),
+    (LISTS, {"input": {"text": "a"}}, "neither a text nor a list"),
+    (LISTS, {"input": [[1, 2, 3]]}, "query 0"),
+    (LISTS, {"messages": []}, "query 0"),
+    (LISTS, {}, "neither a text nor a list"),
+    (LISTS, {"messages": TALK, "model": "0"}, "model is '0': use \"user:ID\""),
+    (LISTS, {"messages": TALK, "model": "user: "}, "use"),
+    (LISTS, {"messages": TALK, "model": ["user:0"]}, "use"),
+    (LISTS, {"messages": TALK, "model": "user:\ud800"}, "use"),
+    (LISTS, {"messages": TALK, "model": "user:nobody:at all"}, "no user nobody:at all"),
+    (LISTS, {"messages": TALK, "model": "user:nan"}, "no id"),
+    (LISTS, {"messages": TALK, "use_activation": True}, "log-odds"),
+    (LISTS, b'{"input": "\xff"}', "decode"),
+    (LISTS, b"[" * 10000, "recursion"),
+]
 
 
-def assert_refused(answered, status, words):
-    found, answer = answered
-    assert found == status and words in answer["error"] and "\n" not in answer["error"]
+@pytest.mark.parametrize(("paths", "body", "words"), REFUSED)
+def test_the_server_refuses_in_one_line(server, paths, body, words):
+    for path in paths:
+        status, answer = post(server, body, path)
+        assert status == (413 if len(body) > 20000 else 400)
+        assert words in answer["error"] and "\n" not in answer["error"]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -437,21 +401,14 @@ def assert_refused(answered, status, words):
 # ------------------------------------------------------------------------------------------------
 
 
-def test_the_lists_of_vllm_and_sglang_have_the_rewards_of_score(server, basis, rows, tmp_path, families):
-    user = load_basis(basis).user_ids[0]
-    talks = [exchange(row["prompt"], row["response"]) for row in texts.read(rows)]
+def test_the_lists_of_vllm_and_sglang_have_the_rewards_of_score(server, basis, score, families):
+    user, lines = score
+    talks = [exchange(row["prompt"], row["response"]) for row in lines]
     sent = [rendered(families["own"], talk).removeprefix("<s>") for talk in talks]  # as verl does
-    row = scored(basis, rows, tmp_path / "scored.jsonl", "--users", user)
-    personal = [fields["rewards"][user] for fields in row]
-    common = [fields["population"] for fields in row]
-    model = json.loads(load_basis(basis).model)["model"]
-    names = {
-        f"user:{user}": personal,
-        f"user: {user}.0 ": personal,
-        "population": common,
-        model: common,
-        None: common,
-    }
+    personal = [row["rewards"][user] for row in lines]
+    common = [row["population"] for row in lines]
+    names = {f"user:{user}": personal, f"user: {user}.0 ": personal, "population": common, None: common}
+    names[json.loads(load_basis(basis).model)["model"]] = common
     for name, rewards in names.items():
         body = {"model": name, "input": sent[0], "use_activation": False}
         status, answer = post(server, body, "classify")
@@ -466,39 +423,8 @@ def test_the_lists_of_vllm_and_sglang_have_the_rewards_of_score(server, basis, r
         assert only == {"index": 0, "label": None, "num_classes": 1}
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ({"input": "<|user|>\nWhy?<|end|>\n<|assistant|>\n<|end|>\n"}, "query 0"),  # an empty reply
-        ({"input": "Why? No."}, "not of this model's chat template"),
-        ({"input": []}, "neither a text nor a list"),
-        ({"input": {"text": "a"}}, "neither a text nor a list"),
-        ({"input": [[1, 2, 3]]}, "query 0"),
-        ({"messages": []}, "query 0"),
-        ({}, "neither a text nor a list"),
-        ({"model": "0"}, 'model is \'0\': use "user:ID"'),
-        ({"model": "user: "}, "use"),
-        ({"model": 7}, "use"),
-        ({"model": ["user:0"]}, "use"),
-        ({"model": "user:\ud800"}, "use"),
-        ({"model": "user:nobody:at all"}, "no user nobody:at all"),
-        ({"model": "user:nan"}, "no id"),
-        ({"use_activation": True}, "log-odds"),
-        (b"[]", "a JSON object"),
-        (b'{"input": "\xff"}', "decode"),
-        (b"[" * 10000, "recursion"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("path", ["classify", "v1/embeddings"])
-def test_lists_have_numbers_alone_or_are_refused(server, path, body, words):
-    if isinstance(body, dict) and not {"input", "messages"} & body.keys() and body:
-        body = {"messages": exchange("Why?", "No.")} | body
-    assert_refused(post(server, body, path), 400, words)
-
-
-def test_verl_gets_the_rewards_of_score_through_its_custom_function(server, basis, rows, tmp_path):
-    user = load_basis(basis).user_ids[0]
-    (first, *_) = scored(basis, rows, tmp_path / "scored.jsonl", "--users", user)
+def test_verl_gets_the_rewards_of_score_through_its_custom_function(server, score):
+    user, (first, *_) = score
     about = {"index": np.int64(3), "num_turns": None, "rollout_reward_scores": {}}
     for prompt in (first["prompt"], np.array([{"role": "user", "content": first["prompt"]}])):
         for user_id, reward in ((user, first["rewards"][user]), (None, first["population"])):
@@ -512,14 +438,15 @@ def test_verl_gets_the_rewards_of_score_through_its_custom_function(server, basi
         compute_score(**asked, extra_info={"prompt": "a", "user_id": "nobody"}, url=server)
 
 
-def test_unknown_users_get_the_populations_reward_where_that_is_said(basis):
+def test_unknown_users_get_the_populations_reward_where_that_is_said(basis, tmp_path):
     people = load_basis(basis)
     people = people._replace(user_ids=("ann:b", "J\u00fcrgen", *people.user_ids[2:]))
+    path = tmp_path / "people.safetensors"
+    save_basis(path, people)
     talk = exchange("the cat?", "sat")
     labels = ["nobody", None, "ann:b", "Ju\u0308rgen", {"user": "0"}]
-    body = {"query": [talk] * 5, "labels": labels}
-    with served(basis, people, unknown="population", unscored=-3.0) as address:
-        status, answer = post(address, body)
+    with served("serve", "--basis", path, "--unknown", "population", "--unscored", "-3") as address:
+        status, answer = post(address, {"query": [talk] * 5, "labels": labels})
         unknown, common, ann, jurgen, broken = answer["rewards"]
         assert status == 200 and unknown == common and broken is None
         assert len({common, ann, jurgen}) == 3
@@ -530,15 +457,12 @@ def test_unknown_users_get_the_populations_reward_where_that_is_said(basis):
         _, answer = post(address, asked | {"model": "user:x"}, "v1/embeddings")
         assert answer["data"][0]["embedding"] == pytest.approx([common], abs=1e-5)
         assert answer["extra_logs"] == {"unknown_users": 1}
-        assert post(address, {"messages": exchange("the cat?", "")}, "classify")[1]["data"][0]["probs"] == [
-            -3.0
-        ]
-        assert (
-            compute_score("", "sat", "", {"prompt": "the cat?", "user_id": "x"}, address)["unknown_users"]
-            == 1
-        )
+        _, answer = post(address, {"messages": exchange("the cat?", "")}, "classify")
+        assert answer["data"][0]["probs"] == [-3.0]
+        extra_info = {"prompt": "the cat?", "user_id": "x"}
+        assert compute_score("", "sat", "", extra_info, address)["unknown_users"] == 1
         assert post(address, None, "users") == (200, {"users": [*people.everybody]})
-        version = hashlib.sha256(basis.read_bytes()).hexdigest()
+        version = hashlib.sha256(path.read_bytes()).hexdigest()
         about = {"people": 6, "rank": 3, "model": json.loads(people.model)["model"], "basis": version}
         assert post(address, None, "health") == (200, about)
 
@@ -556,11 +480,15 @@ def test_a_label_that_names_nobody_costs_the_others_nothing(server, basis):
     assert answer["rewards"][5] == answer["rewards"][7] != answer["rewards"][0]
 
 
-def test_settings_that_would_serve_nobody_are_told_at_once(basis):
-    assert_one_line_error(apply("serve", "--basis", basis, "--unscored", "nan"), "--unscored nan")
-    assert_one_line_error(apply("serve", "--basis", basis, "--max_queries", 0), "--max_queries 0")
-    assert_one_line_error(apply("serve", "--basis", basis, "--port", 0), "--port 0")
-    assert_one_line_error(apply("serve", "--basis", basis, "--unknown", "drop"), "unknown = drop")
-    assert_one_line_error(
-        apply("serve", "--basis", basis, "--policy", ROOT), "--policy: ", "cannot be loaded"
-    )
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("--unscored", "nan", "unscored = nan"),
+        ("--max_queries", 0, "--max_queries 0"),
+        ("--port", 0, "--port 0"),
+        ("--unknown", "drop", "unknown = drop"),
+        ("--policy", ROOT, "--policy: "),
+    ],
+)
+def test_settings_that_would_serve_nobody_are_told_at_once(basis, flag, value, words):
+    assert_one_line_error(apply("serve", "--basis", basis, flag, value), words)

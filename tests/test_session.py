@@ -6,6 +6,8 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +21,7 @@ from fastapi.testclient import TestClient
 from pool import Pool, embed_pool, read_pool
 from rater import BOTH
 from safetensors.torch import load, load_file
-from servers import free_port, started
+from servers import application_of, free_port
 from test_apply import APPLY, apply, good
 from tiny import encoder
 
@@ -335,21 +337,11 @@ def test_other_pages_other_names_and_strangers_are_refused(opened, script):
     assert head.shape == (1, 32) and client.get("/learned/basis?user=ann").status_code == 200
 
 
-def test_elsewhere_a_token_stands_in_the_address(telling_basis, pool_file, tmp_path, monkeypatch):
-    apps = []
-    monkeypatch.setattr("server.run", lambda app, _: apps.append(app))
-    flags = (
-        "--input",
-        pool_file,
-        "--output",
-        tmp_path / "s.jsonl",
-        "--host",
-        "0.0.0.0",
-        "--port",
-        free_port(),
-    )
-    token = good(apply("session", "--basis", telling_basis, *flags)).strip().split("/")[-2]
-    client = TestClient(apps[0], "http://any.example")
+def test_elsewhere_a_token_stands_in_the_address(telling_basis, pool_file, tmp_path):
+    flags = ("--basis", telling_basis, "--input", pool_file, "--output", tmp_path / "s.jsonl")
+    application, said = application_of("session", *flags, "--host", "0.0.0.0")
+    token = said.strip().split("/")[-2]
+    client = TestClient(application, "http://any.example")
     assert len(token) > 20 and client.get(f"/{token}/").status_code == 200
     assert client.get("/").status_code == client.post("/state", json={"user": "ann"}).status_code == 404
 
@@ -357,6 +349,29 @@ def test_elsewhere_a_token_stands_in_the_address(telling_basis, pool_file, tmp_p
 # ------------------------------------------------------------------------------------------------
 # The page, in a browser
 # ------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """session.py as a user starts it."""
+
+    def __init__(self, *flags):
+        command = (sys.executable, APPLY / "session.py", *flags, "--port", free_port())
+        self.command = [*map(str, command)]
+        self.start()
+
+    def start(self):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        self.process = subprocess.Popen(self.command, **pipes)
+        said = ""
+        while "the page is" not in said:
+            assert self.process.poll() is None, said
+            said += self.process.stdout.readline()
+        self.address = said.split()[-1]
+
+    def end(self, number):
+        self.process.send_signal(number)
+        self.process.wait(30)
+        self.process.stdout.close()
 
 
 class Page:
@@ -452,7 +467,8 @@ def test_a_whole_session(pages, opened, telling_basis, pool_file, tmp_path):
     sessions = tmp_path / "browser.jsonl"
     pictures = Path(os.environ.get("LORE_PICTURES", tmp_path))
     files = ("--basis", telling_basis, "--input", pool_file, "--output", sessions)
-    with started("session", *files) as server:
+    server = Server(*files)
+    try:
         ann, bob = pages(), pages()
         ann.driver.get(server.address)
         ann.until(lambda: not ann.of("entry", "hidden"))
@@ -510,6 +526,8 @@ def test_a_whole_session(pages, opened, telling_basis, pool_file, tmp_path):
             assert requests and not outside, outside
             assert page.driver.get_cookies() == []
             assert page.driver.title == "Which reply is better?"
+    finally:
+        server.end(signal.SIGTERM)
 
 
 def assert_can_be_used(page):

@@ -98,8 +98,8 @@ def test_settings_are_refused_before_the_run(basis):
         ({"user": "nobody"}, "no user nobody"),
         ({"unknown": "drop"}, "refuse or population"),
         ({"maximum": 3}, "no setting"),
-        ({"unscored": "-1"}, "neither a number nor None"),
-        ({"unscored": float("nan")}, "neither a number nor None"),
+        ({"unscored": "none"}, "neither a number nor"),
+        ({"unscored": float("nan")}, "neither a number nor"),
         ({"policy": texts.__file__}, "--policy"),
     ):
         with pytest.raises(InputError, match=words):
