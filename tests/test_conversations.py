@@ -133,9 +133,9 @@ def test_folders_of_datasets_are_read_split_by_split(tmp_path):
         assert [*read_rows(source)] == [(f"{source}, row {number}", row) for number, row in enumerate(ROWS)]
     (tmp_path / "empty").mkdir()
     for source, words in (
-        (f"{tmp_path}/both", f"which split. name it as {tmp_path}/both:train or {tmp_path}/both:test"),
-        (f"{tmp_path}/both:dev", "which split"),
-        (f"{tmp_path}/alone:train", f"name it as {tmp_path}/alone$"),
+        (f"{tmp_path}/both", f"name a split as {tmp_path}/both:SPLIT, of train, test"),
+        (f"{tmp_path}/both:dev", "of train, test"),
+        (f"{tmp_path}/alone:train", "alone:SPLIT, of none"),
         (f"{tmp_path}/empty", "cannot be fetched"),
         (f"{tmp_path}/none", "is no file and no folder"),
         ("lore-tests/nothing:train", "is no file or folder here that can be read, and cannot be fetched"),

@@ -129,19 +129,18 @@ def count_users(repeats, name):
 
 def likelihoods(repeats, name):
     """Log-loss, calibration and the worst tenth, means over repeats; nothing where no pairs are kept."""
-    outcomes = [cell.outcomes[name] for cell in repeats if name in (cell.outcomes or {})]
-    if not outcomes:
-        return {}
-    row = {
-        f"{name}_log_loss": float(np.mean([by_user(o.user, o.log_loss).mean() for o in outcomes])),
-        f"{name}_calibration_error": float(np.mean([o.calibration_error for o in outcomes])),
+    values = {"log_loss": [], "calibration_error": [], "worst_tenth": []}
+    for cell in repeats:
+        outcomes = (cell.outcomes or {}).get(name)
+        if outcomes is None:
+            return {}
+        values["log_loss"].append(by_user(outcomes.user, outcomes.log_loss).mean())
+        values["calibration_error"].append(outcomes.calibration_error)
+        if name in TESTED:
+            values["worst_tenth"].append(worst_tenth(cell.accuracy[name], outcomes))
+    return {
+        f"{name}_{what}": np.mean(of_what, axis=0).tolist() for what, of_what in values.items() if of_what
     }
-    if name in TESTED:
-        tenths = []
-        for cell, of_cell in zip(repeats, outcomes):
-            tenths.append(worst_tenth(cell.accuracy[name], of_cell))
-        row[f"{name}_worst_tenth"] = np.mean(tenths, axis=0).tolist()
-    return row
 
 
 def by_user(user, values):

@@ -170,12 +170,12 @@ def watched(path, file):
 
 def columns_of(path, header, columns):
     """{column: position} of those wanted, None = all with a name. InputError: one is missing or there twice."""
-    wanted = [name for name in header if name] if columns is None else columns
-    for name in wanted:
-        if header.count(name) != 1:
-            times = "twice" if name in header else "missing"
-            raise InputError(f"{path}: the column {name} is {times}")
-    return {name: header.index(name) for name in wanted}
+    positions = {}
+    for name in filter(None, header) if columns is None else columns:
+        times = "twice" if name in header else "missing"
+        require(header.count(name) == 1, f"{path}: the column {name} is {times}")
+        positions[name] = header.index(name)
+    return positions
 
 
 def read_parquet(path, columns=None):
@@ -230,9 +230,8 @@ def read_data_set(source):
     else:
         splits = loaded_splits(load_dataset, name, *choice[:-1])
     split = choice[-1] if choice else next(iter(splits))
-    named = [f"{name}:{one_split}".rstrip(":") for one_split in splits]
     clear = split in splits and (choice or len(splits) == 1)
-    require(clear, f"{source}: which split? name it as {' or '.join(named)}")
+    require(clear, f"{source}: name a split as {name}:SPLIT, of {', '.join(splits) or 'none'}")
     for number, row in enumerate(splits[split]):
         yield f"{source}, row {number}", row
 
