@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "apply")]
 
 import lore
+from lore.report import statistics
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ and "OMP_NUM_THREADS" not in os.environ:
@@ -72,18 +73,38 @@ def load_script(script):
     return module
 
 
+@contextmanager
+def rough_intervals():
+    """A twentieth of the draws for each interval, which no test of a script looks at."""
+    draws = statistics.RESAMPLES
+    statistics.drawn_users.cache_clear()
+    statistics.RESAMPLES = draws // 20
+    try:
+        yield
+    finally:
+        statistics.RESAMPLES = draws
+        statistics.drawn_users.cache_clear()
+
+
 def call_script(script, *arguments):
     """The same within this process, which saves the seconds that importing torch takes."""
     out, err, status, argv = io.StringIO(), io.StringIO(), 0, sys.argv
     sys.argv = [str(script), *map(str, arguments)]
     try:
-        with folder_first(Path(script).parent), redirect_stdout(out), redirect_stderr(err):
+        with folder_first(Path(script).parent), rough_intervals(), redirect_stdout(out), redirect_stderr(err):
             runpy.run_path(str(script), run_name="__main__")
     except SystemExit as ending:
         status = ending.code or 0
     finally:
         sys.argv = argv
     return status, out.getvalue(), err.getvalue()
+
+
+def printed(script, *arguments):
+    """What a script prints, called in the same way, where it ends well."""
+    status, out, err = call_script(script, *arguments)
+    assert status == 0, err
+    return out
 
 
 def bits_are_promised():
@@ -140,16 +161,10 @@ def tokenizer():
         "I met a friend, she said hello; I said nothing.",
     ]
     bpe.train_from_iterator(text * 20, vocab_size=400, special_tokens=special)
-    bpe._tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 0)]
-    )  # as Llama's does
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="</s>",
-        chat_template=CHAT_TEMPLATE,
-    )
+    as_llama = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    bpe._tokenizer.post_processor = as_llama
+    tokens = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, chat_template=CHAT_TEMPLATE, **tokens)
 
 
 @pytest.fixture(scope="session")

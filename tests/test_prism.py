@@ -3,23 +3,25 @@
 import hashlib
 import json
 import random
+import shutil
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, SHARED, assert_one_line_error, call_script, load_script
-from texts import read, text, write
+from conftest import ROOT, SHARED, assert_one_line_error, call_script, load_script, printed
+from texts import read, report, text, write
+from tiny import encoder
 
 import utils
 from lore.common import InputError
 from lore.fit.basis import basis_path, load_basis
 from lore.settings import defaults_of
 from lore.splits import load_split
-from lore.text.encoder import Encoder
 
 FOLDER = ROOT / "PRISM"
+TRAIN, VARY = FOLDER / "train_basis.py", FOLDER / "vary_fewshot.py"
 PREPARE = load_script(FOLDER / "prepare.py")
 GENERATE = load_script(FOLDER / "generate-prism-embeddings.py")
 PEOPLE = load_script(FOLDER / "people.py")
@@ -66,28 +68,25 @@ def upstream(folder, people=10, dialogues=6, seed=0):
     put(folder, [*(user(f"user{i}") for i in range(people)), user("idle", 0)], rows)
 
 
-def prepare(folder, *flags):
-    return call_script(FOLDER / "prepare.py", "--source", folder, "--data", folder / "data", *flags)
+def prepare(folder, *flags, call=printed):
+    return call(FOLDER / "prepare.py", "--source", folder, "--data", folder / "data", *flags)
 
 
-def generate(folder, model, *flags):
+def generate(folder, model, *flags, call=printed):
     common = ("--data", folder / "data", "--model", model)
-    return call_script(FOLDER / "generate-prism-embeddings.py", *common, *flags)
+    return call(FOLDER / "generate-prism-embeddings.py", *common, *flags)
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, reward_model):
-    """Folder whose data/ holds embedded dialogues of ten people."""
+    """data/ with the embedded dialogues of ten people."""
     folder = tmp_path_factory.mktemp("prism")
     upstream(folder)
-    status, out, err = prepare(folder)
-    assert status == 0, err
+    out = prepare(folder)
     assert "60 dialogues by 10 users" in out and "8 seen and 2 unseen users" in out
     assert "left out in all dialogues: nothing" in out
-    status, out, err = generate(folder, reward_model)
-    assert status == 0, err
-    assert "comparisons of 60 dialogues" in out
-    return folder
+    assert "comparisons of 60 dialogues" in generate(folder, reward_model)
+    return folder / "data"
 
 
 # ------------------------------------------------------------------------------------------------
@@ -122,8 +121,7 @@ def test_the_published_split_of_the_real_ids_byte_for_byte(tmp_path):
         users[user_of[name]] += [name] if chosen else []
     surveyed = {*user_of}
     put(tmp_path, [user(name, int(name in surveyed)) for name in users], rows)
-    status, out, err = prepare(tmp_path)
-    assert status == 0, err
+    out = prepare(tmp_path)
     content = (tmp_path / "data/prism_split_ids_50.json").read_bytes()
     assert len(content) == 161034 and hashlib.sha256(content).hexdigest() == PUBLISHED
     assert "left out: dialogue c2536 of user469" in out and "8010 dialogues by 1396 users" in out
@@ -149,17 +147,15 @@ def test_the_structure_written_down_for_planted_dialogues_is_the_real_one():
 
 def test_a_turn_gives_one_pair_per_rejected_reply_and_says_what_it_leaves_out():
     counts = Counter()
-    turns = [
-        {
-            "user": [" hi "],
-            "chosen": ["yes"] * 2,
-            "rejected": ["no", " yes ", "EMPTY STRING", "never"],
-        },
-        {"user": ["and?"], "chosen": ["EMPTY STRING"], "rejected": ["one", "two"]},
-        {"user": ["then?"], "chosen": ["good", "other"], "rejected": ["bad"]},
-        {"user": ["lost"], "chosen": [], "rejected": ["a", "b"]},
-        {"user": ["after"], "chosen": ["x"], "rejected": ["y"]},
-    ]
+    turns = []
+    for user, chosen, rejected in (
+        (" hi ", ["yes"] * 2, ["no", " yes ", "EMPTY STRING", "never"]),
+        ("and?", ["EMPTY STRING"], ["one", "two"]),
+        ("then?", ["good", "other"], ["bad"]),
+        ("lost", [], ["a", "b"]),
+        ("after", ["x"], ["y"]),
+    ):
+        turns.append({"user": [user], "chosen": chosen, "rejected": rejected})
     assert PREPARE.clean(turns, counts) == [
         {"prompt": "hi", "chosen": "yes", "rejected": ["no", "never"]},
         {"prompt": "and?", "chosen": "", "rejected": []},
@@ -195,34 +191,30 @@ def test_only_a_dialogue_without_any_full_turn_is_left_out(tmp_path):
     rows += [conversation("c6", "u", [no_chosen, no_user, ("q", ["yes"], [])])]
     rows += [conversation(f"d{i}", "v", [full]) for i in range(6)]
     put(tmp_path, [user("u"), user("v"), user("w", 0)], rows)
-    status, out, err = prepare(tmp_path, "--seen_fraction", 0.5)
-    assert status == 0, err
+    out = prepare(tmp_path, "--seen_fraction", 0.5)
     assert "left out: dialogue c6 of u" in out and "12 dialogues by 2 users" in out
     assert "6 turns after a history that breaks off" in out
     names = [row["dialogue"] for row in read(tmp_path / "data/dialogues.jsonl")]
     assert names == [f"{letter}{i}" for letter in "cd" for i in range(6)]
 
 
-WRITTEN = ("dialogues.jsonl", "prism_split_ids_50.json")
-
-
-def written(folder):
-    return [(folder / "data" / name).read_bytes() for name in WRITTEN]
+def written(folder, *flags):
+    """What prepare.py writes: dialogues and split."""
+    prepare(folder, *flags)
+    names = ("dialogues.jsonl", "prism_split_ids_50.json")
+    return [(folder / "data" / name).read_bytes() for name in names]
 
 
 def test_another_split_leaves_the_dialogues_as_they_are(tmp_path):
     upstream(tmp_path)
-    assert prepare(tmp_path)[0] == 0
     dialogues, split = written(tmp_path)
-    assert prepare(tmp_path, "--seen_fraction", 0.5, "--seed", 1)[0] == 0
-    same, another = written(tmp_path)
+    same, another = written(tmp_path, "--seen_fraction", 0.5, "--seed", 1)
     assert dialogues == same and split != another  # so that a new split needs no new embedding
 
 
 def test_values_that_equal_those_of_prism_give_the_same_dialogues(tmp_path):
     """6.0 conversations, turn 1.0, if_chosen 1: what a tool between may have made of them."""
     upstream(tmp_path)
-    assert prepare(tmp_path)[0] == 0
     before = written(tmp_path)
     users, rows = (read(tmp_path / f"{name}.jsonl") for name in ("survey", "conversations"))
     for row in users:
@@ -233,7 +225,6 @@ def test_values_that_equal_those_of_prism_give_the_same_dialogues(tmp_path):
             if "if_chosen" in said:
                 said["if_chosen"] = int(said["if_chosen"])
     put(tmp_path, users, rows)
-    assert prepare(tmp_path)[0] == 0
     assert before == written(tmp_path)
 
 
@@ -250,13 +241,10 @@ BAD = [
     ({"conversation_history": None}, "conversation_history"),
     ({"conversation_history": ["x"]}, "message 0: not an object"),
     (says(0, "model", "x", None), "message 0: a reply without if_chosen"),
-    (says(0, "model", "x", 2), "a reply without if_chosen"),
     (says(3, "user", "x"), "turn 3 of a dialogue of 1 turns"),
     (says(-1, "user", "x"), "turn -1 of a dialogue of 1 turns"),
     (says(0.5, "user", "x"), "turn 0.5 of a dialogue"),
-    (says("0", "user", "x"), "turn '0' of a dialogue"),
     (says(0, "user", ["a", "b"]), "content is a list, not text"),
-    (says(0, "model", ["a"], False), "content is a list, not text"),
     (says(0, "system", "x"), "role is 'system'"),
     (says(0, "user", "a \ud800 b"), "message 0: half a character"),
 ]
@@ -267,30 +255,26 @@ def test_rows_that_prism_does_not_have_end_with_file_and_line(tmp_path, change, 
     turns = [("q", ["yes"], ["no"])]
     rows = [conversation("c9", "user0", turns), conversation("c0", "user0", turns) | change]
     put(tmp_path, [user("user0")], rows)
-    assert_one_line_error(prepare(tmp_path), "conversations.jsonl, line 2", words)
+    assert_one_line_error(prepare(tmp_path, call=call_script), "conversations.jsonl, line 2", words)
 
 
 def test_files_that_are_not_the_data_end_with_one_line(tmp_path):
     upstream(tmp_path)
     good = (tmp_path / "conversations.jsonl").read_text()
     again = good + good.splitlines()[0] + "\n"
-    for content, *words in (
-        ("<!DOCTYPE html>\n<html>too many requests</html>", "conversations.jsonl is a web page"),
-        (good[:-100], "conversations.jsonl, line 60", "cut off here"),
-        (again, "line 61", "'c0' is missing or stands here for the second time"),
-        ("", "too few users with 6 dialogues"),
+    for name, content, *words in (
+        ("conversations", good[:-100], "conversations.jsonl, line 60", "cut off here"),
+        ("conversations", again, "line 61", "'c0' is missing or stands here for the second time"),
+        ("conversations", "", "too few users with 6 dialogues"),
+        ("survey", '{"user_id": "u"}', "survey.jsonl, line 1", "num_completed_conversations"),
+        ("survey", f"{json.dumps(user('u'))}\n" * 2, "line 2: u stands here for the second"),
     ):
-        (tmp_path / "conversations.jsonl").write_text(content)
-        assert_one_line_error(prepare(tmp_path), *words)
-    (tmp_path / "conversations.jsonl").unlink()
-    assert_one_line_error(prepare(tmp_path), "conversations.jsonl is missing")
-    write(tmp_path / "survey.jsonl", [{"user_id": "u"}])
-    assert_one_line_error(prepare(tmp_path), "survey.jsonl, line 1", "num_completed_conversations")
-    write(tmp_path / "survey.jsonl", [user("u")] * 2)
-    assert_one_line_error(prepare(tmp_path), "survey.jsonl, line 2: u stands here for the second")
-    done = prepare(tmp_path / "nowhere", "--data", tmp_path)
+        (tmp_path / f"{name}.jsonl").write_text(content)
+        assert_one_line_error(prepare(tmp_path, call=call_script), *words)
+    done = prepare(tmp_path / "nowhere", "--data", tmp_path, call=call_script)
     assert_one_line_error(done, "nowhere is no folder here", "cannot be fetched")
-    assert_one_line_error(prepare(tmp_path, "--seen_fraction", 1.0), "between 0 and 1")
+    done = prepare(tmp_path, "--seen_fraction", 1.0, call=call_script)
+    assert_one_line_error(done, "between 0 and 1")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -299,42 +283,37 @@ def test_files_that_are_not_the_data_end_with_one_line(tmp_path):
 
 
 def test_every_vector_is_that_of_its_own_conversation(prepared, reward_model):
-    split = load_split(prepared / "data/prism", "")
+    split = load_split(prepared / "prism", "")
     records = []
-    for row in read(prepared / "data/dialogues.jsonl"):
+    for row in read(prepared / "dialogues.jsonl"):
         records += GENERATE.comparisons(row)
     assert len(records) == len(split.frame)
-    encoder = Encoder(str(reward_model), "last", torch.device("cpu"), share=False)
+    alone = encoder(reward_model, share=False)
     for record, row in list(zip(records, split.frame.itertuples()))[::7]:
         for name in ("user_id", "dialogue", "turn"):
             assert record[name] == getattr(row, name)
         for side in ("chosen", "rejected"):
-            tokens = torch.tensor(encoder.tokens([record[side]])[0][0][None])
-            with torch.no_grad():
-                alone = encoder.model.base_model(input_ids=tokens).last_hidden_state[0, -1]
-            assert torch.allclose(split.table[getattr(row, side)], alone, atol=1e-5)
+            assert torch.allclose(split.table[getattr(row, side)], alone.embed([record[side]])[0], atol=1e-5)
     contents = {json.dumps(record[side]) for record in records for side in ("chosen", "rejected")}
     assert len(split.table) == len(contents)  # each distinct conversation once
 
 
 def test_the_first_dialogues_only_and_what_is_missing(prepared, text_encoder, tmp_path):
-    flags = ("--pooling", "mean")
+    flags = ("--pooling", "mean", "--limit", 3)
     source = tmp_path / "data/dialogues.jsonl"
     source.parent.mkdir()
-    done = generate(tmp_path, text_encoder)
-    assert_one_line_error(done, "dialogues.jsonl is missing", "PRISM/prepare.py")
-    write(source, read(prepared / "data/dialogues.jsonl"))
-    status, _, err = generate(tmp_path, text_encoder, *flags, "--limit", 3)
-    assert status == 0, err
+    for rows, *words in (
+        (None, "dialogues.jsonl is missing", "PRISM/prepare.py"),
+        ([{"user_id": "u"}], "line 1: no dialogue"),
+        ([], "holds no comparison"),
+    ):
+        if rows is not None:
+            write(source, rows)
+        assert_one_line_error(generate(tmp_path, text_encoder, *flags, call=call_script), *words)
+    write(source, read(prepared / "dialogues.jsonl"))
+    generate(tmp_path, text_encoder, *flags)
     split = load_split(tmp_path / "data/prism", "")
     assert split.frame["dialogue"].unique().tolist() == ["c0", "c1", "c2"] and split.head is None
-    done = generate(tmp_path, text_encoder, *flags)
-    assert_one_line_error(done, "made of other text, perhaps with another --limit")
-    done = generate(tmp_path, text_encoder, *flags, "--limit", 3, "--max_length", 20)
-    assert_one_line_error(done, "was made with", '"max_length": 20', "use the same settings")
-    for rows, words in (([{"user_id": "u"}], "line 1: no dialogue"), ([], "holds no comparison")):
-        write(source, rows)
-        assert_one_line_error(generate(tmp_path, text_encoder, *flags), words)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -343,31 +322,26 @@ def test_the_first_dialogues_only_and_what_is_missing(prepared, text_encoder, tm
 
 
 def test_from_embeddings_to_table_picture_and_bases(prepared, tmp_path):
-    common = ("--data", prepared / "data", "--results", tmp_path, "--num_iterations", 20)
-    flags = (*common, "--alpha_list", 0, 1e4, "--K_list", 0, 1, 3)
-    status, out, err = call_script(FOLDER / "train_basis.py", *flags)
-    assert status == 0, err
+    common = ("--data", prepared, "--results", tmp_path, "--num_iterations", 20)
+    out = printed(TRAIN, *common, "--alpha_list", 0, 1e4, "--K_list", 0, 1, 3)
     assert "unseen              2 people      6 dialogues" in out
     assert "cosine to head" in out and "1 Bradley-Terry" in out
-    rows = json.loads((tmp_path / "train_basis.json").read_text())["rows"]
+    rows = report(tmp_path / "train_basis.json")["rows"]
     assert [(row["alpha"], row["K"]) for row in rows] == [(a, K) for a in (0, 1e4) for K in (0, 1, 3)]
     basis = load_basis(basis_path(tmp_path / "train_basis", 3, 0.0, 0), 32)
     assert rows[2]["columns"] == basis.V.shape[1]
     assert len(basis.user_ids) == 8 and len(basis.unseen_ids) == 2
     assert "last" in basis.model and torch.allclose(basis.W.sum(1), torch.ones(8))
-    assert (tmp_path / "train_basis.png").exists()
-    flags = (*common, "--K_list", 0, 2, "--trials", 2, "--alpha_list", 0)
-    status, out, err = call_script(FOLDER / "vary_fewshot.py", *flags)
-    assert status == 0, err
-    rows = json.loads((tmp_path / "vary_fewshot.json").read_text())["rows"]
+    printed(VARY, *common, "--K_list", 0, 2, "--trials", 2, "--alpha_list", 0)
+    rows = report(tmp_path / "vary_fewshot.json")["rows"]
     shots = [(K, shot) for K in (0, 2) for shot in (1, 2, 3, "all")]
     assert [(row["K"], row["shots"]) for row in rows] == shots
     assert rows[-1]["unseen"] == rows[-2]["unseen"]  # all = 3 of 3 dialogues
-    assert (tmp_path / "vary_fewshot.png").exists()
+    assert (tmp_path / "vary_fewshot.png").exists() and (tmp_path / "train_basis.png").exists()
 
 
 def test_no_person_and_no_dialogue_is_on_two_sides(prepared):
-    dialogues = PEOPLE.load(prepared / "data")
+    dialogues = PEOPLE.load(prepared)
     groups = PEOPLE.split(dialogues)
     assert not set(groups.train.user_ids) & set(groups.unseen.user_ids)
     assert groups.train.user_ids == groups.seen.user_ids
@@ -388,8 +362,8 @@ def test_no_person_and_no_dialogue_is_on_two_sides(prepared):
 def test_choices_drawn_at_random_are_not_predicted(tmp_path, reward_model):
     """A label that leaks into the text would be found here: the published list of rejected replies gives 0.95."""
     upstream(tmp_path, people=40, seed=3)
-    assert prepare(tmp_path, "--seen_fraction", 0.5)[0] == 0
-    assert generate(tmp_path, reward_model)[0] == 0
+    prepare(tmp_path, "--seen_fraction", 0.5)
+    generate(tmp_path, reward_model)
     dialogues = PEOPLE.load(tmp_path / "data")
     groups = PEOPLE.split(dialogues)
     head = dialogues.comparisons.head
@@ -401,7 +375,7 @@ def test_choices_drawn_at_random_are_not_predicted(tmp_path, reward_model):
 
 
 def test_a_person_without_pairs_on_a_side_is_left_out_and_counted(prepared, capsys):
-    dialogues = PEOPLE.load(prepared / "data")
+    dialogues = PEOPLE.load(prepared)
     ids, frame = dialogues.ids, dialogues.comparisons.frame
     person, other = list(ids["seen_user_ids"])[:2]
     test_side = frame["dialogue"].isin(ids["test_dialog_ids"])
@@ -420,44 +394,28 @@ def test_a_person_without_pairs_on_a_side_is_left_out_and_counted(prepared, caps
             PEOPLE.split(dialogues._replace(ids={**ids, **wrong}))
 
 
-def test_a_split_with_a_byte_order_mark_is_the_same(prepared, tmp_path):
-    for file in (prepared / "data").iterdir():
-        mark = b"\xef\xbb\xbf" if file.suffix == ".json" else b""
-        (tmp_path / file.name).write_bytes(mark + file.read_bytes())
-    assert PEOPLE.load(tmp_path).ids == PEOPLE.load(prepared / "data").ids
-
-
 def test_training_without_data_or_with_settings_that_cannot_be(prepared, tmp_path):
-    train, vary = FOLDER / "train_basis.py", FOLDER / "vary_fewshot.py"
     flags = ("--data", tmp_path)
     split = tmp_path / "prism_split_ids_50.json"
-    for script in (train, vary):
-        done = call_script(script, *flags)
-        assert_one_line_error(done, "prism_split_ids_50.json is missing", "prepare.py")
+    for script in (TRAIN, VARY):
+        assert_one_line_error(call_script(script, *flags), "ids_50.json is missing", "prepare.py")
     for damaged in ('{"train_dialog_ids": []}', "null"):
         split.write_text(damaged)
-        done = call_script(train, *flags)
-        assert_one_line_error(done, "prism_split_ids_50.json is damaged")
-    split.write_bytes((prepared / "data/prism_split_ids_50.json").read_bytes())
-    assert_one_line_error(call_script(train, *flags), "prism.safetensors is missing")
-    for name in ("prism.safetensors", "prism.parquet", "dialogues.jsonl"):
-        (tmp_path / name).write_bytes((prepared / "data" / name).read_bytes())
-    done = call_script(vary, *flags, "--num_shots", 1, 4)
+        assert_one_line_error(call_script(TRAIN, *flags), "prism_split_ids_50.json is damaged")
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    done = call_script(VARY, *flags, "--num_shots", 1, 4)
     assert_one_line_error(done, "no unseen person has 4 training dialogues")
     with open(tmp_path / "dialogues.jsonl", "a") as file:  # prepared again from other texts
         file.write('{"dialogue": "new"}\n')
-    done = call_script(train, *flags)
+    done = call_script(TRAIN, *flags)
     assert_one_line_error(done, "was made of another", "run again: python PRISM/generate")
-    for wrong, words in (
+    for wrong, *words in (
         (("--planted_accuracy", 2), "above 0.5, which is chance"),
         (("--planted_users", 1), "at least 2 people"),
-        (("--planted_directions", 65), "directions between 1 and the width"),
-        (("--planted_concentration", 0), "a concentration above 0"),
-        (("--seed", 2**32), "a seed is below 2 ** 32"),
-        (("--alpha_list", "nan"), "--alpha_list nan"),
+        (("--seen_fraction", 0.5), "--seen_fraction 0.5", "--resplit"),
     ):
-        done = call_script(train, "--synthetic", "--results", tmp_path, *wrong)
-        assert_one_line_error(done, words)
+        done = call_script(TRAIN, "--synthetic", "--results", tmp_path, *wrong)
+        assert_one_line_error(done, *words)
 
 
 def test_planted_dialogues_have_the_structure_and_the_accuracy_they_say():
@@ -483,27 +441,21 @@ def test_planted_dialogues_have_the_structure_and_the_accuracy_they_say():
 def test_planted_people_from_the_shell(tmp_path):
     common = ("--synthetic", "--results", tmp_path, "--alpha_list", 0)
     few = ("--planted_users", 120, "--planted_features", 16, "--num_iterations", 300)
-    few = (*few, "--K_list", 0, 1, 5, "--no-mark_best")
-    status, _, err = call_script(FOLDER / "train_basis.py", *common, *few)
-    assert status == 0, err
-    rows = json.loads((tmp_path / "train_basis_synthetic.json").read_text())["rows"]
+    printed(TRAIN, *common, *few, "--K_list", 0, 1, 5, "--no-mark_best")
+    rows = report(tmp_path / "train_basis_synthetic.json")["rows"]
     reference, bradley_terry, rank_5, best = (row["unseen"] for row in rows)
     assert reference < bradley_terry < rank_5 < best
-    few = ("--planted_users", 40, "--num_iterations", 20, "--trials", 2)
-    assert call_script(FOLDER / "vary_fewshot.py", *common, *few)[0] == 0
+    printed(VARY, *common, "--planted_users", 40, "--num_iterations", 20, "--trials", 2)
 
 
-def test_ridge_finds_planted_people_without_being_told_how(tmp_path):
-    flags = ("--synthetic", "--results", tmp_path, "--planted_features", 24, "--solver", "ridge")
-    more = ("--K_list", 1, 4, "--repeats", 2, "--resplit")
-    status, out, err = call_script(FOLDER / "train_basis.py", *flags, *more)
-    assert status == 0, err
+def test_ridge_and_fresh_splits_from_the_shell(prepared, tmp_path):
+    flags = ("--data", prepared, "--results", tmp_path, "--solver", "ridge", "--K_list", 1, 2)
+    out = printed(TRAIN, *flags, "--repeats", 2, "--resplit")
     assert "alpha_list = [10000.0] is not used" in out and "± std over splits" in out
-    summary = json.loads((tmp_path / "train_basis_synthetic.json").read_text())["summary"]
-    by_rank = {row["K"]: row["unseen"] for row in summary}
-    assert by_rank[4] > by_rank[1]
-    status, out, err = call_script(FOLDER / "vary_fewshot.py", *flags, "--K_list", 2, "--trials", 3)
-    assert status == 0, err
+    rows = report(tmp_path / "train_basis.json")["rows"]
+    first, second = (row["of_each_user"]["train"]["user"] for row in rows if row["K"] == 1)
+    assert first != second
+    printed(VARY, *flags, "--trials", 3)
 
 
 def test_people_drawn_anew_are_as_many_and_their_dialogues_are_halved_again():
@@ -516,5 +468,3 @@ def test_people_drawn_anew_are_as_many_and_their_dialogues_are_halved_again():
     assert not {*anew["seen_user_ids"]} & {*anew["unseen_user_ids"]}
     halved = PEOPLE.drawn_anew(dialogues, seed=3, seen_fraction=0.5)  # as in the paper
     assert len(halved["seen_user_ids"]) == len(halved["unseen_user_ids"]) == 100
-    done = call_script(FOLDER / "train_basis.py", "--synthetic", "--seen_fraction", 0.5)
-    assert_one_line_error(done, "--seen_fraction 0.5", "--resplit")

@@ -9,12 +9,7 @@ from conftest import ROOT
 
 import utils
 
-BELOW = {
-    "ground": (),
-    "text": ("ground",),
-    "fit": ("ground",),
-    "report": ("ground", "fit"),
-}  # rooms
+BELOW = {"ground": (), "text": ("ground",), "fit": ("ground",), "report": ("ground", "fit")}  # rooms
 LORE = sorted((ROOT / "lore").rglob("*.py"))
 CORE = [ROOT / "utils.py", *LORE]
 DATA_SETS = ("RedditTLDR", "PRISM", "PersonalLLM", "OwnData", "CommunityAlignment")
@@ -54,9 +49,8 @@ def test_every_room_stands_on_those_below_it_alone():
     arrows = {name: found & modules.keys() for name, found in modules.items()}
     wrong = []
     for name, below in arrows.items():
-        wrong += [
-            f"{name} -> {other}" for other in below if room(other) not in (room(name), *BELOW[room(name)])
-        ]
+        allowed = (room(name), *BELOW[room(name)])
+        wrong += [f"{name} -> {other}" for other in below if room(other) not in allowed]
     assert not wrong, wrong
 
     def reached(name, path):
@@ -80,13 +74,15 @@ def test_scripts_stand_on_the_method_and_not_on_each_other():
     assert not wrong, wrong
 
 
+def test_a_script_finds_what_it_imports_wherever_it_is_started():
+    for file in SCRIPTS:
+        text = file.read_text()
+        assert "Path(__file__).resolve().parent" in text or "__main__" not in text, file
+
+
 def test_a_module_can_be_read_in_one_sitting():
-    long = []
     for file in [*CORE, *SCRIPTS, *BENCHMARKS]:
-        lines = len(file.read_text().splitlines())
-        if lines > LARGEST:
-            long.append(f"{file.name} has {lines} lines")
-    assert not long, long
+        assert len(file.read_text().splitlines()) <= LARGEST, file
 
 
 # ------------------------------------------------------------------------------------------------
@@ -96,10 +92,8 @@ def test_a_module_can_be_read_in_one_sitting():
 
 def code_lines(text):
     """How many lines hold code: no comment, no docstring, not empty."""
-    layout = {
-        tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
-        tokenize.ENDMARKER,
-    }  # fmt: skip
+    names = ("COMMENT", "NL", "NEWLINE", "INDENT", "DEDENT", "ENDMARKER")
+    layout = {getattr(tokenize, name) for name in names}
     rows = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in layout:
@@ -127,13 +121,13 @@ def is_nested(node):
 
 def test_a_statement_says_one_thing():
     for part in (CORE, SCRIPTS, BENCHMARKS):
+        trees = {file: ast.parse(file.read_text()) for file in part}
         lines = sum(code_lines(file.read_text()) for file in part)
         for kind, most in ((is_double, DOUBLE), (is_comprehension, COMPREHENSIONS), (is_nested, 0)):
             offenders = []
             for file in part:
-                for node in ast.walk(ast.parse(file.read_text())):
-                    if kind(node):
-                        offenders.append(f"{file.name}:{node.lineno}")
+                found = filter(kind, ast.walk(trees[file]))
+                offenders += [f"{file.name}:{node.lineno}" for node in found]
             density = 1000 * len(offenders) / lines
             assert density <= most, f"{kind.__name__} {density:.0f}: {' '.join(offenders)}"
 

@@ -7,22 +7,8 @@ import random
 from conftest import ROOT, call_script
 
 WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "mat",
-    "and",
-    "dog",
-    "lay",
-    "beside",
-    "it",
-    "I",
-    "met",
-    "a",
-    "friend",
-    "nothing",
-]
+    "the", "cat", "sat", "on", "mat", "and", "dog", "lay", "beside", "it", "I", "met", "a", "friend", "nothing",
+]  # fmt: skip
 
 
 def text(rng, least, most=None):
@@ -52,6 +38,11 @@ def write(path, rows):
 
 def read(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def report(path):
+    """A JSON file, as results/*.json."""
+    return json.loads(path.read_text())
 
 
 def messages(row):

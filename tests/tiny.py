@@ -68,17 +68,10 @@ def dialogue(turns, rejected=2, name=""):
     for turn in range(turns):
         path.append({"role": "user", "content": f"{name} question {turn}: and the cat?"})
         for reply in range(rejected):
-            other = {
-                "role": "assistant",
-                "content": f"{'no, ' * (reply + 1)}the dog lay in turn {turn}",
-            }
-            conversations.append([*path, other])
-        path.append(
-            {
-                "role": "assistant",
-                "content": f"yes, the cat sat in turn {turn} " + "and sat " * turn,
-            }
-        )
+            text = f"{'no, ' * (reply + 1)}the dog lay in turn {turn}"
+            conversations.append([*path, {"role": "assistant", "content": text}])
+        text = f"yes, the cat sat in turn {turn} " + "and sat " * turn
+        path.append({"role": "assistant", "content": text})
         conversations.append(path[:])
     return conversations
 
