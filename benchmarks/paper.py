@@ -14,7 +14,6 @@ split or setting, which is named below the table. Planted people stand apart. do
 
 import argparse
 import sys
-from collections import Counter
 from pathlib import Path
 
 from measure import ROOT, load_module
@@ -28,44 +27,30 @@ from lore.settings import OneLineParser
 
 FOLDERS = ("RedditTLDR/results", "PRISM/results", "PersonalLLM/results", "benchmarks/results")
 COLUMNS = ("published", "ours [95 % interval]", "points", "std. errors", "verdict", "from")
-VERDICT = 5  # its place in a row
-REPRODUCED = "reproduced"
 NOT_RUN = "not run"
-DECIDED = (REPRODUCED, "above", "below")
 READING = (
     "Accuracy in percent. Reproduced: our interval holds the published number; above, below: it does not;"
     " not comparable: another encoder, split or setting, named below the table."
 )
 LOOKS = {  # verdict -> colour and mark in the picture
-    REPRODUCED: ("#228833", "o"),
+    "reproduced": ("#228833", "o"),
     "above": ("#4477aa", "^"),
     "below": ("#ee6677", "v"),
     "not comparable": ("#999999", "x"),
 }
 
 
-# ------------------------------------------------------------------------------------------------
-# Files
-# ------------------------------------------------------------------------------------------------
-
-
-def json_files(folders):
-    """The .json files in some folders and below them, each once."""
+def read_all(folders):
+    """([Answer], a line for each file that is left out) of the .json files in some folders, each once."""
     files = {}
     for folder in folders:
         inside = [folder] if folder.is_file() else sorted(folder.rglob("*.json"))
         files |= {behind_links(file): file for file in inside}
-    return [*files.values()]
-
-
-def read_all(files):
-    """({Number: [Answer]}, a line for each file that is left out)."""
-    answers = {}
+    answers = []
     left_out = []
-    for file in files:
+    for file in files.values():
         try:
-            for answer in answers_of(file):
-                answers.setdefault(answer.number, []).append(answer)
+            answers += answers_of(file)
         except InputError as error:
             left_out.append(f"{shown_path(file)} {error}")
     return answers, left_out
@@ -87,12 +72,12 @@ def verdict_of(answer, published):
     if answer.reasons:
         return "not comparable"
     if low <= published <= high:
-        return REPRODUCED
+        return "reproduced"
     return "above" if published < low else "below"
 
 
 def source(answer, sources):
-    """[1], as the note below a table is numbered that says which run this is of."""
+    """[1], as the note below a table is numbered that says which run this is of. sources: {note: number}"""
     reasons = f": not comparable: {'; '.join(answer.reasons)}" if answer.reasons else ""
     words = f"{shown_path(answer.path)}, {answer.versions}; {answer.protocol}, {answer.how}{reasons}"
     return sources.setdefault(words, f"[{len(sources) + 1}]")
@@ -102,48 +87,39 @@ def notes_of(sources):
     return [f"{number} {words}" for words, number in sources.items()]
 
 
-def paper_table(table, published, answers):
-    """Published, ours, the difference and a word, a row each; below it where ours is from, and what to run."""
-    rows = []
-    verdicts = set()
-    sources = {}
-    for number, percent in published.items():
-        if number.table != table:
-            continue
-        name = f"{number.column}, {number.method}, {number.group}"
-        of_people = [answer for answer in answers.get(number, []) if not answer.planted]
-        for answer in of_people:
-            verdict = verdict_of(answer, percent)
-            verdicts.add(verdict)
-            ours = [interval_text(answer), *difference_texts(answer, percent)]
-            rows.append([name, f"{percent:.1f}", *ours, verdict, source(answer, sources)])
-        if not of_people:
-            verdicts.add(NOT_RUN)
-            rows.append([name, f"{percent:.1f}", "", "", "", NOT_RUN, ""])
-    head = [table, *COLUMNS]
-    notes = notes_of(sources)
-    if verdicts - {*DECIDED}:
-        notes += to_run(table)
-    return Table(head, rows, notes)
-
-
 def interval_text(answer):
     low, high = answer.interval
     return f"{answer.percent:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def difference_texts(answer, published):
-    """Ours over the published number, in points and in standard errors of ours."""
-    points = answer.percent - published
-    errors = f"{points / answer.error:+.1f}" if answer.error else "-"
-    return [f"{points:+.1f}", errors]
+def paper_table(table, numbers, answers):
+    """(Table of published, ours, the difference and a word, a row each; its verdicts); what to run below it.
 
-
-def to_run(table):
-    lines = [f"to run, {what}: {command}   ({cost})" for what, command, cost in COMMANDS[table]]
-    if table in TABLES:
-        lines.append(f"to run, VPL and PAL on the same embeddings: {RIVALS_COMMAND}   (hours unknown)")
-    return lines
+    numbers: {Number: percent} of the table
+    """
+    rows = []
+    verdicts = []
+    sources = {}
+    for number, percent in numbers.items():
+        name = f"{number.column}, {number.method}, {number.group}"
+        of_number = [answer for answer in answers if answer.number == number]
+        for answer in of_number:
+            points = answer.percent - percent
+            errors = f"{points / answer.error:+.1f}" if answer.error else "-"  # of standard errors of ours
+            verdicts.append(verdict_of(answer, percent))
+            ours = [interval_text(answer), f"{points:+.1f}", errors, verdicts[-1], source(answer, sources)]
+            rows.append([name, f"{percent:.1f}", *ours])
+        if not of_number:
+            verdicts.append(NOT_RUN)
+            rows.append([name, f"{percent:.1f}", "", "", "", NOT_RUN, ""])
+    notes = notes_of(sources)
+    if {*verdicts} & {NOT_RUN, "not comparable"}:
+        for what, command, cost in COMMANDS[table]:
+            notes.append(f"to run, {what}: {command}   ({cost})")
+        if table in TABLES:
+            what = "VPL and PAL on the same embeddings"
+            notes.append(f"to run, {what}: {RIVALS_COMMAND}   (hours unknown)")
+    return Table([table, *COLUMNS], rows, notes), verdicts
 
 
 def planted_table(published, answers):
@@ -151,21 +127,17 @@ def planted_table(published, answers):
     rows = []
     sources = {}
     for number in published:
-        for answer in answers.get(number, []):
-            if answer.planted:
-                name = f"{number.table}, {number.column}, {number.method}, {number.group}"
-                rows.append([name, interval_text(answer), source(answer, sources)])
+        for answer in answers:
+            if answer.number == number:
+                rows.append([", ".join(number), interval_text(answer), source(answer, sources)])
     head = ["planted people", "planted accuracy [95 % interval]", "from"]
     return Table(head, rows, ["planted: says nothing about the paper's numbers", *notes_of(sources)])
 
 
-def counts_text(tables):
+def counts_text(verdicts):
     """How many rows have each verdict."""
-    counts = Counter()
-    for table in tables.values():
-        counts.update(row[VERDICT] for row in table.rows)
-    in_order = [verdict for verdict in (*LOOKS, NOT_RUN) if counts[verdict]]
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in in_order)
+    in_order = [verdict for verdict in (*LOOKS, NOT_RUN) if verdict in verdicts]
+    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in in_order)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -176,7 +148,7 @@ def counts_text(tables):
 def picture_of(numbers, answers):
     """Published against ours with its interval, on the diagonal where they agree -> SVG; "" where nothing was run.
 
-    numbers: {Number: percent} of one table. Planted people are left out.
+    numbers: {Number: percent} of one table
     """
     figure = empty_figure((4, 3.8))
     axes = figure.subplots()
@@ -185,66 +157,64 @@ def picture_of(numbers, answers):
     axes.set(xlabel="published (%)", ylabel="ours (%)")
     axes.grid(alpha=0.3)
     shown = {}
-    for number, percent in numbers.items():
-        for answer in answers.get(number, []):
-            if not answer.planted:
-                verdict = verdict_of(answer, percent)
-                colour, mark = LOOKS[verdict]
-                low, high = answer.interval
-                bar = [[answer.percent - low], [high - answer.percent]]
-                looks = {"color": colour, "marker": mark, "markersize": 5, "elinewidth": 0.8}
-                shown[verdict] = axes.errorbar(percent, answer.percent, bar, linestyle="none", **looks)
-    if not shown:
-        return ""
+    for answer in answers:
+        if answer.number in numbers:
+            percent = numbers[answer.number]
+            verdict = verdict_of(answer, percent)
+            colour, mark = LOOKS[verdict]
+            low, high = answer.interval
+            bar = [[answer.percent - low], [high - answer.percent]]
+            looks = {"color": colour, "marker": mark, "markersize": 5, "elinewidth": 0.8}
+            shown[verdict] = axes.errorbar(percent, answer.percent, bar, linestyle="none", **looks)
     axes.legend(shown.values(), shown, fontsize=8)
-    return svg_of(figure)
+    return svg_of(figure) if shown else ""
 
 
-def page_of(tables, published, answers, planted, left_out):
-    """All of it as HTML, by the means of apply/report.py."""
-    html = load_module("apply/page.py")
-    sections = [("Published against ours", html.remark(f"{counts_text(tables)}. {READING}"))]
-    for name, table in tables.items():
-        numbers = {number: percent for number, percent in published.items() if number.table == name}
-        picture = picture_of(numbers, answers)
-        sections.append((name, (html.picture(picture) if picture else "") + html.shown_table(table)))
-    if planted.rows:
-        sections.append(("Planted people", html.shown_table(planted)))
-    if left_out:
-        sections.append(("Left out", "".join(map(html.remark, left_out))))
-    return html.page("LoRe: the paper, row by row", sections)
-
-
-def main():
+def arguments():
     layout = argparse.RawDescriptionHelpFormatter
     parser = OneLineParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
-    default = [ROOT / folder for folder in FOLDERS]
+    default = [ROOT / folder for folder in FOLDERS if (ROOT / folder).exists()]
     words = "folders or files of results [those of the data sets and the benchmarks]"
-    parser.add_argument("--results", type=Path, nargs="+", metavar="FOLDER", help=words)
+    parser.add_argument("--results", type=Path, nargs="+", metavar="FOLDER", default=default, help=words)
     parser.add_argument("--output", default="", help="the page, PAGE.html")
     args = parser.parse_args()
-    for folder in args.results or ():
+    for folder in args.results:
         require(folder.exists(), f"--results {folder}: no such folder")
     if args.output:
         load_module("apply/outputs.py").require_page(args.output, [])
+    return args
+
+
+def main():
+    args = arguments()
+    html = load_module("apply/page.py")  # the means of apply/report.py
     published = published_numbers()
-    answers, left_out = read_all(json_files(args.results or default))
-    tables = {}
+    answers, left_out = read_all(args.results)
+    real = [answer for answer in answers if not answer.planted]
+    sections = []
+    every_verdict = []
     for name in dict.fromkeys(number.table for number in published):
-        tables[name] = paper_table(name, published, answers)
-    planted = planted_table(published, answers)
-    for table in tables.values():
+        numbers = {number: percent for number, percent in published.items() if number.table == name}
+        table, verdicts = paper_table(name, numbers, real)
+        every_verdict += verdicts
         print_table(table)
         print()
+        picture = picture_of(numbers, real) if args.output else ""
+        sections.append((name, (html.picture(picture) if picture else "") + html.shown_table(table)))
+    planted = planted_table(published, [answer for answer in answers if answer.planted])
     if planted.rows:
         print_table(planted)
         print()
-    for line in left_out:
-        print(f"left out: {line}", file=sys.stderr)
-    print(f"{len(published)} published numbers; rows: {counts_text(tables)}")
+        sections.append(("Planted people", html.shown_table(planted)))
+    if left_out:
+        print("\n".join(f"left out: {line}" for line in left_out), file=sys.stderr)
+        sections.append(("Left out", "".join(map(html.remark, left_out))))
+    counts = counts_text(every_verdict)
+    print(f"{len(published)} published numbers; rows: {counts}")
     if args.output:
+        sections.insert(0, ("Published against ours", html.remark(f"{counts}. {READING}")))
+        page = html.page("LoRe: the paper, row by row", sections)
         with written_whole(args.output) as file:
-            page = page_of(tables, published, answers, planted, left_out)
             file.write_bytes(page.encode(errors="backslashreplace"))  # names may hold what is no text
         print(f"the page is {args.output}")
 

@@ -4,36 +4,23 @@ answers_of(path)    [Answer] of a .json of a train_basis.py, vary_fewshot.py, ev
 """
 
 import json
-import math
 from pathlib import Path
 from typing import NamedTuple
 
-from published import (
-    BENCH,
-    BENCH_SCORES,
-    BRADLEY_TERRY,
-    CURVE,
-    ENCODER,
-    HALF,
-    LORE,
-    PERSONALLLM,
-    PRISM,
-    PROTOCOLS,
-    REFERENCE,
-    TABLES,
-    TLDR,
-    UNSEEN_BY_SHOTS,
-    Number,
-)
+import published
+from published import LORE, REFERENCE, Number
 
 from lore.common import InputError, require
 from lore.fit.evaluation import TESTED
 from lore.report.statistics import NORMAL, quantile
 from lore.splits import identity_of
 
-WRONG_TYPE = (TypeError, KeyError, AttributeError, OverflowError)
+# what a file raises that is no JSON, or holds something else than its script writes
+FOREIGN = (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 CURVE_RANK = 5  # of the published few-shot curve
-PEOPLE_OFF = 0.01  # share by which the number of people may differ: PRISM has 1,287, which no half divides
+PEOPLE_OFF = (
+    0.01  # share by which the number of people may differ: published.PRISM has 1,287, which no half divides
+)
 RIVALS = {"VPL": "VPL", "PAL-A": "PAL"}  # as compare_rivals.py calls them
 
 
@@ -54,58 +41,29 @@ class Answer(NamedTuple):
 
 def answers_of(path):
     """[Answer] of a file. InputError: it cannot be read, or answers nothing."""
-    report = parsed(path)
-    settings = field(report, "settings", dict)
-    script = settings.get("script")
-    require(isinstance(script, str), "does not say which script wrote it (another tool, or an older version)")
-    require(script in READERS, f"written by {script}: nothing of it is in the paper")
-    try:
-        origin = {"path": path, "versions": versions_of(report)}
-        answers = [answer._replace(**origin) for answer in READERS[script](report)]
-    except WRONG_TYPE as error:  # a list where a number belongs, and the like
-        raise InputError(f"holds something of another type than its script writes: {error}") from error
-    require(answers, "holds no row that the paper has")
-    return answers
-
-
-def parsed(path):
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=refuse)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}") from error
-    except RecursionError as error:
-        raise InputError("is nested too deep for results") from error
-    except ValueError as error:  # broken JSON, a NaN, bytes that are no text
-        raise InputError(f"is no JSON of results, or cut: {error}") from error
-    require(isinstance(report, dict), f"is a JSON {type(report).__name__}, no results")
-    return report
-
-
-def versions_of(report):
-    """Of the code and of torch; "+" where files differed from the commit."""
-    torch = field(report, "environment", dict).get("torch")
-    commit = report.get("git_commit") or "unknown"
-    return f"commit {commit[:9]}{'+' * commit.endswith('+')}, torch {torch}"
+        script = report["settings"]["script"]
+        require(script in READERS, f"written by {script}: nothing of it is in the paper")
+        origin = {"path": path, "versions": versions_of(report)}
+        answers = [answer._replace(**origin) for answer in READERS[script](report)]
+    except InputError:
+        raise
+    except FOREIGN as error:
+        words = f"{type(error).__name__}: {error}"
+        raise InputError(f"is no whole file of results of a script here ({words:.200})") from error
+    require(answers, "holds no row that the paper has")
+    return answers
 
 
 def refuse(constant):
     raise ValueError(f"it holds {constant}, which is no number")
 
 
-def field(mapping, name, kind):
-    """mapping[name]. InputError: missing, or of another type."""
-    value = mapping.get(name)
-    require(name in mapping, f"has no {name!r}")
-    fits = isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
-    require(fits, f"{name} is {value!r:.60}: of another type than here")
-    return value
-
-
-def dicts(mapping, name):
-    """A list of dicts."""
-    rows = field(mapping, name, list)
-    require(all(isinstance(row, dict) for row in rows), f"{name} holds something that is no row")
-    return rows
+def versions_of(report):
+    """Of the code and of torch; "+" where files differed from the commit."""
+    commit = report.get("git_commit") or "unknown"
+    return f"commit {commit[:9]}{'+' * commit.endswith('+')}, torch {report['environment']['torch']}"
 
 
 # ------------------------------------------------------------------------------------------------
@@ -114,52 +72,48 @@ def dicts(mapping, name):
 
 
 def of_personalllm(report):
-    population = field(report, "population", int | float)
-    return of_sweep(report, PERSONALLLM, f"a = {population:g}")
+    return of_sweep(report, published.PERSONALLLM, f"a = {report['population']:g}")
 
 
 def of_tldr(report):
-    return of_sweep(report, TLDR, f"{field(report, 'max_train', int)} pairs")
+    return of_sweep(report, published.TLDR, f"{report['max_train']} pairs")
 
 
 def of_prism(report):
-    return of_sweep(report, PRISM, HALF)
+    return of_sweep(report, published.PRISM, published.HALF)
 
 
 def of_sweep(report, table, column):
     """Yield an Answer for each alpha, method and group."""
-    in_paper = TABLES[table]
+    in_paper = published.TABLES[table]
     require(column in in_paper, f"{table}, {column}: the paper has {', '.join(in_paper)}")
-    runs = Runs.of(report)
+    runs = runs_of(report)
     for method, row, ranks in rows_of_methods(report):
-        alpha = finite(row.get("alpha"), "alpha")
-        protocol, reasons = runs.compared(table, None if method == REFERENCE else alpha)
-        how = [runs.repeats]
-        if method != REFERENCE and alpha:
-            how.append(f"alpha {alpha:g}")
+        alpha = None if method == REFERENCE else row["alpha"]
+        protocol, reasons = runs.compared(table, alpha)
+        how = runs.repeats
+        if alpha:
+            how += f", alpha {alpha:g}"
         if ranks:
-            how.append(f"K of {', '.join(map(str, ranks))}")
+            how += f", K of {', '.join(map(str, ranks))}"
         if len(ranks) == 1:
             reasons = (*reasons, f"K = {ranks[0]} alone, not cross-validated")
         for group in TESTED:
-            number = Number(table, column, method, group)
-            yield runs.answer(number, row, ", ".join(how), protocol, reasons)
+            yield runs.answer(Number(table, column, method, group), row, how, protocol, reasons)
 
 
 def rows_of_methods(report):
     """Yield (method, row of the summary, the ranks that LoRe could choose from)."""
     ranked = {}  # alpha -> {rank above 1: row}
-    for row in dicts(report, "summary"):
-        if row.get("variant") == "":
-            K = row.get("K")
-            if K in (0, 1):
-                yield (REFERENCE, BRADLEY_TERRY)[K], row, ()
-            elif isinstance(K, int):
-                ranked.setdefault(row.get("alpha"), {})[K] = row
-    for row in dicts(report, "cross_validated"):
-        ranks = [*ranked.get(row.get("alpha"), ())]
-        if len(ranks) > 1:
-            yield LORE, row, ranks
+    for row in report["summary"]:
+        K = row["K"]
+        if row["variant"] == "" and K in (0, 1):
+            yield (REFERENCE, published.BRADLEY_TERRY)[K], row, ()
+        elif row["variant"] == "" and isinstance(K, int):
+            ranked.setdefault(row["alpha"], {})[K] = row
+    for row in report["cross_validated"]:
+        if len(ranked.get(row["alpha"], ())) > 1:
+            yield LORE, row, [*ranked[row["alpha"]]]
     for rows in ranked.values():
         if len(rows) == 1:
             yield LORE, *rows.values(), [*rows]
@@ -167,40 +121,41 @@ def rows_of_methods(report):
 
 def of_curve(report):
     """Yield an Answer for each number of shots that the paper has."""
-    runs = Runs.of(report)
-    for row in dicts(report, "rows"):
-        shots = row.get("shots")
-        if shots in UNSEEN_BY_SHOTS and row.get("K") == CURVE_RANK:
-            protocol, reasons = runs.compared(CURVE, finite(row.get("alpha"), "alpha"))
-            number = Number(CURVE, f"{shots} shots", LORE, "unseen")
-            yield runs.answer(number, row, f"K = {CURVE_RANK}", protocol, reasons)
+    runs = runs_of(report)
+    for row in report["rows"]:
+        if row["shots"] in published.UNSEEN_BY_SHOTS and row["K"] == CURVE_RANK:
+            number = Number(published.CURVE, f"{row['shots']} shots", LORE, "unseen")
+            yield runs.answer(number, row, f"K = {CURVE_RANK}", *runs.compared(published.CURVE, row["alpha"]))
 
 
 def of_bench(report):
     """Yield an Answer for each subset of the reference head."""
-    runs = Runs.of(report)
-    protocol, reasons = runs.compared(BENCH, None)
-    for row in dicts(report, "rows"):
-        if row.get("reward") == "reference head":
-            for subset in BENCH_SCORES:
-                if subset in row:
-                    number = Number(BENCH, subset, REFERENCE, "rows")
-                    yield runs.answer(number, row, "K = 0", protocol, reasons, subset)
+    runs = runs_of(report)
+    for row in report["rows"]:
+        for subset in published.BENCH_SCORES if row["reward"] == "reference head" else ():
+            if subset in row:
+                number = Number(published.BENCH, subset, REFERENCE, "rows")
+                yield runs.answer(number, row, "K = 0", *runs.compared(published.BENCH, None), subset)
 
 
 def of_rivals(report):
     """Yield an Answer for each VPL or PAL row of compare_rivals.py on a data set of the paper."""
-    for row in dicts(report, "rows"):
-        method = RIVALS.get(row.get("method"))
-        kind, _, data_set = field(row, "data_set", str).partition(": ")
+    for row in report["rows"]:
+        method = RIVALS.get(row["method"])
+        kind, _, data_set = row["data_set"].partition(": ")
         table, _, column = data_set.partition(", ")
-        of_paper = kind in ("planted", "prepared") and column in TABLES.get(table, ())
+        of_paper = kind in ("planted", "prepared") and column in published.TABLES.get(table, ())
         if method and of_paper and "reason" not in row:
-            runs = Runs.of_rivals(row, PROTOCOLS[table][0], kind == "planted")
-            protocol, reasons = runs.compared(table, None)
+            # it has no other settings than the paper's
+            fixed = published.PROTOCOLS[table][0]
+            people = (0, 0) if kind == "planted" else row["people"]
+            encoder = of_encoder(row.get("model"))
+            runs = Runs(
+                fixed.settings, {}, row["populations"], people, fixed.tests, kind == "planted", encoder
+            )
             for group in TESTED:
                 number = Number(table, column, method, group)
-                yield runs.answer(number, row, runs.repeats, protocol, reasons)
+                yield runs.answer(number, row, runs.repeats, *runs.compared(table, None))
 
 
 READERS = {
@@ -229,42 +184,6 @@ class Runs(NamedTuple):
     planted: bool
     encoder: tuple  # why its embeddings are not the paper's; () = they are
 
-    @classmethod
-    def of(cls, report):
-        settings = field(report, "settings", dict)
-        ids = {}
-        resplit = settings.get("resplit") is True
-        seeds = set()
-        people = (0, 0)
-        tests = 0.0
-        for row in dicts(report, "rows"):
-            if resplit:
-                seeds.add(field(row, "seed", int))
-            groups = field(row, "of_each_user", dict) if "of_each_user" in row else {}
-            counts = {}
-            for name in TESTED:
-                if name in groups:
-                    users = field(field(groups, name, dict), "user", list)
-                    counts[name] = len(users)
-                    ids.setdefault(name, set()).update(users)
-            if counts and row.get("variant") == "":
-                people = tuple(counts.get(name, 0) for name in TESTED)
-                pairs = field(groups["unseen"], "pairs", list)
-                tests = sum(pairs) / max(1, len(pairs))
-        splits = len(seeds) if resplit else 1
-        planted = settings.get("synthetic") is True
-        encoder = () if planted else of_encoder(report.get("model"))
-        return cls(settings, ids, splits, people, tests, planted, encoder)
-
-    @classmethod
-    def of_rivals(cls, row, protocol, planted):
-        """What compare_rivals.py fits by; it has no other settings than the paper's."""
-        splits = field(row, "populations", int)
-        people = (0, 0) if planted else tuple(field(row, "people", list))
-        require(len(people) == len(TESTED), f"people is {people}, not as many as {TESTED}")
-        encoder = () if planted else of_encoder(row.get("model"))
-        return cls(protocol.settings, {}, splits, people, protocol.tests, planted, encoder)
-
     @property
     def repeats(self):
         return f"{self.splits} split" + "s" * (self.splits > 1)
@@ -273,17 +192,14 @@ class Runs(NamedTuple):
         """(name of the protocol that comes nearest, why the numbers cannot be compared all the same)."""
         if self.planted:
             return "planted", ()
-        nearest = min(PROTOCOLS[table], key=lambda protocol: len(self.differences(protocol, alpha)))
+        nearest = min(published.PROTOCOLS[table], key=lambda protocol: len(self.differences(protocol, alpha)))
         return nearest.name, (*self.encoder, *self.differences(nearest, alpha))
 
     def differences(self, protocol, alpha):
         """How these fits differ from a protocol, each in a few words."""
         words = []
         for name, expected in protocol.settings.items():
-            value = "not said"
-            if name in self.settings:
-                kind = type(expected)
-                value = field(self.settings, name, int | float if kind in (int, float) else kind)
+            value = self.settings.get(name, "not said")
             if value != expected:
                 words.append(f"{name} {value}, not {'empty' if expected == '' else expected}")
         for group, count, expected in zip(TESTED, self.people, protocol.people):
@@ -300,39 +216,48 @@ class Runs(NamedTuple):
     def answer(self, number, row, how, protocol, reasons, name=None):
         """The Answer of a row; name: of its accuracy, where that is not the group's."""
         name = name or number.group
-        percent = 100 * finite(row.get(name), name)
-        require(0 <= percent <= 100, f"{name} is {row[name]}: no accuracy")
-        interval = field(row, f"{name}_interval", list)
-        require(len(interval) == 2, f"{name}_interval has {len(interval)} ends")
-        low, high = (100 * finite(end, f"{name}_interval") for end in interval)
-        require(low <= percent <= high, f"{name}_interval does not hold {name}")
-        error = (high - low) / 2 / self.quantile(row, number.group)
-        return Answer(number, percent, (low, high), error, how, protocol, tuple(reasons), self.planted)
-
-    def quantile(self, row, group):
-        """Half the width of an interval, in standard errors."""
-        in_a_fit = dict(zip(TESTED, self.people))
-        users = len(self.ids.get(group, ())) or in_a_fit.get(group, 0)
-        return quantile(users) if "Student" in str(row.get("interval")) else NORMAL
+        low, high = row[f"{name}_interval"]
+        correct = 0 <= row[name] <= 1 and low <= row[name] <= high
+        require(correct, f"{name} is {row[name]} [{low}, {high}]: no accuracy with its interval")
+        users = len(self.ids.get(number.group, ())) or dict(zip(TESTED, self.people)).get(number.group, 0)
+        half = quantile(users) if "Student" in row.get("interval", "") else NORMAL  # in standard errors
+        error = 100 * (high - low) / 2 / half
+        interval = (100 * low, 100 * high)
+        return Answer(number, 100 * row[name], interval, error, how, protocol, tuple(reasons), self.planted)
 
 
-def finite(value, name):
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    require(number, f"{name} is {value!r:.60}, no number")
-    return value
+def runs_of(report):
+    """The Runs of a sweep, a curve or a benchmark."""
+    settings = report["settings"]
+    ids = {name: set() for name in TESTED}
+    seeds = set()
+    people = (0, 0)
+    tests = 0.0
+    for row in report["rows"]:
+        seeds.add(row.get("seed"))
+        groups = row.get("of_each_user") or {}
+        for name in ids.keys() & groups.keys():
+            ids[name].update(groups[name]["user"])
+        if row.get("variant") == "" and "unseen" in groups:
+            people = tuple(len(groups[name]["user"]) if name in groups else 0 for name in TESTED)
+            pairs = groups["unseen"]["pairs"]
+            tests = sum(pairs) / len(pairs)
+    splits = len(seeds) if settings.get("resplit") is True else 1
+    planted = settings.get("synthetic") is True
+    return Runs(settings, ids, splits, people, tests, planted, of_encoder(report.get("model")))
 
 
 def of_encoder(text):
     """Why embeddings are not those of the paper's reward model; () where they are."""
-    identity = identity_of(text) if isinstance(text, str) else None
-    name = (identity or {}).get("model")
-    if not isinstance(name, str):
-        return ("encoder not said",)
-    repository, folder, last = ("", "", *Path(name).parts)[-3:]  # as of a snapshot in the Hub's cache
-    if last != ENCODER and not (folder == "snapshots" and repository.endswith(f"--{ENCODER}")):
-        return (f"other encoder ({'/'.join(Path(name).parts[-2:])})",)
+    identity = identity_of(text or "") or {}
+    name = identity.get("model", "")
+    repository, folder, last = ("", "", "", *Path(name).parts)[-3:]  # as of a snapshot in the Hub's cache
+    if last != published.ENCODER and not (
+        folder == "snapshots" and repository.endswith(f"--{published.ENCODER}")
+    ):
+        return (f"other encoder ({'/'.join(Path(name).parts[-2:]) or 'not said'})",)
     reasons = []
-    for name, expected in (("pooling", "last"), ("head", "score")):
-        if identity.get(name) != expected:
-            reasons.append(f"{name} {identity.get(name)}, not {expected}")
+    for setting, expected in (("pooling", "last"), ("head", "score")):
+        if identity.get(setting) != expected:
+            reasons.append(f"{setting} {identity.get(setting)}, not {expected}")
     return tuple(reasons)
