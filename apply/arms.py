@@ -30,7 +30,7 @@ def accuracies(rater, known):
     shares = []
     for numbers in ways:
         pairs = rater.known[numbers]
-        rewards = rewards_by(rater.pool, pairs, mixtures_of(rater.pool, pairs))
+        rewards = rewards_by(rater.pool, pairs, *mixtures_of(rater.pool, [pairs]))
         preferred, rejected = rewards[rater.known[rest]].T
         shares.append((preferred > rejected).double().mean().item())
     return shares

@@ -39,13 +39,11 @@ from lore.fit.likelihood import LOGIT_SCALE
 from lore.report.pictures import plot_questions
 from lore.report.results import save_results
 from lore.settings import settings
-from lore.text.conversations import text_bytes
 from lore.text.input_rows import candidates_of, identifier, is_nothing, judgements_of, rows_of
-from lore.text.spellings import as_asked, as_read
-from lore.text.throughput import Tally
+from lore.text.spellings import as_read
 from newcomers import embedded_pairs, to_fit
-from questions import WAYS, Pool, Posterior, is_one_for_all, most_telling
-from saved_basis import conversations_in, encoder_of_basis, open_basis, require_free
+from questions import CHOSEN, RANDOM, WAYS, Pool, Posterior, is_one_for_all, most_telling
+from saved_basis import conversations_in, embedded, encoder_of_basis, open_basis, require_free
 from stored_answers import StoredAnswers, text_numbers
 
 # ------------------------------------------------------------------------------- settings ---
@@ -71,49 +69,33 @@ SOMEBODY = "the person"  # whose id nobody has said
 # ------------------------------------------------------------------------------------------------
 
 
-class Trial(NamedTuple):
-    """Accuracy on other pairs of planted people after 0, 1, .. N questions."""
-
-    agreed: dict  # way -> (trials, N + 1)
-    best: torch.Tensor  # (trials,) of who knows the planted reward
-
-    def rows(self):
-        """One dict per number of questions: mean of each way and its standard error."""
-        rows = []
-        for asked in range(self.agreed["random"].shape[1]):
-            row = {"questions": asked, "best": self.best.mean().item()}
-            for way in WAYS:
-                row[way] = self.agreed[way][:, asked].mean().item()
-                row[f"{way}_error"] = standard_error(self.agreed[way][:, asked])
-            rows.append(row)
-        return rows
-
-    def difference(self):
-        """[mean, low, high] of chosen minus random questions after all of them."""
-        gained = (self.agreed["chosen"] - self.agreed["random"])[:, -1]
-        half = SURE * standard_error(gained)
-        return [gained.mean().item(), gained.mean().item() - half, gained.mean().item() + half]
-
-
-def standard_error(values):
-    return (values.std() / len(values) ** 0.5).item()
-
-
 def try_out(pool, W, count, trials, seed):
-    """Planted people mix the basis as W (people, K) do and answer questions of half a pool -> Trial.
+    """Planted people mix the basis as W (people, K) do and answer questions of half a pool.
 
     Each trial draws a person, a half of the pool, or of TRIAL_PAIRS of it, to ask about, the random
     questions and the answers; on the other half, right is the probability that the planted person agrees
-    with the prediction.
+    with the prediction. -> one dict for each number of questions: mean of each way and its standard error,
+    and of who knows the planted reward; [mean, low, high] of chosen minus random questions after all of them.
     """
     generator = torch.Generator().manual_seed(seed)
     some = torch.randperm(len(pool.pairs), generator=generator)[:TRIAL_PAIRS]
     pool = Pool(pool.table, pool.pairs[some], pool.V, pool.prior)
     people = torch.randint(len(W), (trials,), generator=generator)
     planted = [plant(pool, w, generator) for w in W[people].double()]
-    agreed = {way: agreement_after_each(pool, planted, count, way) for way in WAYS}
-    best = torch.tensor([torch.maximum(each.first, 1 - each.first).mean() for each in planted])
-    return Trial(agreed, best)
+    agreed = {way: agreement_after_each(pool, planted, count, way) for way in WAYS}  # (trials, count + 1)
+    best = torch.stack([torch.maximum(each.first, 1 - each.first).mean() for each in planted]).mean().item()
+    rows = []
+    for asked in range(count + 1):
+        rows.append({"questions": asked, "best": best})
+        for way in WAYS:
+            mean, error = mean_and_error(agreed[way][:, asked])
+            rows[-1] |= {way: mean, f"{way}_error": error}
+    gain, error = mean_and_error(agreed[CHOSEN][:, -1] - agreed[RANDOM][:, -1])
+    return rows, [gain, gain - SURE * error, gain + SURE * error]
+
+
+def mean_and_error(values):
+    return values.mean().item(), (values.std() / len(values) ** 0.5).item()
 
 
 def plant(pool, w, generator):
@@ -127,9 +109,9 @@ def plant(pool, w, generator):
     return Interviewee(answers, ask, pool.pairs[test], first[test])
 
 
-def describe(trial, count):
+def describe(difference, count):
     """What the trial shows, in a sentence."""
-    mean, low, high = [100 * value for value in trial.difference()]
+    mean, low, high = [100 * value for value in difference]
     said = f"chosen minus random questions, after {count}: {mean:+.1f} [{low:+.1f}, {high:+.1f}] points"
     if low > 0:
         return f"{said}: choosing helps here"
@@ -211,33 +193,18 @@ def questions_in(args, asked):
     added = ["told", "user_id"] if args.user else ["told"]
     for where, fields, _ in rows:
         require_free(where, fields, added)
-    first = {}
-    for number, (_, _, pair) in enumerate(rows):
-        first.setdefault(frozenset(map(as_asked, pair)), number)
-    if len(first) < len(rows):
-        print(f"left out: {len(rows) - len(first)} x the same question again")
-    rows = [rows[number] for number in first.values()]
     numbers = text_numbers([pair for _, _, pair in rows])
     turned = text_numbers([pair[::-1] for _, _, pair in rows])
-    new = [row for row, *either in zip(rows, numbers, turned) if not asked.numbers & {*either}]
-    if len(new) < len(rows):
-        print(f"left out: {len(rows) - len(new)} x a question that was asked before")
-    if len(new) < 2:
-        raise InputError(f"{args.input} has {len(new)} different pairs to ask about; the trial needs two")
+    different = {}
+    for row, *either in zip(rows, numbers, turned):
+        different.setdefault(min(either), (row, {*either}))
+    if len(different) < len(rows):
+        print(f"left out: {len(rows) - len(different)} x the same question again")
+    new = [row for row, either in different.values() if not asked.numbers & either]
+    if len(new) < len(different):
+        print(f"left out: {len(different) - len(new)} x a question that was asked before")
+    require(len(new) > 1, f"{args.input} has {len(new)} different pairs to ask about; the trial needs two")
     return new
-
-
-def embedded(rows, encoder):
-    """Table of all replies of the pool, and the rows of each pair (n, 2)."""
-    talks = []
-    lines = []
-    for where, _, pair in rows:
-        talks += pair
-        lines += [where] * 2
-    with Tally(sum(map(text_bytes, talks))) as tally:
-        table, numbers = encoder.embed_distinct(talks, tally, lines)
-    tally.report()
-    return table.float(), numbers.view(-1, 2)
 
 
 def with_answers(table, asked, encoder):
@@ -272,26 +239,27 @@ def main():
     shown = [question_of(where, pair) for where, _, pair in rows] if args.format else []
     encoder = encoder_of_basis(args.basis, basis, args)
     table, pairs = embedded(rows, encoder)
-    table, answers = with_answers(table, asked, encoder)
-    pool = Pool(table, pairs, basis.V, prior)
+    table, answers = with_answers(table.float(), asked, encoder)
+    pool = Pool(table, torch.stack(pairs), basis.V, prior)
     numbers, told = most_telling(pool, Posterior.of(pool, answers), args.questions)
     if len(numbers) < args.questions:
         print(f"no more than {len(numbers)} questions of the pool tell anything new")
     count = min(args.questions, TRIAL_QUESTIONS, len(pairs) // 2)
-    trial = try_out(pool, torch.cat([basis.W, basis.W_unseen]), count, args.trials, args.seed)
+    W = torch.cat([basis.W, basis.W_unseen])
+    trial, difference = try_out(pool, W, count, args.trials, args.seed)
     with written_rows(args.output) as write:
         for number, gain in zip(numbers, told):
             added = {"told": gain} | ({"user_id": args.user} if args.user else {})
             write(rows[number][1] | added)
-    save_results(prefix, trial.rows(), args, difference=trial.difference())
+    save_results(prefix, trial, args, difference=difference)
     plot_questions(prefix)
-    before, after = trial.rows()[0], trial.rows()[-1]
+    before, after = trial[0], trial[-1]
     print(
         f"planted people, on other pairs: {100 * before['random']:.1f} % before any question,"
         f" {100 * after['random']:.1f} after {count} random ones,"
         f" {100 * after['chosen']:.1f} after the chosen ones, {100 * after['best']:.1f} at best"
     )
-    print(describe(trial, count))
+    print(describe(difference, count))
     print(f"the questions are in {args.output}, the trial in {prefix}.json and .png")
     if args.format:
         needed = write_questions(imported, args.format, [shown[number] for number in numbers])

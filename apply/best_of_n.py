@@ -32,14 +32,7 @@ from lore.report.text_tables import print_aligned
 from lore.settings import settings
 from lore.text.input_rows import candidates_of
 from lore.text.spellings import as_read
-from saved_basis import (
-    chosen_users,
-    encoder_of_basis,
-    extended,
-    open_basis,
-    print_worth,
-    scored_rows,
-)
+from saved_basis import chosen_users, encoder_of_basis, open_basis, print_worth, scored_rows
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -52,7 +45,6 @@ vote = False  # also what these people would choose together
 
 ADDED = ("population_best", "population_tied", "best", "gain", "tied", "vote")  # fields that are written
 SAME = 1e-6  # log-odds: two replies nearer than this are worth the same
-VOTERS = 2**22  # pairs of replies, of one person each, that are compared at a time
 SHOWN = 20  # people in the printed table
 
 
@@ -80,13 +72,11 @@ def vote_of(replies, rewards):
     """
     first = [i for i, reply in enumerate(replies) if reply not in replies[:i]]
     rewards = rewards[first]
-    count = len(first)
-    wins = np.zeros((count, count))
-    people = max(1, VOTERS // count**2)  # at a time
-    for begin in range(0, rewards.shape[1], people):
-        some = rewards[:, begin : begin + people]
-        lead = some[:, None] - some[None]  # (replies, rivals, people)
-        wins += (lead > SAME).sum(2) + (abs(lead) <= SAME).sum(2) / 2
+    wins = []
+    for reward in rewards:
+        lead = reward - rewards  # (people,) - (rivals, people) -> (rivals, people)
+        wins.append((lead > SAME).sum(1) + (abs(lead) <= SAME).sum(1) / 2)
+    wins = np.array(wins)
     beats = wins > wins.T
     np.fill_diagonal(beats, True)
     winner = np.flatnonzero(beats.all(1))
@@ -167,7 +157,7 @@ def main():
     with written_rows(args.output) as write:
         for row in scored_rows(args.input, candidates_of, encoder, basis, users, ADDED):
             chosen = choose(row, users, doubts, args.vote)
-            write(extended(row, chosen))
+            write(row.fields | chosen)
             summary.add(chosen)
     summary.print()
     print_worth(basis)

@@ -4,10 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from lore.fit.comparisons import Comparisons
-from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.mixtures import Mixtures, solve_mixtures
-from questions import RANDOM, Posterior, most_telling, rewards_by, rows_of_pairs
+from questions import RANDOM, Posterior, mixtures_of, most_telling, rewards_by
 
 
 class Interviewee(NamedTuple):
@@ -28,7 +25,7 @@ def agreement_after_each(pool, people, count, way):
     agreed = []
     for step in range(count + 1):
         known = [person.answers[asked] for person, asked in zip(people, numbers)]
-        fits = mixtures_of_people(pool, known)
+        fits = mixtures_of(pool, known)
         agreed.append(
             [agreement(rewards_by(pool, *fit), person) for *fit, person in zip(known, fits, people)]
         )
@@ -48,17 +45,3 @@ def agreement(rewards, person):
     """Mean probability that a person agrees with predictions by rewards (rows,) on their other pairs."""
     margin = rewards[person.test[:, 0]] - rewards[person.test[:, 1]]  # (t,)
     return torch.where(margin > 0, person.first, 1 - person.first).mean().item()
-
-
-def mixtures_of_people(pool, known):
-    """(R2) of several people who are known by pairs (m, 2) each: a list of the Mixtures of each."""
-    counts = [len(pairs) for pairs in known]
-    user = torch.arange(len(known)).repeat_interleave(torch.tensor(counts))
-    rows = rows_of_pairs(torch.cat([*known]))
-    pairs = None
-    if len(rows):
-        answering, number = user.unique(return_inverse=True)
-        pairs = Comparisons(pool.table, number, tuple(map(str, answering.tolist())), *rows.T)
-    fit = solve_mixtures(pool.log_odds(rows) * LOGIT_SCALE, user, len(known), pool.prior, pairs)
-    parts = zip(fit.W.split(1), fit.logits.split(counts), fit.a.split(counts))
-    return [Mixtures(W, logits=logits, a=a) for W, logits, a in parts]

@@ -9,9 +9,8 @@ from lore.common import InputError, require
 from lore.fit.basis import stacked_deviations
 from lore.fit.comparisons import Comparisons
 from lore.fit.groups import names_of
-from lore.text.conversations import text_bytes
 from lore.text.input_rows import first_times
-from lore.text.throughput import Tally
+from saved_basis import embedded
 
 
 def require_new(judgements, basis, path, back=(), advice="give new people other ids"):
@@ -36,12 +35,9 @@ def to_fit(judgements):
 
 def embedded_pairs(judgements, encoder):
     """Comparisons of all people of a file, sorted by id."""
-    talks = [each.chosen for each in judgements] + [each.rejected for each in judgements]
-    lines = [each.file_and_line for each in judgements]
-    with Tally(sum(map(text_bytes, talks))) as tally:
-        table, rows = encoder.embed_distinct(talks, tally, lines + lines)
-    tally.report()
-    return pairs_of(judgements, table, *rows.view(2, -1).numpy())
+    rows = [(each.file_and_line, each, [each.chosen, each.rejected]) for each in judgements]
+    table, numbers = embedded(rows, encoder)
+    return pairs_of(judgements, table, *torch.stack(numbers, 1).numpy())
 
 
 def pairs_of(judgements, table, chosen, rejected):

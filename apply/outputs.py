@@ -6,7 +6,6 @@ is in it; links stay links; what is written is there whole, or not at all.
 """
 
 import gzip
-import io
 import json
 import os
 import shutil
@@ -104,16 +103,13 @@ def require_people(path, basis, users):
 @contextmanager
 def written_rows(path):
     """write(fields), for JSON lines that are there whole in the end, or not at all; gzip by the name."""
-    with written_whole(path) as temporary:
-        packed = str(path).endswith(".gz")
-        with gzip.open(temporary, "wb") if packed else open(temporary, "wb") as file:
-            text = io.TextIOWrapper(file, encoding="utf-8")
+    opened = gzip.open if str(path).endswith(".gz") else open
+    with written_whole(path) as temporary, opened(temporary, "wt", encoding="utf-8") as file:
 
-            def write(fields):
-                text.write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
+        def write(fields):
+            file.write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
 
-            yield write
-            text.flush()
+        yield write
 
 
 def require_folder(path):

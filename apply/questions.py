@@ -108,7 +108,7 @@ class Posterior(NamedTuple):
         known = rows_of_pairs(known)
         prior = pool.prior
         if mixtures is None:
-            mixtures = mixtures_of(pool, known)
+            (mixtures,) = mixtures_of(pool, [known])
         gram = pool.gram(known)
         mean = pool.z @ mixtures.W[0] + gram @ mixtures.a / LOGIT_SCALE  # (n, K) @ (K,), (n, m) @ (m,)
         z = pool.log_odds(known)
@@ -149,11 +149,18 @@ class Posterior(NamedTuple):
 
 
 def mixtures_of(pool, known):
-    """(R2) of one person who is known by pairs (m, 2)."""
-    user = torch.zeros(len(known), dtype=torch.long)
-    pairs = Comparisons(pool.table, user, ("they",), *known.T) if len(known) else None
-    Z = pool.log_odds(known) * LOGIT_SCALE
-    return solve_mixtures(Z, user, 1, pool.prior, pairs, spread=True)
+    """(R2) of people who are known by pairs (m, 2) each: a list of the Mixtures of each."""
+    counts = [len(pairs) for pairs in known]
+    user = torch.arange(len(known)).repeat_interleave(torch.tensor(counts))
+    rows = torch.cat([*known])
+    pairs = None
+    if len(rows):
+        answering, number = user.unique(return_inverse=True)
+        pairs = Comparisons(pool.table, number, tuple(map(str, answering.tolist())), *rows.T)
+    Z = pool.log_odds(rows) * LOGIT_SCALE
+    fit = solve_mixtures(Z, user, len(known), pool.prior, pairs, spread=True)
+    parts = zip(fit.W.split(1), fit.spread.split(1), fit.logits.split(counts), fit.a.split(counts))
+    return [Mixtures(W, spread=spread, logits=logits, a=a) for W, spread, logits, a in parts]
 
 
 def rewards_by(pool, known, mixtures):

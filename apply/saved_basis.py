@@ -28,7 +28,6 @@ share = True  # compute once what conversations share; off for a model that refu
 BLOCK = 2**22  # bytes of text that are embedded before their rows are written
 COIN = math.log(2)  # log-loss of who does not look
 TOLD = 1e-4  # a difference of log-losses that is no rounding
-REWARDS = 2**24  # rewards that are in memory at a time, one row's at least
 STATED = {"model", "version", "pooling", "dtype", "max_length", "head"}  # of every identity
 THE_SAME = ("version", "pooling", "max_length", "head")  # in a basis and in its encoder
 
@@ -135,31 +134,32 @@ class Row(NamedTuple):
 def scored_rows(path, conversations_of, encoder, basis, users, added=()):
     """Yield a Row for each of a file, which is first read through once, so that no fault comes late.
 
-    conversations_of(where, fields): the conversations of a row; added: names of the fields that are
-    added to it. Memory for BLOCK bytes of text and REWARDS rewards.
-    InputError, with file and line: whatever that raises; no row; a reply too long for the model.
+    conversations_of(where, fields): the conversations of a row; added: names of the fields that will be
+    added to it. Memory for BLOCK bytes of text and the rewards of a row.
+    InputError, with file and line: whatever that raises; no row; such a field; a reply too long for the model.
     """
     size = 0
     for row in conversations_in(path, conversations_of):
         require_free(*row[:2], added)
         size += bytes_of(row)
-    if not size:
-        raise InputError(f"{path} holds no row")
+    require(size, f"{path} holds no row")
     with Tally(size) as tally:
-        for block in in_blocks(conversations_in(path, conversations_of), bytes_of, BLOCK):
+        for block in in_blocks(conversations_in(path, conversations_of), BLOCK):
             table, numbers = embed_block(block, encoder, tally)
-            for rows in in_blocks(zip(block, numbers), lambda row: len(row[1]) * len(users), REWARDS):
-                yield from rewarded(rows, table, basis, users)
+            for (where, fields, _), of_row in zip(block, numbers):
+                vectors = table[of_row]
+                rewards = basis.log_odds(vectors, users)
+                yield Row(where, fields, vectors, basis.population(vectors), rewards)
     tally.report()
 
 
-def in_blocks(items, size_of, most):
-    """Yield lists of items, each as soon as the sizes of its items reach so much together."""
+def in_blocks(rows, most):
+    """Yield lists of rows, each as soon as there are so many bytes of text in it."""
     block = []
     size = 0
-    for item in items:
-        block.append(item)
-        size += size_of(item)
+    for row in rows:
+        block.append(row)
+        size += bytes_of(row)
         if size >= most:
             yield block
             block = []
@@ -179,8 +179,16 @@ def bytes_of(row):
     return sum(map(text_bytes, row[2]))
 
 
+def embedded(rows, encoder):
+    """embed_block of all there is, which says how fast that was."""
+    with Tally(sum(map(bytes_of, rows))) as tally:
+        table, numbers = embed_block(rows, encoder, tally)
+    tally.report()
+    return table, numbers
+
+
 def embed_block(block, encoder, tally):
-    """Table (distinct conversations, d) of a block, and which of it each of its rows has."""
+    """Table (distinct conversations, d) of rows of conversations_in, and which of it each of them has."""
     talks = []
     lines = []
     for where, _, of_row in block:
@@ -188,22 +196,6 @@ def embed_block(block, encoder, tally):
         lines.extend([where] * len(of_row))
     table, rows = encoder.embed_distinct(talks, tally, lines)
     return table, rows.split([len(of_row) for _, _, of_row in block])
-
-
-def rewarded(rows, table, basis, users):
-    """Yield the Rows of some: all their replies and people as one product."""
-    vectors = table[torch.cat([numbers for _, numbers in rows])]
-    sizes = [len(numbers) for _, numbers in rows]
-    population = basis.population(vectors).split(sizes)
-    rewards = basis.log_odds(vectors, users).split(sizes)
-    for ((where, fields, _), _), *of_row in zip(rows, vectors.split(sizes), population, rewards):
-        yield Row(where, fields, *of_row)
-
-
-def extended(row, added):
-    """The fields of a row and what is added to it. InputError: it has such fields already."""
-    require_free(row.where, row.fields, added)
-    return row.fields | added
 
 
 def require_free(where, fields, added):

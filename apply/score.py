@@ -9,7 +9,7 @@ Reads:  --basis, a .safetensors file of a train_basis.py or of adapt.py
 Writes: --output, the same rows as JSON lines (gzip where the name says so) with `population`, and with
         `rewards`, {id: reward}. On the scale of log-odds: of two replies to one prompt, a person
         prefers the first with probability sigmoid(their difference). By itself a reward says nothing.
-Cost:   one pass of the encoder over the replies; memory for 4 MB of text and one row's rewards, or 64 MB.
+Cost:   one pass of the encoder over the replies; memory for 4 MB of text and one row's rewards.
 """
 
 import sys
@@ -23,14 +23,7 @@ import saved_basis
 from lore.common import start
 from lore.settings import settings
 from lore.text.input_rows import reply_of
-from saved_basis import (
-    chosen_users,
-    encoder_of_basis,
-    extended,
-    open_basis,
-    print_worth,
-    scored_rows,
-)
+from saved_basis import chosen_users, encoder_of_basis, open_basis, print_worth, scored_rows
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -39,7 +32,6 @@ output = ""  # where the rows go with their rewards
 users = []  # ids of people whose rewards are wanted, beside the population's
 everybody = False  # those of all people of the basis
 # -------------------------------------------------------------------------------------------
-
 
 ADDED = ("population", "rewards")  # fields that are written
 
@@ -60,7 +52,7 @@ def main():
             added = {"population": row.population.item()}
             if users:
                 added["rewards"] = dict(zip(users, row.rewards[0].tolist()))
-            write(extended(row, added))
+            write(row.fields | added)
             count += 1
     print_worth(basis)
     print(f"{count} rows, with rewards of {len(users)} people and the population: {args.output}")

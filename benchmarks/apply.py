@@ -134,11 +134,12 @@ def choosing(folder, prompts, device):
 
         def choose():
             summary = best_of_n.Summary(users)
+            doubts = best_of_n.Doubts(basis, users)
             rows = best_of_n.scored_rows(source, candidates_of, encoder, basis, users)
             with best_of_n.written_rows(Path(name) / "chosen.jsonl") as write:
                 for row in rows:
-                    chosen = best_of_n.choose(row, users, vote=False)
-                    write(best_of_n.extended(row, chosen))
+                    chosen = best_of_n.choose(row, users, doubts, vote=False)
+                    write(row.fields | chosen)
                     summary.add(chosen)
 
         spent = seconds(choose)

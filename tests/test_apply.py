@@ -53,11 +53,9 @@ def vectors_of(basis, rows):
 # ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pieces", [None, 1])
-def test_scores_are_those_of_each_persons_own_head(with_deviations, rows, tmp_path, monkeypatch, pieces):
-    if pieces:  # of the text and of the rewards: memory of one row
-        monkeypatch.setattr(saved_basis, "BLOCK", pieces)
-        monkeypatch.setattr(saved_basis, "REWARDS", pieces)
+@pytest.mark.parametrize("block", [saved_basis.BLOCK, 1])
+def test_scores_are_those_of_each_persons_own_head(with_deviations, rows, tmp_path, monkeypatch, block):
+    monkeypatch.setattr(saved_basis, "BLOCK", block)
     lines = scored(with_deviations, rows, tmp_path / "scored.jsonl", "--everybody")
     saved = load_basis(with_deviations)
     W, E = torch.cat([saved.W, saved.W_unseen]), torch.cat([saved.E, saved.E_unseen])
@@ -68,12 +66,6 @@ def test_scores_are_those_of_each_persons_own_head(with_deviations, rows, tmp_pa
         expected = (e @ saved.V @ saved.W.mean(0)).item() / LOGIT_SCALE
         assert row["population"] == pytest.approx(expected, abs=1e-4)
     assert [row["id"] for row in lines] == [0, 1, 2, 3]
-
-
-def test_a_block_is_full_as_soon_as_it_has_enough():
-    blocks = [*saved_basis.in_blocks(iter([90, 30, 60, 120, 30, 100]), int, 100)]
-    assert blocks == [[90, 30], [60, 120], [30, 100]]
-    assert [*saved_basis.in_blocks([200, 3], int, 100)] == [[200], [3]]
 
 
 def test_an_encoder_that_has_changed_is_refused(basis, rows, tmp_path, text_encoder):
@@ -191,17 +183,15 @@ def test_the_best_of_n_is_the_best_scored(basis, rows, tmp_path):
     assert chosen["vote"]["majority"] == chosen["population_best"]
 
 
-def test_votes_and_ties_that_one_can_count_by_hand(monkeypatch):
+def test_votes_and_ties_that_one_can_count_by_hand():
     script = load_script(APPLY / "best_of_n.py")
     # three people, two of whom like 0 most, one of whom likes 1 most and 0 least
     rewards = np.array([[3, 3, 0], [2, 2, 2], [0, 0, 1]], dtype=float)
     twice = rewards[[0, 0, 1, 2]]
     cycle = np.array([[2, 0, 1], [1, 2, 0], [0, 1, 2]], dtype=float)  # Condorcet's paradox
-    for voters in (script.VOTERS, 1):  # all at once, one after the other
-        monkeypatch.setattr(script, "VOTERS", voters)
-        assert script.vote_of("abc", rewards) == {"borda": 0, "majority": 0}  # 4, 4 and 1 points
-        assert script.vote_of("aabc", twice) == {"borda": 0, "majority": 0}  # as if it stood once
-        assert script.vote_of("abc", cycle)["majority"] is None
+    assert script.vote_of("abc", rewards) == {"borda": 0, "majority": 0}  # 4, 4 and 1 points
+    assert script.vote_of("aabc", twice) == {"borda": 0, "majority": 0}  # as if it stood once
+    assert script.vote_of("abc", cycle)["majority"] is None
     best, tied = script.best_of(["a", "b", "a"], np.array([[1.0, 0], [1, 2], [1, 0]]))
     assert best.tolist() == [0, 1] and tied == {0: [1]}
 

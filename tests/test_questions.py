@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from interviews import Interviewee, agreement_after_each, mixtures_of_people
+from interviews import Interviewee, agreement_after_each
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import EVERYBODY, Prior
 from questions import RANDOM, Pool, Posterior, mixtures_of, most_telling, rewards_by
@@ -107,8 +107,8 @@ def test_nothing_is_asked_again_however_it_is_put():
 def test_people_side_by_side_are_each_alone():
     pool = pool_of(PRIORS["both"])
     known = [KNOWN, KNOWN[:0], KNOWN[:1]]
-    for pairs, together in zip(known, mixtures_of_people(pool, known)):
-        alone = mixtures_of(pool, pairs)
+    for pairs, together in zip(known, mixtures_of(pool, known)):
+        (alone,) = mixtures_of(pool, [pairs])
         for name in ("W", "logits", "a"):
             assert torch.allclose(getattr(alone, name), getattr(together, name), atol=1e-4)
         assert torch.allclose(
