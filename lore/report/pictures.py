@@ -16,6 +16,13 @@ from lore.report.text_tables import GROUP_NAMES, RANK_NAMES
 BESIDE = 0.05  # of a rank: how far the bars of unseen users stand beside those of seen ones
 
 
+def rows_of(path, name):
+    """The rows of that name in PATH.json, as a data frame."""
+    import pandas as pd
+
+    return pd.DataFrame(json.loads(Path(f"{path}.json").read_text())[name])
+
+
 @by_first_process
 def plot_accuracy_vs_rank(path):
     """PATH.json -> PATH.png: see rank_figure."""
@@ -27,14 +34,12 @@ def rank_figure(path):
 
     In grey, on unseen users: the baselines, the reference head and the best possible.
     """
-    rows = json.loads(Path(f"{path}.json").read_text())["summary"]
+    rows = rows_of(path, "summary")
     figure, axes = new_figure("rank K", "accuracy (%), bars: 95 % interval")
-    alphas = sorted({row["alpha"] for row in rows} - {None})
-    for style, alpha in zip(itertools.cycle(("-", "--", "-.", ":")), alphas):
-        ranked = [row for row in rows if row["alpha"] == alpha and row["K"] != 0]
-        ranked.sort(key=lambda row: row["K"])
-        of_alpha = f", alpha {alpha:g}" if len(alphas) > 1 else ""
-        plot_ranks(axes, ranked, style, of_alpha)
+    by_alpha = rows[rows["K"] != 0].groupby("alpha")
+    for style, (alpha, ranked) in zip(itertools.cycle(("-", "--", "-.", ":")), by_alpha):
+        of_alpha = f", alpha {alpha:g}" if len(by_alpha) > 1 else ""
+        plot_ranks(axes, ranked.sort_values("K"), style, of_alpha)
     lines = [
         (0, LORE, ":"),
         ("best", LORE, "--"),
@@ -42,33 +47,42 @@ def rank_figure(path):
         (1, SHARED_OWN, (0, (1, 4))),
     ]
     for K, variant, style in lines:
-        for row in [row for row in rows if (row["K"], row["variant"]) == (K, variant)][:1]:
+        row = rows[(rows["K"] == K) & (rows["variant"] == variant)]
+        if len(row):
             name = variant if variant == SHARED_OWN else RANK_NAMES[K].lstrip("0 ")
-            label = f"{name}, unseen"
-            grey = {"color": "0.4", "linestyle": style, "linewidth": 1}
-            axes.axhline(100 * row["unseen"], label=label, **grey)
+            grey_line(axes, 100 * row["unseen"].iloc[0], f"{name}, unseen", style)
     axes.xaxis.get_major_locator().set_params(integer=True)
     return with_legend(figure, axes, path)
 
 
 def plot_ranks(axes, ranked, style, of_alpha):
     """The curves of one alpha."""
-    fits = [row for row in ranked if row["variant"] == LORE]
-    ranks = [row["K"] for row in fits]
+    fits = ranked[ranked["variant"] == LORE]
     for colour, (name, label) in enumerate(GROUP_NAMES.items()):
-        y = 100 * np.array([row[name] for row in fits])
-        x = np.array(ranks) + BESIDE * (name == "unseen")
+        y = 100 * fits[name].to_numpy()
+        x = fits["K"].to_numpy(dtype=float) + BESIDE * (name == "unseen")
         bars = None
-        if fits and name in ("seen", "unseen"):
-            interval = 100 * np.array([row[f"{name}_interval"] for row in fits])  # (ranks, 2)
+        if len(fits) and name in ("seen", "unseen"):
+            interval = 100 * np.stack(fits[f"{name}_interval"])  # (ranks, 2)
             bars = abs(interval.T - y)
         looks = {"fmt": f"o{style}", "color": f"C{colour}", "markersize": 4, "capsize": 2}
         axes.errorbar(x, y, yerr=bars, label=label + of_alpha, **looks)
     for marker, variant in zip("xv+", (POPULATION, ANOTHER, SHUFFLED)):
-        curve = [(row["K"], 100 * row["unseen"]) for row in ranked if row["variant"] == variant]
-        if curve:
+        curve = ranked[ranked["variant"] == variant]
+        if len(curve):
             looks = {"color": "0.6", "linewidth": 1, "label": f"{variant}, unseen{of_alpha}"}
-            axes.plot(*zip(*curve), f"{marker}{style}", **looks)
+            axes.plot(curve["K"].to_numpy(dtype=float), 100 * curve["unseen"], f"{marker}{style}", **looks)
+
+
+def banded_curve(axes, x, y, spread, colour, label):
+    """A curve of percentages, all between 0 and 1, with a band around it."""
+    axes.plot(x, 100 * y, "o-", color=f"C{colour}", markersize=4, label=label)
+    looks = {"color": f"C{colour}", "alpha": 0.2, "linewidth": 0}
+    axes.fill_between(x, 100 * (y - spread), 100 * (y + spread), **looks)
+
+
+def grey_line(axes, y, label, style):
+    axes.axhline(y, label=label, color="0.4", linestyle=style, linewidth=1)
 
 
 @by_first_process
@@ -82,24 +96,20 @@ def shots_figure(path, shot="pairs"):
 
     The band is the std over trials.
     """
-    rows = json.loads(Path(f"{path}.json").read_text())["rows"]
+    rows = rows_of(path, "rows")
     figure, axes = new_figure(
         f"{shot} known of each unseen user (shots)", "accuracy on unseen users, new prompts (%)"
     )
-    numbers = sorted({row["shots"] for row in rows} - {"all"})
-    x_of = {shots: shots for shots in numbers}
-    if any(row["shots"] == "all" for row in rows):
-        x_of["all"] = max(numbers, default=0) + 1
-        axes.set_xticks(list(x_of.values()), list(map(str, x_of)))
-    for colour, (alpha, K) in enumerate(dict.fromkeys((row["alpha"], row["K"]) for row in rows)):
-        curve = [row for row in rows if (row["alpha"], row["K"]) == (alpha, K)]
-        curve.sort(key=lambda row: x_of[row["shots"]])
-        x = [x_of[row["shots"]] for row in curve]
-        y = 100 * np.array([row["unseen"] for row in curve])
-        spread = 100 * np.array([row["unseen_std_trials"] for row in curve])
+    numbers = rows["shots"][rows["shots"] != "all"]
+    behind = numbers.max() + 1 if len(numbers) else 1  # where "all" stands
+    rows["x"] = rows["shots"].replace("all", behind).astype(int)
+    if len(numbers) < len(rows):
+        places = rows.drop_duplicates("x")
+        axes.set_xticks(places["x"], places["shots"].astype(str))
+    for colour, ((alpha, K), curve) in enumerate(rows.groupby(["alpha", "K"], sort=False)):
+        curve = curve.sort_values("x")
         label = f"K = {RANK_NAMES.get(K, K)}" + (f", alpha {alpha:g}" if alpha else "")
-        axes.plot(x, y, "o-", color=f"C{colour}", markersize=4, label=label)
-        axes.fill_between(x, y - spread, y + spread, color=f"C{colour}", alpha=0.2, linewidth=0)
+        banded_curve(axes, curve["x"], curve["unseen"], curve["unseen_std_trials"], colour, label)
     return with_legend(figure, axes, path)
 
 
@@ -127,16 +137,11 @@ def plot_mixtures(path, true, learned, title):
 
 def plot_questions(path):
     """PATH.json -> PATH.png: accuracy against questions, chosen and random; band: standard error."""
-    rows = json.loads(Path(f"{path}.json").read_text())["rows"]
+    rows = rows_of(path, "rows")
     figure, axes = new_figure("questions asked", "accuracy on other pairs, planted people (%)")
-    x = [row["questions"] for row in rows]
     for colour, way in enumerate(("chosen", "random")):
-        y = 100 * np.array([row[way] for row in rows])
-        error = 100 * np.array([row[f"{way}_error"] for row in rows])
-        axes.plot(x, y, "o-", color=f"C{colour}", markersize=4, label=f"{way} questions")
-        axes.fill_between(x, y - error, y + error, color=f"C{colour}", alpha=0.2, linewidth=0)
-    grey = {"color": "0.4", "linestyle": "--", "linewidth": 1}
-    axes.axhline(100 * rows[0]["best"], label="best possible", **grey)
+        banded_curve(axes, rows["questions"], rows[way], rows[f"{way}_error"], colour, f"{way} questions")
+    grey_line(axes, 100 * rows["best"][0], "best possible", "--")
     axes.xaxis.get_major_locator().set_params(integer=True)
     save_png(with_legend(figure, axes, path), path)
 
