@@ -8,7 +8,7 @@ from string import Template
 
 import numpy as np
 
-from lore.report.text_tables import STAR
+from lore.report.text_tables import STAR, Table
 
 STYLE = Path(__file__).with_name("page.css")  # that of the session too
 PAGE = Template("""<!DOCTYPE html>
@@ -105,52 +105,20 @@ def words(said):
 
 
 def mixtures(names, W):
-    """People's mixtures W (P, K): how their weights spread, and a bar each; of a crowd the extremes first."""
+    """People's mixtures W (P, K): a bar each; of a crowd how the weights spread, and the extremes first."""
     if len(W) <= CROWD:
         return picture(mixture_bars(names, W))
     rows = []
     extreme = []
-    for k in range(W.shape[1]):
-        quantiles = [f"{value:.2f}" for value in np.percentile(W[:, k], QUANTILES)]
-        rows.append(
-            f'<tr><td>reward {k}</td>{cells_of(quantiles)}<td data-label="">{strip(W[:, k], k)}</td></tr>'
-        )
-        extreme += np.argsort(-W[:, k], kind="stable")[:EXTREMES].tolist()
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("", *quantile_names(), "all people"))
-    spread = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    for k, weights in enumerate(W.T):
+        rows.append([f"reward {k}", *(f"{value:.2f}" for value in np.percentile(weights, QUANTILES))])
+        extreme += np.argsort(-weights, kind="stable")[:EXTREMES].tolist()
     extreme = [*dict.fromkeys(extreme)]
+    head = ["", *(f"{percent} %" for percent in QUANTILES)]
     few = mixture_bars([names[person] for person in extreme], W[extreme])
-    return "".join(
-        [
-            f'<div class="wide">{spread}</div>',
-            remark(
-                f"Weights of {len(W)} people; the strip has a line for each weight from 0 to 1 that somebody has."
-            ),
-            "<h3>Those who weigh one reward most</h3>",
-            picture(few),
-            on_demand(f"All {len(W)} people", picture(mixture_bars(names, W))),
-        ]
-    )
-
-
-def quantile_names():
-    return [f"{percent} %" for percent in QUANTILES]
-
-
-def cells_of(quantiles):
-    pairs = zip(quantile_names(), quantiles)
-    return "".join(f'<td data-label="{name}">{value}</td>' for name, value in pairs)
-
-
-def strip(weights, k):
-    """Everybody's weight of one reward as a line each, darker where there are many."""
-    lines = []
-    for weight, count in Counter(np.round(weights, 2).tolist()).items():
-        strength = 0.25 + 0.75 * min(1.0, 10 * count / len(weights))
-        place = f'x="{200 * weight:.0f}" y="0" width="2" height="16" opacity="{strength:.2f}"'
-        lines.append(f"<rect {place} {colour(k)}/>")
-    size = 'viewBox="0 0 204 16" width="204" role="img" aria-label="weights of all people"'
-    return f"<svg {size}>{''.join(lines)}</svg>"
+    everybody = on_demand(f"All {len(W)} people", picture(mixture_bars(names, W)))
+    spread = shown_table(Table(head, rows, [f"Quantiles of the weights of {len(W)} people."]))
+    return f"{spread}<h3>Those who weigh one reward most</h3>{picture(few)}{everybody}"
 
 
 def colour(k):

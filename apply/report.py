@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+import pandas as pd
 import torch
 from outputs import require_page
 
@@ -43,7 +44,7 @@ pairs = 2  # shown of each person, of those that were predicted worst
 people = 20  # at most, whose pairs are shown
 # -------------------------------------------------------------------------------------------
 
-GROUPS = {"seen": "seen", "unseen": "unseen"}  # of people who are tested, in words
+TESTED = ("seen", "unseen")  # groups of people
 CURVE = "Accuracy against what is known"
 ROUNDING = 1e-5  # of a log-loss
 OF_A_FIT = {"K", "alpha", "seed", "variant"}
@@ -55,36 +56,20 @@ def read_results(path):
     require(path, "which results? name a .json with --input")
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
-        return results, tables_of(results)
+        made_by = results["settings"] | results["environment"]
+        if "summary" not in results:
+            return results, few_shot_tables(results["rows"])
+        if not all(row.keys() >= OF_A_FIT for row in results["rows"]):
+            raise KeyError("a row without what tells its fit")
+        return results, run_tables(results["summary"], "splits" if made_by.get("resplit") else "seeds")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
-        pass  # told below
-    raise InputError(f"{path} is no .json of train_basis.py or vary_fewshot.py")
-
-
-def tables_of(results):
-    """What was printed. KeyError and its like: these results are of something else."""
-    made_by = results["settings"] | results["environment"]
-    if "summary" not in results:
-        return few_shot_tables(results["rows"])
-    if not all(row.keys() >= OF_A_FIT for row in results["rows"]):
-        raise KeyError("a row without what tells its fit")
-    return run_tables(results["summary"], "splits" if made_by.get("resplit") else "seeds")
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise InputError(f"{path} is no .json of train_basis.py or vary_fewshot.py") from error
 
 
 def in_html(tables):
     return "".join(map(shown_table, tables))
-
-
-def drawn(figure):
-    """A figure with its legend below it, where it hides nothing."""
-    for axes in figure.axes:
-        handles, names = axes.get_legend_handles_labels()
-        if axes.get_legend() is not None:
-            axes.get_legend().remove()
-            figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    return picture(svg_of(figure))
 
 
 def curve_beside(path, results):
@@ -96,11 +81,14 @@ def curve_beside(path, results):
     curve, tables = read_results(file)
     if "summary" in curve:  # these results themselves, under another name
         return "", ""
-    written = datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
-    origin = f"{file}, written {written}, of {data_of(curve)}"
+    origin = f"{file}, written {written_when(file)}, of {data_of(curve)}"
     if data_of(curve) != data_of(results) or not people_of(curve) <= people_of(results):
         return "", f"{origin}: a curve of other people than these results"
-    return drawn(shots_figure(path)) + in_html(tables) + remark(f"From {origin}."), ""
+    return picture(svg_of(shots_figure(path))) + in_html(tables) + remark(f"From {origin}."), ""
+
+
+def written_when(file):
+    return datetime.fromtimestamp(Path(file).stat().st_mtime).strftime("%Y-%m-%d %H:%M")
 
 
 def data_of(results):
@@ -176,79 +164,69 @@ class Replies:
     def __init__(self, args, results):
         folder = Path(args.prepared or results["settings"].get("data", ""))
         self.split = load_split(folder / "comparisons", "python OwnData/prepare.py", needed=["row"])
-        self.judgements = read_judgements(args.texts, args.columns)
-        if hash_of(self.judgements) != self.split.made_from:
-            raise InputError(f"{args.texts} is not the file that {folder} was prepared from")
+        judgements = read_judgements(args.texts, args.columns)
+        same = hash_of(judgements) == self.split.made_from
+        require(same, f"{args.texts} is not the file that {folder} was prepared from")
         self.conversation = {}
         for row, chosen, rejected in self.split.frame[["row", "chosen", "rejected"]].to_numpy():
-            self.conversation[chosen] = self.judgements[row].chosen
-            self.conversation[rejected] = self.judgements[row].rejected
+            self.conversation[chosen] = judgements[row].chosen
+            self.conversation[rejected] = judgements[row].rejected
 
     def require_model(self, basis, K):
         """InputError: the basis was learned on another model than made these embeddings."""
-        if identity_of(basis.model) != identity_of(self.split.model):
-            words = f"the basis of K = {K} was learned on {basis.model}, not on {self.split.model}"
-            raise InputError(f"{words}, of which the prepared texts are")
+        words = f"the basis of K = {K} was learned on {basis.model}, not on {self.split.model}"
+        same = identity_of(basis.model) == identity_of(self.split.model)
+        require(same, f"{words}, of which the prepared texts are")
 
     def extremes(self, basis, count):
         """For each basis reward the prompts whose replies it tells apart most, with the best and the worst of each."""
         columns = basis.of_columns()
-        prompts = {}
-        for side in ("chosen", "rejected"):
-            for row, prompt in zip(self.split.frame[side], self.split.frame["prompt"]):
-                prompts.setdefault(prompt, set()).add(row)
-        scores = columns.log_odds(self.split.table, columns.user_ids)  # (rows, K)
+        frame = self.split.frame
+        prompt = pd.concat([frame.set_index(side)["prompt"] for side in ("chosen", "rejected")])
+        prompt = prompt[~prompt.index.duplicated()]  # of each row of the table
+        scores = columns.log_odds(self.split.table[prompt.index.to_numpy()], columns.user_ids)  # (rows, K)
+        by_prompt = pd.DataFrame(scores.numpy(), prompt.index, columns.user_ids).groupby(prompt)
+        apart = by_prompt.max() - by_prompt.min()
+        best = by_prompt.idxmax()
+        worst = by_prompt.idxmin()
         parts = [
             remark("Log-odds: by how much this reward alone would prefer the first reply to the second.")
         ]
-        for k, name in enumerate(columns.user_ids):
+        for name in columns.user_ids:
             parts.append(f"<h3>{name}</h3>")
-            ends = []
-            for rows in map(sorted, prompts.values()):
-                ordered = sorted(rows, key=lambda row: -scores[row, k])
-                ends.append((float(scores[ordered[0], k] - scores[ordered[-1], k]), ordered[0], ordered[-1]))
-            ends.sort(key=lambda end: -end[0])
-            for apart, best, worst in ends[:count]:
-                sides = ("likes most", best, "high"), ("likes least", worst, "low")
-                parts.append(self.side_by_side(sides))
+            for key, gap in apart[name].nlargest(count).items():
                 parts.append(
-                    remark(f"{apart:.2f} log-odds apart: the first in {odds(apart)} of such choices")
+                    self.side_by_side("likes most", best[name][key], "likes least", worst[name][key])
                 )
+                parts.append(remark(f"{gap:.2f} log-odds apart: the first in {odds(gap)} of such choices"))
         return "".join(parts)
 
-    def side_by_side(self, sides):
-        """(label, row of the table, kind)s of replies to one prompt."""
-        talks = [self.conversation[row] for _, row, _ in sides]
+    def side_by_side(self, high, better, low, worse):
+        """Labels and rows of the table of two replies to one prompt."""
+        talks = self.conversation[better], self.conversation[worse]
         asked = common_start(*talks) or talks[0][:-1]
-        replies = []
-        for (label, _, kind), talk in zip(sides, talks):
-            replies.append((label, "\n\n".join(spoken_by(message) for message in talk[len(asked) :]), kind))
-        return compared("\n\n".join(map(spoken_by, asked)).removeprefix("user: "), replies)
+        parts = asked, talks[0][len(asked) :], talks[1][len(asked) :]
+        prompt, liked, other = ["\n\n".join(map(spoken_by, part)) for part in parts]
+        return compared(prompt.removeprefix("user: "), [(high, liked, "high"), (low, other, "low")])
 
     def worst_pairs(self, basis, people, count):
         """Of each person the pairs that their reward got most wrong, of all that are known of them."""
-        words = "Of all pairs of a person, those that the reward was fitted to included."
-        parts = [remark(words)]
-        frame = self.split.frame
-        judges = {*frame["user_id"]}
-        for user in [user for user in basis.everybody if user in judges][:people]:
-            pairs = frame[frame["user_id"] == user]
-            chosen = self.split.table[pairs["chosen"].to_numpy()].float()
-            rejected = self.split.table[pairs["rejected"].to_numpy()].float()
-            margin = basis.log_odds(chosen - rejected, [user])[:, 0]
+        parts = [remark("Of all pairs of a person, those that the reward was fitted to included.")]
+        by_user = dict([*self.split.frame.groupby("user_id")])
+        judges = [user for user in basis.everybody if user in by_user]
+        for user in judges[:people]:
+            pairs = by_user[user]
+            sides = [self.split.table[pairs[side].to_numpy()].float() for side in ("chosen", "rejected")]
+            margin = basis.log_odds(sides[0] - sides[1], [user])[:, 0]
             wrong = int((margin <= 0).sum())
             parts.append(f"<h3>{text(f'{user}: {wrong} of {len(pairs)} wrong')}</h3>")
             for number in margin.argsort()[: min(count, wrong)].tolist():
                 pair = pairs.iloc[number]
-                sides = ("they preferred", pair["chosen"], "high"), ("to this", pair["rejected"], "low")
-                parts.append(self.side_by_side(sides))
-                said = (
-                    f"their reward gave this choice {odds(margin[number])} (log-odds {margin[number]:+.2f})"
-                )
-                parts.append(remark(said))
-        more = len(judges & {*basis.everybody}) - people
-        if more > 0:
-            parts.append(remark(f"{more} more people are not shown (--people)."))
+                parts.append(self.side_by_side("they preferred", pair["chosen"], "to this", pair["rejected"]))
+                gave = f"{odds(margin[number])} (log-odds {margin[number]:+.2f})"
+                parts.append(remark(f"their reward gave this choice {gave}"))
+        if len(judges) > people:
+            parts.append(remark(f"{len(judges) - people} more people are not shown (--people)."))
         return "".join(parts)
 
 
@@ -260,8 +238,7 @@ def spoken_by(message):
 
 def odds(margin):
     """A probability as a share, from log-odds."""
-    share = 100 / (1 + math.exp(-float(margin)))
-    return f"{share:.0f} %" if 1 <= share <= 99 else f"{share:.1g} %" if share < 1 else "more than 99 %"
+    return f"{100 / (1 + math.exp(-float(margin))):.3g} %"
 
 
 # ------------------------------------------------------------------------------------------------
@@ -272,16 +249,15 @@ def odds(margin):
 def found_in_words(path, results, encoder):
     """Sentences: on what the run was, and what its best row found."""
     made_by = results["settings"]
-    written = datetime.fromtimestamp(Path(path).stat().st_mtime).strftime("%Y-%m-%d %H:%M")
     people = {}
     for row in results["rows"]:
         for group, of_group in row.get("of_each_user", {}).items():
             people[group] = len(of_group["user"])
-    counted = [f"{people[name]} {words}" for name, words in GROUPS.items() if name in people]
+    counted = [f"{people[group]} {group}" for group in TESTED if group in people]
     planted = made_by.get("synthetic")
     data = f"people planted by seed {made_by.get('seed')}" if planted else data_of(results)
     yield f"Data: {data}. People: {', '.join(counted) or 'not said'}. Encoder: {encoder}."
-    yield f"Solver {made_by.get('solver', 'not said')}, written {written}."
+    yield f"Solver {made_by.get('solver', 'not said')}, written {written_when(path)}."
     fits = [row for row in results.get("summary", ()) if row["variant"] == LORE]
     ranks = [row for row in fits if row["K"] not in (0, "best")]
     if not ranks:
@@ -325,7 +301,7 @@ def sections_of(args, results, tables):
     yield "What was found", paragraphs(found_in_words(args.input, results, encoder))
     if "summary" in results:
         yield "Accuracy", in_html(tables)
-        yield "Accuracy against rank", drawn(rank_figure(path))
+        yield "Accuracy against rank", picture(svg_of(rank_figure(path)))
         curve, stranger = curve_beside(path, results)
         if curve:
             yield CURVE, curve
@@ -334,7 +310,7 @@ def sections_of(args, results, tables):
         if strangers:
             yield "Not shown", "".join(map(remark, strangers))
     else:
-        yield CURVE, drawn(shots_figure(path)) + in_html(tables)
+        yield CURVE, picture(svg_of(shots_figure(path))) + in_html(tables)
     made_by = results["settings"] | results["environment"]
     made_by |= {"git commit": results.get("git_commit")}
     rows = [[name, str(value)] for name, value in made_by.items()]
