@@ -6,7 +6,6 @@ differences are log-odds.
 """
 
 import json
-import re
 from pathlib import Path
 from shutil import copyfile
 
@@ -168,21 +167,19 @@ def require_same_scores(folder, encoder, heads):
 
 def licence_of(base):
     """What the head of a model's card says of its licence: {license: .., license_name: .., license_link: ..}."""
-    import yaml
+    from huggingface_hub import metadata_load
+    from yaml import YAMLError
 
     card = base / "README.md"
-    text = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
-    head = re.match(r"---\s*\n(.*?)^---\s*$", text, re.DOTALL | re.MULTILINE)
     try:
-        fields = yaml.safe_load(head[1]) if head else None
-    except yaml.YAMLError:
-        fields = None
+        fields = (card.exists() and metadata_load(card)) or {}
+    except (ValueError, YAMLError):
+        fields = {}
     stated = {}
     for name in ("license", "license_name", "license_link"):
-        value = fields.get(name) if isinstance(fields, dict) else None
-        if isinstance(value, str) and value.strip():
-            stated[name] = " ".join(value.split())
-    return stated if "license" in stated else {"license": "unknown"}
+        if isinstance(fields.get(name), str):
+            stated[name] = " ".join(fields[name].split())
+    return stated if stated.get("license") else {"license": "unknown"}
 
 
 def score_heads(basis, users):

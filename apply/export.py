@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 import saved_basis
 from checkpoint_export import base_folder, licence_of, score_heads, write_checkpoint
-from lore.common import InputError, require, start
+from lore.common import require, start
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.settings import settings
 from saved_basis import encoder_of_basis, open_basis, worth_of
@@ -85,9 +85,7 @@ def card_of(args, basis, encoder, title, what, tools):
     difference = "the difference of two replies to one prompt is the log-odds of a choice"
     linked = "The base's weights are linked into this folder: it moves with its base only (or --copy)."
     return CARD.format(
-        stated="\n".join(
-            f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in stated.items()
-        ),
+        stated="\n".join(f"{name}: {json.dumps(value)}" for name, value in stated.items()),
         title=" ".join(title.split()),
         what=" ".join(what.split()),
         scale=f"V w / {LOGIT_SCALE:g}: {difference} between them; by itself a reward says nothing",
@@ -115,34 +113,25 @@ def known_of(basis, user):
     return f"{what}; leaving out one prompt at a time says: {word}." if word else f"{what}."
 
 
-def write_one(folder, args, basis, encoder):
-    """One head."""
+def reward_of(args, basis):
+    """Heads (1, d) of --user or the population, their labels, title and text of the card."""
     if args.user:
-        head = basis.rewards([args.user]).T  # (1, d)
-        what = known_of(basis, args.user)
-        title = f"Reward of {args.user}"
-    else:
-        head = (basis.V @ basis.prior.mean.float()).unsqueeze(0)  # (d, K) @ (K,) -> (1, d)
-        what = f"The population's reward of a low-rank basis of {len(basis.user_ids)} people."
-        title = "Reward of a population"
-    write_checkpoint(folder, encoder, head / LOGIT_SCALE, ["reward"], args.copy)
-    card = card_of(args, basis, encoder, title, what, ONE_HEAD)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+        return basis.rewards([args.user]).T, ["reward"], f"Reward of {args.user}", known_of(basis, args.user)
+    head = (basis.V @ basis.prior.mean.float()).unsqueeze(0)  # (d, K) @ (K,) -> (1, d)
+    what = f"The population's reward of a low-rank basis of {len(basis.user_ids)} people."
+    return head, ["reward"], "Reward of a population", what
 
 
-def write_all(folder, args, basis, encoder):
-    """A head for each basis reward, and everybody's mixtures of them."""
+def rewards_of_all(folder, basis):
+    """The same of each basis reward, (labels, d); everybody's mixtures of them are written to the folder."""
     users = basis.everybody
     heads, labels, W = score_heads(basis, users)
-    write_checkpoint(folder, encoder, heads / LOGIT_SCALE, labels, args.copy)
     population = torch.zeros(len(labels))
     population[: len(basis.prior.mean)] = basis.prior.mean
     tensors = {"W": W.contiguous(), "population": population}
     save_file(tensors, folder / "mixtures.safetensors", {"user_ids": json.dumps(users)})
     what = f"The rewards of a low-rank basis, of which {len(users)} people mix their own."
-    tools = MANY_HEADS.format(labels=len(labels))
-    card = card_of(args, basis, encoder, "Basis of rewards", what, tools)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    return heads, labels, "Basis of rewards", what
 
 
 def main():
@@ -152,12 +141,15 @@ def main():
     basis.positions([args.user] if args.user else [])
     require_folder(args.output)
     encoder = encoder_of_basis(args.basis, basis, args)
-    if encoder.pooling != "last":
-        text = "was learned on means of a text encoder, which no standard classifier has"
-        raise InputError(f"{args.basis} {text}")
-    write = write_all if args.all else write_one
+    words = "was learned on means of a text encoder, which no standard classifier has"
+    require(encoder.pooling == "last", f"{args.basis} {words}")
     with whole_folder(args.output) as folder:
-        write(folder, args, basis, encoder)
+        reward = rewards_of_all(folder, basis) if args.all else reward_of(args, basis)
+        heads, labels, title, what = reward
+        write_checkpoint(folder, encoder, heads / LOGIT_SCALE, labels, args.copy)
+        tools = MANY_HEADS.format(labels=len(labels)) if args.all else ONE_HEAD
+        card = card_of(args, basis, encoder, title, what, tools)
+        (folder / "README.md").write_text(card, encoding="utf-8")
     size = sum(f.stat().st_size for f in Path(args.output).iterdir() if not f.is_symlink())
     print(f"{args.output} takes {size / 1000:.0f} kB beside {encoder.name}; its card: README.md")
 
