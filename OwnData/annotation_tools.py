@@ -2,7 +2,7 @@
 
 from conversions import arena, listed, rankings, ratings
 
-from lore.common import InputError, require
+from lore.common import require
 from lore.text.json_text import is_nothing
 from lore.text.layouts import sides_of, there
 from lore.upstream_values import as_list, finite_number
@@ -11,11 +11,11 @@ INNER = {"argilla": "fields", "labelstudio": "data"}  # what holds the texts of 
 DRAFT = "a draft"
 
 
-def argilla(file_and_line, row, args):
+def argilla(row, args):
     exported = "responses" in row or ".responses" in " ".join(row)
-    require(exported, f"{file_and_line}: no responses, so no record of Argilla 2; {there(row)}")
-    answers = [*argilla_answers(file_and_line, row)]
-    asked = the_question(file_and_line, {question for question, *_ in answers}, args)
+    require(exported, f"no responses, so no record of Argilla 2; {there(row)}")
+    answers = [*argilla_answers(row)]
+    asked = the_question({question for question, *_ in answers}, args)
     outcomes = [] if answers else ["no answer yet"]
     for question, user, value, status in answers:
         if question != asked:
@@ -24,16 +24,16 @@ def argilla(file_and_line, row, args):
             outcomes.append(DRAFT if status == "draft" else f"an answer that is {status}")
         else:
             of_person = {**row, "user_id": None if user == "None" else user}
-            outcomes += argilla_answer(file_and_line, of_person, value, args)
+            outcomes += argilla_answer(of_person, value, args)
     return outcomes
 
 
-def argilla_answer(file_and_line, row, value, args):
+def argilla_answer(row, value, args):
     """A ranking names fields, best first; a label one of two; a rating is of the one reply."""
     names = as_list(value)
     if not names:
         judged = ratings if finite_number(value) is not None and sides_of(row) is None else arena
-        return judged(file_and_line, {**row, "score": value, "winner": value}, args)
+        return judged({**row, "score": value, "winner": value}, args)
     ranks = {}
     for position, name in enumerate(names):
         if isinstance(name, dict):
@@ -42,22 +42,22 @@ def argilla_answer(file_and_line, row, value, args):
         ranks[str(name)] = position
     if len(ranks) == 2 and not ranks.keys() & row.keys():  # A and B, or other words for the two fields
         tied = len({*ranks.values()}) == 1
-        return arena(file_and_line, row | {"winner": "tie" if tied else min(ranks, key=ranks.get)}, args)
+        return arena(row | {"winner": "tie" if tied else min(ranks, key=ranks.get)}, args)
     for name in ranks:
-        require(name in row, f"{file_and_line}: the ranking names {name!r}, which is no field; {there(row)}")
+        require(name in row, f"the ranking names {name!r}, which is no field; {there(row)}")
     texts = [row[name] for name in ranks]
-    return rankings(file_and_line, row | {"responses": texts, "ranks": [*ranks.values()]}, args)
+    return rankings(row | {"responses": texts, "ranks": [*ranks.values()]}, args)
 
 
-def argilla_answers(file_and_line, row):
+def argilla_answers(row):
     """Yield (question, person, value, status), of a record of to_json, plain or with flatten=True."""
     # to_json says of a record alone whether its answers are submitted
     usual = {"pending": "of a record that is still pending (export with flatten=True, which says more)"}
     of_record = usual.get(str(row.get("status")), "submitted")
     responses = row.get("responses") or {}
-    require(isinstance(responses, dict), f"{file_and_line}: responses is no object; was it exported whole?")
+    require(isinstance(responses, dict), "responses is no object; was it exported whole?")
     for question, said in responses.items():
-        for answer in objects(file_and_line, said, question):
+        for answer in objects(said, question):
             yield question, answer.get("user_id"), answer.get("value"), answer.get("status") or of_record
     for name in row:
         if name.endswith(".responses"):
@@ -65,18 +65,17 @@ def argilla_answers(file_and_line, row):
             for end in (".users", "", ".status"):
                 cell = listed(row.get(f"{name}{end}"))
                 is_list = is_nothing(cell) or as_list(cell) is not None
-                require(is_list, f"{file_and_line}: {name}{end} is no list; was it exported as JSON?")
+                require(is_list, f"{name}{end} is no list; was it exported as JSON?")
                 columns.append([] if is_nothing(cell) else cell)
             for user, value, status in zip(*columns):
                 yield name.removesuffix(".responses"), user, value, status
 
 
-def labelstudio(file_and_line, row, args):
-    if "annotations" not in row and "completions" not in row:
-        short = "the short export is read by --from arena --columns user_id=annotator winner=NAME_OF_THE_TAG"
-        raise InputError(f"{file_and_line}: no annotations; {short}; {there(row)}")
+def labelstudio(row, args):
+    short = "the short export is read by --from arena --columns user_id=annotator winner=NAME_OF_THE_TAG"
+    require(row.keys() & {"annotations", "completions"}, f"no annotations; {short}; {there(row)}")
     outcomes = [DRAFT] * len(as_list(row.get("drafts")) or [])
-    annotations = objects(file_and_line, row.get("annotations") or row.get("completions"), "annotations")
+    annotations = objects(row.get("annotations") or row.get("completions"), "annotations")
     if not annotations and not outcomes:
         outcomes.append("a task without an annotation")
     for annotation in annotations:
@@ -86,34 +85,34 @@ def labelstudio(file_and_line, row, args):
         person = annotation.get("completed_by")
         if isinstance(person, dict):
             person = person.get("id") or person.get("email")
-        label = label_of(file_and_line, annotation, args)
-        outcomes += arena(file_and_line, {**row, "user_id": person, "winner": label}, args)
+        label = label_of(annotation, args)
+        outcomes += arena({**row, "user_id": person, "winner": label}, args)
     return outcomes
 
 
-def label_of(file_and_line, annotation, args):
+def label_of(annotation, args):
     """What an annotation says of left and right; None: nothing."""
     labels = {}
-    for result in objects(file_and_line, annotation.get("result"), "result"):
+    for result in objects(annotation.get("result"), "result"):
         value = result.get("value")
         if not isinstance(value, dict):
             continue
         label = value.get("selected") or (as_list(value.get("choices")) or [None])[0]
         if label is not None:
             labels[str(result.get("from_name"))] = label
-    return labels.get(the_question(file_and_line, labels, args))
+    return labels.get(the_question(labels, args))
 
 
-def objects(file_and_line, value, name):
+def objects(value, name):
     """The objects of a list, none where it says nothing. InputError: something else."""
     items = [] if is_nothing(value) else as_list(value)
     is_list = items is not None and all(isinstance(item, dict) for item in items)
-    require(is_list, f"{file_and_line}: {name} is no list of objects; was it exported whole?")
+    require(is_list, f"{name} is no list of objects; was it exported whole?")
     return items
 
 
-def the_question(file_and_line, questions, args):
+def the_question(questions, args):
     """The one that is asked for, or the only one; None: none has an answer. InputError: several."""
     told = f"several questions; which one? --question NAME, of {', '.join(sorted(questions))}"
-    require(args.question or len(questions) <= 1, f"{file_and_line}: {told}")
+    require(args.question or len(questions) <= 1, told)
     return args.question or next(iter(questions), None)

@@ -1,8 +1,8 @@
 """Layouts of other data sets: a function each, from a row to what it comes to.
 
 A row comes to a list of comparisons, as prepare.py reads them, of Grades, and of texts: why a judgement is
-left out. InputError: what may be meant in two ways, or is not there. The head of convert.py says what
-each layout has.
+left out. InputError: what may be meant in two ways, or is not there; convert.py says of which row. Its head
+says what each layout has.
 """
 
 import json
@@ -43,8 +43,7 @@ SIGNS = re.compile(r"[^\w<>=]|_")  # that mean nothing: spaces, brackets, dashes
 class Grade(NamedTuple):
     """What a person thinks of a reply by itself."""
 
-    file_and_line: str
-    group: str  # grades of one group are compared
+    group: object  # grades of one group are compared
     reply: object  # a text or messages
     value: float  # the higher, the better
     beside: dict  # the other fields of a comparison
@@ -53,29 +52,27 @@ class Grade(NamedTuple):
 # ------------------------------------------------------------------------------------------ layouts ---
 
 
-def pairs(file_and_line, row, args):
-    require_people(file_and_line, row)
+def pairs(row, args):
     return [{name: row[name] for name in COLUMNS if name in row}]
 
 
-def arena(file_and_line, row, args):
+def arena(row, args):
     if "judge" in row and "user_id" not in row:
         row = row | {"user_id": row["judge"]}
-    require_people(file_and_line, row)
+    beside = fields_beside(row)
     names = sides_of(row)
     wanted = "no two replies, as response_a and response_b; name them with --columns"
-    require(names, f"{file_and_line}: {wanted}; {there(row)}")
-    vote = vote_of(file_and_line, winner_of(file_and_line, row, args), names, row, args)
+    require(names, f"{wanted}; {there(row)}")
+    vote = vote_of(winner_of(row, args), names, row, args)
     texts = [talk(row[name]) for name in names]
     is_turns = "winner_model_a" in row and as_list(listed(texts[0]))
-    require(not is_turns, f"{file_and_line}: {names[0]} is a list of turns; give lists of role and content")
-    beside = fields_beside(row)
+    require(not is_turns, f"{names[0]} is a list of turns; give lists of role and content")
     if not is_nothing(row.get("turn")):
         beside["turn"] = turn = whole_number(finite_number(row["turn"]))
-        require(turn, f"{file_and_line}: turn is {row['turn']!r}, no number of a turn")
+        require(turn, f"turn is {row['turn']!r}, no number of a turn")
         texts = [text[: 2 * turn] if as_list(text) else text for text in texts]
     if isinstance(texts[0], str):
-        beside |= prompt_of(file_and_line, row, args)
+        beside |= prompt_of(row, args)
     elif all(map(is_exchange, texts)) and texts[0][0] == texts[1][0]:
         beside["prompt"] = texts[0][0]["content"]
         texts = [reply["content"] for _, reply in texts]
@@ -85,42 +82,40 @@ def arena(file_and_line, row, args):
     return [beside | {"chosen": chosen, "rejected": rejected}]
 
 
-def ratings(file_and_line, row, args):
-    return grades_of(file_and_line, row, args, "score", SCORES, 1)
+def ratings(row, args):
+    return grades_of(row, args, "score", SCORES, 1)
 
 
-def rankings(file_and_line, row, args):
-    return grades_of(file_and_line, row, args, "rank", (), -1)
+def rankings(row, args):
+    return grades_of(row, args, "rank", (), -1)
 
 
-def wide(file_and_line, row, args):
+def wide(row, args):
     others = [name for name in row if name not in NAMES]
-    require(
-        args.annotators, f"{file_and_line}: which columns are people? --annotators NAME ..; {there(others)}"
-    )
+    require(args.annotators, f"which columns are people? --annotators NAME ..; {there(others)}")
     outcomes = []
     for name in dict.fromkeys(args.annotators):
-        require(name in row, f"{file_and_line}: no column {name}, which --annotators names; {there(row)}")
+        require(name in row, f"no column {name}, which --annotators names; {there(row)}")
         of_person = {**row, "user_id": name, "winner": row[name], "score": row[name]}
         judged = arena if sides_of(row) else ratings
-        outcomes += judged(file_and_line, of_person, args)
+        outcomes += judged(of_person, args)
     return outcomes
 
 
 # -------------------------------------------------------------------------------------------- votes ---
 
 
-def winner_of(file_and_line, row, args):
+def winner_of(row, args):
     """What a row says of the winner, in one column or in three of 0 and 1."""
     if "winner" in row:
         return row["winner"]
     sides = [side for side in ("model_a", "model_b", "tie") if f"winner_{side}" in row]
     if sides:
         return next((side for side in sides if number_of(row[f"winner_{side}"]) == 1), None)
-    return row[column(file_and_line, row, "winner", VOTES, args)]
+    return row[column(row, "winner", VOTES, args)]
 
 
-def vote_of(file_and_line, value, names, row, args):
+def vote_of(value, names, row, args):
     """a, b, tie, or None where there is none. InputError: a label that may be anything."""
     while as_list(value) and len(value) == 1:  # as Label Studio's short export has it
         (value,) = value
@@ -141,8 +136,8 @@ def vote_of(file_and_line, value, names, row, args):
             return vote
     if label.startswith(TIES):
         return "tie"
-    text = f"the winner is {value!r}: which reply is that? say it, as --votes a=LABEL b=LABEL tie=LABEL"
-    raise InputError(f"{file_and_line}: {text}")
+    how = "say it, as --votes a=LABEL b=LABEL tie=LABEL"
+    raise InputError(f"the winner is {value!r}: which reply is that? {how}")
 
 
 def plain(label):
@@ -154,38 +149,36 @@ def plain(label):
 # ------------------------------------------------------------------------------------------- grades ---
 
 
-def grades_of(file_and_line, row, args, name, others, sign):
+def grades_of(row, args, name, others, sign):
     """A Grade for each reply, or why there is none: one in the row, or a list, with the values in or beside it."""
-    require_people(file_and_line, row)
-    beside = fields_beside(row) | prompt_of(file_and_line, row, args)
-    group = group_of(beside)
-    replies = replies_listed(file_and_line, row)
+    beside = fields_beside(row) | prompt_of(row, args)
+    replies = replies_listed(row)
     if replies == []:
         return [EMPTY]
     items = replies or [row]
     if all(isinstance(item, dict) for item in items):
         names = (*REPLIES, "content") if replies else REPLIES
-        texts = [item[column(file_and_line, item, "response", names, args)] for item in items]
-        values = [item[column(file_and_line, item, name, others, args)] for item in items]
+        texts = [item[column(item, "response", names, args)] for item in items]
+        values = [item[column(item, name, others, args)] for item in items]
     else:
         texts = replies
-        values = values_beside(file_and_line, row, name, replies, args)
-    if replies and sign < 0:
-        group = f"{file_and_line} {group}"  # a rank says nothing of another list
+        values = values_beside(row, name, replies, args)
+    # a rank says nothing of another list
+    group = object() if replies and sign < 0 else group_of(beside)
     outcomes = []
     for text, value in zip(texts, values):
         number = number_of(value)
         if number is None:
-            require(is_nothing(value) or is_missing(value), f"{file_and_line}: {value!r} is no number")
+            require(is_nothing(value) or is_missing(value), f"{value!r} is no number")
             outcomes.append("no score or rank")
         elif is_nothing(text) or is_nothing(beside.get("prompt", "?")):
             outcomes.append(EMPTY)
         else:
-            outcomes.append(Grade(file_and_line, group, text, sign * number, beside))
+            outcomes.append(Grade(group, text, sign * number, beside))
     return outcomes
 
 
-def values_beside(file_and_line, row, name, replies, args):
+def values_beside(row, name, replies, args):
     """The scores or ranks of several replies, of which an order gives the numbers or the texts, best first."""
     if name == "rank" and "order" in row:
         order = as_list(listed(row["order"])) or []
@@ -194,13 +187,13 @@ def values_beside(file_and_line, row, name, replies, args):
             said = order if names is replies else numbers
             if None not in said and sorted(map(str, said)) == sorted(map(str, names)):
                 return [said.index(reply) for reply in names]
-        raise InputError(f"{file_and_line}: the order {row['order']!r} is not of the replies")
+        raise InputError(f"the order {row['order']!r} is not of the replies")
     if name == "rank":
         asked = "no ranks (of each reply, 1 the best) and no order (their numbers, best first); name one with --columns"
-        require("ranks" in row, f"{file_and_line}: {asked}; {there(row)}")
-    values = as_list(listed(row[column(file_and_line, row, f"{name}s", ("ratings",), args)]))
+        require("ranks" in row, f"{asked}; {there(row)}")
+    values = as_list(listed(row[column(row, f"{name}s", ("ratings",), args)]))
     counts = f"{len(values or ())} {name}s for {len(replies)} replies"
-    require(values and len(values) == len(replies), f"{file_and_line}: {counts}")
+    require(values and len(values) == len(replies), counts)
     return values
 
 
@@ -229,14 +222,12 @@ def group_of(beside):
 # ------------------------------------------------------------------------------------------ columns ---
 
 
-def require_people(file_and_line, row):
-    if "user_id" not in row:
-        text = "no person in it: nothing personal can be learnt. If a column says who judged, --columns user_id=THAT"
-        raise InputError(f"{file_and_line}: {text}; {there(row)}")
-
-
 def fields_beside(row):
-    """What a comparison has beside its texts."""
+    """What a comparison has beside its texts. InputError: it is nobody's."""
+    words = (
+        "no person in it: nothing personal can be learnt. If a column says who judged, --columns user_id=THAT"
+    )
+    require("user_id" in row, f"{words}; {there(row)}")
     beside = {"user_id": row["user_id"]}
     prompt_id = row.get("prompt_id", row.get("question_id"))
     for name, value in (("prompt_id", prompt_id), ("split", row.get("split"))):
@@ -245,17 +236,17 @@ def fields_beside(row):
     return beside
 
 
-def prompt_of(file_and_line, row, args):
+def prompt_of(row, args):
     """{prompt} or {messages} of a row. InputError: neither, or two that differ."""
     messages = talk(row.get("messages")) or talk(row.get("context"))
     if not as_list(messages):
-        name = column(file_and_line, row, "prompt", PROMPTS, args)
+        name = column(row, "prompt", PROMPTS, args)
         return {"prompt": talk(row[name])}
-    bare = f"{file_and_line}: what stands before the reply is no list of role and content"
+    bare = "what stands before the reply is no list of role and content"
     require(is_list_of_messages(messages), bare)
     shown = row.get("prompt")
     same = is_nothing(shown) or shown == as_text(messages)
-    require(same, f"{file_and_line}: both prompt and messages, which says something else")
+    require(same, "both prompt and messages, which says something else")
     return {"messages": messages}
 
 
@@ -265,25 +256,25 @@ def is_exchange(messages):
     return roles == ["user", "assistant"] and all(len(message) == 2 for message in messages)
 
 
-def replies_listed(file_and_line, row):
+def replies_listed(row):
     """The list of several replies of a row; None: it has one reply. InputError: a list that became a text."""
     for name in LISTS:
         replies = listed(row.get(name))
         if as_list(replies) is not None:
             return replies
         is_text = isinstance(replies, str) and "response" not in row and name == "responses"
-        require(not is_text, f"{file_and_line}: {name} is no list; a table's cell holds one as JSON")
+        require(not is_text, f"{name} is no list; a table's cell holds one as JSON")
     return None
 
 
-def column(file_and_line, row, name, others, args):
+def column(row, name, others, args):
     """The name of a column that may be called otherwise. InputError: it is missing, or may be several."""
     if name in row:
         return name
     candidates = [other for other in others if other in row]
     if len(candidates) != 1:
         which = f"which is it of {', '.join(candidates)}?" if candidates else there(row)
-        raise InputError(f"{file_and_line}: no {name}; {which}; name it with --columns {name}=THEIRS")
+        raise InputError(f"no {name}; {which}; name it with --columns {name}=THEIRS")
     args.read_as[name] = candidates[0]
     return candidates[0]
 

@@ -26,7 +26,6 @@ import json
 import sys
 from collections import Counter
 from itertools import combinations
-from operator import attrgetter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -83,19 +82,16 @@ class Written:
         if "prompt_id" in comparison:
             given = self.prompt_ids.setdefault(prompt_key(judged), judged.prompt_id)
             comparison = comparison | {"prompt_id": given}
-        self.file.write(json.dumps(comparison, ensure_ascii=False).encode() + b"\n")
+        self.file.write(json.dumps(comparison, ensure_ascii=False) + "\n")
         self.people.add(judged.user_id)
         self.count += 1
 
     def tell(self, args):
         """Prints what there is and what is left out. InputError: nothing is left."""
-        reasons = []
-        for reason, count in self.left_out.most_common(SHOWN):
-            reasons.append(f"{count} x {reason} (first: {self.first[reason]})")
-        shown = sum(count for _, count in self.left_out.most_common(SHOWN))
-        reasons += (
-            [f"{self.left_out.total() - shown} x for other reasons"] if len(self.left_out) > SHOWN else []
-        )
+        counts = self.left_out.most_common()
+        reasons = [f"{count} x {reason} (first: {self.first[reason]})" for reason, count in counts[:SHOWN]]
+        more = sum(count for _, count in counts[SHOWN:])
+        reasons += [f"{more} x for other reasons"] if more else []
         require(self.count, f"{args.source}: nothing is left: {', '.join(reasons) or 'it holds no row'}")
         for name, theirs in args.read_as.items():
             print(f"read as {name}: {theirs}")
@@ -104,20 +100,30 @@ class Written:
         print(f"{self.count} comparisons by {len(self.people)} people are in {args.output}")
 
 
-def add_grades(grades, written, gap):
-    """The pairs of each group of Grades whose values differ."""
+def outcomes_of(args):
+    """Yield (file and line, outcome) of all rows, and at last the pairs of each group of Grades."""
+    grades = {}
+    for file_and_line, row in rows_of(args.source, args.columns, NAMES, INNER.get(args.from_)):
+        try:
+            outcomes = LAYOUTS[args.from_](row, args)
+        except InputError as error:
+            raise InputError(f"{file_and_line}: {error}") from error
+        for outcome in outcomes:
+            if isinstance(outcome, Grade):
+                grades.setdefault(outcome.group, []).append((file_and_line, outcome))
+            else:
+                yield file_and_line, outcome
     for group in grades.values():
         if len(group) == 1:
-            written.leave_out(group[0].file_and_line, "a score or rank with none beside it")
+            yield group[0][0], "a score or rank with none beside it"
         for pair in combinations(group, 2):
-            worse, better = sorted(pair, key=attrgetter("value"))
+            (_, worse), (file_and_line, better) = sorted(pair, key=lambda graded: graded[1].value)
             if worse.value == better.value:
-                written.leave_out(better.file_and_line, TIE)
-            elif better.value - worse.value < gap:
-                written.leave_out(better.file_and_line, "two scores nearer than --gap")
+                yield file_and_line, TIE
+            elif better.value - worse.value < args.gap:
+                yield file_and_line, "two scores nearer than --gap"
             else:
-                texts = {"chosen": better.reply, "rejected": worse.reply}
-                written.add(better.file_and_line, better.beside | texts)
+                yield file_and_line, better.beside | {"chosen": better.reply, "rejected": worse.reply}
 
 
 def require_free(path):
@@ -135,20 +141,15 @@ def main():
     require(args.source, "which file? name it with --source")
     require_free(args.output)
     require_apart([args.output], [args.source])
-    grades = {}
+    opened = gzip.open if args.output.endswith(".gz") else open
     with written_whole(args.output) as temporary:
-        packed = args.output.endswith(".gz")
-        with gzip.open(temporary, "wb") if packed else open(temporary, "wb") as file:
+        with opened(temporary, "wt", encoding="utf-8") as file:
             written = Written(file)
-            for file_and_line, row in rows_of(args.source, args.columns, NAMES, INNER.get(args.from_)):
-                for outcome in LAYOUTS[args.from_](file_and_line, row, args):
-                    if isinstance(outcome, str):
-                        written.leave_out(file_and_line, outcome)
-                    elif isinstance(outcome, Grade):
-                        grades.setdefault(outcome.group, []).append(outcome)
-                    else:
-                        written.add(file_and_line, outcome)
-            add_grades(grades, written, args.gap)
+            for file_and_line, outcome in outcomes_of(args):
+                if isinstance(outcome, str):
+                    written.leave_out(file_and_line, outcome)
+                else:
+                    written.add(file_and_line, outcome)
         written.tell(args)
 
 
