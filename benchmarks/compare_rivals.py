@@ -196,7 +196,7 @@ def main():
     require_writable(args.output)
     clock = Clock()
     for method in args.method:
-        own_method.check(method)
+        own_method.function_named(method)
     made = data_sets(args)
     if args.export:
         export(args.export, made, args.seeds)

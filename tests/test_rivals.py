@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
+import os
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,6 @@ import safetensors
 import torch
 import torch.nn.functional as F
 from conftest import ROOT, random_users
-from safetensors.torch import load_file
 
 from lore.common import InputError
 from lore.fit.comparisons import Comparisons
@@ -201,33 +200,55 @@ def test_the_study_tells_of_all_and_goes_on_where_it_was(quick, tmp_path, monkey
         compare(monkeypatch, "--output", output)
 
 
-def test_a_method_sees_nothing_of_whom_the_test_pairs_prefer(population, tmp_path):
+def test_a_method_sees_nothing_of_whom_the_test_pairs_prefer(population):
     groups, head = population
     unseen = groups.unseen
     shuffled = dataclasses.replace(unseen, chosen=unseen.rejected, rejected=unseen.chosen)
-    paths = [tmp_path / name for name in "abc"]
-    for path, group in zip(paths, (unseen, shuffled, unseen.shuffled(3))):
-        splits_on_disk.save_for_method(path, groups._replace(unseen=group), head)
-        vectors = [load_file(f"{file}.safetensors")["embeddings"] for file in (path, paths[0])]
-        assert torch.equal(*vectors)
-        frames = [Path(f"{file}.parquet").read_bytes() for file in (path, paths[0])]
-        assert frames[0] == frames[1]
-    train, few = splits_on_disk.load_for_method(paths[0])
+    train, few, _ = splits_on_disk.pairs_for_method(groups, head)
+    for group in (shuffled, unseen.shuffled(3)):
+        again = splits_on_disk.pairs_for_method(groups._replace(unseen=group), head)
+        for before, after in (
+            (train, again[0]),
+            (few._replace(test=None), again[1]),
+            (few.test, again[1].test),
+        ):
+            for tensor, other in zip(before[:7], after[:7]):
+                assert tensor is other is None or torch.equal(tensor, other)
     assert few.test.left_preferred is None and few.test.test is None and train.test is None
     assert not {*train.person.tolist()} & {*few.person.tolist()}
     assert {*few.person.tolist()} == {*few.test.person.tolist()}
     assert 0.3 < train.left_preferred.float().mean() < 0.7
 
 
-def test_the_head_as_a_method_is_as_right_as_the_row_of_the_head(population, tmp_path, monkeypatch):
+METHODS = """
+import os
+
+STUDY = {}
+
+
+def of_head(train, few):
+    assert os.getpid() != STUDY
+    return (few.test.differences() @ few.head)[:, 0]
+
+
+def broken(train, few):
+    return few.nothing_such
+"""
+
+
+def test_the_head_as_a_method_is_as_right_as_its_row_and_an_error_shows_where(
+    population, tmp_path, monkeypatch
+):
     groups, head = population
-    source = "def fit(train, few): return (few.test.differences() @ few.head)[:, 0]"
-    (tmp_path / "heads.py").write_text(source)
+    (tmp_path / "my_methods.py").write_text(METHODS.replace("{}", str(os.getpid())))
     monkeypatch.chdir(tmp_path)
-    cell = own_method.entries("heads:fit", groups, head, 0)["heads:fit"].cell
+    cell = own_method.entries("my_methods:of_head", groups, head, 0)["my_methods:of_head"].cell
     expected = ours.reference_head(groups, head, 0)[ours.HEAD].cell
     np.testing.assert_array_equal(cell.outcomes["unseen"].right, expected.outcomes["unseen"].right)
     np.testing.assert_array_equal(cell.accuracy["unseen"], expected.accuracy["unseen"])
+    with pytest.raises(AttributeError, match="nothing_such") as error:
+        own_method.entries("my_methods:broken", *population, 0)
+    assert "return few.nothing_such" in str(error.value.__cause__)
 
 
 @pytest.mark.parametrize(
@@ -235,12 +256,12 @@ def test_the_head_as_a_method_is_as_right_as_the_row_of_the_head(population, tmp
     [
         ("nowhere:fit", "No module named 'nowhere'"),
         ("numpy", "module:function"),
-        ("numpy:nothing_such", "has no nothing_such"),
-        ("numpy:pi", "is a float, not a function"),
+        ("numpy:nothing_such", "nothing_such"),
+        ("numpy:pi", "a float, not a function"),
     ],
 )
 def test_a_method_that_is_not_there_is_told_in_a_line(method, words):
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=f"--method {method}: .*{words}"):
         own_method.function_named(method)
 
 
@@ -248,26 +269,17 @@ def test_a_method_that_is_not_there_is_told_in_a_line(method, words):
     ("answer", "words"),
     [
         (None, "NoneType"),
-        ([1.0, 2.0], r"shape \(2,\), not \(3,\)"),
-        (torch.zeros(3, 1), "shape"),
-        ([0.0, float("nan"), 1.0], "nan for pair 1"),
-        (np.array([0.0, 1e300, 1.0]), "inf for pair 1"),
+        ([1.0, 2.0], r"shape \(2,\): 3 log-odds"),
+        ([0.0, float("nan"), 1.0], "NaN"),
+        (np.array([0.0, 1e300, 1.0]), "infinity"),
         ([True, False, True], "bool"),
         ([0.2, 0.7, 0.9], "between 0 and 1"),
     ],
 )
 def test_what_are_no_log_odds_is_told_in_a_line(answer, words):
     with pytest.raises(InputError, match=words):
-        own_method.as_log_odds(answer, 3)
-    assert own_method.as_log_odds(np.array([-1, 2, 0]), 3).tolist() == [-1, 2, 0]
-
-
-def test_an_error_inside_a_method_shows_where_and_ends_with_a_line(population, tmp_path, monkeypatch, capfd):
-    (tmp_path / "broken.py").write_text("def fit(train, few):\n    return few.nothing_such\n")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="broken:fit failed with status 1"):
-        own_method.entries("broken:fit", *population, 0)
-    assert "return few.nothing_such" in capfd.readouterr().err
+        own_method.as_log_odds("my:fit", answer, 3)
+    assert own_method.as_log_odds("my:fit", np.array([-1, 2, 0]), 3).tolist() == [-1, 2, 0]
 
 
 def test_the_splits_are_read_in_three_lines(population, tmp_path, monkeypatch):

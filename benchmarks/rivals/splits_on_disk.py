@@ -1,4 +1,4 @@
-"""One population as anybody can read it: the layout of PATH.safetensors and PATH.parquet, in memory as `Pairs`.
+"""One population as anybody can read it: PATH.safetensors and PATH.parquet, for a method in memory as `Pairs`.
 
 What is left and what is right, and the order of the replies and of a person's pairs, follow from a hash of the vectors
 alone: they are the same whichever reply was preferred, so nothing but `left_preferred` tells of that. One thing does
@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from lore.common import require
 from lore.fit.groups import SEEN_USERS
@@ -36,11 +35,6 @@ class Pairs(NamedTuple):
     def differences(self):
         """e(left) - e(right), (n, d)."""
         return self.embeddings[self.left] - self.embeddings[self.right]
-
-
-# ------------------------------------------------------------------------------------------------
-# Writing
-# ------------------------------------------------------------------------------------------------
 
 
 def hashes(vectors):
@@ -91,42 +85,20 @@ def save_population(path, groups, head, **metadata):
     save_split(path, Split(embeddings, frame, head), **metadata)
 
 
-def save_for_method(path, groups, head):
-    """What a method may know: no test pairs of seen people, and no label of a test pair -> frame of `unseen`."""
-    import pandas as pd
+def pairs_for_method(groups, head):
+    """What a method may know, as Pairs of the seen people and of the unseen ones; the frame of what it is asked.
 
+    No test pairs of seen people, and no label of a test pair.
+    """
     embeddings, frames = laid_out(groups)
-    asked = frames["unseen"]
-    unlabelled = asked.assign(left_preferred=pd.NA)
-    frame = pd.concat([frames["train"], frames["few_shot_train"], unlabelled], ignore_index=True)
-    frame = frame.astype({"left_preferred": "boolean"})
-    save_split(path, Split(embeddings, frame, head))
-    return asked
+    of_groups = {}
+    for name in ("train", "few_shot_train", "unseen"):
+        columns = [torch.tensor(frames[name][column].to_numpy()) for column in (*COLUMNS, "left_preferred")]
+        of_groups[name] = Pairs(embeddings, head, *columns)
+    asked = of_groups["unseen"]._replace(left_preferred=None)
+    return of_groups["train"], of_groups["few_shot_train"]._replace(test=asked), frames["unseen"]
 
 
 def file_name(data_set, seed):
     """planted: low rank, 0 -> planted-low-rank.0"""
     return f"{re.sub('[^a-z0-9.]+', '-', data_set.lower())}.{seed}"
-
-
-# ------------------------------------------------------------------------------------------------
-# Reading
-# ------------------------------------------------------------------------------------------------
-
-
-def load_for_method(path):
-    """train, few: Pairs of seen people, and of unseen ones with what they are tested on."""
-    import pandas as pd
-
-    tensors = load_file(f"{path}.safetensors")
-    frame = pd.read_parquet(f"{path}.parquet")
-    vectors = (tensors["embeddings"], tensors.get("head"))
-    groups = {}
-    for name in ("train", "few_shot_train", "unseen"):
-        rows = frame[frame["group"] == name]
-        columns = [torch.tensor(rows[column].to_numpy()) for column in COLUMNS]
-        preferred = None
-        if rows["left_preferred"].notna().all():
-            preferred = torch.tensor(rows["left_preferred"].to_numpy(dtype=bool))
-        groups[name] = Pairs(*vectors, *columns, preferred)
-    return groups["train"], groups["few_shot_train"]._replace(test=groups["unseen"])
