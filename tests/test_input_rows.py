@@ -276,25 +276,6 @@ def test_columns_of_other_names_are_named(tmp_path):
             read_judgements(path, columns)
 
 
-@pytest.mark.parametrize(
-    "columns, words",
-    [
-        ("question_id model_a model_b winner judge conversation_a conversation_b turn", "--from arena$"),
-        ("id prompt response_a response_b winner_model_a winner_tie", "--from arena, if it says who chose; without"),
-        ("history human_ref_A human_ref_B labels", "history would not be read.*--from arena, if"),
-        ("instruction completions", "--from rankings, if"), ("prompt answers num_responses", "--from rankings, if"),
-        ("prompt response helpfulness annotator", "--from ratings$"), ("prompt completion label", "--from ratings, if"),
-        ("user_id prompt responses scores", "--from ratings$"), ("user_id prompt chosen label", "name yours with"),
-        ("id fields responses suggestions status", "--from argilla$"), ("id data annotations", "--from labelstudio$"),
-        ("prompt response_a response_b ann bob", "--from wide$"), ("conversation_id conversation_history", "PRISM/"),
-        ("message_id parent_id message_tree_id user_id text rank", "who wrote a message, not who ranked it"),
-    ],
-)  # fmt: skip
-def test_a_file_of_another_layout_is_sent_the_right_way(tmp_path, columns, words):
-    with pytest.raises(InputError, match=words):
-        read_judgements(texts.write(tmp_path / "r.jsonl", [dict.fromkeys(columns.split(), "x")]))
-
-
 def test_what_is_deep_or_long_is_told_shortly(tmp_path):
     deep = tmp_path / "deep.jsonl"
     for depth in (150, 600, 100_000):

@@ -17,10 +17,10 @@ import re
 from itertools import chain, islice
 from typing import NamedTuple
 
-from lore.common import InputError, require
+from lore.common import require
 from lore.text.conversations import BESIDE_CONTENT, is_table, read_rows, require_text, spoken
 from lore.text.json_text import in_json, is_nothing
-from lore.text.layouts import as_messages, direction, opened, renamed, renaming, there
+from lore.text.layouts import ELSEWHERE, as_messages, opened, renamed, renaming, there
 from lore.text.spellings import as_asked, as_read, holds_messages, is_list_of_messages, one_spelling
 from lore.upstream_values import as_list, finite_number, whole_number
 
@@ -87,9 +87,9 @@ def row_of(file_and_line, cells):
     row = {}
     for name, value in cells.items():
         row[name] = in_json(value, f"{file_and_line}, {name}")
-        if name in UNREAD and not is_nothing(row[name]):
-            asked = f"leave the column out, or if it is the prompt: --columns prompt={name}"
-            raise InputError(f"{file_and_line}: {name} would not be read; {asked}{direction(cells)}")
+        unread = name in UNREAD and not is_nothing(row[name])
+        way_out = f"leave the column out, or if it is the prompt: --columns prompt={name}"
+        require(not unread, f"{file_and_line}: {name} would not be read; {way_out}")
     return row
 
 
@@ -127,9 +127,8 @@ def judgements_of(rows):
             continue
         judged = judgement(file_and_line, row)
         user = users.setdefault(judged.user_id.casefold(), judged.user_id)
-        if user != judged.user_id:
-            text = f"user_id {quoted(judged.user_id)}, and {quoted(user)} before: one person?"
-            raise InputError(f"{file_and_line}: {text} give both one id")
+        same = f"user_id {quoted(judged.user_id)}, and {quoted(user)} before: one person? give both one id"
+        require(user == judged.user_id, f"{file_and_line}: {same}")
         if is_nothing(row.get("prompt_id")):
             prompt_id = prompt_ids.setdefault(prompt_key(judged), judged.prompt_id)
             judged = judged._replace(prompt_id=prompt_id)
@@ -161,24 +160,22 @@ def judgement(file_and_line, row):
     """The Judgement of a row. InputError: no person, no text, two replies that are one."""
     row = with_chosen(file_and_line, row)
     for name in ("user_id", "chosen", "rejected"):
-        if name not in row:
-            raise InputError(f"{file_and_line}: no {name}; {there(row)}{direction(row)}")
+        require(name in row, f"{file_and_line}: no {name}; {there(row)}; {ELSEWHERE}")
     user = identifier(file_and_line, row, "user_id")
-    if user is None:
-        raise InputError(f"{file_and_line}: no user_id")
+    require(user is not None, f"{file_and_line}: no user_id")
     row = without_copy(file_and_line, as_messages(row))
     chosen = conversation_of(file_and_line, row, "chosen")
     rejected = conversation_of(file_and_line, row, "rejected")
-    if as_read(chosen) == as_read(rejected):
-        raise InputError(f"{file_and_line}: chosen and rejected are the same")
-    if all(message["role"] == "system" for message in common_start(chosen, rejected)):
-        raise InputError(f"{file_and_line}: chosen and rejected have no prompt in common")
-    prompt = identifier(file_and_line, row, "prompt_id")
-    if prompt is None:
-        prompt = text_hash(common_start(chosen, rejected))
+    differ = as_read(chosen) != as_read(rejected)
+    require(differ, f"{file_and_line}: chosen and rejected are the same")
+    asked = common_start(chosen, rejected)
+    is_asked = any(message["role"] != "system" for message in asked)
+    require(is_asked, f"{file_and_line}: chosen and rejected have no prompt in common")
+    prompt = identifier(file_and_line, row, "prompt_id") or text_hash(asked)
     side = row.get("split")
-    is_side = is_nothing(side) or (isinstance(side, str) and side.strip() in SIDES)
-    require(is_side, f"{file_and_line}: split is {quoted(side)}, not one of {', '.join(SIDES)}")
+    if not is_nothing(side):
+        is_side = isinstance(side, str) and side.strip() in SIDES
+        require(is_side, f"{file_and_line}: split is {quoted(side)}, not one of {', '.join(SIDES)}")
     side = None if is_nothing(side) else SIDES[side.strip()]
     return Judgement(file_and_line, user, prompt, side, chosen, rejected)
 
@@ -196,13 +193,11 @@ def with_chosen(file_and_line, row):
     """A row {candidates, choice} as {chosen, rejected}; any other as it is. InputError: no choice of two."""
     if not is_question(row):
         return row
-    candidates = as_list(row["candidates"])
-    if candidates is None or len(candidates) != 2:
-        raise InputError(f"{file_and_line}: a choice needs two candidates")
+    candidates = as_list(row["candidates"]) or ()
+    require(len(candidates) == 2, f"{file_and_line}: a choice needs two candidates")
     choice = finite_number(row["choice"])  # of a CSV file it is a text
-    if choice not in (0, 1):
-        text = f"choice is {quoted(row['choice'])}, neither 0 nor 1, the better one's number"
-        raise InputError(f"{file_and_line}: {text}")
+    text = f"choice is {quoted(row['choice'])}, neither 0 nor 1, the better one's number"
+    require(choice in (0, 1), f"{file_and_line}: {text}")
     return row | {"chosen": candidates[int(choice)], "rejected": candidates[1 - int(choice)]}
 
 
@@ -216,10 +211,8 @@ def without_copy(file_and_line, row):
         return row
     messages = [*map(spoken, messages_of(file_and_line, said, "messages"))]
     chosen = [*map(spoken, conversation_of(file_and_line, rest, "chosen"))]
-    if messages not in (chosen, chosen[:-1]):
-        raise InputError(
-            f"{file_and_line}: both prompt and messages, which says something else; leave one out"
-        )
+    text = "both prompt and messages, which says something else; leave one out"
+    require(messages in (chosen, chosen[:-1]), f"{file_and_line}: {text}")
     return rest
 
 
@@ -236,8 +229,7 @@ def candidates_of(file_and_line, row):
     """The conversations of a row {prompt | messages, candidates}."""
     row = as_messages(row)
     candidates = as_list(row.get("candidates"))
-    if not candidates:
-        raise InputError(f"{file_and_line}: no list of candidates")
+    require(candidates, f"{file_and_line}: no list of candidates")
     conversations = []
     for number in range(len(candidates)):
         name = f"candidates[{number}]"
@@ -254,14 +246,13 @@ def conversation_of(file_and_line, row, name):
     prompt = prompt_of(file_and_line, row)
     reply = messages_of(file_and_line, row.get(name), name, "assistant")
     if prompt is None:
-        if isinstance(row[name], str):
-            text = f"{name} is a text, so a prompt or messages must be there; {there(row)}{direction(row)}"
-            raise InputError(f"{file_and_line}: {text}")
+        text = f"{name} is a text, so a prompt or messages must be there; {there(row)}; {ELSEWHERE}"
+        require(not isinstance(row[name], str), f"{file_and_line}: {text}")
         return finished(file_and_line, reply, name)
     if [*map(spoken, reply[: len(prompt)])] == [*map(spoken, prompt)]:
         return finished(file_and_line, reply, name)
-    if reply[0]["role"] != "assistant":
-        raise InputError(f"{file_and_line}: {name} begins with another prompt than the row's")
+    is_reply = reply[0]["role"] == "assistant"
+    require(is_reply, f"{file_and_line}: {name} begins with another prompt than the row's")
     return finished(file_and_line, prompt + reply, name)
 
 
@@ -269,8 +260,7 @@ def prompt_of(file_and_line, row):
     """What stands before the reply, as messages; None where the row does not say it."""
     given = [name for name in ("prompt", "messages") if not is_nothing(row.get(name))]
     given += ["context"] if is_list_of_messages(row.get("context")) else []
-    if len(given) > 1:
-        raise InputError(f"{file_and_line}: both {given[0]} and {given[1]}")
+    require(len(given) < 2, f"{file_and_line}: both {' and '.join(given)}")
     return messages_of(file_and_line, row[given[0]], given[0], "user") if given else None
 
 
@@ -281,18 +271,15 @@ def messages_of(file_and_line, value, name, role=None):
     """
     where = f"{file_and_line}: {name}"
     if isinstance(value, str) and role:
-        if holds_messages(value):
-            raise InputError(
-                f"{where} is a list of messages that has become a text, {quoted(value.strip())};"
-                " give the list itself (in a CSV file: as JSON)"
-            )
-        if value.strip() in NO_TEXT or (role == "user" and value.strip() == "None"):
-            raise InputError(f"{where} is {value.strip()}, what a table writes for a missing text")
+        text = f"is a list of messages that has become a text, {quoted(value.strip())}"
+        give = "give the list itself (in a CSV file: as JSON)"
+        require(not holds_messages(value), f"{where} {text}; {give}")
+        missing = value.strip() in NO_TEXT or (role == "user" and value.strip() == "None")
+        require(not missing, f"{where} is {value.strip()}, what a table writes for a missing text")
         value = [{"role": role, "content": value}]
     messages = [value] if isinstance(value, dict) else as_list(value)
-    if not messages:
-        kind = "nothing" if is_nothing(value) else f"a {type(value).__name__}"
-        raise InputError(f"{where} is {kind}, neither a text nor a list of messages")
+    kind = "nothing" if is_nothing(value) else f"a {type(value).__name__}"
+    require(messages, f"{where} is {kind}, neither a text nor a list of messages")
     read = [message_of(where, message) for message in messages]
     require_text(read, f"{file_and_line}, {name}: ")
     return read
@@ -300,12 +287,11 @@ def messages_of(file_and_line, value, name, role=None):
 
 def message_of(where, message):
     """A message with all keys of it that say something. InputError: no role, no content."""
-    if not (isinstance(message, dict) and {"role", "content"} <= message.keys()):
-        raise InputError(f"{where} holds {quoted(message)}, no role and content")
+    complete = isinstance(message, dict) and {"role", "content"} <= message.keys()
+    require(complete, f"{where} holds {quoted(message)}, no role and content")
     role = message["role"]
     content = message["content"]
-    if role not in ROLES:
-        raise InputError(f"{where} has a role {quoted(role)}, none of {', '.join(ROLES)}")
+    require(role in ROLES, f"{where} has a role {quoted(role)}, none of {', '.join(ROLES)}")
     filled = {key: value for key, value in message.items() if not is_nothing(value)}
     if content is None and filled.keys() & {*BESIDE_CONTENT}:
         content = ""  # it calls a tool
@@ -316,41 +302,33 @@ def finished(file_and_line, conversation, name):
     """The conversation, if it has a prompt with words and ends in one reply to it."""
     where = f"{file_and_line}: {name}"
     *prompt, reply = conversation
-    if reply["role"] != "assistant" or not reply["content"].strip():
-        raise InputError(f"{where} does not end in a reply, or in an empty one")
-    if not prompt:
-        raise InputError(f"{where} has no prompt before it")
-    before = prompt[-1]
-    if before["role"] == "assistant":
-        raise InputError(f"{where} follows another reply: a prompt must not hold the reply already")
-    if before["role"] == "user" and not before["content"].strip():
-        raise InputError(f"{where} follows an empty prompt")
-    for text in (before["content"], reply["content"]):
-        mark = ENDS_IN_MARK.search(text) if isinstance(text, str) else None
-        if mark:
-            raise InputError(
-                f"{where}: {quoted(mark[0].strip())} ends it or its prompt, as a chat template writes: give"
-                " plain texts, or messages"
-            )
-    if ends_in_reply(before["content"], reply["content"]):
-        raise InputError(f"{where} stands at the end of its prompt already")
+    is_reply = reply["role"] == "assistant" and reply["content"].strip()
+    require(is_reply, f"{where} does not end in a reply, or in an empty one")
+    require(prompt, f"{where} has no prompt before it")
+    role = prompt[-1]["role"]
+    asked = prompt[-1]["content"]
+    text = "follows another reply: a prompt must not hold the reply already"
+    require(role != "assistant", f"{where} {text}")
+    require(role != "user" or asked.strip(), f"{where} follows an empty prompt")
+    for text in (asked, reply["content"]):
+        mark = ENDS_IN_MARK.search(text)
+        words = "ends it or its prompt, as a chat template writes: give plain texts, or messages"
+        require(not mark, f"{where}: {quoted(mark and mark[0].strip())} {words}")
+    # a whole dialogue as text, with this reply behind "Assistant:" or its like
+    before = asked.strip().removesuffix(reply["content"].strip())
+    repeats = len(before) < len(asked.strip()) and BEFORE_REPLY.search(before)
+    require(not repeats, f"{where} stands at the end of its prompt already")
     return conversation
 
 
-def ends_in_reply(prompt, reply):
-    """Whether a prompt is a whole dialogue as text, with this reply behind "Assistant:" or its like."""
-    before = prompt.strip().removesuffix(reply.strip())
-    return len(before) < len(prompt.strip()) and BEFORE_REPLY.search(before) is not None
-
-
-def common_start(one_talk, another_talk):
+def common_start(chosen, rejected):
     """The messages that two conversations begin with in common."""
     same = 0
-    for message, counterpart in zip(one_talk, another_talk):
+    for message, counterpart in zip(chosen, rejected):
         if spoken(message) != spoken(counterpart):
             break
         same += 1
-    return one_talk[:same]
+    return chosen[:same]
 
 
 # ---------------------------------------------------------------------------------------- ids ---
@@ -363,13 +341,13 @@ def identifier(file_and_line, row, name):
         return None
     where = f"{file_and_line}: {name} is {quoted(value)}"
     number = whole_number(value)
-    if not isinstance(value, str) and number is None:
-        raise InputError(f"{where}, neither a text nor a whole number")
+    is_id = isinstance(value, str) or number is not None
+    require(is_id, f"{where}, neither a text nor a whole number")
     text = one_spelling(str(value) if number is None else str(number))
-    if text.casefold() in NO_IDS or text == "NA":
-        raise InputError(f"{where}: what stands for a missing one is no id; leave the row out")
-    if ROUNDED.fullmatch(text) or (isinstance(value, float) and abs(value) >= EXACT):
-        raise InputError(f"{where}: digits of a long number are lost; store ids as text")
+    missing = text.casefold() in NO_IDS or text == "NA"
+    require(not missing, f"{where}: what stands for a missing one is no id; leave the row out")
+    lost = ROUNDED.fullmatch(text) or (isinstance(value, float) and abs(value) >= EXACT)
+    require(not lost, f"{where}: digits of a long number are lost; store ids as text")
     return re.sub(r"^(-?\d+)\.0+$", r"\1", text)  # 7.0 of a table that holds numbers as text
 
 

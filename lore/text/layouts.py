@@ -1,4 +1,4 @@
-"""Other ways to write one comparison that are read as they are, and where files of yet others are sent.
+"""Other ways to write one comparison that are read as they are, and names of columns elsewhere.
 
     {"context": [{"role": "user", ..}], "chosen": {"role": "assistant", ..}, ..}    SynthesizeMe
     {"chosen": "\n\nHuman: a?\n\nAssistant: b", "rejected": "\n\nHuman: ..", ..}    HH-RLHF
@@ -22,23 +22,13 @@ WORDS = (
     "response", "conversation", "completion", "answer", "output", "option", "reply", "summary", "text", "human_ref",
 )  # fmt: skip
 ENDINGS = (("_a", "_b"), ("_A", "_B"), ("_1", "_2"), ("1", "2"), ("-1", "-2"), ("_0", "_1"))
-PEOPLE = re.compile("user|annotator|judge|worker|rater|person|labeler|evaluator|participant", re.IGNORECASE)
 VOTES = (  # names of a winner
     "vote", "preference", "overall_preference", "preferred", "choice", "label", "labels", "verdict",
     "better_response_id",
 )  # fmt: skip
 SCORES = ("score", "rating", "label", "overall_score", "helpfulness", "stars", "grade")
 LISTS = ("responses", "completions", "answers", "candidates", "outputs", "replies")
-LAYOUTS = {  # and what is among the names of their columns, sorted
-    "argilla": r"\bfields\b.* responses\b|\.responses\.users",
-    "labelstudio": r"\b(annotations|completions)\b.* data\b",
-    "ratings": rf"(?=.*\b(response|completion|answer|{'|'.join(LISTS)})\b).*\b({'|'.join(SCORES)}|scores|ratings)\b",
-    "rankings": rf"\b(ranks?|rankings?|order|{'|'.join(LISTS)})\b",
-}
-FOLDERS = {  # a column of upstream's file, and the folder whose scripts read it
-    "conversation_history": "PRISM", "first_turn_prompt": "CommunityAlignment", "response_1_gemma_2b": "PersonalLLM",
-    "summaries": "RedditTLDR",
-}  # fmt: skip
+ELSEWHERE = "name yours with --columns user_id=THEIRS .., or turn the file by OwnData/convert.py (--help)"
 
 
 # -------------------------------------------------------------------------------- read as they are ---
@@ -139,9 +129,6 @@ def there(row):
     return f"there are {', '.join(names[:SHOWN])}{more}"
 
 
-# ------------------------------------------------------------------------------ what others look like ---
-
-
 def sides_of(row):
     """The names of the columns with the two replies of a row that names no winner by column; None: it has none."""
     for word in WORDS:
@@ -149,29 +136,3 @@ def sides_of(row):
             if word + first in row and word + second in row:
                 return word + first, word + second
     return ("left", "right") if "left" in row and "right" in row else None
-
-
-def layout_of(row):
-    """The layout of OwnData/convert.py that a row's columns are of; None: of none that is known."""
-    if sides_of(row):
-        return "arena" if row.keys() & {*VOTES, "winner", "judge", "winner_model_a"} else "wide"
-    names = " ".join(sorted(row))
-    return next((layout for layout, columns in LAYOUTS.items() if re.search(columns, names)), None)
-
-
-def direction(row):
-    """Where a row goes that is no comparison as they are here, in words to be added to an error."""
-    if "message_tree_id" in row and "parent_id" in row:
-        return ": OASST says who wrote a message, not who ranked it; nothing personal can be learnt from that"
-    for column, folder in FOLDERS.items():
-        if column in row:
-            return f": that is a file for the scripts of {folder}/"
-    layout = layout_of(row)
-    if layout is None:
-        return (
-            "; name yours with --columns user_id=THEIRS .., or turn the file by OwnData/convert.py (--help)"
-        )
-    words = f": that is a file for python OwnData/convert.py --from {layout}"
-    if layout in ("argilla", "labelstudio", "wide") or PEOPLE.search(" ".join(row)):
-        return words
-    return f"{words}, if it says who chose; without people nothing personal can be learnt from it"
