@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lore.common import InputError, require
+from lore.common import require
 from lore.fit.groups import Groups
 from lore.fit.planted import blurred, float32
 from lore.splits import load_split
@@ -93,11 +93,9 @@ def unit(columns):
 
 
 def check_populations(dirichlet_list):
-    for a in dirichlet_list:
-        if not 0 < a < float("inf"):
-            raise InputError(f"dirichlet_list: {a:g} is no Dirichlet parameter, above 0 and finite")
-    if len({f"{a:g}" for a in dirichlet_list}) < len(dirichlet_list):
-        raise InputError("dirichlet_list holds a value twice")
+    require(all(dirichlet_list), "dirichlet_list: 0 is no Dirichlet parameter")
+    names = {f"{a:g}" for a in dirichlet_list}  # of the files
+    require(len(names) == len(dirichlet_list), "dirichlet_list holds a value twice")
 
 
 def split(sides, a, num_seen, num_unseen, train_prompts, few_shot_prompts, seed):

@@ -15,7 +15,7 @@ Cost:   one pass of the model over each prompt with its responses; 8 kB of disk 
 
 import re
 import sys
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -27,7 +27,7 @@ from lore.text import encoder_settings
 from lore.text.conversations import data_files, exchange, fetch_rows, read_rows
 from lore.text.embeddings import embed_split
 from lore.text.encoder import encoder_of
-from lore.upstream_values import content_key, finite_number
+from lore.upstream_values import finite_number
 from responses import REWARD_MODELS
 
 # ------------------------------------------------------------------------------- settings ---
@@ -38,44 +38,27 @@ limit = 0  # only the first N prompts of each side, for a smoke test; 0 = all
 # The model and how it is used: lore/text/encoder_settings.py, flags of this script as well.
 
 RESPONSE = re.compile(r"response_(\d+)(_|$)")
-TEXT = re.compile(r"prompt|response_\d+")  # columns by which a prompt is known again
+FILE = re.compile(r"(-\d+-of-\d+(-[0-9a-f]{16})?)?(\.parquet|\.csv|\.jsonl?(\.gz)?)")  # behind train or test
 
 
 def upstream_rows(source, side, data):
-    """Yield (place, row) of one side's prompts, from local files or the Hub. InputError: none."""
+    """(place, row) of one side's prompts: the Hub's, or those of one local file or of the parts of one.
+
+    InputError: no such file, or several, of which it is not known whether they hold the same.
+    """
     if not Path(source).is_dir():
-        yield from fetch_rows(source, split=side)
-        return
-    name = re.compile(rf"{side}(-\d+-of-\d+)?(-[0-9a-f]{{16}})?(\.parquet|\.csv|\.jsonl?(\.gz)?)")
+        return fetch_rows(source, split=side)
     files = []
     for file in Path(source).rglob(f"{side}*"):
         written_here = data.resolve() in file.resolve().parents
-        if name.fullmatch(file.name) and not written_here:
+        if FILE.fullmatch(file.name.removeprefix(side)) and not written_here:
             files.append(file)
     files = data_files(files)
-    one_kind = len({file.suffix for file in files}) == 1
+    kinds = {(file.parent, "-of-" in file.name, *file.suffixes) for file in files}
     there = ", ".join(map(str, files)) or "none"
-    names = f"{side}.parquet, .csv or .jsonl (or {side}-00000-of-00001..)"
-    require(one_kind, f"{source}: {names} of one kind: {there}")
-    before = set()
-    again = 0
-    twice = 0
-    for file in files:
-        here = set()
-        for place, row in read_rows(file):
-            texts = {column: row[column] for column in row if TEXT.fullmatch(column)}
-            key = content_key(texts)
-            twice += key in here
-            here.add(key)
-            if key in before:  # of a file that a whole and its parts lie side by side
-                again += 1
-            else:
-                yield place, row
-        before |= here
-    if again:
-        print(f"{side}: {again} prompts left out that another file holds as well")
-    if twice:
-        print(f"{side}: {twice} prompts stand more than once in one file, with the same responses")
+    wanted = f"one {side}.parquet, .csv or .jsonl, or its parts {side}-00000-of-00001.."
+    require(len(kinds) == 1, f"{source}: {wanted}, is needed: {there}")
+    return chain.from_iterable(map(read_rows, files))
 
 
 def responses(rows):

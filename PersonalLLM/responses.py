@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lore.common import InputError, require
+from lore.common import require
 from lore.fit.comparisons import Comparisons, content
 
 PREPARE = "python PersonalLLM/prepare.py"
@@ -24,19 +24,16 @@ class Prompts(NamedTuple):
 
 def prompts_of(split, path):
     """A prepared side, whose rows are every response to every prompt in any order, as arrays."""
+    import pandas as pd
+
     frame = split.frame.sort_values(["prompt", "response"])
-    prompts = frame["prompt"].unique()  # those that were too long are not among them
-    P, R = len(prompts), frame["response"].nunique()
-    order = np.stack([np.repeat(prompts, R), np.tile(np.arange(R), P)], axis=1)
-    if not P or not np.array_equal(frame[["prompt", "response"]].to_numpy(), order):
-        raise InputError(f"{path}: {len(frame)} rows are not {R} responses to each of {P} prompts")
-    try:
-        scores = frame[list(REWARD_MODELS)].to_numpy(dtype=np.float64).reshape(P, R, -1)
-    except ValueError as error:
-        raise InputError(f"{path}: a score that is no number; make it with: {PREPARE}") from error
-    if not np.isfinite(scores).all():
-        raise InputError(f"{path}: a score is NaN or infinite; make it again with: {PREPARE}")
-    return Prompts(split.table, frame["reply"].to_numpy().reshape(P, R), scores)
+    P = frame["prompt"].nunique()  # those that were too long are not among them
+    R = frame["response"].nunique()
+    complete = len(frame) == P * R and not frame.duplicated(["prompt", "response"]).any()
+    require(P and complete, f"{path}: {len(frame)} rows are not {R} responses to each of {P} prompts")
+    scores = frame[[*REWARD_MODELS]].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    require(np.isfinite(scores).all(), f"{path}: a score that is no number; make it again with: {PREPARE}")
+    return Prompts(split.table, frame["reply"].to_numpy().reshape(P, R), scores.reshape(P, R, -1))
 
 
 def best_against_worst(table, replies, scores, W, orders, count, names):

@@ -1,23 +1,24 @@
 """PersonalLLM/ from upstream columns to the paper's table, as a user runs it."""
 
-import json
 import random
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, assert_one_line_error, call_script, load_script
-from texts import text
+from conftest import ROOT, assert_one_line_error, call_script, load_script, printed
+from texts import report, text
+from tiny import encoder
 
 from lore.common import InputError
 from lore.fit.basis import basis_path, load_basis
 from lore.settings import defaults_of
 from lore.splits import load_split, save_split
 from lore.text.conversations import exchange
-from lore.text.encoder import Encoder
 
 FOLDER = ROOT / "PersonalLLM"
+TRAIN, VARY = FOLDER / "train_basis.py", FOLDER / "vary_fewshot.py"
 PREPARE = load_script(FOLDER / "prepare.py")
 PEOPLE = load_script(FOLDER / "people.py")
 NAMES = PREPARE.REWARD_MODELS
@@ -48,25 +49,23 @@ def upstream(prompts, responses=8, seed=0):
     return pd.DataFrame(rows)
 
 
-def write(folder, train, test, suffix="parquet"):
+def write(folder, train, test):
     folder.mkdir(parents=True, exist_ok=True)
     for side, frame in (("train", train), ("test", test)):
-        path = folder / f"{side}-00000-of-00001.{suffix}"
-        if suffix == "parquet":
-            frame.to_parquet(path)
-        elif suffix == "csv":
-            frame.to_csv(path, index=False)
-        else:
-            frame.to_json(path, orient="records", lines=True)
+        frame.to_parquet(folder / f"{side}-00000-of-00001.parquet")
 
 
-def prepare(folder, model, *flags):
+def prepare(folder, model, *flags, call=printed):
     common = ("--source", folder, "--data", folder / "data", "--model", model)
-    return call_script(FOLDER / "prepare.py", *common, *flags)
+    return call(FOLDER / "prepare.py", *common, *flags)
 
 
-FEW = ("--num_seen", 6, "--num_unseen", 4, "--train_prompts", 8)
-QUICK = (*FEW, "--few_shot_prompts", 3, "--num_iterations", 20)
+def load(folder, side):
+    return load_split(folder / "data" / side, "", columns=["reply"])
+
+
+FEW = ("--num_seen", 6, "--num_unseen", 4, "--train_prompts", 8, "--num_iterations", 20)
+QUICK = (*FEW, "--few_shot_prompts", 3)
 MEAN = ("--pooling", "mean")
 
 
@@ -74,8 +73,7 @@ MEAN = ("--pooling", "mean")
 def prepared(tmp_path_factory, reward_model):
     folder = tmp_path_factory.mktemp("personalllm")
     write(folder, upstream(20), upstream(7, seed=1))
-    status, out, err = prepare(folder, reward_model)
-    assert status == 0, err
+    out = prepare(folder, reward_model)
     assert "train: 20 prompts, 8 responses each" in out
     assert "test: 7 prompts" in out and "% saved" in out
     return folder
@@ -85,136 +83,76 @@ def prepared(tmp_path_factory, reward_model):
 
 
 def test_every_response_has_its_own_vector_and_its_own_scores(prepared, reward_model):
-    original, split = upstream(20), load_split(prepared / "data/train", "", columns=["reply"])
+    original, split = upstream(20), load(prepared, "train")
     assert list(split.frame) == ["prompt", "response", "reply", *NAMES] and len(split.frame) == 160
-    encoder = Encoder(str(reward_model), "last", torch.device("cpu"), share=False)
+    alone = encoder(reward_model, share=False)
     for row in split.frame.iloc[::23].itertuples():
         talk = exchange(original["prompt"][row.prompt], original[f"response_{row.response + 1}"][row.prompt])
-        assert torch.allclose(split.table[row.reply], encoder.embed([talk])[0], atol=1e-5)
+        assert torch.allclose(split.table[row.reply], alone.embed([talk])[0], atol=1e-5)
         for name in NAMES:
             assert getattr(row, name) == original[f"response_{row.response + 1}_{name}"][row.prompt]
     assert split.head.shape == (32, 1)
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-def test_other_file_formats_give_the_same(prepared, tmp_path, text_encoder, suffix):
-    write(tmp_path, upstream(20), upstream(7, seed=1), suffix)
-    status, _, err = prepare(tmp_path, text_encoder, *MEAN, "--limit", 5)
-    assert status == 0, err
-    frame = load_split(tmp_path / "data/train", "", columns=["reply"]).frame
-    expected = load_split(prepared / "data/train", "", columns=["reply"]).frame[:40]
-    assert np.allclose(frame[list(NAMES)], expected[list(NAMES)]) and len(frame) == 40
+def test_parts_odd_texts_and_a_second_run(tmp_path, text_encoder):
+    train, test = upstream(6), upstream(3, seed=1)
+    for place in ((1, "response_2", "None"), (2, "prompt", "12"), (5, "response_8", "")):
+        train.loc[place[0], place[1]] = place[2]
+    test.loc[0, "prompt"] = train.loc[0, "prompt"]
+    for number, part in enumerate((train[:4], train[4:])):
+        part.to_csv(tmp_path / f"train-0000{number}-of-00002.csv", index=False)
+    test.to_csv(tmp_path / "test.csv", index=False)
+    (tmp_path / "train_log.csv").write_text("not data")
+    (tmp_path / "copy").mkdir()
+    shutil.copy(tmp_path / "test.csv", tmp_path / "copy")
+    out = prepare(tmp_path, text_encoder, *MEAN)
+    assert "train: 6 prompts" in out and "holds the same as" in out
+    assert "warning: prompts on both the training and the test side: 1" in out
+    frame = load(tmp_path, "train").frame
+    assert frame["prompt"].tolist() == np.repeat(np.arange(6), 8).tolist()
+    assert frame["gemma_2b"][41] == pytest.approx(train["response_2_gemma_2b"][5])
+    out = prepare(tmp_path, text_encoder, *MEAN)  # data/ lies in --source
+    assert out.count("done already") == 2
+    done = prepare(tmp_path, text_encoder, *MEAN, "--limit", 3, call=call_script)
+    assert_one_line_error(done, "made of other text, perhaps with another --limit")
+    shutil.copy(tmp_path / "train-00000-of-00002.csv", tmp_path / "train.csv")
+    (tmp_path / "train-00000-of-00002.csv").write_text("prompt")
+    done = prepare(tmp_path, text_encoder, *MEAN, call=call_script)  # do they hold the same?
+    assert_one_line_error(
+        done, "one train.parquet, .csv or .jsonl, or its parts", "-of-00002.csv", "train.csv"
+    )
 
 
 def test_what_prepare_refuses(tmp_path, text_encoder):
     good = upstream(3)
     name = "response_3_gemma_2b"
-    cases = [
+    for bad, *words in (
         (good.drop(columns="response_2_beaver_7b"), "missing columns response_2_beaver_7b"),
         (good.drop(columns="prompt"), "missing columns prompt"),
         (good.drop(columns="response_4"), "missing columns response_4"),
-        (good.assign(**{name: [1.0, float("nan"), 2.0]}), f"row 1 has no number in {name}"),
         (good.assign(**{name: [1.0, 2.0, float("inf")]}), f"row 2 has no number in {name}"),
         (good.assign(**{name: ["1", "2", "x"]}), f"row 2 has no number in {name}"),
         (good.assign(response_4=["a", None, "b"]), "row 1: response_4 is a"),
         (upstream(3, responses=1), "1 columns response_1, response_2, ..; a comparison needs two"),
-        (good[:0].astype(str), "no test prompts"),
-    ]
-    for number, (bad, words) in enumerate(cases):
-        folder = tmp_path / str(number)
-        write(folder, good, bad, "csv" if bad.empty else "parquet")
-        assert_one_line_error(prepare(folder, text_encoder, *MEAN), "test", words)
-    folder = tmp_path / "empty"
-    folder.mkdir()
-    assert_one_line_error(prepare(folder, text_encoder), "train.parquet, .csv or .jsonl", "none")
-    done = prepare(tmp_path / "nowhere", text_encoder, *MEAN, "--data", tmp_path / "data")
-    assert_one_line_error(done, "folder here", "cannot be fetched")
-    (folder / "train.parquet").write_text("no parquet")
-    assert_one_line_error(prepare(folder, text_encoder), "train.parquet cannot be read")
-    (folder / "train.csv").write_text("prompt")
-    done = prepare(folder, text_encoder)
-    assert_one_line_error(done, "of one kind", "train.csv", "train.parquet")
-
-
-@pytest.mark.parametrize("change", ["shuffled", "filtered", "named", "text"])
-def test_an_index_that_a_table_brings_along_is_no_row_number(tmp_path, text_encoder, change):
-    """Scores stay with their own responses, whatever others did to the file before."""
-    whole = upstream(9)
-    if change == "shuffled":
-        frame = whole.sample(frac=1, random_state=1)
-    elif change == "filtered":
-        frame = whole[whole["prompt_id"] % 2 == 1]
-    elif change == "named":
-        frame = whole.set_index(np.full(9, "same"))
-    else:  # scores as text, as some tools write them
-        frame = whole.astype({f"response_3_{name}": str for name in NAMES})
-    write(tmp_path, frame, upstream(2, seed=1))
-    status, _, err = prepare(tmp_path, text_encoder, *MEAN)
-    assert status == 0, err
-    split = load_split(tmp_path / "data/train", "", columns=["reply"])
-    rows = split.frame.set_index(["prompt", "response"])
-    vectors = {}
-    for prompt, original in enumerate(frame.to_dict("records")):
-        for response in range(8):
-            found = rows.loc[prompt, response]
-            for name in NAMES:
-                assert found[name] == float(original[f"response_{response + 1}_{name}"])
-            text = (original["prompt"], original[f"response_{response + 1}"])
-            vectors[text] = split.table[int(found["reply"])]
-    encoder = Encoder(str(text_encoder), "mean", torch.device("cpu"))
-    for text in list(vectors)[::17]:
-        assert torch.allclose(vectors[text], encoder.embed([exchange(*text)])[0], atol=1e-5)
+        (good[:0], "no test prompts"),
+    ):
+        write(tmp_path, good, bad)
+        done = prepare(tmp_path, text_encoder, *MEAN, call=call_script)
+        assert_one_line_error(done, "test", *words)
+    (tmp_path / "empty").mkdir()
+    done = prepare(tmp_path / "empty", text_encoder, *MEAN, call=call_script)
+    assert_one_line_error(done, "train.parquet, .csv or .jsonl", "none")
 
 
 def test_a_prompt_with_a_response_too_long_is_left_out_whole(tmp_path, reward_model):
     train = upstream(6)
     train.loc[2, "response_5"] = "the cat sat " * 60
     write(tmp_path, train, upstream(3, seed=1))
-    status, out, err = prepare(tmp_path, reward_model, "--max_length", 100)
-    assert status == 0, err
-    assert "left out" in out
+    assert "left out" in prepare(tmp_path, reward_model, "--max_length", 100)
     sides = PEOPLE.load(tmp_path / "data")
     assert sides.train.scores.shape == (5, 8, 10)
     scores = [train[f"response_1_{name}"][3] for name in NAMES]  # the next prompt's, not moved
     assert sides.train.scores[2, 0].tolist() == scores
-
-
-def test_a_whole_beside_its_parts_and_hidden_files_are_not_counted_twice(tmp_path, text_encoder):
-    train = upstream(6)
-    write(tmp_path, pd.concat([train, train[:1]]), upstream(2, seed=1))
-    train[:4].to_parquet(tmp_path / "train.parquet")
-    part = tmp_path / "train-00000-of-00001.parquet"
-    part.rename(tmp_path / "train-00000-of-00001-0123456789abcdef.parquet")  # as the Hub has named
-    (tmp_path / "._train-00000-of-00001.parquet").write_bytes(b"\0\5\26\7 Mac OS X")
-    (tmp_path / "copy").mkdir()
-    (tmp_path / "copy/test.parquet").write_bytes((tmp_path / "test-00000-of-00001.parquet").read_bytes())
-    status, out, err = prepare(tmp_path, text_encoder, *MEAN)
-    assert status == 0, err
-    assert "train: 7 prompts" in out and "train: 4 prompts left out that another file" in out
-    assert "train: 1 prompts stand more than once in one file" in out
-    assert "test: 2 prompts" in out and "holds the same as" in out
-
-
-def test_several_files_odd_texts_and_a_second_run(tmp_path, text_encoder):
-    train, test = upstream(6), upstream(3, seed=1)
-    train.loc[1, "response_2"], train.loc[2, "prompt"], train.loc[5, "response_8"] = (
-        "None",
-        "12",
-        "",
-    )
-    test.loc[0, "prompt"] = train.loc[0, "prompt"]
-    for number, part in enumerate((train[:4], train[4:])):
-        part.to_csv(tmp_path / f"train-0000{number}-of-00002.csv", index=False)
-    test.to_csv(tmp_path / "test.csv", index=False)
-    (tmp_path / "train_log.csv").write_text("not data")
-    status, out, err = prepare(tmp_path, text_encoder, *MEAN)
-    assert status == 0, err
-    assert "train: 6 prompts" in out and "warning: prompts on both the training and the test side: 1" in out
-    frame = load_split(tmp_path / "data/train", "", columns=["reply"]).frame
-    assert frame["prompt"].tolist() == np.repeat(np.arange(6), 8).tolist()
-    assert frame["gemma_2b"][41] == pytest.approx(train["response_2_gemma_2b"][5])
-    status, out, err = prepare(tmp_path, text_encoder, *MEAN)  # data/ lies in --source
-    assert status == 0 and out.count("done already") == 2, err
 
 
 # ------------------------------------------------------------------------------------------------
@@ -222,14 +160,12 @@ def test_several_files_odd_texts_and_a_second_run(tmp_path, text_encoder):
 
 def test_from_embeddings_to_the_papers_table_and_pictures(prepared, tmp_path):
     common = ("--data", prepared / "data", "--results", tmp_path)
-    flags = (*common, *QUICK, "--K_list", 0, 1, 3, "--dirichlet_list", 0.001, 0.1)
-    status, out, err = call_script(FOLDER / "train_basis.py", *flags)
-    assert status == 0, err
+    out = printed(TRAIN, *common, *QUICK, "--K_list", 0, 1, 3, "--dirichlet_list", 0.001, 0.1)
     header, *lines = out.strip().splitlines()[-5:-1]
     assert header.split("  ")[0] == "K" and "a = 0.001: seen" in header and "overall" in header
     for a in ("0.001", "0.1"):
         output = tmp_path / f"train_basis_a{a}"
-        rows = json.loads(output.with_name(f"{output.name}.json").read_text())["rows"]
+        rows = report(tmp_path / f"train_basis_a{a}.json")["rows"]
         assert [row["K"] for row in rows] == [0, 1, 3]
         for part in ("", "_mixtures"):
             assert output.with_name(f"{output.name}{part}.png").exists()
@@ -237,14 +173,12 @@ def test_from_embeddings_to_the_papers_table_and_pictures(prepared, tmp_path):
         assert len(basis.user_ids) == 6 and len(basis.unseen_ids) == 4
     overall = [(6 * row["seen"] + 4 * row["unseen"]) / 10 for row in rows]  # of 0.1, the last column
     assert [line.split()[-1] for line in lines] == [f"{100 * value:.1f}" for value in overall]
-    flags = (*common, *FEW, "--dirichlet_list", 0.1, "--num_iterations", 20)
-    flags = (*flags, "--max_shots", 12, "--trials", 2, "--num_shots")
-    status, out, err = call_script(FOLDER / "vary_fewshot.py", *flags, 1, 12)
-    assert status == 0, err
-    rows = json.loads((tmp_path / "vary_fewshot_a0.1.json").read_text())["rows"]
+    flags = (*common, *FEW, "--dirichlet_list", 0.1, "--max_shots", 12, "--trials", 2, "--num_shots")
+    printed(VARY, *flags, 1, 12)
+    rows = report(tmp_path / "vary_fewshot_a0.1.json")["rows"]
     assert [(row["K"], row["shots"]) for row in rows] == [(K, s) for K in (1, 5) for s in (1, 12)]
     assert (tmp_path / "vary_fewshot_a0.1.png").exists()
-    done = call_script(FOLDER / "vary_fewshot.py", *flags, 13)
+    done = call_script(VARY, *flags, 13)
     assert_one_line_error(done, "shots = 13", "12 to draw from")
 
 
@@ -304,39 +238,28 @@ def test_prompts_whose_responses_are_all_equal_are_left_out_and_counted(capsys):
         drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
 
 
-def test_prepared_prompts_come_back_with_their_own_scores_and_texts(prepared):
-    sides = PEOPLE.load(prepared / "data")
+def test_a_prepared_side_that_others_rewrote_has_its_own_scores_and_texts(prepared, tmp_path):
+    for name in ("train", "test"):
+        side = load(prepared, name)
+        frame = side.frame.sample(frac=1, random_state=3).rename_axis("row").assign(length=7, note="x")
+        save_split(tmp_path / name, side._replace(frame=frame[[*reversed(list(frame))]]))
+    sides = PEOPLE.load(tmp_path)
     for name, side, original in (
         ("train", sides.train, upstream(20)),
         ("test", sides.test, upstream(7, seed=1)),
     ):
-        frame = load_split(prepared / "data" / name, "", columns=["reply"]).frame
-        frame = frame.set_index(["prompt", "response"])
+        frame = load(prepared, name).frame.set_index(["prompt", "response"])
         for prompt, response in ((0, 0), (3, 7), (6, 2)):
             scores = [original[f"response_{response + 1}_{name}"][prompt] for name in NAMES]
             assert np.allclose(side.scores[prompt, response], scores)
             assert side.reply[prompt, response] == frame["reply"][prompt, response]
 
 
-def test_a_prepared_side_that_others_rewrote_holds_the_same_scores(prepared, tmp_path):
-    expected = PEOPLE.load(prepared / "data")
-    for name in ("train", "test"):
-        side = load_split(prepared / "data" / name, "", columns=["reply"])
-        frame = side.frame.sample(frac=1, random_state=3).rename_axis("row").assign(length=7, note="x")
-        frame = frame[[*reversed(list(frame))]]
-        save_split(tmp_path / name, side._replace(frame=frame))
-    found = PEOPLE.load(tmp_path)
-    for side, other in zip(found[:2], expected[:2]):
-        assert np.array_equal(side.scores, other.scores) and np.array_equal(side.reply, other.reply)
-
-
 def test_standardise_is_heard_and_has_results_of_its_own(prepared, tmp_path):
-    flags = ("--data", prepared / "data", "--results", tmp_path, *QUICK, "--K_list", 0)
-    rows = []
-    for kind, flag in (("", ()), ("_standardised", ("--standardise",))):
-        done = call_script(FOLDER / "train_basis.py", *flags, "--dirichlet_list", 0.1, *flag)
-        assert done[0] == 0, done[2]
-        rows.append(json.loads((tmp_path / f"train_basis{kind}_a0.1.json").read_text())["rows"])
+    flags = ("--data", prepared / "data", "--results", tmp_path, *QUICK, "--dirichlet_list", 0.1)
+    for more in ((), ("--standardise",)):
+        printed(TRAIN, *flags, *more, "--K_list", 0)
+    rows = [report(tmp_path / f"train_basis{kind}_a0.1.json")["rows"] for kind in ("", "_standardised")]
     assert rows[0] != rows[1]
     sides = planted(50, 20, 8)
     sides.train.scores[..., 2] = 1.0
@@ -368,14 +291,13 @@ def test_planted_reward_models_agree_as_much_as_they_say():
 
 def test_planted_populations_behave_as_in_the_paper(tmp_path):
     """Low rank beats Bradley-Terry where everybody is different, and by less where people mix."""
-    few = ("--num_seen", 100, "--num_unseen", 60, "--num_iterations", 250, "--K_list", 0, 1, 5)
-    few = (*few, "--planted_features", 32, "--planted_tests", 150, "--no-mark_best")
+    few = ("--num_seen", 60, "--num_unseen", 40, "--num_iterations", 120, "--K_list", 0, 1, 5)
+    sizes = ("--planted_features", 16, "--planted_prompts", 300, "--planted_tests", 60)
     flags = ("--synthetic", "--results", tmp_path, "--dirichlet_list", 0.001, 0.1)
-    status, _, err = call_script(FOLDER / "train_basis.py", *flags, *few)
-    assert status == 0, err
+    printed(TRAIN, *flags, *few, *sizes, "--no-mark_best")
     gain = {}
     for a in ("0.001", "0.1"):
-        rows = json.loads((tmp_path / f"train_basis_synthetic_a{a}.json").read_text())["rows"]
+        rows = report(tmp_path / f"train_basis_synthetic_a{a}.json")["rows"]
         reference, bradley_terry, rank_5 = (row["unseen"] for row in rows)
         assert reference < bradley_terry < rank_5
         gain[a] = rank_5 - bradley_terry
@@ -383,55 +305,44 @@ def test_planted_populations_behave_as_in_the_paper(tmp_path):
 
 
 def test_what_training_refuses(prepared, tmp_path):
-    script = FOLDER / "train_basis.py"
-    flags = ("--data", prepared / "data", *QUICK)
-    for extra, words in (
-        (("--dirichlet_list", 0.1, 0), ["0 is no Dirichlet parameter"]),
-        (("--dirichlet_list", 0.1, 0.1), ["holds a value twice"]),
-        (("--synthetic", "--planted_agreement", 2), ["agreement up to 1"]),
-        (("--synthetic", "--planted_tests", 0), ["at least one prompt"]),
-        (("--train_prompts", 21), ["21 and 3 prompts a person", "between 1 and 20"]),
-        (("--few_shot_prompts", 0), ["8 and 0 prompts a person"]),
-        (("--num_unseen", 0), ["at least one person each"]),
-        (("--K_list", 33), ["K = 33"]),
+    for extra, *words in (
+        (("--dirichlet_list", 0.1, 0), "0 is no Dirichlet parameter"),
+        (("--dirichlet_list", 0.1, 0.1), "holds a value twice"),
+        (("--synthetic", "--planted_agreement", 2), "agreement up to 1"),
+        (("--synthetic", "--planted_tests", 0), "at least one prompt"),
+        (("--train_prompts", 21), "21 and 3 prompts a person", "between 1 and 20"),
+        (("--few_shot_prompts", 0), "8 and 0 prompts a person"),
+        (("--num_unseen", 0), "at least one person each"),
     ):
-        assert_one_line_error(call_script(script, *flags, *extra), *words)
-    done = call_script(script, "--data", tmp_path)
+        assert_one_line_error(call_script(TRAIN, "--data", prepared / "data", *QUICK, *extra), *words)
+    done = call_script(TRAIN, "--data", tmp_path)
     assert_one_line_error(done, "train.safetensors is missing", "python PersonalLLM/prepare.py")
-    splits = (load_split(prepared / "data" / side, "", columns=["reply"]) for side in ("train", "test"))
-    train, test = splits
+    train, test = load(prepared, "train"), load(prepared, "test")
     frame = test.frame
-    column = "test.parquet has no column reply: of another data set?"
+    narrow = {"table": test.table[:, :31], "head": test.head[:31]}
+    save_split(tmp_path / "train", train)
     for broken, words in (
-        (
-            test._replace(table=test.table[:, :31], head=test.head[:31]),
-            "differ in width: 32 and 31",
-        ),
-        (test._replace(model="another"), "differ in model"),
-        (test._replace(frame=frame[:-1]), "test.parquet: 55 rows are not 8 responses to each of 7"),
-        (test._replace(frame=frame[:0]), "0 rows are not"),
-        (test._replace(frame=frame[frame["response"] < 4]), "differ in responses: 8 and 4"),
-        (test._replace(table=test.table[:10]), "points outside the 10 rows"),
-        (test._replace(frame=frame.drop(columns="gemma_2b")), "has no column gemma_2b"),
-        (test._replace(frame=frame.drop(columns="reply")), column),
-        (test._replace(frame=frame.assign(gemma_2b=float("nan"))), "a score is NaN"),
-        (test._replace(frame=frame.assign(gemma_2b="x")), "a score that is no number"),
+        (narrow, "differ in width: 32 and 31"),
+        ({"model": "another"}, "differ in model"),
+        ({"frame": frame[:-1]}, "test.parquet: 55 rows are not 8 responses to each of 7"),
+        ({"frame": frame[:0]}, "0 rows are not"),
+        ({"frame": frame[frame["response"] < 4]}, "differ in responses: 8 and 4"),
+        ({"frame": frame.assign(gemma_2b=float("nan"))}, "a score that is no number"),
+        ({"frame": frame.assign(gemma_2b="x")}, "a score that is no number"),
     ):
-        save_split(tmp_path / "train", train)
-        save_split(tmp_path / "test", broken)
-        assert_one_line_error(call_script(script, "--data", tmp_path, *QUICK), words)
+        save_split(tmp_path / "test", test._replace(**broken))
+        assert_one_line_error(call_script(TRAIN, "--data", tmp_path, *QUICK), words)
 
 
-def test_ridge_and_fresh_populations_from_the_shell(tmp_path):
-    few = ("--planted_prompts", 200, "--planted_tests", 20, "--num_seen", 30, "--num_unseen", 20)
-    flags = ("--synthetic", "--results", tmp_path, *few, "--dirichlet_list", 0.01)
-    more = ("--K_list", 0, 1, 5, "--solver", "ridge", "--repeats", 2, "--resplit", "--baselines")
-    status, out, err = call_script(FOLDER / "train_basis.py", *flags, *more)
-    assert status == 0 and "± std over splits" in out and "population mixture" in out, err
-    assert (tmp_path / "train_basis_synthetic_a0.01_mixtures.png").exists()
-    rows = json.loads((tmp_path / "train_basis_synthetic_a0.01.json").read_text())["summary"]
-    fitted = {row["K"]: row for row in rows if row["variant"] == ""}
-    assert fitted[5]["unseen"] >= fitted[1]["unseen"]
+def test_ridge_and_fresh_populations_from_the_shell(prepared, tmp_path):
+    flags = ("--data", prepared / "data", "--results", tmp_path, *QUICK, "--dirichlet_list", 0.01)
+    more = ("--K_list", 1, 2, "--solver", "ridge", "--repeats", 2, "--resplit", "--baselines")
+    out = printed(TRAIN, *flags, *more)
+    assert "± std over splits" in out and "population mixture" in out
+    assert (tmp_path / "train_basis_a0.01_mixtures.png").exists()
+    rows = report(tmp_path / "train_basis_a0.01.json")["rows"]
+    first, second = (row["of_each_user"]["seen"] for row in rows if row["K"] == "alone")
+    assert first["pairs"] == second["pairs"] and first != second  # of as many other people
 
 
 def test_pairs_know_the_prompts_they_are_about():
