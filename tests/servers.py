@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+import torch
 import uvicorn
 from conftest import ROOT, call_script
 from server import bound
@@ -22,9 +23,11 @@ def free_port():
 def application_of(name, *flags):
     """What apply/NAME.py would run, and what it prints."""
     applications = []
+    threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("server.run", lambda application, _: applications.append(application))
         done = call_script(ROOT / f"apply/{name}.py", *flags, "--port", free_port())
+    torch.set_num_threads(threads)
     assert done[0] == 0, done[2]
     return applications[0], done[1]
 

@@ -1,8 +1,6 @@
 """apply/ end to end on a basis of a tiny reward model, and what it refuses."""
 
-import gzip
 import json
-import os
 import re
 import shutil
 
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 import texts
 import torch
-from conftest import ROOT, SHARED, assert_one_line_error, call_script, load_script
+from conftest import ROOT, assert_one_line_error, call_script, load_script
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import encoder
@@ -23,8 +21,6 @@ from lore.fit.likelihood import LOGIT_SCALE
 from lore.text.conversations import exchange
 
 APPLY = ROOT / "apply"
-MTBENCH = SHARED / "mtbench/comparisons.jsonl.gz"
-DECODER = os.environ.get("LORE_DECODER", "no folder")  # a small one with one output and a template
 
 
 def apply(name, *flags):
@@ -230,10 +226,14 @@ def test_a_basis_that_is_worse_than_none_says_so(basis, rows, tmp_path):
 # ------------------------------------------------------------------------------------------------
 
 
-def test_different_questions_are_chosen_from_the_pool_and_tried_out(basis, with_deviations, tmp_path):
-    pool = {(row["prompt"], row["chosen"], row["rejected"]) for row in texts.comparisons(2, 40)}
-    pool = [{"prompt": p, "candidates": [a, b]} for p, a, b in sorted(pool)]
-    pool = [row for i, row in enumerate(pool) if row["prompt"] not in str(pool[:i])]
+@pytest.fixture
+def pool():
+    """A pair of replies to each of some prompts."""
+    rows = texts.comparisons(users=1, prompts=30)
+    return [{"prompt": row["prompt"], "candidates": sorted([row["chosen"], row["rejected"]])} for row in rows]
+
+
+def test_different_questions_are_chosen_from_the_pool_and_tried_out(pool, basis, with_deviations, tmp_path):
     # each of them again: turned round, with line ends of another kind, as messages
     again = [row | {"candidates": row["candidates"][::-1]} for row in pool]
     again += [row | {"candidates": [f"{reply}\r\n" for reply in row["candidates"]]} for row in pool]
@@ -245,9 +245,8 @@ def test_different_questions_are_chosen_from_the_pool_and_tried_out(basis, with_
     out = good(apply("ask", *flags, "--questions", 8, "--trials", 20, "--format", "labelstudio"))
     asked = texts.read(tmp_path / "asked.jsonl")
     tasks = json.loads((tmp_path / "asked.labelstudio.json").read_text())
-    assert [task["data"]["left"] for task in tasks] == [
-        row["candidates"][0] for row in asked
-    ] and "Pairwise" in out
+    lefts = [row["candidates"][0] for row in asked]
+    assert [task["data"]["left"] for task in tasks] == lefts and "Pairwise" in out
     assert len({row["prompt"] for row in asked}) == 8 == len(asked)
     assert all(row["told"] > 0 for row in asked)
     assert f"left out: {len(again)} x the same question again" in out
@@ -256,19 +255,16 @@ def test_different_questions_are_chosen_from_the_pool_and_tried_out(basis, with_
     assert (tmp_path / "asked.png").exists() and "chosen minus random" in out
     out = good(apply("ask", *flags, "--questions", len(pool) + 1, "--trials", 2))
     assert f"no more than {len(texts.read(tmp_path / 'asked.jsonl'))} questions of the pool" in out
-    few = texts.write(tmp_path / "few.jsonl", pool[:1])
-    done = apply("ask", *flags[:2], "--input", few, *flags[4:])
-    assert_one_line_error(done, "1 different pairs")
+    texts.write(source, pool[:1])
+    assert_one_line_error(apply("ask", *flags), "1 different pairs")
     first = basis.with_name("train_basis_K1_alpha0_seed0.safetensors")
     assert_one_line_error(apply("ask", "--basis", first, *flags[2:]), "one reward for everybody")
 
 
-def test_a_second_round_goes_on_from_the_answers_wherever_they_are(with_deviations, tmp_path):
-    pool = []
-    for row in texts.comparisons(2, 40):
-        question = {"prompt": row["prompt"], "candidates": sorted([row["chosen"], row["rejected"]])}
-        if question["prompt"] not in str(pool):
-            pool.append(question)
+def test_a_second_round_goes_on_from_the_answers_wherever_they_are(
+    pool, with_deviations, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("lore.report.pictures.plot_questions", lambda prefix: None)
     source = texts.write(tmp_path / "pool.jsonl", pool)
 
     def ask(name, basis, count, *flags):
@@ -305,16 +301,14 @@ def test_a_second_round_goes_on_from_the_answers_wherever_they_are(with_deviatio
         orders.add(tuple(row["prompt"] for row in rows))
     assert len(orders) == 2
     common = ("--basis", adapted, "--input", source, "--output", tmp_path / "x.jsonl")
-    for flags, words in (
-        (("--user", "eve"), "no user eve"),
-        (("--user", "Ann", "--known", mine), "holds no answer of Ann"),
-        (("--known", tmp_path / "none.jsonl"), "is no file"),
-        (("--user", load_basis(adapted).user_ids[0]), "holds no answers"),
-        (("--known", texts.write(answers, [answered[0] | {"choice": 5}])), "line 1: choice is 5"),
-        (
-            ("--known", texts.write(tmp_path / "two.jsonl", [answered[0] | {"user_id": i} for i in "ab"])),
-            "whose",
-        ),
+    two = texts.write(tmp_path / "two.jsonl", [answered[0] | {"user_id": user} for user in "ab"])
+    for *flags, words in (
+        ("--user", "eve", "no user eve"),
+        ("--user", "Ann", "--known", mine, "holds no answer of Ann"),
+        ("--known", tmp_path / "none.jsonl", "is no file"),
+        ("--user", load_basis(adapted).user_ids[0], "holds no answers"),
+        ("--known", texts.write(answers, [answered[0] | {"choice": 5}]), "line 1: choice is 5"),
+        ("--known", two, "whose"),
     ):
         assert_one_line_error(apply("ask", *common, *flags), words)
 
@@ -485,47 +479,18 @@ def test_bad_rows_are_named_and_nothing_is_written(basis, tmp_path):
 
 
 def test_what_is_missing_unknown_or_twice_is_said(basis, rows, tmp_path):
-    output = ("--output", tmp_path / "o.jsonl")
-    common = ("--basis", basis, "--input", rows, *output)
-    assert_one_line_error(apply("score", *common[2:]), "--basis")
-    assert_one_line_error(apply("score", *common, "--users", "x"), "no user x")
-    assert_one_line_error(apply("score", *common, "--users", "0", "0"), "twice")
-    done = apply("score", *common, "--users", 0, "--users", 1)
-    assert_one_line_error(done, "--users stands there twice")
-    assert_one_line_error(apply("score", *common, "--users", "0", "--everybody"), "one of the two")
-    assert_one_line_error(apply("best_of_n", *common, "--vote"), "--vote: whose?")
-    assert_one_line_error(apply("score", *common[:2], "--input", tmp_path / "no", *output), "is no file")
-    planted = load_basis(basis)._replace(model="")
-    save_basis(tmp_path / "planted.safetensors", planted)
-    done = apply("score", "--basis", tmp_path / "planted.safetensors", *common[2:])
-    assert_one_line_error(done, "no encoder")
-
-
-# ------------------------------------------------------------------------------------------------
-# a real decoder on real replies
-# ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(
-    not (os.path.isdir(DECODER) and MTBENCH.exists()),
-    reason=f"no decoder ({DECODER}; set LORE_DECODER) or no real comparisons at {MTBENCH}",
-)
-def test_a_real_decoder_from_comparisons_to_a_choice_and_a_checkpoint(tmp_path):
-    with gzip.open(MTBENCH, "rt") as lines:
-        judgements = [json.loads(line) for line in lines]
-    short = [row for row in judgements if len(row["chosen"] + row["rejected"]) < 250]
-    five = [row | {"user_id": i % 5} for i, row in enumerate(short)]  # each of them is several
-    assert texts.prepare(tmp_path, five, DECODER, "--max_length", 400)[0] == 0
-    common = ("--data", tmp_path / "data", "--results", tmp_path, "--min_comparisons", 3)
-    fit = ("--solver", "adam", "--num_iterations", 40, "--K_list", 0, 1, 2)
-    good(call_script(ROOT / "OwnData/train_basis.py", *common, *fit))
-    flags = ("--basis", tmp_path / "train_basis_K2_alpha0_seed0.safetensors", "--output")
-    judged = texts.write(tmp_path / "me.jsonl", [row | {"user_id": "me"} for row in short[:5]])
-    good(apply("adapt", *flags, tmp_path / "me.safetensors", "--input", judged))
-    basis = tmp_path / "me.safetensors"
-    replies = [{"prompt": row["prompt"], "response": row["chosen"]} for row in short[:6]]
-    rows = texts.write(tmp_path / "rows.jsonl", replies)
-    lines = scored(basis, rows, tmp_path / "scored.jsonl", "--users", "me")
-    good(apply("export", "--basis", basis, "--output", tmp_path / "folder", "--user", "me"))
-    logits = logits_of(tmp_path / "folder", rows)[:, 0].tolist()
-    assert logits == pytest.approx([row["rewards"]["me"] for row in lines], abs=1e-3)
+    planted = tmp_path / "planted.safetensors"
+    save_basis(planted, load_basis(basis)._replace(model=""))
+    for name, flags, words in (
+        ("score", {"--basis": ""}, "--basis"),
+        ("score", {"--users": "x"}, "no user x"),
+        ("score", {"--users": "0 0"}, "twice"),
+        ("score", {"--users": "0 --users 1"}, "--users stands there twice"),
+        ("score", {"--users": "0 --everybody"}, "one of the two"),
+        ("best_of_n", {"--vote": ""}, "--vote: whose?"),
+        ("score", {"--input": tmp_path / "no"}, "is no file"),
+        ("score", {"--basis": planted}, "no encoder"),
+    ):
+        flags = {"--basis": basis, "--input": rows, "--output": tmp_path / "o.jsonl"} | flags
+        given = " ".join(f"{flag} {value}" for flag, value in flags.items() if value or flag == "--vote")
+        assert_one_line_error(apply(name, *given.split()), words)

@@ -2,17 +2,20 @@
 
 import json
 import re
+import sys
+import textwrap
 
 import pytest
 import texts
 import torch
-from conftest import ROOT, run_script
+from conftest import ROOT
 from person import Person, opened
 from test_apply import apply, good, scored
 
 from lore.common import InputError
 from lore.fit.basis import load_basis
 from lore.fit.likelihood import LOGIT_SCALE
+from lore.text.conversations import exchange
 
 ROWS = [{**row, "user_id": "J\u00fcrgen: 1"} for row in texts.comparisons(users=1, prompts=6, seed=3)]
 
@@ -57,23 +60,19 @@ def test_choices_and_accuracies_follow_from_the_rewards(loaded):
     person.fit(pairs)
     rewards = person.rewards("the cat?", replies)
     assert rewards == person.rewards([{"role": "user", "content": "the cat?"}], replies) != before
-    assert person.rank("the cat?", replies) == [
-        reply for _, reply in sorted(zip(rewards, replies), reverse=True)
-    ]
+    best_first = sorted(replies, key=lambda reply: -rewards[replies.index(reply)])
+    assert person.rank("the cat?", replies) == best_first
     odds = torch.tensor(rewards[0] - rewards[1])
     assert person.prefer("the cat?", *replies[:2]) == pytest.approx(odds.sigmoid().item(), abs=1e-5)
     assert person.prefer("the cat?", "sat", "sat") == 0.5 and person.rank("the cat?", ["sat"]) == ["sat"]
     found = person.evaluate(pairs)
     basis = person.basis
     for name, reward in (("", basis.rewards(["me"])[:, 0]), ("population_", basis.V @ basis.prior.mean)):
-        margins = []
-        for pair in pairs:
-            sides = [
-                person.encoder.embed(talks([pair[side]], pair["prompt"]))[0]
-                for side in ("chosen", "rejected")
-            ]
-            margins.append((sides[0] - sides[1]) @ reward / LOGIT_SCALE)
-        margins = torch.stack(margins)
+        sides = []
+        for side in ("chosen", "rejected"):
+            vectors = [person.encoder.embed(talks([pair[side]], pair["prompt"])) for pair in pairs]
+            sides.append(torch.cat(vectors) @ reward / LOGIT_SCALE)
+        margins = sides[0] - sides[1]
         assert found[f"{name}accuracy"] == (margins > 0).double().mean()
         loss = torch.log1p((-margins).exp()).mean().item()
         assert found[f"{name}log_loss"] == pytest.approx(loss, abs=1e-5)
@@ -81,10 +80,7 @@ def test_choices_and_accuracies_follow_from_the_rewards(loaded):
 
 
 def talks(replies, prompt="the cat?"):
-    made = []
-    for reply in replies:
-        made.append([{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}])
-    return made
+    return [exchange(prompt, reply) for reply in replies]
 
 
 def test_somebody_of_the_basis_has_their_own_rewards(loaded):
@@ -142,14 +138,16 @@ def test_a_file_of_others_is_not_replaced(basis, loaded, tmp_path):
     assert load_basis(tmp_path / "me.safetensors").unseen_ids[-1] == "me"
 
 
-def test_the_lines_of_the_page_run_as_printed(basis, tmp_path, monkeypatch):
+def test_the_lines_of_the_page_run_as_printed(basis, tmp_path, monkeypatch, capsys):
     page = (ROOT / "docs/apply.md").read_text()
     (lines,) = re.findall(r"\n\n((?:    .*\n)*    person = Person\((?:.*\n    )*.*person\.save.*\n)", page)
     assert len(lines.splitlines()) <= 8
     (tmp_path / "basis.safetensors").write_bytes(basis.read_bytes())
-    script = tmp_path / "lines.py"
-    script.write_text(re.sub("(?m)^    ", "", lines))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    status, out, err = run_script(script, cwd=tmp_path)
-    assert status == 0, err
-    assert "0." in out and load_basis(tmp_path / "me.safetensors").unseen_ids[-1] == "me"
+    monkeypatch.chdir(tmp_path)
+    # nothing but the top of the repository on the path, nothing of apply/ imported yet
+    monkeypatch.setattr(sys, "path", [str(ROOT), *(folder for folder in sys.path if "apply" not in folder)])
+    for module in (ROOT / "apply").glob("*.py"):
+        monkeypatch.delitem(sys.modules, module.stem, raising=False)
+    exec(textwrap.dedent(lines), {})
+    assert "0." in capsys.readouterr().out
+    assert load_basis(tmp_path / "me.safetensors").unseen_ids[-1] == "me"
