@@ -63,24 +63,6 @@ class Choices:
             return []
         return [narrowed(cell, masks) for cell in (plurality, *cells)]
 
-    def replies(self, name):
-        """Table rows of each tested choice: the preferred one, then the others in order. [tuple]"""
-        group = getattr(self.groups, name)
-        chosen = group.chosen.cpu().numpy()[self.first[name]]
-        rejected = [[] for _ in chosen]
-        for choice, reply in zip(self.pair[name].tolist(), group.rejected.tolist()):
-            rejected[choice].append(reply)
-        return [(reply, *sorted(rest)) for reply, rest in zip(chosen.tolist(), rejected)]
-
-    @staticmethod
-    def items_of(frame):
-        """{replies of a choice: its item}."""
-        item_of = {}
-        for _, turn in frame.groupby("turn"):
-            replies = (turn["chosen"].iloc[0], *sorted(turn["rejected"]))
-            item_of[replies] = turn["item"].iloc[0]
-        return item_of
-
     def plurality(self, cell, frame):
         """(Cell, masks): right where more *other* people who were asked the same preferred that reply than
         any other; a share of 1 where several lead. masks: the choices that others made as well.
@@ -92,20 +74,22 @@ class Choices:
         votes = {}  # item -> {user: reply}
         for item, user, reply in zip(first["item"], first["user_id"], first["chosen"]):
             votes.setdefault(item, {})[user] = reply
-        item_of = self.items_of(frame)
+        pairs = zip(frame["user_id"], frame["chosen"], frame["rejected"])
+        item_of = dict(zip(pairs, frame["item"]))  # the last one, of a pair that a person had in two
         outcomes = {}
         masks = {}
         for name in TESTED:
             group = getattr(self.groups, name)
+            chosen, rejected = group.chosen.tolist(), group.rejected.tolist()
             right = np.full(len(self.user[name]), np.nan)
-            for number, replies in enumerate(self.replies(name)):
+            for number, pair in enumerate(self.first[name]):
                 voter = group.user_ids[self.user[name][number]]
-                of_item = votes[item_of[replies]]
+                of_item = votes[item_of[voter, chosen[pair], rejected[pair]]]
                 counts = Counter(reply for user, reply in of_item.items() if user != voter)
                 most = max(counts.values(), default=0)
                 leaders = [reply for reply, count in counts.items() if count == most]
                 if leaders:
-                    right[number] = (replies[0] in leaders) / len(leaders)
+                    right[number] = (chosen[pair] in leaders) / len(leaders)
             masks[name] = np.isfinite(right)
             outcomes[name] = cell.outcomes[name]._replace(right=right)
         return cell._replace(K=PLURALITY, variant=LORE, best=None, outcomes=outcomes), masks

@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import json
 import re
 import unicodedata
 
@@ -11,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, assert_one_line_error, call_script, load_script
-from texts import WORDS
+from conftest import ROOT, assert_one_line_error, call_script, load_script, printed
+from texts import WORDS, report
 from tiny import encoder
 
 from lore.common import InputError
@@ -22,20 +21,20 @@ from lore.text.conversations import exchange
 from utils import run
 
 FOLDER = ROOT / "CommunityAlignment"
+SCRIPT = load_script(FOLDER / "prepare.py")
+PEOPLE = load_script(FOLDER / "people.py")
+CHOICES = load_script(FOLDER / "choices.py")
+TRAIN, VARY = FOLDER / "train_basis.py", FOLDER / "vary_fewshot.py"
 MEAN = ("--pooling", "mean")
 TURNS = ("first", "second", "third", "fourth")
+REPLIES = [f"first_turn_response_{letter}" for letter in "abcd"]
 
 
-@pytest.fixture(scope="module")
-def script():
-    return load_script(FOLDER / "prepare.py")
-
-
-def conversation(script, number=0, turns=1, person="ann", lang="en", preferred="response_b", **changed):
+def conversation(number=0, turns=1, person="ann", lang="en", preferred="response_b", **changed):
     """A row of the public file; replies are told apart by their number."""
-    row = dict.fromkeys([*script.COLUMNS, script.BALANCED], "")
+    row = dict.fromkeys([*SCRIPT.COLUMNS, SCRIPT.BALANCED], "")
     row |= {"conversation_id": f"c{number}", "annotator_id": person, "assigned_lang": lang}
-    row |= {"annotator_country": "india", "annotator_age": "18-34", script.BALANCED: "True"}
+    row |= {"annotator_country": "india", "annotator_age": "18-34", SCRIPT.BALANCED: "True"}
     for place, turn in enumerate(TURNS[:turns]):
         row[f"{turn}_turn_prompt"] = f"the {WORDS[number % 12]} {place}?"
         for letter in range(4):
@@ -53,13 +52,16 @@ def written(path, rows):
     return path
 
 
-def prepare(tmp_path, source, model, *flags):
-    common = ("--source", source, "--model", model, "--data", tmp_path / "data")
-    return call_script(FOLDER / "prepare.py", *common, *flags)
+def prepare(folder, source, model, *flags, call=printed):
+    """What prepare.py says of a file, or of some rows as a CSV file."""
+    if isinstance(source, list):
+        source = written(folder / "c.csv", source)
+    common = ("--source", source, "--model", model, "--data", folder / "data")
+    return call(FOLDER / "prepare.py", *common, *flags)
 
 
-def frame_of(tmp_path):
-    return load_split(tmp_path / "data/comparisons", "").frame
+def frame_of(folder):
+    return load_split(folder / "data/comparisons", "").frame
 
 
 # ------------------------------------------------------------------------------------------------
@@ -67,16 +69,10 @@ def frame_of(tmp_path):
 # ------------------------------------------------------------------------------------------------
 
 
-def test_a_turn_is_its_history_its_prompt_and_the_replies_that_were_not_preferred(
-    script, tmp_path, reward_model
-):
-    rows = [
-        conversation(script, 0, 2),
-        conversation(script, 1, 3, "bob", first_turn_prompt='the "cat",\nsat?'),
-    ]
-    done = prepare(tmp_path, written(tmp_path / "c.csv", rows), reward_model)
-    assert done[0] == 0, done[2]
-    assert "2 conversations by 2 people: 5 choices (15 pairs) on 5 items" in done[1]
+def test_a_turn_is_its_history_its_prompt_and_the_replies_that_were_not_preferred(tmp_path, reward_model):
+    rows = [conversation(0, 2), conversation(1, 3, "bob", first_turn_prompt='the "cat",\nsat?')]
+    out = prepare(tmp_path, rows, reward_model)
+    assert "2 conversations by 2 people: 5 choices (15 pairs) on 5 items" in out
     frame = frame_of(tmp_path)
     assert frame["turn"].value_counts().tolist() == [3] * 5
     assert frame.groupby("user_id")["place"].max().to_dict() == {"ann": 1, "bob": 2}
@@ -92,37 +88,32 @@ def test_a_turn_is_its_history_its_prompt_and_the_replies_that_were_not_preferre
     assert torch.allclose(split.table[row], expected, atol=1e-5)
 
 
-def test_an_item_is_the_same_whatever_its_letters(script, tmp_path, text_encoder):
-    one = conversation(script, 0, 1, "ann", preferred="response_a")
-    other = one | {"conversation_id": "c9", "annotator_id": "bob"}
-    letters = {"a": "d", "b": "c", "c": "b", "d": "a"}
-    for to, of in letters.items():
-        other[f"first_turn_response_{to}"] = one[f"first_turn_response_{of}"]
-    other["first_turn_prompt"] = one["first_turn_prompt"]
+def test_an_item_is_the_same_whatever_its_letters_and_its_form_of_an_accent(tmp_path, text_encoder):
+    row = conversation(0, 1, "ann", preferred="response_a", first_turn_prompt="Où est le café ?")
+    other = row | {"conversation_id": "c9", "annotator_id": "bob"}
+    for name, reply in zip(REPLIES, reversed(REPLIES)):
+        other[name] = row[reply]
     other["first_turn_preferred_response"] = "response_d"
-    source = written(tmp_path / "c.csv", [one, other])
-    done = prepare(tmp_path, source, text_encoder, *MEAN)
-    assert done[0] == 0, done[2]
+    decomposed = row | {"conversation_id": "c10"}
+    decomposed["first_turn_prompt"] = unicodedata.normalize("NFD", row["first_turn_prompt"])
+    prepare(tmp_path, [row, other, decomposed], text_encoder, *MEAN)
     frame = frame_of(tmp_path)
-    assert frame["item"].nunique() == 1 and frame["chosen"].nunique() == 1
+    assert frame[["item", "group"]].nunique().tolist() == [1, 1] and frame["chosen"].nunique() == 2
 
 
-def test_every_trap_is_counted(script, tmp_path, text_encoder):
-    replies = [f"first_turn_response_{letter}" for letter in "abcd"]
-    equal = dict.fromkeys(replies, "sat")
+def test_every_trap_is_counted(tmp_path, text_encoder):
     rows = [
-        conversation(script, 0, 3, second_turn_prompt="EMPTY STRING"),
-        conversation(script, 1, 2, second_turn_preferred_response="None"),
-        conversation(script, 2, 2, second_turn_response_b="nan"),
-        conversation(script, 3, 1, **equal),
-        conversation(script, 4, 1, **dict.fromkeys(replies[::2], "sat cat")),
-        conversation(script, 5, 1, **dict(zip(replies[1::2], ("it", "it<|end_of_text|>")))),
-        conversation(script, 0, 1),
-        conversation(script, 6, 0),
-        conversation(script, 7, 1, "joe", "hi"),
+        conversation(0, 3, second_turn_prompt="EMPTY STRING"),
+        conversation(1, 2, second_turn_preferred_response="None"),
+        conversation(2, 2, second_turn_response_b="nan"),
+        conversation(3, 1, **dict.fromkeys(REPLIES, "sat")),
+        conversation(4, 1, **dict.fromkeys(REPLIES[::2], "sat cat")),
+        conversation(5, 1, **dict(zip(REPLIES[1::2], ("it", "it<|end_of_text|>")))),
+        conversation(0, 1),
+        conversation(6, 0),
+        conversation(7, 1, "joe", "hi"),
     ]
-    done = prepare(tmp_path, written(tmp_path / "c.csv", rows), text_encoder, *MEAN)
-    assert done[0] == 0, done[2]
+    out = prepare(tmp_path, rows, text_encoder, *MEAN)
     for line in (
         "1 x conversations that miss a turn: what comes after it",
         "2 x turns without a preferred reply, and those after them",
@@ -132,105 +123,71 @@ def test_every_trap_is_counted(script, tmp_path, text_encoder):
         "1 x conversations that are there twice",
         "1 x conversations of fewer than 1 choices",
     ):
-        assert f"left out: {line}\n" in done[1], (line, done[1])
-    assert "6 conversations by 1 people: 5 choices (13 pairs)" in done[1]
-    done = prepare(tmp_path / "hi", tmp_path / "c.csv", text_encoder, *MEAN, "--lang", "hi")
-    assert "1 conversations by 1 people" in done[1]
+        assert f"left out: {line}\n" in out, (line, out)
+    assert "6 conversations by 1 people: 5 choices (13 pairs)" in out
+    out = prepare(
+        tmp_path, tmp_path / "c.csv", text_encoder, *MEAN, "--lang", "hi", "--data", tmp_path / "hi"
+    )
+    assert "1 conversations by 1 people" in out
 
 
-def test_what_is_asked_for_is_kept_and_parquet_is_the_same(script, tmp_path, text_encoder):
-    rows = [conversation(script, i, 1 + i % 3, f"p{i % 2}") for i in range(6)]
-    rows[4][script.BALANCED] = "False"
+def test_what_is_asked_for_is_kept_and_parquet_is_the_same(tmp_path, text_encoder):
+    rows = [conversation(i, 1 + i % 3, f"p{i % 2}") for i in range(6)]
+    rows[4][SCRIPT.BALANCED] = "False"
     source = written(tmp_path / "c.csv", rows)
     frame = pd.DataFrame(rows).replace("", None)
-    frame[script.BALANCED] = frame[script.BALANCED] == "True"
+    frame[SCRIPT.BALANCED] = frame[SCRIPT.BALANCED] == "True"
     frame.to_parquet(tmp_path / "c.parquet")
     (tmp_path / "packed.csv").write_bytes(gzip.compress(source.read_bytes()))
-    found = {}
+    frames = []
     for name in ("c.csv", "c.parquet", "packed.csv"):
-        done = prepare(tmp_path / name[:3], tmp_path / name, text_encoder, *MEAN, "--balanced")
-        assert done[0] == 0 and "5 conversations by 2 people" in done[1], done
-        found[name] = frame_of(tmp_path / name[:3])
-    assert found["c.csv"].equals(found["c.parquet"]) and found["c.csv"].equals(found["packed.csv"])
-    done = prepare(tmp_path / "a", source, text_encoder, *MEAN, "--min_turns", 2)
-    assert "4 conversations" in done[1] and "2 x conversations of fewer than 2 choices" in done[1]
-    done = prepare(tmp_path / "b", source, text_encoder, *MEAN, "--first_turn_only", "--limit", 2)
-    assert "2 conversations by 2 people: 2 choices (6 pairs)" in done[1]
+        out = prepare(tmp_path / name[:3], tmp_path / name, text_encoder, *MEAN, "--balanced")
+        assert "5 conversations by 2 people" in out
+        frames.append(frame_of(tmp_path / name[:3]))
+    assert frames[0].equals(frames[1]) and frames[0].equals(frames[2])
+    out = prepare(tmp_path / "a", source, text_encoder, *MEAN, "--min_turns", 2)
+    assert "4 conversations" in out and "2 x conversations of fewer than 2 choices" in out
+    out = prepare(tmp_path / "b", source, text_encoder, *MEAN, "--first_turn_only", "--limit", 2)
+    assert "2 conversations by 2 people: 2 choices (6 pairs)" in out
     for value, meant in (("True", True), (" 1", True), (True, True), (0.0, False), ("", False)):
-        assert script.is_true("here", value) == meant
+        assert SCRIPT.is_true("here", value) == meant
     with pytest.raises(InputError, match="neither true nor false"):
-        script.is_true("here", "yes")
+        SCRIPT.is_true("here", "yes")
 
 
-BAD = {
-    "no column": (
-        lambda text: text.replace("annotator_id", "annotator"),
-        "annotator_id is missing",
-    ),
-    "a web page": (lambda text: "<!DOCTYPE html><html></html>", "web page"),
-    "a cut last row": (lambda text: text[: len(text) - 60], "cells for"),
-    "cut within quotes": (lambda text: text + '"the cat', "cut off here"),
-    "no such letter": (
-        lambda text: text.replace("response_c\n", "response_e\n"),
-        "'response_e' of",
-    ),
-    "no row": (lambda text: text.splitlines()[0] + "\n", "the file has no row"),
-    "nothing": (lambda text: "", "conversation_id is missing"),
-}
+BAD = [
+    ([{"conversation_id": "c", "assigned_lang": "en"}], "annotator_id is missing"),
+    ([conversation(first_turn_preferred_response="response_e")], "line 2: 'response_e' of"),
+    ([conversation(person="EMPTY STRING")], "line 2: no conversation_id, annotator_id"),
+    ([conversation(**dict.fromkeys(REPLIES, "sat"))], "nothing is left of --lang en; the file has en (1)"),
+    ([conversation(lang="hi")], "nothing is left of --lang en; the file has hi (1)"),
+]
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_is_one_line(script, tmp_path, text_encoder, name):
-    change, words = BAD[name]
-    rows = [conversation(script, i) for i in range(3)]
-    for row in rows:  # at the end of the line, where no column's name looks like it
-        del row["first_turn_preferred_response"]
-        row["first_turn_preferred_response"] = "response_c"
-    source = written(tmp_path / "c.csv", rows)
-    source.write_text(change(source.read_text("utf-8-sig")))
-    done = prepare(tmp_path, source, text_encoder, *MEAN)
+@pytest.mark.parametrize("rows, words", BAD)
+def test_a_bad_file_is_one_line(tmp_path, text_encoder, rows, words):
+    done = prepare(tmp_path, rows, text_encoder, *MEAN, call=call_script)
     assert_one_line_error(done, words)
     assert not (tmp_path / "data").exists()
 
 
-def test_nobody_and_no_such_language_are_one_line(script, tmp_path, text_encoder):
-    source = written(tmp_path / "c.csv", [conversation(script, person="EMPTY STRING")])
-    done = prepare(tmp_path, source, text_encoder, *MEAN)
-    assert_one_line_error(done, "line 2: no conversation_id, annotator_id")
-    source = written(tmp_path / "c.csv", [conversation(script, i) for i in range(3)])
-    done = prepare(tmp_path, source, text_encoder, *MEAN, "--lang", "de")
-    assert_one_line_error(done, "--lang de; the file has en (3)")
-    equal = {f"first_turn_response_{letter}": "sat" for letter in "abcd"}
-    source = written(tmp_path / "c.csv", [conversation(script, i, **equal) for i in range(3)])
-    done = prepare(tmp_path, source, text_encoder, *MEAN)
-    assert_one_line_error(done, "nothing is left", "3 x choices between equal replies")
-    for name, words in (("no.csv", "is no file"), ("", "which conversations?")):
-        done = prepare(tmp_path, tmp_path / name if name else "", text_encoder, *MEAN)
-        assert_one_line_error(done, words)
-    table = pd.DataFrame([conversation(script)])
-    for value in ([{"role": "user", "content": "?"}], b"the cat", 1.0):
+def test_a_file_that_is_none_and_one_that_would_be_lost_are_one_line(tmp_path, text_encoder):
+    def refused(source, *words):
+        done = prepare(tmp_path, source, text_encoder, *MEAN, call=call_script)
+        assert_one_line_error(done, *words)
+
+    refused(tmp_path / "no.csv", "is no file")
+    refused("", "which conversations?")
+    table = pd.DataFrame([conversation()])
+    for value in ([{"role": "user", "content": "?"}], 1.0):
         table["first_turn_prompt"] = pd.Series([value], dtype=object)
         table.to_parquet(tmp_path / "c.parquet")
-        done = prepare(tmp_path, tmp_path / "c.parquet", text_encoder, *MEAN)
-        assert_one_line_error(done, "row 0: first_turn_prompt is a", "not text")
+        refused(tmp_path / "c.parquet", "row 0: first_turn_prompt is a", "not text")
     (tmp_path / "data").mkdir()
-    written(tmp_path / "data/comparisons.parquet", [conversation(script)])  # told before it is read
-    done = prepare(tmp_path, tmp_path / "data/comparisons.parquet", text_encoder, *MEAN)
-    assert_one_line_error(done, "would be written over")
-    pd.DataFrame({"chosen": ["mine"]}).to_parquet(tmp_path / "data/comparisons.parquet")
-    done = prepare(tmp_path, source, text_encoder, *MEAN)
-    assert_one_line_error(done, "would be lost")
-
-
-def test_two_forms_of_an_accent_are_one_prompt_and_one_item(script, tmp_path, text_encoder):
-    rows = []
-    for number, form in enumerate(("NFC", "NFD")):
-        row = conversation(script, 0, 1, f"p{number}", conversation_id=number)
-        row["first_turn_prompt"] = unicodedata.normalize(form, "Où est le café ?")
-        rows.append(row)
-    done = prepare(tmp_path, written(tmp_path / "c.csv", rows), text_encoder, *MEAN)
-    assert done[0] == 0, done[2]
-    assert frame_of(tmp_path)[["group", "item"]].nunique().tolist() == [1, 1]
+    source = tmp_path / "data/comparisons.parquet"
+    refused(written(source, [conversation()]), "would be written over")  # told before it is read
+    pd.DataFrame({"chosen": ["mine"]}).to_parquet(source)
+    refused([conversation()], "would be lost")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -238,71 +195,78 @@ def test_two_forms_of_an_accent_are_one_prompt_and_one_item(script, tmp_path, te
 # ------------------------------------------------------------------------------------------------
 
 
-def test_from_a_file_to_tables(script, tmp_path, reward_model):
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory, reward_model):
+    """data/ of six people who are all asked the same, twice in part, and who answer at random."""
+    folder = tmp_path_factory.mktemp("answers")
     rng = np.random.default_rng(0)
     rows = []
     for number in range(12):
-        for person in range(6):  # all are asked the same
+        for person in range(6):
             letter = f"response_{'abcd'[rng.integers(4)]}"
-            row = conversation(script, number, 1 + number % 3, f"p{person}", preferred=letter)
+            row = conversation(number, 1 + number % 3, f"p{person}", preferred=letter)
             if person == 0 and letter != "response_d":
                 row["first_turn_response_d"] = ""
             rows.append(row | {"conversation_id": f"c{number}.{person}"})
-    rows += [conversation(script, 100, 1, "alone")]  # a person with one turn
+    rows += [conversation(100, 1, "alone")]  # a person with one turn
     rows += [row | {"conversation_id": f"again{i}"} for i, row in enumerate(rows[:8])]
-    done = prepare(tmp_path, written(tmp_path / "c.csv", rows), reward_model)
-    assert done[0] == 0, done[2]
-    common = ("--data", tmp_path / "data", "--results", tmp_path, "--min_choices", 2)
-    quick = ("--solver", "adam", "--num_iterations", 20, "--K_list")
+    prepare(folder, rows, reward_model)
+    return folder / "data"
+
+
+QUICK = ("--solver", "adam", "--num_iterations", 20, "--min_choices", 2)
+
+
+def test_from_choices_to_tables(answers, tmp_path):
+    common = ("--data", answers, "--results", tmp_path, *QUICK)
     for likelihood in ("pairs", "softmax"):
-        flags = (*common, *quick, 0, 1, 2, "--likelihood", likelihood, "--who")
-        status, out, err = call_script(FOLDER / "train_basis.py", *flags)
-        assert status == 0, err
+        out = printed(TRAIN, *common, "--K_list", 0, 1, 2, "--likelihood", likelihood, "--who")
         assert "split by group: of" in out and " 0 are on the training side as well" in out
-        assert "chance: 2" in out
         assert "who had been asked the same before" in out and "plurality of others" in out
-    saved = json.loads((tmp_path / "train_basis.json").read_text())
+    saved = report(tmp_path / "train_basis.json")
     assert saved["consistency"]["choices"] >= 8 and saved["settings"]["split"] == "group"
     assert saved["who"]["rows"] == [] and saved["by_choice"] and saved["of_shared_items"]
-    flags = (*common, *quick, 1, 2, "--num_shots", 1, 2, "--trials", 2, "--max_few_shot", 4)
-    status, out, err = call_script(FOLDER / "vary_fewshot.py", *flags)
-    assert status == 0, err
-    done = call_script(FOLDER / "train_basis.py", *common, "--min_choices", 500)
-    assert_one_line_error(done, "have 500 choices on each side; lower --min_choices")
-    done = call_script(FOLDER / "train_basis.py", *common, "--likelihood", "softmax")
-    assert_one_line_error(done, "--likelihood softmax: the ridge solver")
-    chances = []
-    for flags in (("--seed", 0), ("--seed", 1), ("--repeats", 2, "--resplit")):
-        done = call_script(FOLDER / "train_basis.py", *common, *quick, 0, "--who", *flags)
-        assert done[0] == 0, done[2]
-        chances.append(float(re.search("chance: (.*) %", done[1])[1]))
-    assert "unseen people of one fit: seed 0, K = 0" in done[1]
-    assert chances[0] != chances[1] and abs(sum(chances[:2]) / 2 - chances[2]) < 0.11  # as printed
-    flags = (*common, *quick, 1, 2, "--baselines", "--split", "turn")
-    status, out, err = call_script(FOLDER / "train_basis.py", *flags)
-    assert status == 0, err
-    rows = json.loads((tmp_path / "train_basis_turn.json").read_text())["by_choice"]
+    printed(VARY, *common, "--K_list", 1, 2, "--num_shots", 1, 2, "--trials", 2, "--max_few_shot", 4)
+    printed(TRAIN, *common, "--K_list", 1, 2, "--baselines", "--split", "turn")
+    rows = report(tmp_path / "train_basis_turn.json")["by_choice"]
     assert not any("unseen_over_shuffled" in row for row in rows)
-    done = call_script(FOLDER / "train_basis.py", *common, "--split", "user")
-    assert_one_line_error(done, "split 'user'")
 
 
-def test_planted_tastes_are_found_by_group_and_the_split_by_turn_flatters(tmp_path):
-    people = load_script(FOLDER / "people.py")
-    few = {"planted_people": 100, "planted_popularity": 1.5}
-    prepared = people.plant(defaults_of(people, seed=0, **few))
+def test_chance_is_that_of_all_splits(answers, tmp_path):
+    flags = ("--data", answers, "--results", tmp_path, *QUICK, "--K_list", 0, "--who")
+    out = printed(TRAIN, *flags, "--repeats", 2, "--resplit")
+    assert "unseen people of one fit: seed 0, K = 0" in out
+    chances = []
+    for seed in range(2):
+        groups = PEOPLE.split(PEOPLE.load(answers), "group", 2, 32, 0.5, "pairs", seed)
+        chances.append(CHOICES.Choices(groups).chance())
+    assert chances[0] != chances[1]
+    assert re.search("chance: (.*) %", out)[1] == f"{100 * sum(chances) / 2:.1f}"
+
+
+def test_settings_that_cannot_be_end_with_one_line(answers):
+    for flags, words in (
+        (("--min_choices", 500), "have 500 choices on each side; lower --min_choices"),
+        (("--likelihood", "softmax"), "--likelihood softmax: the ridge solver"),
+        (("--split", "user"), "split 'user'"),
+    ):
+        assert_one_line_error(call_script(TRAIN, "--data", answers, *flags), words)
+
+
+def test_planted_tastes_are_found_by_group_and_the_split_by_turn_flatters():
+    few = {"planted_people": 60, "planted_conversations": 30, "planted_prompts": 30, "planted_features": 64}
+    prepared = PEOPLE.plant(defaults_of(PEOPLE, seed=0, planted_popularity=1.5, **few))
     results = []
     for deal, ranks in (("turn", [1]), ("group", [1, 2])):
-        groups = people.split(prepared, deal, 5, 32, 0.5, "pairs", 0)
+        groups = PEOPLE.split(prepared, deal, 5, 32, 0.5, "pairs", 0)
         results.append(run(ranks, [0.0], None, *groups, *groups.sizes, "cpu", solver="ridge"))
     by_turn, by_group = results
     assert by_group.cells[0].both_sides["unseen"][0] == 0
-    assert by_turn.cells[0].both_sides["unseen"][0] >= 50
+    assert by_turn.cells[0].both_sides["unseen"][0] >= 25
     assert by_turn.unseen[0] > by_group.unseen[0] + 0.02
     assert by_group.unseen[1] > by_group.unseen[0] + 0.01
     fit = by_group.cells[1].fit
     rewards = fit.V @ fit.W.T  # (d, K) @ (K, C)
-    users = groups.train.user_ids
     W = torch.stack([prepared.planted.W[user] for user in by_group.cells[1].users["seen"]])
     cosine = F.cosine_similarity(rewards, prepared.planted.V @ W.T, dim=0)
-    assert len(users) == len(cosine) and cosine.mean() > 0.6
+    assert cosine.mean() > 0.6
