@@ -43,11 +43,8 @@ def test_a_csv_holds_lists_as_json_and_every_row_has_its_cells(basis, tmp_path):
     assert texts.read(tmp_path / "o.jsonl")[0]["candidates"] == PAIR["candidates"]
     head = "user_id,prompt,chosen,rejected\n"
     for content, words in (
-        (head + "ann,the cat?,sat,on mat,note\n", "line 2: 5 cells for 4 columns"),
         (head + 'ann,the cat?,sat,"on\n\nmat"\nann,the cat?,sat', "line 5: 3 cells for 4 columns"),
-        (head + 'ann,the cat?,sat,"on mat', "cut off here"),
         ("user_id,chosen, chosen,,\na,b,c,,\n", "column chosen is twice"),  # a column without a name is none
-        ("<!DOCTYPE html>\n", "web page"),
     ):
         (tmp_path / "bad.csv").write_text(content)
         with pytest.raises(InputError, match=words):
@@ -69,94 +66,89 @@ def test_what_json_cannot_say_is_told_before_the_model_runs(basis, tmp_path, val
 
 
 def judged(count, user="u"):
-    rows = []
-    for i in range(count):
-        row = {"user_id": user, "prompt": f"the cat {i}?"}
-        rows.append(row | {"chosen": "sat on it", "rejected": "lay"})
-    return rows
+    row = {"user_id": user, "chosen": "sat on it", "rejected": "lay"}
+    return [row | {"prompt": f"the cat {i}?"} for i in range(count)]
 
 
 @pytest.fixture
-def sources(tmp_path, rows):
-    """What each script reads, the name of what it writes, and further flags."""
-    pool = [PAIR | {"prompt": f"the cat {i}?"} for i in range(8)]
-    return {
-        "score": (rows, "o.jsonl"),
-        "best_of_n": (texts.write(tmp_path / "pool.jsonl", pool), "o.jsonl.gz"),
-        "ask": (tmp_path / "pool.jsonl", "o.json5", "--questions", 2, "--trials", 3),
-        "adapt": (texts.write(tmp_path / "new.jsonl", judged(4)), "o.safetensors"),
-        "report": (None, "o.html"),
-        "export": (None, "o"),
+def written(trained, basis, tmp_path, rows):
+    """written(name, output): a script of apply/ on an input of its own, with few questions where it asks any."""
+    pool = texts.write(tmp_path / "pool.jsonl", [PAIR | {"prompt": f"the cat {i}?"} for i in range(8)])
+    new = texts.write(tmp_path / "new.jsonl", judged(4))
+    results = ("--input", trained / "results/train_basis.json")
+    given = {
+        "score": ("--basis", basis, "--input", rows),
+        "best_of_n": ("--basis", basis, "--input", pool),
+        "ask": ("--basis", basis, "--questions", 2, "--trials", 3, "--input", pool),
+        "adapt": ("--basis", basis, "--input", new),
+        "report": results,
+        "export": ("--basis", basis),
     }
+    return lambda name, output: apply(name, *given[name], "--output", output), given
 
 
-@pytest.mark.parametrize("name", ["score", "best_of_n", "ask", "adapt", "report", "export"])
+OUTPUTS = {
+    "score": "o.jsonl",
+    "best_of_n": "o.jsonl.gz",
+    "ask": "o.jsonl",
+    "adapt": "o.safetensors",
+    "report": "o.html",
+}
+
+
+@pytest.mark.parametrize("name", [*OUTPUTS, "export"])
 def test_what_cannot_be_written_or_would_be_lost_is_told_before_the_model(
-    name, trained, basis, sources, tmp_path, monkeypatch
+    name, written, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(saved_basis, "encoder_of_basis", None)  # nobody comes this far
-    source, output, *more = sources[name]
-    output = output.replace("json5", "jsonl")
+    write, given = written
+    output = OUTPUTS.get(name, "o")
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "notes").write_text("mine")
-    (mine / output).write_text('{"mine": 1}')
+    contents = {
+        "notes": "mine", output: '{"mine": 1}', "picture.png": "mine", "b.json": '{"mine": 1}',
+        "c.json": '{"settings": {"output": "c"}, "rows": []}', "cities.jsonl": '{"population": 2800000}',
+    }  # fmt: skip
+    for file, content in contents.items():
+        (mine / file).write_text(content)
     (mine / f"link-{output}").symlink_to(mine / output)
-    (mine / "picture.png").write_text("mine")
     paths = ["", "/dev/null", mine, mine / "notes" / output, mine / output, mine / f"link-{output}"]
     if name != "export":
         paths += [mine / f"o.{kind}" for kind in ("csv", "parquet", "png", "txt", "jsonl.zst")]
-    if name in ("adapt", "ask"):  # what is written beside it
-        (mine / "b.json").write_text('{"mine": 1}')
-        (mine / "c.json").write_text('{"settings": {"output": "c"}, "rows": []}')
-        paths += [mine / f"{stem}{Path(output).suffix}" for stem in "bc"]
-    if name == "ask":
-        paths.append(mine / "picture.jsonl")
-    if name == "score":  # a field of the same name is no mark of the script
-        (mine / "cities.jsonl").write_text('{"city": "Rome", "population": 2800000}')
-        paths.append(mine / "cities.jsonl")
-    if source:
-        paths.append(source)
+        paths.append(given[name][-1])  # what is read
+    # what is written beside it; a field of the same name is no mark of the script
+    beside = {"adapt": ("b", "c"), "ask": ("b", "c", "picture"), "score": ("cities",)}
+    paths += [mine / f"{stem}{Path(output).suffix}" for stem in beside.get(name, ())]
     before = {path: path.read_bytes() for path in mine.iterdir()}
     for path in paths:
-        files = ("--basis", basis, "--input", source, "--output", path)
-        if name == "report":
-            files = ("--input", trained / "results/train_basis.json", *files[4:])
-        elif name == "export":
-            files = files[:2] + files[4:]
-        words = str(path).partition(".")[0] or "--output"
-        assert_one_line_error(apply(name, *files, *more), words)
+        assert_one_line_error(write(name, path), str(path).partition(".")[0] or "--output")
     assert {path: path.read_bytes() for path in mine.iterdir()} == before
     assert (mine / f"link-{output}").is_symlink()
 
 
-@pytest.mark.parametrize("name", ["score", "best_of_n", "ask", "adapt", "report"])
-def test_what_a_script_has_written_it_replaces_and_links_stay(name, trained, basis, sources, tmp_path):
-    source, output, *more = sources[name]
-    output = tmp_path / output.replace("json5", "json.gz")
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_what_a_script_has_written_it_replaces_and_links_stay(name, written, tmp_path):
+    write, _ = written
+    output = tmp_path / OUTPUTS[name]
     (tmp_path / "far").mkdir()
     output.symlink_to(tmp_path / "far" / output.name)
-    files = flags(basis, source, output)
-    if name == "report":
-        files = ("--input", trained / "results/train_basis.json", *files[4:])
     if name == "adapt":  # which writes no picture
         output.with_name("o.png").write_text("mine")
-    good(apply(name, *files, *more))
-    good(apply(name, *files, *more))
+    good(write(name, output))
+    good(write(name, output))
     assert output.is_symlink() and (tmp_path / "far" / output.name).stat().st_size
     assert not [*tmp_path.glob("**/*.tmp")]
 
 
-def test_a_basis_takes_no_other_basis_s_place(trained, basis, sources, tmp_path):
+def test_a_basis_takes_no_other_basis_s_place(trained, basis, written, tmp_path):
     """Nor the results beside it, though the same people stand in both."""
-    source, _ = sources["adapt"]
+    write, _ = written
     results = shutil.copytree(trained / "results", tmp_path / "results")
     first = results / "train_basis_K1_alpha0_seed0.safetensors"
     copied = shutil.copy(basis, results / "copy.safetensors")
     for path in (first, copied):
-        assert_one_line_error(apply("adapt", *flags(basis, source, path)), "not written by this")
-    taken = results / "train_basis.safetensors"
-    assert_one_line_error(apply("adapt", *flags(basis, source, taken)), "train_basis.json is there")
+        assert_one_line_error(write("adapt", path), "not written by this")
+    assert_one_line_error(write("adapt", results / "train_basis.safetensors"), "train_basis.json is there")
 
 
 def test_nothing_is_written_over_what_is_read(basis, rows, tmp_path):
@@ -229,9 +221,7 @@ def test_a_page_of_the_few_shot_curve_alone_and_of_no_results(trained, tmp_path)
         assert_one_line_error(done, "is no .json of train_basis.py")
 
 
-def test_a_page_shows_what_is_of_its_run_escapes_ids_and_tells_them_apart(
-    trained, model, tmp_path, text_encoder
-):
+def test_a_page_shows_what_is_of_its_run_escapes_ids_and_tells_them_apart(trained, model, tmp_path):
     rows = texts.comparisons()
     for row in rows:
         row["user_id"] = f"<img src=x-a-long-{row['user_id']}-name-of-a-person>"
@@ -239,30 +229,30 @@ def test_a_page_shows_what_is_of_its_run_escapes_ids_and_tells_them_apart(
     assert texts.prepare(tmp_path, rows, model)[0] == 0
     results = shutil.copytree(trained / "results", tmp_path / "results")  # of other people
     out = train(tmp_path, results, "--K_list", 1, 2, "--max_few_shot", 4)
-    assert "left out: 1 of 7 people with fewer than 3 comparisons" in out
+    assert (
+        "left out: 1 of 7 people with fewer than 3 comparisons on one of the sides (--min_comparisons): bob"
+        in out
+    )
     assert "comparisons to train on, of people beyond --max_few_shot 4" in out
-    assert "(--min_comparisons): bob" in out
-    page = ("--input", results / "train_basis.json", "--output", tmp_path / "p.html", "--texts")
-    good(apply("report", *page, tmp_path / "own.jsonl.gz", "--replies", 0))
+    page = ("--input", results / "train_basis.json", "--output", tmp_path / "p.html")
+    replies = ("--texts", tmp_path / "own.jsonl.gz")
+    good(apply("report", *page, *replies, "--replies", 0))
     text = (tmp_path / "p.html").read_text()
     assert "<img" not in text and "Accuracy against what is known" not in text
     assert "vary_fewshot.json, written 20" in text and "a curve of other people" in text
     labels = re.findall('text-anchor="end">([^<]*)<title>', text)
     assert len(labels) == 6 == len({*labels}), labels
-    # the same people fitted once more, and the results of before put back
-    (tmp_path / "before.json").write_bytes((results / "train_basis.json").read_bytes())
-    train(tmp_path, results, "--K_list", 1, 2, "--learning_rate", 0.1)
-    (results / "train_basis.json").write_bytes((tmp_path / "before.json").read_bytes())
-    good(apply("report", *page[:4]))
+    # a basis of the same people that was fitted once more, and one of another model
+    path = results / "train_basis_K2_alpha0_seed0.safetensors"
+    saved = load_basis(path)
+    save_basis(path, saved._replace(held_out={"personal": 0.5, "population": 0.5}))
+    good(apply("report", *page))
     text = (tmp_path / "p.html").read_text()
-    assert "K2_alpha0_seed0.safetensors: a basis of another run" in text
-    assert "mixtures" not in text
-    other = tmp_path / "other"
-    other.mkdir()
-    assert texts.prepare(other, rows, text_encoder, "--pooling", "mean")[0] == 0
-    train(tmp_path, results, "--K_list", 1, 2)
-    done = apply("report", *page, other / "own.jsonl.gz", "--prepared", other / "data")
-    assert_one_line_error(done, "was learned on", "of which the prepared texts are")
+    assert "K2_alpha0_seed0.safetensors: a basis of another run" in text and "mixtures" not in text
+    save_basis(path, saved._replace(model='{"model": "another"}'))
+    assert_one_line_error(
+        apply("report", *page, *replies), "was learned on", "of which the prepared texts are"
+    )
 
 
 DAMAGE = {
