@@ -56,11 +56,6 @@ def part_file(folder, number):
     return folder / f"{number:05d}.safetensors"
 
 
-def part_key(fingerprint, rows):
-    """What a part is of, so that no other is taken for it."""
-    return hashlib.sha256(json.dumps([fingerprint, rows]).encode()).hexdigest()
-
-
 def save_part(file, key, part, head):
     """Write the Vectors of a part, whole, with the reward head and a hash of all."""
     tensors = {"vectors": part.table, "left_out": torch.tensor(part.left_out, dtype=torch.int64)}
@@ -84,15 +79,6 @@ def read_part(file, key):
     if (header.get("key"), header.get("sha256")) != (key, hash_tensors(tensors)):
         return None
     return Vectors(tensors["vectors"], tensors["left_out"].tolist()), tensors.get("head")
-
-
-def read_left_out(file):
-    """What a part says it has left out, quickly: the vectors are read, and vouched for, later."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return opened.get_tensor("left_out").tolist()
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file} is missing or damaged; start again") from error
 
 
 def hash_tensors(tensors):
@@ -131,7 +117,10 @@ class Run:
             digest.update(json.dumps(conversation).encode())
         self.fingerprint = digest.hexdigest()
         self.parts = split_into_parts(self.conversations, self.encoder.packs)
-        self.keys = [part_key(self.fingerprint, rows) for rows in self.parts]
+        self.keys = []
+        for rows in self.parts:
+            of_part = json.dumps([self.fingerprint, rows])
+            self.keys.append(hashlib.sha256(of_part.encode()).hexdigest())
 
     def is_finished(self):
         """Whether the Split is there already. InputError: one of another model, settings or text is."""
@@ -249,7 +238,7 @@ class Run:
         rows_of_part = []  # of the table
         too_long = np.zeros(len(self.conversations), dtype=bool)
         for number, rows in enumerate(self.parts):
-            left_out = read_left_out(part_file(self.folder, number))
+            left_out = self.read(number)[0].left_out
             rows = np.array(rows)
             too_long[rows[left_out]] = True
             rows_of_part.append(np.delete(rows, left_out))

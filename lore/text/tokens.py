@@ -148,7 +148,7 @@ class Tokeniser:
         turns = int(self.longest) + 1  # of one token at least
         while text_length(conversation) > characters or len(conversation) > turns + 1:
             talk = last_characters(last_turns(conversation, turns), characters)
-            if len(self.tokenise([talk])[0]) > self.longest:
+            if not self.fits(talk):
                 return talk
             characters *= 4  # few tokens: spaces, or one sign again and again
             turns *= 4
@@ -159,42 +159,32 @@ class Tokeniser:
         they must, the oldest first; a message that is lost stays as an empty turn. None where the
         last message alone is too long."""
         last = len(conversation) - 1
-        if last == 0 or len(self.without_first(conversation, last)) > self.longest:
+        if last == 0 or not self.fits(emptied(conversation, last)):
             return None
-        too_few = 0  # messages that are lost
-        enough = last
+        count = self.fewest(last, lambda count: emptied(conversation, count))
+        text = conversation[count - 1]["content"]
+
+        def with_end(begin):
+            """The end of the last message that is lost, back in its turn."""
+            talk = emptied(conversation, count)
+            talk[count - 1]["content"] = text[begin:]
+            return talk
+
+        return self.tokenise([with_end(self.fewest(len(text), with_end))])[0]
+
+    def fits(self, talk):
+        return len(self.tokenise([talk])[0]) <= self.longest
+
+    def fewest(self, enough, talk_without):
+        """The smallest count, above 0 and at most `enough`, for which talk_without(count) fits."""
+        too_few = 0
         while enough - too_few > 1:
             middle = (too_few + enough) // 2
-            if len(self.without_first(conversation, middle)) > self.longest:
+            if self.fits(talk_without(middle)):
+                enough = middle
+            else:
                 too_few = middle
-            else:
-                enough = middle
-        talk = emptied(conversation, enough)
-        tokens = self.tokenise([talk])[0]
-        message = talk[enough - 1]
-        return self.restore_end(talk, message, conversation[enough - 1]["content"], tokens)
-
-    def without_first(self, conversation, count):
-        """Tokens where the first messages are empty turns."""
-        return self.tokenise([emptied(conversation, count)])[0]
-
-    def restore_end(self, talk, message, text, tokens):
-        """Tokens of a talk after as much of the end of a text as it takes is back in its message.
-
-        tokens: without any of it.
-        """
-        too_little = 0  # characters to leave out
-        enough = len(text)
-        while enough - too_little > 1:
-            middle = (too_little + enough) // 2
-            message["content"] = text[middle:]
-            longer = self.tokenise([talk])[0]
-            if len(longer) > self.longest:
-                too_little = middle
-            else:
-                enough = middle
-                tokens = longer
-        return tokens
+        return enough
 
 
 def emptied(conversation, count):

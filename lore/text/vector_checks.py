@@ -67,7 +67,8 @@ class VectorChecks:
     def compare(self, tokens, vector):
         """InputError unless vector (d,) is what the model gives for these tokens by themselves."""
         encoder = self.encoder
-        alone = self.run_alone(tokens).float()
+        states = self.run(encoder.model.base_model, tokens).last_hidden_state[0].float().cpu()  # (t, d)
+        alone = states[-1] if encoder.pooling == "last" else states.mean(0)
         vector = vector.float()
         allowed = VECTOR_TOLERANCE[encoder.pooling][encoder.precision] * alone.norm()
         if not (vector - alone).norm() <= allowed:  # so that NaN is told as well
@@ -77,7 +78,7 @@ class VectorChecks:
     def check_head(self, tokens, vector):
         """InputError unless vector @ head is the model's own reward for these tokens."""
         encoder = self.encoder
-        logit = self.run_whole(tokens)
+        logit = self.run(encoder.model, tokens).logits.float().item()
         bias = encoder.model.score.bias  # cancels in differences
         product = (vector.float() @ encoder.head).item()  # (d,) @ (d, 1)
         if bias is not None:
@@ -86,15 +87,6 @@ class VectorChecks:
             raise InputError(
                 f"{encoder.name}: embedding @ head is {product:.5f} but the model says {logit:.5f}"
             )
-
-    def run_alone(self, tokens):
-        """(d,) vector of these tokens from a pass of their own, with the model's own attention."""
-        states = self.run(self.encoder.model.base_model, tokens).last_hidden_state[0].cpu()
-        return states[-1] if self.encoder.pooling == "last" else states.float().mean(0)
-
-    def run_whole(self, tokens):
-        """The model's own reward for these tokens."""
-        return self.run(self.encoder.model, tokens).logits.float().item()
 
     @torch.inference_mode()
     def run(self, module, tokens):
