@@ -74,24 +74,29 @@ def load_script(script):
 
 
 @contextmanager
-def rough_intervals():
-    """A twentieth of the draws for each interval, which no test of a script looks at."""
-    draws = statistics.RESAMPLES
+def rough_intervals(draws):
+    """So many draws for each interval, which no test of a script looks at."""
+    before = statistics.RESAMPLES
     statistics.drawn_users.cache_clear()
-    statistics.RESAMPLES = draws // 20
+    statistics.RESAMPLES = draws
     try:
         yield
     finally:
-        statistics.RESAMPLES = draws
+        statistics.RESAMPLES = before
         statistics.drawn_users.cache_clear()
 
 
-def call_script(script, *arguments):
+def call_script(script, *arguments, draws=100):
     """The same within this process, which saves the seconds that importing torch takes."""
     out, err, status, argv = io.StringIO(), io.StringIO(), 0, sys.argv
     sys.argv = [str(script), *map(str, arguments)]
     try:
-        with folder_first(Path(script).parent), rough_intervals(), redirect_stdout(out), redirect_stderr(err):
+        with (
+            folder_first(Path(script).parent),
+            rough_intervals(draws),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
             runpy.run_path(str(script), run_name="__main__")
     except SystemExit as ending:
         status = ending.code or 0
