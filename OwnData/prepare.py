@@ -17,6 +17,7 @@ Cost:   one pass of the model over each distinct conversation. Started again, an
 """
 
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -41,8 +42,15 @@ limit = 0  # only the first N comparisons, for a smoke test; 0 = all
 
 def records(judgements):
     """Comparisons as records for a data frame; prints what is kept and what is left out."""
-    require_sides(judgements)
-    require_ids(judgements)
+    side, prompt_id = attrgetter("side"), attrgetter("prompt_id")
+    some = "some rows have a split and some have none"
+    require_one(judgements, lambda _: None, lambda judged: judged.side is not None, some)
+    apart = "what was trained on cannot be tested on: one split for each prompt, or none"
+    require_one(judgements, prompt_id, side, apart)
+    # or it could be both trained on and tested on
+    require_one(
+        judgements, prompt_key, prompt_id, "the same prompt: give both one id, or leave prompt_id out"
+    )
     unique = []
     for row in first_times(judgements):
         judgement = judgements[row]
@@ -55,26 +63,13 @@ def records(judgements):
     return unique
 
 
-def require_sides(judgements):
-    """InputError unless every row says its split or none does, and no prompt is on both sides."""
+def require_one(judgements, key, value, words):
+    """InputError where two judgements that have one key differ in a value."""
     first_of = {}
-    for judgement in judgements:
-        alike = (judgement.side is None) == (judgements[0].side is None)
-        require(alike, f"{judgement.file_and_line}: some rows have a split and some have none")
-        first = first_of.setdefault(judgement.prompt_id, judgement)
-        sides = f"its prompt is in {judgement.side}, but in {first.side} in {first.file_and_line}"
-        only = "what was trained on cannot be tested on: one split for each prompt, or none"
-        require(judgement.side == first.side, f"{judgement.file_and_line}: {sides}; {only}")
-
-
-def require_ids(judgements):
-    """InputError where one prompt has two ids: it could be both trained on and tested on."""
-    first_of = {}
-    for judgement in judgements:
-        first = first_of.setdefault(prompt_key(judgement), judgement)
-        ids = f"prompt_id {judgement.prompt_id}, but the same prompt has {first.prompt_id}"
-        give = f"{ids} in {first.file_and_line}; give both one id, or leave prompt_id out"
-        require(judgement.prompt_id == first.prompt_id, f"{judgement.file_and_line}: {give}")
+    for judged in judgements:
+        first = first_of.setdefault(key(judged), judged)
+        differ = f"{judged.file_and_line}: {value(judged)}, but {value(first)} in {first.file_and_line}"
+        require(value(first) == value(judged), f"{differ}; {words}")
 
 
 def main():

@@ -72,19 +72,20 @@ def in_html(tables):
     return "".join(map(shown_table, tables))
 
 
-def curve_beside(path, results):
-    """(HTML of the few-shot curve beside the results of a run, why there is none): one of them empty."""
+def curve_beside(path, results, not_shown):
+    """HTML of the few-shot curve beside the results of a run; empty where there is none of these people."""
     path = path.with_name(path.name.replace("train_basis", "vary_fewshot"))
     file = Path(f"{path}.json")
     if not file.exists():
-        return "", ""
+        return ""
     curve, tables = read_results(file)
     if "summary" in curve:  # these results themselves, under another name
-        return "", ""
+        return ""
     origin = f"{file}, written {written_when(file)}, of {data_of(curve)}"
     if data_of(curve) != data_of(results) or not people_of(curve) <= people_of(results):
-        return "", f"{origin}: a curve of other people than these results"
-    return picture(svg_of(shots_figure(path))) + in_html(tables) + remark(f"From {origin}."), ""
+        not_shown.append(f"{origin}: a curve of other people than these results")
+        return ""
+    return picture(svg_of(shots_figure(path))) + in_html(tables) + remark(f"From {origin}.")
 
 
 def written_when(file):
@@ -109,23 +110,21 @@ def people_of(results):
     return people
 
 
-def bases_of(path, rows):
-    """{(K, alpha, seed): Basis} of the run that wrote these rows, and the files of another one."""
+def bases_of(path, rows, not_shown):
+    """{(K, alpha, seed): Basis} of the run that wrote these rows."""
     prefix = Path(path).with_suffix("")
     bases = {}
-    strangers = []
     for row in rows:
         key = (row["K"], row["alpha"], row["seed"])
         if row["variant"] != LORE or row["K"] in (0, "best") or row["alpha"] is None:
             continue
         file = Path(basis_path(prefix, *key))
-        if file.exists():
-            basis = load_basis(file)
-            if is_of(basis, row):
-                bases[key] = basis
-            else:
-                strangers.append(f"{file}: a basis of another run")
-    return bases, strangers
+        basis = load_basis(file) if file.exists() else None
+        if basis is not None and is_of(basis, row):
+            bases[key] = basis
+        elif basis is not None:
+            not_shown.append(f"{file}: a basis of another run")
+    return bases
 
 
 def is_of(basis, row):
@@ -143,19 +142,15 @@ def is_of(basis, row):
 def health_of(bases, V_ref):
     rows = []
     for (K, alpha, seed), basis in bases.items():
-        health = basis_health(basis.V, basis.W, V_ref)
-        rows.append({"K": K, "alpha": alpha, "seed": seed, **health})
+        rows.append({"K": K, "alpha": alpha, "seed": seed, **basis_health(basis.V, basis.W, V_ref)})
     return health_table(rows)
 
 
 def shown_basis(summary, bases):
-    """The basis whose people are shown: of the starred rank, else of the highest."""
+    """The basis whose people are shown: of the starred rank, else of the highest; None: all have one reward."""
     starred = [row["K"] for row in summary if row.get("best")]
     several = [key for key, basis in bases.items() if basis.V.shape[1] > 1]
-    for key in several:
-        if key[0] in starred:
-            return key
-    return max(several, key=lambda key: key[0], default=None)
+    return max(several, key=lambda key: (key[0] in starred, key[0]), default=None)
 
 
 class Replies:
@@ -296,21 +291,23 @@ def encoder_in_words(results, bases):
 def sections_of(args, results, tables):
     """Yield (heading, HTML)."""
     path = Path(args.input).with_suffix("")
-    bases, strangers = bases_of(args.input, results["rows"]) if "summary" in results else ({}, [])
+    not_shown = []
+    is_run = "summary" in results
+    bases = bases_of(args.input, results["rows"], not_shown) if is_run else {}
     encoder = encoder_in_words(results, bases)
     yield "What was found", paragraphs(found_in_words(args.input, results, encoder))
-    if "summary" in results:
+    if is_run:
         yield "Accuracy", in_html(tables)
         yield "Accuracy against rank", picture(svg_of(rank_figure(path)))
-        curve, stranger = curve_beside(path, results)
-        if curve:
-            yield CURVE, curve
-        yield from sections_of_bases(args, results, bases)
-        strangers = [*filter(None, [stranger]), *strangers]
-        if strangers:
-            yield "Not shown", "".join(map(remark, strangers))
+        curve = curve_beside(path, results, not_shown)
     else:
-        yield CURVE, picture(svg_of(shots_figure(path))) + in_html(tables)
+        curve = picture(svg_of(shots_figure(path))) + in_html(tables)
+    if curve:
+        yield CURVE, curve
+    if is_run:
+        yield from sections_of_bases(args, results, bases)
+    if not_shown:
+        yield "Not shown", "".join(map(remark, not_shown))
     made_by = results["settings"] | results["environment"]
     made_by |= {"git commit": results.get("git_commit")}
     rows = [[name, str(value)] for name, value in made_by.items()]

@@ -21,7 +21,7 @@ from saved_basis import opened
 
 
 def reward_function(path, user=None, policy="", unknown="refuse", unscored=None, **options):
-    """A RewardFunction of the people of a basis file.
+    """A function of prompts, completions and user_id: log-odds, as of apply/score.py, each for its user.
 
     user: one person, whose rewards all completions get; None: each that of the user in its column.
     policy: folder or Hub name of the model whose chat template has written the prompts, where they are
@@ -40,28 +40,20 @@ def reward_function(path, user=None, policy="", unknown="refuse", unscored=None,
     encoder.load()
     if trainers is not None:  # with device="cuda:1" the encoder's would be current from here on
         torch.cuda.set_device(trainers)
-    return RewardFunction(Scorer(basis, encoder), reader, user, unknown, unscored)
+    scorer = Scorer(basis, encoder)
 
-
-class RewardFunction:
-    """Log-odds of completions, each for its user, as of apply/score.py."""
-
-    def __init__(self, scorer, reader, user, unknown, unscored):
-        self.__name__ = "personal_reward"  # under which TRL logs it
-        self.scorer = scorer
-        self.reader = reader
-        self.user = user
-        self.unknown = unknown
-        self.unscored = unscored
-
-    def __call__(self, prompts, completions, user_id=None, log_metric=None, **_):
+    # under this name TRL logs it
+    def personal_reward(prompts, completions, user_id=None, log_metric=None, **_):
         """A float for each completion; None for one that has no reward, which TRL leaves out of its group.
 
         Without a reward are an empty or too long reply (`unscored` gives it one) and one with signs of a
-        chat template in it. Both, and unknown users, are counted by log_metric. InputError: an
-        unknown user, a user_id that is none, no completion that can be read.
+        chat template in it. Both, and unknown users, are counted by log_metric. InputError: nobody is
+        named, an unknown user, a user_id that is none, no completion that can be read.
         """
-        labels = self.labels(user_id, len(prompts))
+        labels = [user] * len(prompts) if user is not None else user_id
+        hint = "give the data set such a column (empty = the population), or name one person with user=ID"
+        require(labels is not None, f"whose rewards? there is no user_id; {hint}")
+        require(len(labels) == len(prompts), f"{len(labels)} user_id for {len(prompts)} prompts")
         require(len(completions) == len(prompts), f"{len(completions)} completions of {len(prompts)} prompts")
         users = []
         talks = []
@@ -69,27 +61,20 @@ class RewardFunction:
             where = f"completion {number}"
             users.append(user_of(where, label))
             try:
-                talks.append(self.reader.completed(where, prompt, completion))
+                talks.append(reader.completed(where, prompt, completion))
             except InputError as error:
                 talks.append(error)
-        if self.unknown == "refuse":
-            self.scorer.basis.positions([user for user in users if user is not None])
-        unknown = self.scorer.place_unknown(talks, users, self.unknown)
-        results = self.scorer.results(talks, users)
+        if unknown == "refuse":
+            basis.positions([each for each in users if each is not None])
+        strangers = scorer.place_unknown(talks, users, unknown)
+        results = scorer.results(talks, users)
         failed = [result for result in results if isinstance(result, InputError)]
         refused = [error for error in failed if not isinstance(error, SILENT)]
         if refused and len(refused) == len(results):
             raise refused[0]
         if log_metric is not None:
-            log_metric("unknown_users", unknown)
+            log_metric("unknown_users", strangers)
             log_metric("unscored", len(failed))
-        return [reward_of(result, self.unscored) for result in results]
+        return [reward_of(result, unscored) for result in results]
 
-    def labels(self, user_id, count):
-        """Whose reward each completion gets, None = the population's. InputError: nobody is named."""
-        if self.user is not None:
-            return [self.user] * count
-        hint = "give the data set such a column (empty = the population), or name one person with user=ID"
-        require(user_id is not None, f"whose rewards? there is no user_id; {hint}")
-        require(len(user_id) == count, f"{len(user_id)} user_id for {count} prompts")
-        return user_id
+    return personal_reward

@@ -34,8 +34,7 @@ THE_SAME = ("version", "pooling", "max_length", "head")  # in a basis and in its
 
 def open_basis(path):
     """The Basis of a file. InputError: none is named, it cannot be used, an id stands for two people."""
-    if not path:
-        raise InputError("which basis? name a .safetensors file of train_basis.py with --basis")
+    require(path, "which basis? name a .safetensors file of train_basis.py with --basis")
     basis = load_basis(path)
     twice = {*basis.user_ids} & {*basis.unseen_ids}
     if twice:
@@ -46,11 +45,8 @@ def open_basis(path):
 def encoder_of_basis(path, basis, args):
     """The Encoder that a basis was learned on. InputError: it is unknown, or another one by now."""
     identity = identity_of(basis.model)
-    if identity is None or not identity.keys() >= STATED:
-        raise InputError(f"{path} says of no encoder (planted people?), so it knows no text")
-    for name in ("model", "version", "pooling", "dtype"):
-        if not isinstance(identity[name], str):
-            raise InputError(f"{path} says {name} = {identity[name]!r} of its encoder: damaged?")
+    is_stated = identity is not None and identity.keys() >= STATED
+    require(is_stated, f"{path} says of no encoder (planted people?), so it knows no text")
     name = args.model or identity["model"]
     if Path(identity["model"]).is_absolute() and not Path(name).is_dir():
         raise InputError(f"{path} was learned on {name}, which is no folder here; name it with --model")
@@ -61,13 +57,11 @@ def encoder_of_basis(path, basis, args):
     named["revision"] = None if Path(name).is_dir() else identity["version"]
     encoder = Encoder(name, identity["pooling"], pick_device(args.device), **named)
     for what in THE_SAME:
-        then, now = identity.get(what), encoder.identity.get(what)
-        if then != now:
-            differ = f"{what} was {then} and is {now}: not the same model, template or head"
-            raise InputError(f"{differ} as {path} was learned on; {name} is another")
-    if encoder.num_features != len(basis.V):
-        widths = f"of width {len(basis.V)}, {name} has {encoder.num_features}"
-        raise InputError(f"{path} is {widths}: not the same model")
+        differ = f"{what} was {identity[what]} and is {encoder.identity[what]}"
+        another = f"not the same model, template or head as {path} was learned on; {name} is another"
+        require(identity[what] == encoder.identity[what], f"{differ}: {another}")
+    widths = f"of width {len(basis.V)}, {name} has {encoder.num_features}"
+    require(encoder.num_features == len(basis.V), f"{path} is {widths}: not the same model")
     return encoder
 
 
@@ -86,10 +80,8 @@ def opened(path, **options):
 
 def chosen_users(basis, users, everybody):
     """Ids of those whose rewards are wanted. InputError: somebody unknown, or named twice."""
-    if everybody and users:
-        raise InputError("--users and --everybody: one of the two")
-    if len({*users}) < len(users):
-        raise InputError(f"--users: {max(users, key=users.count)} stands there twice")
+    require(not (everybody and users), "--users and --everybody: one of the two")
+    require(len({*users}) == len(users), "--users: somebody stands there twice")
     basis.positions(users)
     return [*basis.everybody] if everybody else users
 
