@@ -1,14 +1,11 @@
-"""What can happen to a long embedding run: killed, out of disk, damaged, started twice, half dead.
-
-As a script (`MODEL PATH FAULT [RANK]`) this file is the run that is killed.
-"""
+"""What can happen to a long embedding run: killed, out of disk, damaged, started twice, half dead."""
 
 import json
 import os
 import resource
 import shutil
 import signal
-import subprocess
+import socket
 import sys
 from pathlib import Path
 
@@ -17,10 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-
-from lore import processes
 from lore.common import InputError, start
 from lore.splits import load_split
 from lore.text import embeddings, packing
@@ -65,19 +58,30 @@ def at_third_part(what):
 
 
 def be_killed(_, file):
-    if processes.rank() == int(sys.argv[4]):
-        Path(file).write_bytes(b"half a part")
-        os.kill(os.getpid(), signal.SIGKILL)
+    Path(file).write_bytes(b"half a part")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-if __name__ == "__main__":
-    packing.PART_BYTES = PART_BYTES
-    if sys.argv[3] == "killed":
-        embeddings.save_file = at_third_part(be_killed)
-    start(lambda: embed(*sys.argv[1:3]))
-
-
-# ------------------------------------------------------------------------------------------------
+def in_processes(count, model, path, killed=None):
+    """Exit statuses of processes, forked from this one, that make one run; the `killed` one at its third part."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    sys.stdout.flush()
+    children = []
+    for rank in range(count):
+        child = os.fork()
+        if child == 0:
+            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+            os.environ |= {"MASTER_ADDR": "localhost"} | {name: str(value) for name, value in ranks.items()}
+            if rank == killed:
+                embeddings.save_file = at_third_part(be_killed)
+            try:
+                start(lambda: embed(model, path))
+            finally:
+                os._exit(0)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 @pytest.fixture(autouse=True)
@@ -102,16 +106,6 @@ def bytes_of(path):
     return Path(f"{path}.safetensors").read_bytes(), Path(f"{path}.parquet").read_bytes()
 
 
-def run_here(*arguments, processes=0):
-    """This file as a script: (exit status, stdout, stderr)."""
-    several = (
-        ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes else []
-    )
-    command = [sys.executable, *several, __file__, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    return done.returncode, done.stdout, done.stderr
-
-
 def parts(path):
     return sorted(Path(f"{path}.parts").glob("0*.safetensors"))
 
@@ -127,7 +121,7 @@ def test_a_run_killed_in_the_middle_of_a_part_goes_on(
     reward_model, tmp_path, undisturbed, monkeypatch, capsys
 ):
     path = tmp_path / "train"
-    assert run_here(reward_model, path, "killed", 0)[0] == -signal.SIGKILL
+    assert in_processes(1, reward_model, path, killed=0) == [-signal.SIGKILL]
     assert len(parts(path)) == 2 and not path.with_suffix(".safetensors").exists()
     assert len(list(Path(f"{path}.parts").glob("*.tmp"))) == 1  # the half
     times = [file.stat().st_mtime_ns for file in parts(path)]
@@ -247,14 +241,14 @@ def test_a_second_process_on_the_same_output_is_refused(reward_model, tmp_path, 
     assert_done(path, undisturbed)
 
 
-def test_two_processes_make_what_one_makes_and_one_may_die(reward_model, tmp_path, undisturbed):
+def test_two_processes_make_what_one_makes_and_one_may_die(reward_model, tmp_path, undisturbed, capfd):
     path = tmp_path / "train"
-    status, _, err = run_here(reward_model, path, "killed", 1, processes=2)
-    assert status == 1 and "Signal 9 (SIGKILL)" in err
+    assert in_processes(2, reward_model, path, killed=1) == [2, -signal.SIGKILL]
+    assert "process 0 of 2: another one has ended" in capfd.readouterr().err
     assert 2 <= len(parts(path)) < PARTS  # what was finished is kept
     missing = 24 - sum(len(load_file(part)["vectors"]) for part in parts(path))
-    status, out, err = run_here(reward_model, path, "nothing", processes=2)
-    assert status == 0, err
+    assert in_processes(2, reward_model, path) == [0, 0]
+    out = capfd.readouterr().out
     assert out.count("parts are there already") == 1 and out.count("texts/s") == 1  # the first process speaks
     assert f"\n{missing} texts, " in out  # of both together: none is computed twice
     assert_done(path, undisturbed)
