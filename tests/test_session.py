@@ -461,6 +461,7 @@ def test_a_whole_session(pages, opened, telling_basis, pool_file, tmp_path):
         ann.answered("u", 4)
         assert len(read_answers(sessions)) == 8 and ann.of("error") == ""
         assert_can_be_used(ann)
+        assert len({ann.of("mixture", f"querySelectorAll('.bar')[{k}].style.width") for k in range(3)}) == 3
         for width in (400, 1400):
             for scheme in ("dark", "light"):
                 picture = pictures / f"session_{width}_{scheme}.png"
