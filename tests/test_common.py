@@ -1,12 +1,11 @@
 """Whole files, devices, progress and output."""
 
 import importlib
-import json
 import os
-import shlex
-import subprocess
+import signal
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from conftest import ROOT, assert_one_line_error, call_script
 import lore
 from lore import common
 from lore.common import InputError
+from lore.report import pictures
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
@@ -79,17 +79,6 @@ def test_results_that_cannot_be_written_are_told_before_the_fits(tmp_path):
         assert not done[1]  # nothing was split or fitted
 
 
-def test_a_terminated_run_leaves_nothing_half_written(tmp_path):
-    script = "import sys, time; from lore.common import start, written_whole\n"
-    script += "def main():\n    with written_whole(sys.argv[1]) as file:\n        file.write_text('half')\n"
-    script += "        print('begun', flush=True)\n        time.sleep(60)\nstart(main)"
-    command = [sys.executable, "-c", script, str(tmp_path / "file")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"begun\n"
-    process.terminate()
-    assert process.wait(30) == 143 and not [*tmp_path.iterdir()]
-
-
 def test_a_missing_device_is_refused():
     with pytest.raises(InputError, match="device = cuda:99"):
         common.pick_device("cuda:99")
@@ -112,38 +101,58 @@ def test_progress_in_a_log_file_is_a_line_now_and_then(capsys, monkeypatch):
     assert all(line.startswith("joint fit: ") for line in lines)
 
 
-def run_main(code, shell="", **setting):
-    """A script whose main is a line of code, in a process of its own."""
-    code = f"from lore.common import InputError, start; start(lambda: {code})"
-    command = f"{sys.executable} -c {shlex.quote(code)} {shell}"
-    return subprocess.run(
-        command, shell=True, cwd=ROOT, capture_output=True, timeout=120, env=os.environ | setting
-    )
+def started(main, out=None, err=None):
+    """Exit status of a script's main in a process forked from this one; out, err: its streams, out() opens one."""
+    child = os.fork()
+    if child == 0:
+        sys.stdout = out and out()
+        sys.stderr = err
+        try:
+            common.start(main)
+        except SystemExit as ending:
+            os._exit(ending.code)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_a_reader_that_has_gone_leaves_no_traceback():
-    done = run_main("print('x' * 1_000_000)", "| head -c 1")
-    assert (done.stdout, done.stderr) == (b"x", b"")
+def test_no_end_leaves_a_traceback_or_half_a_file(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)  # it has read enough
+    endings = {
+        "a terminated run": ("terminate", partial(open, tmp_path / "out", "w"), 143, ["interrupted"]),
+        "a reader that has gone": ("print", partial(os.fdopen, writer, "w"), 141, []),
+        "a full disk": (
+            "print",
+            partial(open, "/dev/full", "w"),
+            2,
+            ["error: [Errno 28] No space left on device"],
+        ),
+        "closed streams": ("print", None, 0, []),
+        "a terminal of ASCII": ("print", partial(open, tmp_path / "out", "w", encoding="ascii"), 0, []),
+    }
+
+    def main():
+        with common.written_whole(tmp_path / "file") as file:
+            file.write_text("half")
+            if what == "terminate":
+                os.kill(os.getpid(), signal.SIGTERM)
+        print("±")
+
+    for ending, (what, out, status, told) in endings.items():
+        (tmp_path / "file").unlink(missing_ok=True)
+        with open(tmp_path / "err", "w") as err:
+            assert started(main, out, err if out else None) == status, ending
+        assert (tmp_path / "err").read_text().splitlines() == told, ending
+        there = {file.name for file in tmp_path.iterdir()}
+        assert there == ({"out", "err", "file"} if what == "print" else {"out", "err"}), ending
+    assert (tmp_path / "out").read_text() == "?\n"
 
 
-def test_a_full_disk_is_one_line_and_closed_streams_are_nothing(tmp_path):
-    done = run_main("print('x')", ">/dev/full")
-    assert done.returncode == 2 and done.stderr.startswith(b"error: [Errno 28] No space left")
-    assert len(done.stderr.splitlines()) == 1
-    made = f"print('x', open({str(tmp_path / 'made')!r}, 'w'))"
-    assert run_main(made, ">&- 2>&-").returncode == 0 and (tmp_path / "made").exists()
-
-
-def test_neither_a_terminal_of_ascii_nor_the_backend_of_a_notebook_ends_a_run(tmp_path):
-    setting = {"PYTHONIOENCODING": "ascii", "MPLBACKEND": "nonsense"}
-    flags = ["--synthetic", "--K_list", "1", "2", "--num_iterations", "5", "--repeats", "2"]
-    command = [sys.executable, "RedditTLDR/train_basis.py", *flags, "--results", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | setting)
-    assert done.returncode == 0 and done.stderr == b""
-    assert b" ? std over seeds" in done.stdout
-    (saved,) = tmp_path.glob("*.json")
-    assert len(json.loads(saved.read_text())["rows"]) >= 4
-    assert saved.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+def test_the_backend_of_a_notebook_ends_no_run(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "nonsense")
+    pictures.empty_figure((1, 1))
+    assert os.environ["MPLBACKEND"] == "Agg"
 
 
 def test_an_error_is_one_short_line(capsys):
