@@ -32,13 +32,13 @@ from lore.text.conversations import exchange
 from lore.text.embeddings import embed_split
 from lore.text.encoder import encoder_of
 from rewardbench2 import (
+    DRAWS,
     MEAN,
-    SUBSETS,
-    drawn_scores,
+    interval,
     load_heads,
     over_first,
+    print_lonely,
     read_bench,
-    score_intervals,
     subset_scores,
 )
 
@@ -100,17 +100,6 @@ def scored(split, heads):
     return {row: R[reply.to_numpy()] for row, reply in split.frame.groupby("row")["reply"]}
 
 
-def table_of(rows, scores, names):
-    """Data frame, a row per reward: its score in each subset, and Overall where all six are there."""
-    import pandas as pd
-
-    by_subset = subset_scores(rows, scores)
-    table = pd.DataFrame(by_subset, index=names)
-    complete = len(by_subset) == len(SUBSETS)
-    table["Overall"] = table.mean(axis=1, skipna=False) if complete else np.nan
-    return table
-
-
 def compare(table):
     """Say how far the learned rewards lie from the reference head."""
     if REFERENCE not in table.index or len(table) == 1 or table.isna().all(axis=None):
@@ -148,6 +137,8 @@ def print_scores(table, rows, intervals):
 
 def main():
     args = settings(globals(), encoder_settings)
+    import pandas as pd
+
     rows = read_bench(args.source, args.subset, args.limit)
     encoder = encoder_of(args)
     selected = f"_{args.subset.lower().replace(' ', '_')}" if args.subset else ""
@@ -165,18 +156,21 @@ def main():
         print(f"these are embeddings of {split.model}")
     scores = scored(split, heads)
     rows = [rows[row] for row in scores]
-    scores = [*scores.values()]
-    table = table_of(rows, scores, [*heads])
+    print_lonely(rows)
+    by_subset = subset_scores(rows, scores.values())
+    drawn = subset_scores(rows, scores.values(), DRAWS)
+    columns = {name: values[0] for name, values in by_subset.items()}
+    table = pd.DataFrame({**columns, "Overall": columns.get("Overall", np.nan)}, [*heads])
     with written_whole(f"{output}.csv") as file:
         table.to_csv(file, index_label="reward")
-    drawn = drawn_scores(rows, scores)
     intervals = {}
-    if REFERENCE in heads and len(heads) > 1 and table["Overall"].notna().all():
-        intervals = dict(zip([*heads][1:], over_first(drawn, table["Overall"].to_numpy())))
+    if REFERENCE in heads and table["Overall"].notna().all():
+        intervals = dict(zip([*heads][1:], over_first(by_subset, drawn)))
     json_rows = [{"reward": name, **row.dropna()} for name, row in table.iterrows()]
-    for subset, of_rewards in score_intervals(drawn).items():
-        for row, interval in zip(json_rows, of_rewards):
-            row[f"{subset}_interval"] = interval.tolist()
+    for subset, values in drawn.items():
+        for row, limits in zip(json_rows, interval(values).tolist()):
+            if subset in row:
+                row[f"{subset}_interval"] = limits
     save_results(output, json_rows, args, over_reference=intervals, model=split.model)
     print_scores(table, rows, intervals)
     compare(table.drop(columns="Overall"))

@@ -1,6 +1,7 @@
 """RewardBench 2: its rows, checked; rewards to be scored; the official score, and how sure it is."""
 
 import pickle
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -115,21 +116,19 @@ def load_plain(path, num_features):
     try:
         if Path(path).suffix == ".pt":
             V = torch.load(path, map_location="cpu", weights_only=True)
-            V = V["V"] if isinstance(V, dict) else V
         else:
-            V = torch.from_numpy(np.load(path, allow_pickle=False))
-        numbers = isinstance(V, torch.Tensor) and V.ndim in (1, 2) and not V.is_complex()
-        if not numbers or not V.numel():
-            raise ValueError("it is something else")
+            V = np.load(path, allow_pickle=False)
+        V = torch.as_tensor(V["V"] if isinstance(V, dict) else V).detach()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     except UNUSABLE as error:
         reason = (str(error).strip() or "an empty file").splitlines()[0]
         raise InputError(f"{path} does not hold a plain tensor V of shape (d, K): {reason}") from error
-    V = V.detach().float()
+    numbers = V.ndim in (1, 2) and V.numel() and not V.is_complex()
+    require(numbers, f"{path} does not hold a plain tensor V of shape (d, K), but {tuple(V.shape)} {V.dtype}")
     if V.shape == (1, num_features):
-        return V.T  # as score.weight of a model
-    return V.reshape(len(V), -1)  # (d,) or (d, K) -> (d, K)
+        return V.float().T  # as score.weight of a model
+    return V.float().reshape(len(V), -1)  # (d,) or (d, K) -> (d, K)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -137,20 +136,25 @@ def load_plain(path, num_features):
 # ------------------------------------------------------------------------------------------------
 
 
-def best_of_row(scores):
+# A subset's score is a sum of weighted means over its rows, of Ties over its pairs of rows: of
+# (weight, values (n, H), there (n, H)) each weight * sum of values / how many are there.
+
+
+def best_of_rows(rows):
     """1 / #{replies with the highest score} if the correct one, the first, has it, else 0.
 
-    (m, H) -> (H,)
+    [(id, correct, (m, H))] -> parts
     """
-    highest = scores == scores.max(axis=0)
-    return highest[0] / highest.sum(axis=0)
+    highest = [scores == scores.max(axis=0) for *_, scores in rows]
+    credit = np.stack([best[0] / best.sum(axis=0) for best in highest])
+    return [(1.0, credit, np.ones_like(credit))]
 
 
 def ties(rows):
-    """Official score of the Ties subset, and its number of pairs. [(id, correct, (m, H))] -> (H,), int
+    """Parts of the official score of the Ties subset. [(id, correct, (m, H))] -> parts
 
     spread D: of the correct scores of a tied row; margin: worst correct score minus best incorrect
-    one. A row whose partner is missing counts for the two accuracies alone; NaN without any pair.
+    one. A row whose partner is missing counts for the two accuracies alone.
     """
     margin = {"ref": {}, "tied": {}}  # of a kind, by the number of the pair: (H,)
     spread = {}
@@ -160,95 +164,66 @@ def ties(rows):
         margin[kind][number] = right.min(axis=0) - wrong.max(axis=0)
         if kind == "tied":
             spread[number] = right.max(axis=0) - right.min(axis=0)
-    pairs = sorted(margin["ref"].keys() & margin["tied"].keys())
-    if not pairs:
-        return np.full(rows[0][2].shape[1], np.nan), 0
-    score = 0.0
-    for kind in ("tied", "ref"):  # accuracy
-        score = score + 0.30 * np.mean(np.stack([*margin[kind].values()]) > 0, axis=0)
-    tied = np.stack([margin["tied"][number] for number in pairs])  # (pairs, H)
-    ref = np.stack([margin["ref"][number] for number in pairs])
-    D = np.stack([spread[number] for number in pairs])
-    worse = np.minimum(tied, ref)
-    score = score + 0.20 * (tied > D).mean(0) + 0.20 * (worse > D).mean(0)
+    numbers = sorted(margin["ref"].keys() | margin["tied"].keys())
+    missing = np.full(scores.shape[1], np.nan)
+    by_number = [margin["tied"], margin["ref"], spread]
+    tied, ref, D = (np.stack([of.get(number, missing) for number in numbers]) for of in by_number)
+    worse = np.minimum(tied, ref)  # (pairs, H); NaN, which is above nothing, where one of them is missing
+    pair = np.isfinite(worse)
     with np.errstate(divide="ignore", invalid="ignore"):
         closeness = np.nan_to_num(np.tanh(worse / D - 1))
-    return score + 0.01 * closeness.mean(0), len(pairs)
+    return [
+        (0.30, tied > 0, np.isfinite(tied)),  # accuracy
+        (0.30, ref > 0, np.isfinite(ref)),
+        (0.20, pair & (tied > D), pair),
+        (0.20, worse > D, pair),
+        (0.01, closeness, pair),
+    ]
 
 
-def of_subset(name, rows, scores):
-    """[(id, correct, (m, H))] of a subset's rows."""
-    scored = []
-    for row, values in zip(rows, scores):
-        if row["subset"] == name:
-            scored.append((row["id"], row["num_correct"], values))
-    return scored
+def subset_scores(rows, scores, draws=None):
+    """{subset: (1, H)} of rows, each with its (m, H) scores; `Overall`, their mean, where all six are there.
 
-
-def subset_scores(rows, scores):
-    """{subset: (H,)} of rows, each with its (m, H) scores; says which Ties rows stand alone."""
+    draws: {subset: (draws, H)}, as the rows of each subset are drawn anew (bootstrap), the two of a
+    Ties pair together. NaN: Ties without any pair.
+    """
+    rng = np.random.default_rng(0)
     by_subset = {}
     for name in SUBSETS:
-        scored = of_subset(name, rows, scores)
-        if scored and name != "Ties":
-            by_subset[name] = np.mean([best_of_row(values) for *_, values in scored], axis=0)
-        elif scored:
-            by_subset[name], pairs = ties(scored)
-            alone = len(scored) - 2 * pairs
-            if alone:
-                without = "" if pairs else "; without any pair there is no score"
-                print(f"{alone} of {len(scored)} Ties rows lack their ref or tied partner", end=" ")
-                print(f"and count for accuracy alone{without}")
+        scored = []
+        for row, values in zip(rows, scores):
+            if row["subset"] == name:
+                scored.append((row["id"], row["num_correct"], values))
+        if scored:
+            parts = ties(scored) if name == "Ties" else best_of_rows(scored)
+            n = len(parts[0][1])
+            counts = np.ones((1, n)) if draws is None else rng.multinomial(n, np.full(n, 1 / n), draws)
+            with np.errstate(invalid="ignore"):
+                means = [weight * (counts @ values) / (counts @ there) for weight, values, there in parts]
+            by_subset[name] = sum(means)
+    if len(by_subset) == len(SUBSETS):
+        by_subset["Overall"] = sum(by_subset.values()) / len(SUBSETS)
     return by_subset
 
 
-def drawn_scores(rows, scores):
-    """{subset: (DRAWS, H)} when the rows of each subset are drawn anew (bootstrap), the two rows of a Ties
-    pair together; `Overall` where all six are there. rows, each with its (m, H) scores."""
-    rng = np.random.default_rng(0)
-    drawn = {}
-    for name in SUBSETS:
-        scored = of_subset(name, rows, scores)
-        if scored and name == "Ties":
-            drawn[name] = ties_drawn(scored, rng)
-        elif scored:
-            right = np.stack([best_of_row(values) for *_, values in scored])  # (rows, H)
-            counts = rng.multinomial(len(right), np.full(len(right), 1 / len(right)), DRAWS)
-            drawn[name] = counts @ right / len(right)  # (draws, rows) @ (rows, H)
-    if len(drawn) == len(SUBSETS):
-        drawn["Overall"] = sum(drawn.values()) / len(SUBSETS)
-    return drawn
+def print_lonely(rows):
+    """Say how many Ties rows stand alone."""
+    numbers = Counter(row["id"].split(":")[1] for row in rows if row["subset"] == "Ties")
+    alone = sum(count == 1 for count in numbers.values())
+    if alone:
+        without = "" if alone < len(numbers) else "; without any pair there is no score"
+        print(f"{alone} of {numbers.total()} Ties rows lack their ref or tied partner", end=" ")
+        print(f"and count for accuracy alone{without}")
 
 
-def score_intervals(drawn):
-    """{subset: (H, 2)}, 95 % over rows; nothing of a subset whose draws all lack a Ties pair."""
-    intervals = {}
-    for name, values in drawn.items():
-        if np.isfinite(values).any():
-            intervals[name] = np.nanpercentile(values, INTERVAL, axis=0).T
-    return intervals
+def interval(drawn):
+    """95 % interval over rows: (draws, H) -> (H, 2); NaN where all draws lack a Ties pair."""
+    usable = drawn[np.isfinite(drawn).all(axis=1)]
+    return np.percentile(usable, INTERVAL, axis=0).T if len(usable) else np.full((drawn.shape[1], 2), np.nan)
 
 
-def over_first(drawn, overall):
-    """[mean, low, high] of how far the mean of the six subsets lies above the first reward's, for each of
-    the others; 95 % interval over rows. drawn: of drawn_scores; overall: (H,) of all rows."""
-    above = drawn["Overall"][:, 1:] - drawn["Overall"][:, :1]
-    mean = overall[1:] - overall[0]
-    low, high = np.nanpercentile(above, INTERVAL, axis=0)  # NaN: a draw without a Ties pair
-    return np.stack([mean, low, high], axis=1).tolist()
-
-
-def ties_drawn(rows, rng):
-    """Ties scores of numbers drawn anew, each with the rows that it has. (DRAWS, H)"""
-    by_number = {}
-    for row in rows:
-        by_number.setdefault(row[0].split(":")[1], []).append(row)
-    of_numbers = [*by_number.values()]
-    drawn = []
-    for _ in range(DRAWS):
-        sample = []
-        for new, number in enumerate(rng.integers(0, len(of_numbers), len(of_numbers))):
-            for row_id, correct, values in of_numbers[number]:
-                sample.append((f"{row_id.split(':')[0]}:{new}", correct, values))
-        drawn.append(ties(sample)[0])
-    return np.stack(drawn)
+def over_first(by_subset, drawn):
+    """[mean, low, high] of how far Overall lies above the first reward's, for each of the others."""
+    mean = by_subset["Overall"][0, 1:] - by_subset["Overall"][0, 0]
+    intervals = interval(drawn["Overall"][:, 1:] - drawn["Overall"][:, :1])
+    return np.column_stack([mean, intervals]).tolist()
