@@ -146,15 +146,18 @@ def asked_before(args, basis):
                 rows.append((where, row))
             elif args.user in ("", identifier(where, row, "user_id")):
                 pairs.append(two_of(where, row))
-        judgements = of_one_person(judgements_of(rows), args)
+        judgements = judgements_of(rows)
+        users = sorted({each.user_id for each in judgements})
+        several = f"{args.known} has answers of {len(users)} people; whose? --user NAME"
+        require(args.user or len(users) < 2, several)
+        judgements = [each for each in judgements if args.user in ("", each.user_id)]
         pairs += [(each.chosen, each.rejected) for each in judgements]
         require(pairs, f"{args.known} holds no answer{f' of {args.user}' if args.user else ''}")
     stored = StoredAnswers.in_basis(basis).of_users([args.user])
     if args.user and not judgements and stored.frame.empty:
         basis.positions([args.user])
         raise InputError(f"{args.basis} holds no answers of {args.user}; name their file with --known")
-    numbers = {*text_numbers(pairs), *text_numbers([pair[::-1] for pair in pairs]), *stored.frame["text"]}
-    return Asked(judgements, stored, numbers)
+    return Asked(judgements, stored, set().union(*either_way(pairs), stored.frame["text"]))
 
 
 def is_unanswered(row):
@@ -163,12 +166,9 @@ def is_unanswered(row):
     return nothing == [False, True, True]
 
 
-def of_one_person(judgements, args):
-    """The judgements of --user. InputError: several people, and nobody has said whose count."""
-    users = sorted({each.user_id for each in judgements})
-    if not args.user and len(users) > 1:
-        raise InputError(f"{args.known} has answers of {len(users)} people; whose? --user {users[0]}")
-    return [each for each in judgements if not args.user or each.user_id == args.user]
+def either_way(pairs):
+    """{number of the texts of a pair, that of the same pair turned round} of each."""
+    return [*map(set, zip(text_numbers(pairs), text_numbers([pair[::-1] for pair in pairs])))]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -179,8 +179,8 @@ def of_one_person(judgements, args):
 def two_of(where, fields):
     """InputError: other than two candidates, or two that are one."""
     pair = candidates_of(where, fields)
-    if len({*map(as_read, pair)}) != 2 or len(pair) != 2:
-        raise InputError(f"{where}: two different candidates are needed")
+    are_two = len(pair) == 2 == len({*map(as_read, pair)})
+    require(are_two, f"{where}: two different candidates are needed")
     return pair
 
 
@@ -193,14 +193,12 @@ def questions_in(args, asked):
     added = ["told", "user_id"] if args.user else ["told"]
     for where, fields, _ in rows:
         require_free(where, fields, added)
-    numbers = text_numbers([pair for _, _, pair in rows])
-    turned = text_numbers([pair[::-1] for _, _, pair in rows])
     different = {}
-    for row, *either in zip(rows, numbers, turned):
-        different.setdefault(min(either), (row, {*either}))
+    for row, numbers in zip(rows, either_way([pair for _, _, pair in rows])):
+        different.setdefault(min(numbers), (row, numbers))
     if len(different) < len(rows):
         print(f"left out: {len(rows) - len(different)} x the same question again")
-    new = [row for row, either in different.values() if not asked.numbers & either]
+    new = [row for row, numbers in different.values() if not asked.numbers & numbers]
     if len(new) < len(different):
         print(f"left out: {len(different) - len(new)} x a question that was asked before")
     require(len(new) > 1, f"{args.input} has {len(new)} different pairs to ask about; the trial needs two")
@@ -221,8 +219,8 @@ def main():
     args = settings(globals(), saved_basis)
     basis = open_basis(args.basis)
     prior = basis.prior
-    if is_one_for_all(prior):
-        raise InputError(f"{args.basis} has one reward for everybody: no question tells people apart")
+    one = f"{args.basis} has one reward for everybody: no question tells people apart"
+    require(not is_one_for_all(prior), one)
     require(args.questions > 0 and args.trials > 1, "--questions: at least 1; --trials: at least 2")
     args.user = identifier("--user", {"user": args.user}, "user") or ""
     prefix, _ = splitext(args.output)

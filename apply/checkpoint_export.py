@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lore.common import InputError
+from lore.common import InputError, require
 from lore.text.conversations import exchange, first_line
 
 WHOLE = "model.safetensors"
@@ -48,8 +48,8 @@ def weight_files(base):
     if (base / WHOLE).exists():
         with safe_open(base / WHOLE, framework="pt") as file:
             return [WHOLE], dict.fromkeys(file.keys(), WHOLE)
-    if not (base / INDEX).exists():
-        raise InputError(f"{base} has no .safetensors weights to link; save the model anew as such")
+    none = f"{base} has no .safetensors weights to link; save the model anew as such"
+    require((base / INDEX).exists(), none)
     file_of = json.loads((base / INDEX).read_text())["weight_map"]
     return sorted({*file_of.values()}), file_of
 
@@ -113,15 +113,12 @@ def pad_token(encoder):
     written = {tokenizer.eos_token_id, tokenizer.bos_token_id}
     for ids in encoder.tokeniser.tokenise([exchange("a", "b")]):
         written |= {*ids}
-    special = []
-    for number, token in tokenizer.added_tokens_decoder.items():
-        if token.special:
-            special.append(number)
-    special.sort(key=lambda number: "pad" not in str(tokenizer.added_tokens_decoder[number]).lower())
-    for number in [tokenizer.pad_token_id, *special]:
-        if number is not None and number not in written:
-            return number
-    raise InputError(f"{encoder.name} has no special token left to pad with")
+    special = [(number, token) for number, token in tokenizer.added_tokens_decoder.items() if token.special]
+    special.sort(key=lambda item: "pad" not in str(item[1]).lower())
+    numbers = [tokenizer.pad_token_id, *(number for number, _ in special)]
+    left = [number for number in numbers if number is not None and number not in written]
+    require(left, f"{encoder.name} has no special token left to pad with")
+    return left[0]
 
 
 def write_checkpoint(folder, encoder, heads, labels, copy=False):
@@ -160,9 +157,9 @@ def require_same_scores(folder, encoder, heads):
     off = float((again - vector).norm() / vector.norm())
     size = heads.norm(dim=1) * again.norm() + TINY
     off_head = float(((rewards - heads.float() @ again).abs() / size).max())  # (labels, d) @ (d,)
-    if not max(off, off_head) < (EXACT if encoder.precision == "float32" else ROUNDED):
-        text = f"exported, it does not score as it did before ({off:.1g} of a vector off)"
-        raise InputError(f"{encoder.name}: {text}: are weights of another model beside its own?")
+    exact = max(off, off_head) < (EXACT if encoder.precision == "float32" else ROUNDED)  # NaN is not
+    words = f"exported, it does not score as it did before ({off:.1g} of a vector off)"
+    require(exact, f"{encoder.name}: {words}: are weights of another model beside its own?")
 
 
 def licence_of(base):

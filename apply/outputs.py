@@ -33,9 +33,8 @@ def require_output(path, read, suffixes, beside=()):
     require(not path.endswith(os.sep), f"--output {path} is a folder's name; name a file")
     require_apart([path, *beside], read)
     suffix = Path(path.removesuffix(".gz") if suffixes == ROWS else path).suffix.lower()
-    if suffix not in suffixes:
-        formats = " or ".join(filter(None, suffixes))
-        raise InputError(f"--output {path}: what is written is {formats}; give it such a name")
+    formats = " or ".join(filter(None, suffixes))
+    require(suffix in suffixes, f"--output {path}: what is written is {formats}; give it such a name")
 
 
 def require_ours(path, is_ours):
@@ -46,9 +45,8 @@ def require_ours(path, is_ours):
         ours = is_ours(Path(path))
     except (ValueError, KeyError, TypeError, AttributeError):  # an InputError is a ValueError
         ours = False
-    if not ours:
-        text = "is there, not written by this script, and would be lost"
-        raise InputError(f"{path} {text}; name another file, or delete it")
+    text = "is there, not written by this script, and would be lost"
+    require(ours, f"{path} {text}; name another file, or delete it")
 
 
 def is_filled(path):

@@ -135,14 +135,14 @@ def labels(names):
 
 
 def mixture_bars(names, W):
-    """People's mixtures W (P, K) as stacked bars, one line a person, ordered by likeness."""
+    """People's mixtures W (P, K) as stacked bars, one line a person, ordered by their strongest reward."""
     lines = []
     for k in range(W.shape[1]):  # the first line says which colour is which
         x = MARGIN + k * WIDTH / W.shape[1]
         lines.append(f'<rect x="{x:.1f}" y="0" width="12" height="12" {colour(k)}/>')
         lines.append(f'<text x="{x + 16:.1f}" y="11">reward {k}</text>')
     short = labels(names)
-    for line, person in enumerate(by_likeness(W), start=2):
+    for line, person in enumerate(np.lexsort((-W.max(axis=1), W.argmax(axis=1))), start=2):
         y = line * HEIGHT
         label = f"{text(short[person])}<title>{text(names[person])}</title>"
         lines.append(f'<text x="{MARGIN - 8}" y="{y + 11}" text-anchor="end">{label}</text>')
@@ -156,17 +156,3 @@ def mixture_bars(names, W):
     height = HEIGHT * (len(W) + 2)
     size = f'class="bars" viewBox="0 0 {width} {height}" width="{width}" font-size="11"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>' + "\n".join(lines) + "</svg>"
-
-
-def by_likeness(W):
-    """Numbers of people in a chain in which each is followed by the nearest who is not in it. W (P, K)"""
-    W = np.asarray(W, dtype=float)
-    waiting = np.ones(len(W), dtype=bool)
-    person = int(W[:, 0].argmax())
-    chain = []
-    while waiting.any():
-        chain.append(person)
-        waiting[person] = False
-        away = np.where(waiting, ((W - W[person]) ** 2).sum(1), np.inf)
-        person = int(away.argmin())
-    return chain

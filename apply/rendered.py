@@ -15,6 +15,7 @@ from lore.text.conversations import exchange
 ROLES = ("user", "assistant", "system", "tool")
 BEGIN = ("user", "system")
 USUAL = ("user", "assistant") * 3  # a conversation of three exchanges
+PROBE = re.compile(r"Probe\d+x")  # what is said in them
 LONGEST_TOKEN = 80  # characters of an end token that no tokenizer here knows
 THINKING = re.compile(r"<think(?:ing)?>(.*?)</think(?:ing)?>", re.DOTALL)
 OPENED = re.compile(r"\s*<think(?:ing)?>")
@@ -208,16 +209,9 @@ def shapes():
 
 
 def pieces_around(text, talk):
-    """What stands before, between and behind the messages of a text; None where one is not in order."""
-    if text is None:
-        return None
-    pieces = []
-    for message in talk:
-        if text.count(message["content"]) != 1:
-            return None
-        piece, _, text = text.partition(message["content"])
-        pieces.append(piece)
-    return [*pieces, text]
+    """What stands before, between and behind the messages of a text; None where they are not in order."""
+    in_order = [message["content"] for message in talk]
+    return PROBE.split(text) if text is not None and PROBE.findall(text) == in_order else None
 
 
 def either(texts):

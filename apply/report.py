@@ -326,7 +326,7 @@ def sections_of_bases(args, results, bases):
     key = shown_basis(results["summary"], bases)
     if key is not None:
         W = torch.cat([bases[key].W, bases[key].W_unseen]).numpy()
-        yield f"People's mixtures, K = {key[0]}, ordered by likeness", mixtures(bases[key].everybody, W)
+        yield f"People's mixtures, K = {key[0]}, by their strongest reward", mixtures(bases[key].everybody, W)
     if replies:
         key = key or max(bases)
         yield f"Replies, K = {key[0]}", replies.extremes(bases[key], args.replies)
