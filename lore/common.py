@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import sys
 from contextlib import contextmanager
@@ -108,21 +109,17 @@ def pick_device(name):
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"device = {name}: use auto, cpu, cuda or cuda:1") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device = {name}: use auto, cpu, cuda or cuda:1")
+    usable = re.fullmatch(r"cpu|cuda(:\d+)?", name)
+    require(usable, f"device = {name}: use auto, cpu, cuda or cuda:1")
+    device = torch.device(name)
     if device.type == "cpu":
         return device
     if world() > 1:
-        if device.index is not None:
-            raise InputError(f"device = {name}: each process takes its own GPU; use cuda or auto")
+        require(device.index is None, f"device = {name}: each process takes its own GPU; use cuda or auto")
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     count = torch.cuda.device_count()
-    if (device.index or 0) >= count:
-        raise InputError(f"device = {device}: this machine shows {count} CUDA devices")
+    there = (device.index or 0) < count
+    require(there, f"device = {device}: this machine shows {count} CUDA devices")
     if device.index is not None:
         torch.cuda.set_device(device)
     return device
@@ -138,8 +135,8 @@ def require_apart(written, read):
     taken = {behind_links(path): path for path in read if path}
     for path in map(Path, written):
         file = behind_links(path)
-        if file in taken:
-            raise InputError(f"another name is needed: would be written over {taken[file]}: {path}")
+        free = file not in taken
+        require(free, f"another name is needed: would be written over {taken.get(file)}: {path}")
         taken[file] = path
         require_writable(path)
 

@@ -5,7 +5,7 @@ import math
 import re
 from pathlib import Path
 
-from lore.common import InputError, require_apart
+from lore.common import InputError, require, require_apart
 
 SETTING = re.compile(r"^(\w+) = .*?(?:\s+# (.*))?$")
 REAL = (
@@ -18,16 +18,6 @@ SEEDS = 2**32  # NumPy's legacy generator takes none from here on
 class OneLineParser(argparse.ArgumentParser):
     def error(self, message):
         raise InputError(f"{message} (--help lists the flags)")
-
-
-class Once(argparse.Action):
-    """A list, whose flag named a second time would lose what it named first."""
-
-    def __call__(self, parser, arguments, values, flag=None):
-        if flag in vars(arguments).setdefault("flags_given", []):
-            raise InputError(f"{flag} stands there twice; name all values behind one")
-        arguments.flags_given.append(flag)
-        setattr(arguments, self.dest, values)
 
 
 def settings(script, *shared):
@@ -46,7 +36,6 @@ def settings(script, *shared):
                 add_flag(parser, name, module[name], meaning)
             names.add(name)
     arguments = parser.parse_args()
-    vars(arguments).pop("flags_given", None)
     for name, value in vars(arguments).items():
         check(name, value)
     file = Path(script["__file__"])
@@ -71,9 +60,8 @@ def add_flag(parser, name, default, meaning):
     if isinstance(default, bool):
         kind = {"action": argparse.BooleanOptionalAction}
     elif isinstance(default, list):
-        kind["nargs"] = "+"
-        if not default:  # names, of which each counts; of other lists the last one given holds
-            kind["action"] = Once
+        # names add up, of other lists the one given last holds
+        kind |= {"nargs": "+", "action": "store" if default else "extend"}
     text = f"{meaning or ''} [{default}]".replace("%", "%%")
     flag = name.rstrip("_")  # from_, since Python keeps the word for itself
     parser.add_argument(f"--{flag}", dest=name, default=default, help=text, **kind)
@@ -90,10 +78,9 @@ def type_of(name, default):
 def check(name, value):
     """InputError: a number below zero, NaN or infinite, or a seed that NumPy does not take."""
     for number in value if isinstance(value, list) else [value]:
-        if isinstance(number, int | float) and not 0 <= number < math.inf:
-            raise InputError(f"--{name} {number}: a setting is never negative, and a number")
-    if name == "seed" and value >= SEEDS:
-        raise InputError(f"--seed {value}: a seed is below 2 ** 32")
+        usable = not isinstance(number, int | float) or 0 <= number < math.inf
+        require(usable, f"--{name} {number}: a setting is never negative, and a number")
+    require(name != "seed" or value < SEEDS, f"--seed {value}: a seed is below 2 ** 32")
 
 
 def defaults_of(*modules, **changed):

@@ -107,8 +107,7 @@ def load_split(path, made_by, columns=("chosen", "rejected"), needed=()):
     a missing column, rows outside the table, a head of another width.
     """
     for file in (f"{path}.safetensors", f"{path}.parquet"):
-        if not Path(file).exists():
-            raise InputError(f"{file} is missing; make it with: {made_by}")
+        require(Path(file).exists(), f"{file} is missing; make it with: {made_by}")
     table, head, header = read_table(path, made_by)
     frame = read_frame(path, made_by, columns, needed, len(table))
     if head is not None:
@@ -126,15 +125,13 @@ def read_table(path, made_by):
             head = torch.from_numpy(opened.get_tensor("head")) if "head" in names else None
     except SafetensorError as error:
         raise InputError(f"{file} is damaged ({error}); delete it and run again: {made_by}") from error
-    if "embeddings" not in names:
-        names_there = ", ".join(sorted(names)) or "nothing"
-        raise InputError(f"{file} holds no embeddings but {names_there}; make it with: {made_by}")
+    names_there = ", ".join(sorted(names)) or "nothing"
+    has_table = "embeddings" in names
+    require(has_table, f"{file} holds no embeddings but {names_there}; make it with: {made_by}")
     table = mapped(file, "embeddings")
-    if table.ndim != 2:
-        raise InputError(f"{file}: embeddings of shape {tuple(table.shape)}, not (rows, d)")
-    bad = unfinite_rows(table)
-    if len(bad):
-        raise InputError(f"{file}: row {bad[0].item()} of the embeddings holds NaN or infinity")
+    require(table.ndim == 2, f"{file}: embeddings of shape {tuple(table.shape)}, not (rows, d)")
+    for row in unfinite_rows(table).tolist():
+        raise InputError(f"{file}: row {row} of the embeddings holds NaN or infinity")
     return table, head, header
 
 
@@ -165,17 +162,16 @@ def read_frame(path, made_by, columns, needed, rows):
         raise InputError(f"{file} is damaged ({error}); delete it and run again: {made_by}") from error
     frame = numbered_anew(frame)
     for name in (*needed, *columns):
-        if name not in frame:
-            raise InputError(f"{file} has no column {name}: of another data set? make it with: {made_by}")
+        require(name in frame, f"{file} has no column {name}: of another data set? make it with: {made_by}")
     if "user_id" in frame:
-        if frame["user_id"].isna().any():
-            row = frame["user_id"].isna().argmax()
-            raise InputError(f"{file}: row {row} has no user_id; make it with: {made_by}")
+        nobody = frame["user_id"].isna()
+        without = f"{file}: row {nobody.argmax()} has no user_id; make it with: {made_by}"
+        require(not nobody.any(), without)
         frame["user_id"] = as_text(frame["user_id"])
     for name in columns:
         frame[name] = whole_numbers(frame[name], f"{file}, column {name}")
-        if len(frame) and not 0 <= frame[name].min() <= frame[name].max() < rows:
-            raise InputError(f"{file} points outside the {rows} rows of {path}.safetensors")
+        inside = frame[name].between(0, rows - 1).all()
+        require(inside, f"{file} points outside the {rows} rows of {path}.safetensors")
     return frame
 
 
@@ -194,14 +190,12 @@ def as_text(ids):
 
 def whole_numbers(values, where):
     """A column as int64, whatever type others have written it in. InputError: not whole numbers."""
-    if values.dtype == bool:
-        raise InputError(f"{where} holds no row numbers but true and false")
     try:
         numbers = values.to_numpy(dtype=np.float64)
     except (ValueError, TypeError) as error:
         raise InputError(f"{where} holds no row numbers ({error})") from error
-    if not (np.isfinite(numbers).all() and (numbers == numbers.round()).all()):
-        raise InputError(f"{where} holds numbers that are no row numbers")
+    whole = np.isfinite(numbers).all() and (numbers == numbers.round()).all()
+    require(whole and values.dtype != bool, f"{where} holds no row numbers")
     return numbers.astype(np.int64)
 
 
@@ -211,8 +205,8 @@ def mapped(path, name):
         length = int.from_bytes(file.read(8), "little")
         entry = json.loads(file.read(length))[name]
     dtypes = {text: dtype for dtype, text in DTYPES.items()}
-    if entry["dtype"] not in dtypes:
-        raise InputError(f"{path}: {name} of type {entry['dtype']}, not one of {', '.join(dtypes)}")
+    readable = entry["dtype"] in dtypes
+    require(readable, f"{path}: {name} of type {entry['dtype']}, not one of {', '.join(dtypes)}")
     begin, end = entry["data_offsets"]
     raw = np.memmap(path, np.uint8, mode="r", offset=8 + length + begin, shape=(end - begin,))
     with warnings.catch_warnings():
@@ -231,10 +225,7 @@ def reference_head(V_ref, num_features):
     """V_ref as a (d, 1) column, or None. InputError: another width than the embeddings', NaN."""
     if V_ref is None:
         return None
-    if V_ref.numel() != num_features:
-        raise InputError(
-            f"the head has width {V_ref.numel()}, the embeddings have {num_features}: not the same model"
-        )
-    if not V_ref.isfinite().all():
-        raise InputError("the head holds NaN or infinity")
+    widths = f"the head has width {V_ref.numel()}, the embeddings have {num_features}"
+    require(V_ref.numel() == num_features, f"{widths}: not the same model")
+    require(V_ref.isfinite().all(), "the head holds NaN or infinity")
     return V_ref.reshape(-1, 1)

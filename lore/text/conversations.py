@@ -257,8 +257,7 @@ def find_file(source, name):
     For JSON lines as they are: a data set's own loader hides line numbers.
     """
     if Path(source).is_dir():
-        if not (Path(source) / name).is_file():
-            raise InputError(f"{Path(source) / name} is missing")
+        require((Path(source) / name).is_file(), f"{Path(source) / name} is missing")
         return Path(source) / name
     from huggingface_hub import hf_hub_download
 
@@ -312,13 +311,12 @@ def require_text(conversation, where=""):
     """InputError, beginning with `where`: a content that is not text, or that no tokenizer takes."""
     for message in conversation:
         content = message["content"]
-        if not isinstance(content, str):
-            kind = type(content).__name__
-            start = repr(str(content)[:60])
-            raise InputError(f"{where}the content of a message is a {kind}, not text: {start}")
-        if SURROGATE.search(content):
-            start = repr(content[:60])
-            raise InputError(f"{where}half a character (a lone surrogate) in the text {start}")
+        start = repr(str(content)[:60])
+        kind = type(content).__name__
+        is_text = isinstance(content, str)
+        require(is_text, f"{where}the content of a message is a {kind}, not text: {start}")
+        whole = not SURROGATE.search(content)
+        require(whole, f"{where}half a character (a lone surrogate) in the text {start}")
 
 
 def distinct(conversations):

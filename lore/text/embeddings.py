@@ -17,7 +17,7 @@ from pyarrow import ArrowException, parquet
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lore.common import InputError, written_whole
+from lore.common import InputError, require, written_whole
 from lore.processes import by_first_process, from_first, rank, world
 from lore.splits import Split, identity_of, save_split
 from lore.text.conversations import distinct, text_bytes
@@ -135,16 +135,12 @@ class Run:
             hint = "delete both and start again"
             raise InputError(f"{table} or its .parquet is damaged ({error}); {hint}") from error
         identity = self.encoder.identity
-        if identity_of(header.get("model", "")) != identity:
-            raise InputError(
-                f"{table} was made with {header.get('model')}, this run has {json.dumps(identity)};"
-                " use the same settings or another --data"
-            )
-        if header.get("fingerprint") != self.fingerprint:
-            raise InputError(
-                f"{table} was made of other text, perhaps with another --limit;"
-                " delete it and its .parquet, or choose another --data"
-            )
+        same = identity_of(header.get("model", "")) == identity
+        models = f"made with {header.get('model')}, this run has {json.dumps(identity)}"
+        require(same, f"{table} was {models}; use the same settings or another --data")
+        way_out = "delete it and its .parquet, or choose another --data"
+        same = header.get("fingerprint") == self.fingerprint
+        require(same, f"{table} was made of other text, perhaps with another --limit; {way_out}")
         return True
 
     def manifest(self):
@@ -167,11 +163,10 @@ class Run:
         except (ValueError, TypeError) as error:
             raise InputError(f"{file} is damaged; delete {self.folder} and start again") from error
         for name, value in self.manifest().items():
-            if before.get(name) != value:
-                raise InputError(
-                    f"{self.folder} holds an interrupted run whose {name} is"
-                    f" {before.get(name)!r}, not {value!r}; go on with the same, or delete that folder"
-                )
+            differs = f"whose {name} is {before.get(name)!r}, not {value!r}"
+            way_out = "go on with the same, or delete that folder"
+            same = before.get(name) == value
+            require(same, f"{self.folder} holds an interrupted run {differs}; {way_out}")
 
     def delete_leftovers(self):
         """Files that a run has not finished writing."""
@@ -197,9 +192,8 @@ class Run:
         vectors += sum(len(self.parts[number]) for number in pending)
         needed = vectors * self.encoder.num_features * self.encoder.dtype.itemsize
         free = shutil.disk_usage(self.folder).free
-        if needed > free:
-            sizes = f"needs {needed / 1e6:,.2f} MB of disk, {free / 1e6:,.2f} MB are free"
-            raise InputError(f"{self.folder}: {sizes}")
+        sizes = f"needs {needed / 1e6:,.2f} MB of disk, {free / 1e6:,.2f} MB are free"
+        require(needed <= free, f"{self.folder}: {sizes}")
 
     def start(self, held):
         """Numbers of the parts to compute, the folder locked until `held` ends; None: all is done."""
@@ -229,8 +223,7 @@ class Run:
         """(Vectors, head) of a part. InputError: it is not there any more."""
         file = part_file(self.folder, number)
         part = read_part(file, self.keys[number])
-        if part is None:
-            raise InputError(f"{file} is missing or damaged; start again")
+        require(part, f"{file} is missing or damaged; start again")
         return part
 
     def merge(self):
@@ -260,22 +253,18 @@ class Run:
     def leave_out(self, too_long):
         """The frame without the rows of conversations that are too long, and says how many go."""
         lost = too_long[self.frame[list(self.columns)].to_numpy()].any(axis=1)
+        way_out = "a larger --max_length, or another model"
         if lost.any() and len(self.columns) == 1 and not self.whole:
-            reply = self.conversations[int(too_long.argmax())][-1]["content"]
-            raise InputError(
-                f"{self.path}: longer than the model takes is the reply {reply[:60]!r} alone;"
-                " a larger --max_length, or another model"
-            )
+            reply = self.conversations[int(too_long.argmax())][-1]["content"][:60]
+            text = f"longer than the model takes is the reply {reply!r} alone; {way_out}"
+            raise InputError(f"{self.path}: {text}")
         if self.whole:
             lost = self.frame[self.whole].isin(self.frame[self.whole][lost]).to_numpy()
         if lost.any():
             kind = f" (every row of the same {self.whole})" if self.whole else ""
-            print(
-                f"{self.path}: {int(lost.sum())} of {len(lost)} rows left out{kind}: the replies of"
-                f" {int(too_long.sum())} conversations alone are longer than the model takes"
-            )
-        if lost.all():
-            raise InputError(f"{self.path}: no row is left; a larger --max_length, or another model")
+            why = f"the replies of {too_long.sum()} conversations alone are longer than the model takes"
+            print(f"{self.path}: {lost.sum()} of {len(lost)} rows left out{kind}: {why}")
+        require(not lost.all(), f"{self.path}: no row is left; {way_out}")
         return self.frame[~lost].reset_index(drop=True)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from lore.common import InputError, pick_device
+from lore.common import InputError, pick_device, require
 from lore.text.attention import Packing, group_paths, own_kernel, use_attention_along_paths
 from lore.text.checkpoint import Checkpoint, count_positions, rotary_switch
 from lore.text.conversations import distinct, first_line, text_bytes
@@ -80,23 +80,21 @@ class Encoder:
 
     def __post_init__(self):
         on_gpu = self.device.type == "cuda"
-        if self.pooling not in ("last", "mean"):
-            hint = "use last (reward model) or mean (text encoder)"
-            raise InputError(f"pooling = {self.pooling}: {hint}")
+        hint = "use last (reward model) or mean (text encoder)"
+        require(self.pooling in ("last", "mean"), f"pooling = {self.pooling}: {hint}")
         self.precision = self.dtype
         if self.dtype == "auto":
             self.precision = "bfloat16" if on_gpu else "float32"
-        if self.precision not in DTYPES:
-            raise InputError(f"dtype: use auto, {', '.join(DTYPES)}")
+        require(self.precision in DTYPES, f"dtype: use auto, {', '.join(DTYPES)}")
         self.dtype = DTYPES[self.precision]
         self.tree_tokens = self.batch_tokens or GPU_BATCH
         if not self.batch_tokens:
             self.batch_tokens = GPU_BATCH if on_gpu else CPU_BATCH
         # a text encoder sees what follows: nothing to share
         self.packs = self.share and self.pooling == "last"
-        if self.packs and self.attention not in ("sdpa", "eager"):
-            hint = "only with --no-share; packed conversations need sdpa or eager"
-            raise InputError(f"attention = {self.attention}: {hint}")
+        possible = not self.packs or self.attention in ("sdpa", "eager")
+        hint = "only with --no-share; packed conversations need sdpa or eager"
+        require(possible, f"attention = {self.attention}: {hint}")
         self.fits = math.inf  # tokens of a batch since the memory did not suffice for more
         self.checkpoint = Checkpoint(self.name, self.revision)
         self.checks = VectorChecks(self)
@@ -160,9 +158,9 @@ class Encoder:
     @cached_property
     def tokeniser(self):
         stated = self.tokenizer.model_max_length
-        if not isinstance(stated, int | float) or not stated > 0:
-            wanted = "not a number of tokens; mend its tokenizer_config.json"
-            raise InputError(f"{self.name}: model_max_length is {stated!r}, {wanted}")
+        usable = isinstance(stated, int | float) and stated > 0
+        wanted = "not a number of tokens; mend its tokenizer_config.json"
+        require(usable, f"{self.name}: model_max_length is {stated!r}, {wanted}")
         longest = min(stated, count_positions(self.model, self.config))
         if self.max_length:
             longest = min(longest, self.max_length)
@@ -268,8 +266,8 @@ class Encoder:
         real = pad_sequence(real, batch_first=True).to(self.device)  # (b, t)
         outputs = self.call(self.model.base_model, input_ids=tokens, attention_mask=real.long())
         states = outputs.last_hidden_state  # (b, t, d)
-        if states.shape[:2] != tokens.shape:
-            raise InputError(f"{self.name} has no state for every token, so no vector can be read")
+        every = states.shape[:2] == tokens.shape
+        require(every, f"{self.name} has no state for every token, so no vector can be read")
         if self.pooling == "last":
             return states[torch.arange(len(batch)), real.sum(1).long() - 1]  # (b, t, d) -> (b, d)
         weights = (real / real.sum(1, keepdim=True)).unsqueeze(1)
@@ -335,26 +333,18 @@ class Encoder:
             rows += members_of(batch)
             for tree, path in paths_of(batch):
                 tokens.add(tuple(tree.tokens_along(path)))
-        if len(tokens) > 1 and (table[rows] == table[rows[0]]).all():
-            raise InputError(
-                f"{self.name} gives one vector for {len(tokens)} different texts: are its weights damaged?"
-            )
+        differ = len(tokens) < 2 or not (table[rows] == table[rows[0]]).all()
+        text = f"gives one vector for {len(tokens)} different texts: are its weights damaged?"
+        require(differ, f"{self.name} {text}")
 
     def require_numbers(self, texts, vectors):
         """InputError unless all vectors (c, d) of some conversations are finite and of one width."""
-        if vectors.shape[1] != self.num_features:
-            widths = f"{vectors.shape[1]}, its configuration says {self.num_features}"
-            raise InputError(f"{self.name}: vectors have width {widths}")
-        bad = (~vectors.isfinite().all(dim=1)).nonzero().flatten().tolist()
-        if bad:
-            start = repr(texts[bad[0]][-1]["content"][:60])
-            hint = "bfloat16 or float32 have room for larger numbers than float16"
-            if self.precision != "float16":
-                hint = "are the weights damaged?"
-            raise InputError(
-                f"{self.name} gives NaN or infinity for the text {start} with --dtype"
-                f" {self.precision}: {hint}"
-            )
+        widths = f"{vectors.shape[1]}, its configuration says {self.num_features}"
+        require(vectors.shape[1] == self.num_features, f"{self.name}: vectors have width {widths}")
+        for row in (~vectors.isfinite().all(dim=1)).nonzero().flatten().tolist():
+            text = f"the text {texts[row][-1]['content'][:60]!r} with --dtype {self.precision}"
+            hint = "damaged weights, or float16, which has room for smaller numbers alone?"
+            raise InputError(f"{self.name} gives NaN or infinity for {text}: {hint}")
 
     def embed(self, conversations):
         """One vector per conversation, in the order given. (len(conversations), d), model's dtype.

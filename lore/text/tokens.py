@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lore.common import InputError
+from lore.common import InputError, require
 from lore.text.checkpoint import TEMPLATE_DATE
 from lore.text.conversations import BESIDE_CONTENT, first_line
 
@@ -95,13 +95,10 @@ class Tokeniser:
     def require_readable(self, conversation, tokens):
         """InputError: no tokens, tokens of another model, a template that does not write the text."""
         start = repr(conversation[-1]["content"][:60])
-        if not tokens:
-            raise InputError(f"{self.name} makes no tokens of the text {start}")
-        if max(tokens) >= self.rows:
-            raise InputError(
-                f"the tokenizer of {self.name} has token {max(tokens)}, in the text {start}, but the"
-                f" model has {self.rows}: they do not belong together"
-            )
+        require(tokens, f"{self.name} makes no tokens of the text {start}")
+        token = f"has token {max(tokens)}, in the text {start}, but the model has {self.rows}"
+        together = max(tokens) < self.rows
+        require(together, f"the tokenizer of {self.name} {token}: they do not belong together")
         self.require_all_read(conversation, tokens)
         roles = tuple(message["role"] for message in conversation)
         if self.pooling == "last" and roles not in self.tried:
@@ -114,11 +111,10 @@ class Tokeniser:
             without = []
             for message in conversation:
                 without.append({key: value for key, value in message.items() if key != name})
-            if without != conversation and self.tokenise([without])[0] == tokens:
-                raise InputError(
-                    f"{self.name} does not read the {name} of a message (its chat template): write"
-                    " it into the content, or leave it out"
-                )
+            is_read = without == conversation or self.tokenise([without])[0] != tokens
+            way_out = "write it into the content, or leave it out"
+            text = f"does not read the {name} of a message (its chat template): {way_out}"
+            require(is_read, f"{self.name} {text}")
 
     def require_words_matter(self, conversation, tokens):
         """InputError unless other words in any of the first and last messages give other tokens."""
@@ -128,14 +124,13 @@ class Tokeniser:
                 continue  # it calls a tool, and a template may write nothing else of it
             altered = [dict(message) for message in conversation]
             altered[number]["content"] = OTHER_WORDS
-            if self.tokenise([altered])[0] == tokens:
-                kind = "reply" if number == len(conversation) - 1 else "prompt"
-                if number < len(conversation) - 2:
-                    kind = "turn before them"
-                raise InputError(
-                    f"the chat template of {self.name} does not write the text of a {kind}"
-                    " (one that wants a list of parts?), so all would be the same to the model"
-                )
+            kinds = {len(conversation) - 1: "reply", len(conversation) - 2: "prompt"}
+            kind = kinds.get(number, "turn before them")
+            text = f"does not write the text of a {kind} (one that wants a list of parts?)"
+            matters = self.tokenise([altered])[0] != tokens
+            require(
+                matters, f"the chat template of {self.name} {text}, so all would be the same to the model"
+            )
 
     def ending(self, conversation):
         """The conversation without what is so far from its end that it is cut off anyway.

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lore.common import InputError
+from lore.common import InputError, require
 from lore.text.attention import use_attention_along_paths
 from lore.text.packing import paths_of
 
@@ -71,9 +71,9 @@ class VectorChecks:
         alone = states[-1] if encoder.pooling == "last" else states.mean(0)
         vector = vector.float()
         allowed = VECTOR_TOLERANCE[encoder.pooling][encoder.precision] * alone.norm()
-        if not (vector - alone).norm() <= allowed:  # so that NaN is told as well
-            way_out = "--no-share" if encoder.packs else "--batch_tokens 1"
-            raise InputError(f"{encoder.name}: a vector depends on what is computed beside it; use {way_out}")
+        way_out = "--no-share" if encoder.packs else "--batch_tokens 1"
+        near = (vector - alone).norm() <= allowed  # not where it is NaN
+        require(near, f"{encoder.name}: a vector depends on what is computed beside it; use {way_out}")
 
     def check_head(self, tokens, vector):
         """InputError unless vector @ head is the model's own reward for these tokens."""
@@ -83,10 +83,8 @@ class VectorChecks:
         product = (vector.float() @ encoder.head).item()  # (d,) @ (d, 1)
         if bias is not None:
             product += bias.float().item()
-        if not abs(product - logit) <= REWARD_TOLERANCE[encoder.precision] * (1 + abs(logit)):
-            raise InputError(
-                f"{encoder.name}: embedding @ head is {product:.5f} but the model says {logit:.5f}"
-            )
+        near = abs(product - logit) <= REWARD_TOLERANCE[encoder.precision] * (1 + abs(logit))
+        require(near, f"{encoder.name}: embedding @ head is {product:.5f} but the model says {logit:.5f}")
 
     @torch.inference_mode()
     def run(self, module, tokens):
