@@ -193,14 +193,9 @@ def test_ids_of_any_size_and_of_tables_and_sides(basis, tmp_path):
     source = texts.write(tmp_path / "k.jsonl", rows)
     good(apply("adapt", *flags(basis, source, tmp_path / "k.safetensors")))
     assert load_basis(tmp_path / "k.safetensors").unseen_ids[-1] == "7"
-    for bad, words in (
-        ({"user_id": [1]}, "line 1: user_id is [1], neither a text"),
-        ({"split": ["train"]}, "line 1: split"),
-        ({"split": "eval"}, "none is left to fit"),
-    ):
-        source = texts.write(tmp_path / "k.jsonl", [row | bad])
-        done = apply("adapt", *flags(basis, source, tmp_path / "o.safetensors"))
-        assert_one_line_error(done, words)
+    texts.write(source, [row | {"split": "eval"}])
+    done = apply("adapt", *flags(basis, source, tmp_path / "o.safetensors"))
+    assert_one_line_error(done, "none is left to fit")
 
 
 def train(folder, results, *fit):

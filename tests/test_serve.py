@@ -16,7 +16,7 @@ import torch
 from conftest import CHAT_TEMPLATE, ROOT, assert_one_line_error
 from queries import Reader
 from scorer import Scorer
-from serve import Queue, answer_of
+from serve import Queue
 from servers import post, served
 from test_apply import apply, scored
 from tokenizers import AddedToken
@@ -25,7 +25,7 @@ from verl_reward import compute_score
 from lore.common import InputError
 from lore.fit.basis import Basis, load_basis, save_basis
 from lore.text.conversations import exchange
-from lore.text.tokens import ReplyTooLong, Tokeniser
+from lore.text.tokens import Tokeniser
 
 TURN = "{% for m in messages %}"
 ASK = "{% if add_generation_prompt %}"
@@ -278,17 +278,6 @@ def test_small_requests_are_answered_beside_a_large_one():
         worker.cancel()
 
     asyncio.run(ask())
-
-
-def test_what_cannot_be_scored_is_null_and_all_of_it_a_refusal():
-    results = [0.5, InputError("of another template"), ReplyTooLong("too long")]
-    answer = answer_of(results, None)
-    assert answer["rewards"] == [0.5, None, None]
-    assert answer["errors"] == [None, "query 1: of another template", "query 2: too long"]
-    assert answer_of(results, -3.0)["rewards"] == [0.5, None, -3.0]
-    assert answer_of(results[2:], -3.0)["rewards"] == [-3.0]
-    with pytest.raises(InputError, match="query 0: of another"):
-        answer_of(results[1:], None)
 
 
 # ------------------------------------------------------------------------------------------------
