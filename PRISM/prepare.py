@@ -20,7 +20,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from lore.common import require, start, written_whole
 from lore.settings import settings
-from lore.text.conversations import SURROGATE, find_file, read_json_lines
+from lore.text.conversations import find_file, read_json_lines
 from lore.upstream_values import as_list, truth, whole_number
 from people import split_users
 
@@ -61,18 +61,14 @@ def read_turns(place, row):
     for number, message in enumerate(history):
         where = f"{place}, message {number}"
         require(isinstance(message, dict), f"{where}: not an object")
-        role, turn, content = map(message.get, ("role", "turn", "content"))
-        require(role in ("user", "model"), f"{where}: role is {role!r}, neither user nor model")
-        inside = whole_number(turn) in range(count)
-        require(inside, f"{where}: turn {turn!r} of a dialogue of {count} turns")
-        kind = type(content).__name__
-        require(isinstance(content, str), f"{where}: content is a {kind}, not text")
-        half = f"half a character (a lone surrogate) in {content[:60]!r}"
-        require(not SURROGATE.search(content), f"{where}: {half}")
+        role, content = message.get("role"), message.get("content")
+        turn = whole_number(message.get("turn"))
         chosen = truth(message.get("if_chosen"))
-        require(role == "user" or chosen is not None, f"{where}: a reply without if_chosen")
+        said = role in ("user", "model") and isinstance(content, str) and turn in range(count)
+        needed = f"role user or model, content that is text, turn below {count}, if_chosen of a reply"
+        require(said and (role == "user" or chosen is not None), f"{where} needs {needed}: {message}")
         kind = "user" if role == "user" else "chosen" if chosen else "rejected"
-        turns[whole_number(turn)][kind].append(content)
+        turns[turn][kind].append(content)
     return turns
 
 

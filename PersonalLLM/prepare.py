@@ -28,7 +28,7 @@ from lore.text.conversations import data_files, exchange, fetch_rows, read_rows
 from lore.text.embeddings import embed_split
 from lore.text.encoder import encoder_of
 from lore.upstream_values import finite_number
-from responses import REWARD_MODELS
+from people import REWARD_MODELS
 
 # ------------------------------------------------------------------------------- settings ---
 source = "namkoong-lab/PersonalLLM"  # Hub data set, or a folder: train.* and test.*

@@ -12,7 +12,7 @@ NAME.parquet, a row per comparison: `user_id` (the worker), `prompt` (key of the
 
 from typing import NamedTuple
 
-from lore.common import InputError
+from lore.common import require
 from lore.fit.groups import names_of, people_apart, print_groups, prompts_apart
 from lore.fit.planted import planted_population
 from lore.splits import Split, load_split
@@ -32,20 +32,16 @@ NEEDED = ("user_id", "prompt")  # columns beside chosen and rejected
 
 class Sides(NamedTuple):
     train: Split
-    test: Split | None  # None: only one side was prepared, and `split` deals out its posts
+    test: Split | None = None  # None: only one side was prepared, and `split` deals out its posts
 
 
 def load(folder):
     """The prepared sides. InputError: neither is there, or they are of two models."""
-    names = [side for side in ("train", "validation") if (folder / f"{side}.safetensors").exists()]
-    if len(names) == 1:
-        return Sides(load_split(folder / names[0], PREPARE, needed=NEEDED), None)
-    train = load_split(folder / "train", PREPARE, needed=NEEDED)
-    test = load_split(folder / "validation", PREPARE, needed=NEEDED)
-    if train.model != test.model:
-        text = f"train was embedded by {train.model}, validation by {test.model}"
-        raise InputError(f"{folder}: {text}")
-    return Sides(train, test)
+    names = [name for name in ("train", "validation") if (folder / f"{name}.safetensors").exists()]
+    splits = [load_split(folder / name, PREPARE, needed=NEEDED) for name in names or ["train"]]
+    models = [split.model for split in splits]
+    require(models[0] == models[-1], f"{folder}: {names} were embedded by different models: {models}")
+    return Sides(*splits)
 
 
 def plant(args):
@@ -87,11 +83,9 @@ def two_sides(sides, train_posts, seed):
     """
     train, test = sides
     if test is not None:
-        if train_posts:
-            raise InputError(f"--train_posts {train_posts} is for one side only, but both are here")
+        require(not train_posts, f"--train_posts {train_posts} is for one side only, but both are here")
         return train, test
-    if not 0 < train_posts < 1:
-        share = "a --train_posts between 0 and 1 splits it by post"
-        raise InputError(f"only one side was prepared; {share}")
+    share = "a --train_posts between 0 and 1 splits it by post"
+    require(0 < train_posts < 1, f"only one side was prepared; {share}")
     to_train, to_test = prompts_apart(train.frame, train_posts, seed)
     return train._replace(frame=to_train), train._replace(frame=to_test)

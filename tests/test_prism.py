@@ -233,6 +233,14 @@ def says(*message_):
     return {"conversation_history": [message(*message_)]}
 
 
+SAID = [
+    (0, "model", "x", None),
+    (3, "user", "x"),
+    (-1, "user", "x"),
+    (0.5, "user", "x"),
+    (0, "user", ["a", "b"]),
+    (0, "system", "x"),
+]
 BAD = [
     ({"user_id": "stranger"}, "c0 is by 'stranger', who is not in survey.jsonl"),
     ({"user_id": ["user0"]}, "c0 is by ['user0']"),
@@ -240,13 +248,10 @@ BAD = [
     ({"conversation_turns": 1.5}, "needs conversation_turns"),
     ({"conversation_history": None}, "conversation_history"),
     ({"conversation_history": ["x"]}, "message 0: not an object"),
-    (says(0, "model", "x", None), "message 0: a reply without if_chosen"),
-    (says(3, "user", "x"), "turn 3 of a dialogue of 1 turns"),
-    (says(-1, "user", "x"), "turn -1 of a dialogue of 1 turns"),
-    (says(0.5, "user", "x"), "turn 0.5 of a dialogue"),
-    (says(0, "user", ["a", "b"]), "content is a list, not text"),
-    (says(0, "system", "x"), "role is 'system'"),
-    (says(0, "user", "a \ud800 b"), "message 0: half a character"),
+    *(
+        (says(*wrong), "message 0 needs role user or model, content that is text, turn below 1")
+        for wrong in SAID
+    ),
 ]
 
 

@@ -250,7 +250,7 @@ def test_one_prepared_side_needs_a_share_and_another_model_is_refused(prepared, 
     assert "K = 0 is left out" in out and "0 reference" not in out
     assert [row["K"] for row in report(tmp_path / "train_basis.json")["rows"]] == [2]
     save_split(tmp_path / "train", load_split(prepared / "train", "")._replace(model="another"))
-    assert_one_line_error(call_script(TRAIN, *flags), "train was embedded by another")
+    assert_one_line_error(call_script(TRAIN, *flags), "embedded by different models", "another")
 
 
 def test_settings_that_cannot_be_end_with_one_line(prepared, tmp_path):
