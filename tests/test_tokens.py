@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from conftest import CHAT_TEMPLATE
-from tiny import NO_SYSTEM, TALKS, assert_own_passes, encoder
+from tiny import TALKS, assert_own_passes, encoder
 from tokenizers import Regex, normalizers
 
 from lore.common import InputError
@@ -33,16 +33,6 @@ def test_a_template_that_looks_at_the_clock_does_not(reward_model, tmp_path):
     model = encoder(tmp_path / "model")
     text = model.tokenizer.decode(model.tokens([exchange("the cat", "sat")]).ids[0])
     assert text == "<s>26 Jul 2024 26 Jul 2024the catsat"
-
-
-def test_a_chat_template_that_refuses_a_conversation_is_one_line(reward_model):
-    model = encoder(reward_model)
-    model.tokenizer.chat_template = NO_SYSTEM
-    with pytest.raises(InputError, match=r"chat template of .* refuses a conversation: no system prompt"):
-        model.embed([[{"role": "system", "content": "be good"}, *TALKS[0]]])
-    model.tokenizer.chat_template = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}"
-    with pytest.raises(InputError, match="fails on a conversation: RecursionError"):
-        model.embed(TALKS)
 
 
 def test_the_last_token_is_read_even_when_it_is_the_pad_token(reward_model):
@@ -119,50 +109,34 @@ BEGINNING = "{{ bos_token }}"
 EVERY_TURN = "{% for m in messages %}<|{{ m['role'] }}|>"
 LIST_OF_PARTS = BEGINNING + EVERY_TURN + "{% for p in m['content'] %}{{ p['text'] }}{% endfor %}"
 NO_REPLY = BEGINNING + "{% for m in messages[:-1] %}{{ m['content'] }}"
+HISTORY = [*exchange("hi", "hello"), *exchange("and the dog?", "it lay beside the cat")]
+UNREAD = "does not write the text of a"
 
 
 @pytest.mark.parametrize(
-    "template, kind",
+    "template, words",
     [
-        (LIST_OF_PARTS + "<|end|>{% endfor %}", "reply"),
-        (NO_REPLY + "<|end|>{% endfor %}", "reply"),
-        (BEGINNING + "{{ messages[-1]['content'] }}", "prompt"),
-    ],
-)
-def test_a_template_that_does_not_write_a_text_is_refused(reward_model, template, kind):
-    model = encoder(reward_model)
-    model.tokenizer.chat_template = template
-    with pytest.raises(InputError, match=f"template of .* does not write the text of a {kind}"):
-        model.embed(TALKS)
-
-
-def test_a_template_that_forgets_later_turns_is_refused(reward_model):
-    """Each shape of conversation is looked at, not the first alone."""
-    model = encoder(reward_model)
-    model.tokenizer.chat_template = "{% for m in messages[:2] %}{{ m['content'] }} {% endfor %}"
-    assert len(model.embed([TALKS[0], TALKS[1]])) == 2
-    with pytest.raises(InputError, match="does not write the text of a reply"):
-        model.embed(TALKS)
-
-
-@pytest.mark.parametrize(
-    "expression, error",
-    [
-        ("{{ messages[0]['content'] + 1 }}", "TypeError"),
-        ("{{ 1 // 0 }}", "ZeroDivisionError"),
+        (LIST_OF_PARTS + "<|end|>{% endfor %}", f"{UNREAD} reply"),
+        (NO_REPLY + "<|end|>{% endfor %}", f"{UNREAD} reply"),
+        (BEGINNING + "{{ messages[-1]['content'] }}", f"{UNREAD} prompt"),
+        ("{% for m in messages[:2] %}{{ m['content'] }} {% endfor %}", f"{UNREAD} reply"),
+        (CHAT_TEMPLATE.replace("in messages", "in messages[-2:]"), f"{UNREAD} turn before them"),
+        ("{{ messages[0]['content'] + 1 }}", "fails on a conversation: TypeError"),
+        ("{{ 1 // 0 }}", "fails on a conversation: ZeroDivisionError"),
         ("{{ messages[0].content.nothing() }}", "has no attribute"),
         ("{{ nothing.at_all }}", "is undefined"),
-        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-        ("{% for %}", "expected|unexpected|Expected"),
-        ("{{ 'x'.encode().decode(7) }}", "TypeError"),
-        ("{{ 'x'.index('y') }}", "ValueError"),
+        ("{{ raise_exception('roles must alternate') }}", "refuses a conversation: roles must alternate"),
+        ("{% for %}", "[Ee]xpected"),
+        ("{{ 'x'.index('y') }}", "fails on a conversation: ValueError"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "RecursionError"),
     ],
 )
-def test_what_fails_inside_a_template_is_one_line(reward_model, expression, error):
+def test_a_template_that_fails_or_does_not_write_a_text_is_refused(reward_model, template, words):
+    """Each shape of conversation is looked at, not the first alone."""
     model = encoder(reward_model)
-    model.tokenizer.chat_template = expression
-    with pytest.raises(InputError, match=f"(?s)the chat template of .*{error}"):
-        model.embed(TALKS)
+    model.tokenizer.chat_template = template
+    with pytest.raises(InputError, match=f"(?s)the chat template of .*{words}"):
+        model.embed([TALKS[0], HISTORY])
 
 
 def test_no_tokens_at_all_is_one_line(reward_model, text_encoder):
@@ -225,11 +199,3 @@ def test_what_stands_beside_the_content_is_read_or_refused(reward_model, text_en
     for pair in (talks, named):
         first, second = model.embed(pair)
         assert not torch.allclose(first, second, atol=1e-3)
-
-
-def test_a_template_that_drops_the_history_is_refused(reward_model):
-    model = encoder(reward_model)
-    model.tokenizer.chat_template = CHAT_TEMPLATE.replace("in messages", "in messages[-2:]")
-    talk = [*exchange("hi", "hello"), *exchange("and the dog?", "it lay beside the cat")]
-    with pytest.raises(InputError, match="does not write the text of a turn before them"):
-        model.embed([talk])
