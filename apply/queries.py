@@ -42,8 +42,8 @@ class Reader:
         self.templates = []
         if policy is not None:
             template = ChatTemplate(Tokeniser("--policy", policy, "last", math.inf, 0))
-            if not template.marks["user"]:
-                raise InputError("--policy: its chat template writes nothing behind a prompt")
+            none = "--policy: its chat template writes nothing behind a prompt"
+            require(template.marks["user"], none)
             self.templates.append(template)
             self.special |= template.special
         if encoder.pooling == "last":
@@ -138,12 +138,11 @@ class Reader:
         """
         for template in self.templates:
             talk = template.messages_of(text)
-            if talk is None:
-                continue
-            asked = template.messages_of(prompt)
-            if asked and asked[:-1] != talk[:-1]:
-                raise InputError(f"{where} goes on after its reply, or has another prompt than its own")
-            return talk
+            if talk is not None:
+                asked = template.messages_of(prompt)
+                more = f"{where} goes on after its reply, or has another prompt than its own"
+                require(not asked or asked[:-1] == talk[:-1], more)
+                return talk
         return None
 
     def plain(self, where, text, prompt):
@@ -152,12 +151,10 @@ class Reader:
         begins = text.startswith(prompt) or text == prompt.rstrip()
         if not prompt.strip() or not begins:
             self.require_words(where, text)
-            raise InputError(
-                f"{where} is not of this model's chat template, and does not begin with its prompt"
-            )
+            neither = "is not of this model's chat template, and does not begin with its prompt"
+            raise InputError(f"{where} {neither}")
         opening = opening_of_reply(prompt)
-        if opening:
-            raise InputError(f"{where}: its prompt ends in {opening!r}, of another chat template?")
+        require(not opening, f"{where}: its prompt ends in {opening!r}, of another chat template?")
         return exchange(prompt, text[len(prompt) :])
 
     def cleaned(self, where, talk):
@@ -167,31 +164,24 @@ class Reader:
         last = talk[-1]
         reply = without_empty_thoughts(without_ends(last["content"], self.ends))
         thinks, answer = split_thoughts(reply)
-        if thinks and answer.strip() and not self.thinks:
-            raise InputError(
-                f"{where}: its reply begins with thoughts, of which this model's chat template knows"
-                " nothing; send what follows them"
-            )
+        nothing = "of which this model's chat template knows nothing; send what follows them"
+        is_known = self.thinks or not (thinks and answer.strip())
+        require(is_known, f"{where}: its reply begins with thoughts, {nothing}")
         last["content"] = reply.strip() if answer.strip() else ""
         for message in talk:
             self.require_words(where, message["content"])
-        try:
-            return finished(where, talk, "query")
-        except InputError as error:
-            if last["content"]:
-                raise
-            raise NoReply(str(error)) from error
+        if not last["content"]:
+            raise NoReply(f"{where} does not end in a reply, or in an empty one")
+        return finished(where, talk, "query")
 
     def require_words(self, where, text):
         """InputError: a text with signs of a chat template, or messages, where words alone should be."""
-        if holds_messages(text):
-            raise InputError(f"{where} has messages that have become a text; send them as a list")
+        lists = f"{where} has messages that have become a text; send them as a list"
+        require(not holds_messages(text), lists)
         sign = sign_of_template(text, self.special)
-        if sign is None:
-            return
-        if sign in self.special:
-            raise InputError(f"{where} has {sign} where its chat template writes none")
-        raise InputError(f"{where} has {sign}, of a chat template that is not this model's (--policy)")
+        require(sign not in self.special, f"{where} has {sign} where its chat template writes none")
+        other = "of a chat template that is not this model's (--policy)"
+        require(sign is None, f"{where} has {sign}, {other}")
 
 
 def user_of(where, label):

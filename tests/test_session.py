@@ -3,10 +3,10 @@
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import time
-from pathlib import Path
 
 import pytest
 import texts
@@ -33,10 +33,7 @@ HOSTILE = (
 )
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu")
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +299,7 @@ def test_other_pages_other_names_and_strangers_are_refused(opened, script):
     ann = {"user": "ann"}
     page = client.get("/")
     assert page.status_code == 200 and "default-src 'none'" in page.headers["Content-Security-Policy"]
-    assert "unsafe" not in page.headers["Content-Security-Policy"]
+    assert not re.search("unsafe|http", page.headers["Content-Security-Policy"])
     for host in ("127.0.0.1:8001", "localhost", "[::1]:8001"):
         state = client.post("/state", json=ann, headers={"Host": host, "Origin": f"http://{host}"})
         assert state.status_code == 200 and state.json()["turn"] == 0 and "Set-Cookie" not in state.headers
@@ -356,10 +353,7 @@ class Page:
         options.binary_location = BROWSER
         for flag in (*FLAGS, f"--user-data-dir={folder}"):
             options.add_argument(flag)
-        options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-        self.driver.get("about:blank")
-        self.driver.get_log("performance")  # of the browser's own first page
 
     def of(self, name, what="textContent"):
         """What an element of the page has."""
@@ -385,23 +379,10 @@ class Page:
         self.press(key)
         self.says(f": {count} answer")
 
-    def addresses(self):
-        """Of all requests that pages have made."""
-        requests = []
-        for entry in self.driver.get_log("performance"):
-            said = json.loads(entry["message"])["message"]
-            if said["method"] == "Network.requestWillBeSent":
-                requests.append(said["params"]["request"]["url"])
-        return requests
-
-    def show(self, width, scheme, path):
-        """As a picture, so wide; is all of it within that width?"""
-        command = self.driver.execute_cdp_cmd
+    def fits(self, width):
+        """Whether all of it is within so many pixels."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        command("Emulation.setDeviceMetricsOverride", size)
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        command("Emulation.setEmulatedMedia", {"features": features})
-        self.driver.save_screenshot(str(path))
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         return self.driver.execute_script("return document.documentElement.scrollWidth") <= width
 
 
@@ -430,7 +411,6 @@ def test_a_whole_session(pages, opened, telling_basis, pool_file, tmp_path):
         for talk, row in zip(prompt.talks, prompt.rows):
             scores[talk[0]["content"], talk[1]["content"]] = session.pool.Z[row]
     sessions = tmp_path / "browser.jsonl"
-    pictures = Path(os.environ.get("LORE_PICTURES", tmp_path))
     with served("session", "--basis", telling_basis, "--input", pool_file, "--output", sessions) as address:
         ann, bob = pages(address), pages(f"{address}/#bob")
         while ann.of("entry", "hidden"):
@@ -462,16 +442,9 @@ def test_a_whole_session(pages, opened, telling_basis, pool_file, tmp_path):
         assert len(read_answers(sessions)) == 8 and ann.of("error") == ""
         assert_can_be_used(ann)
         assert len({ann.of("mixture", f"querySelectorAll('.bar')[{k}].style.width") for k in range(3)}) == 3
-        for width in (400, 1400):
-            for scheme in ("dark", "light"):
-                picture = pictures / f"session_{width}_{scheme}.png"
-                assert ann.show(width, scheme, picture), f"wider than {width} pixels"
+        assert ann.fits(400) and ann.fits(1400)
         for page in (ann, bob, second):
-            requests = page.addresses()
-            outside = [url for url in requests if not url.startswith((address, "data:"))]
-            assert requests and not outside, outside
-            assert page.driver.get_cookies() == []
-            assert page.driver.title == "Which reply is better?"
+            assert page.driver.get_cookies() == [] and page.driver.title == "Which reply is better?"
     bob.press("1")
     bob.says("nothing was written down", "error")
 
