@@ -145,8 +145,11 @@ def best_of_rows(rows):
 
     [(id, correct, (m, H))] -> parts
     """
-    highest = [scores == scores.max(axis=0) for *_, scores in rows]
-    credit = np.stack([best[0] / best.sum(axis=0) for best in highest])
+    credit = []
+    for *_, scores in rows:
+        highest = scores == scores.max(axis=0)
+        credit.append(highest[0] / highest.sum(axis=0))
+    credit = np.stack(credit)
     return [(1.0, credit, np.ones_like(credit))]
 
 
@@ -198,9 +201,10 @@ def subset_scores(rows, scores, draws=None):
             parts = ties(scored) if name == "Ties" else best_of_rows(scored)
             n = len(parts[0][1])
             counts = np.ones((1, n)) if draws is None else rng.multinomial(n, np.full(n, 1 / n), draws)
-            with np.errstate(invalid="ignore"):
-                means = [weight * (counts @ values) / (counts @ there) for weight, values, there in parts]
-            by_subset[name] = sum(means)
+            by_subset[name] = 0.0
+            with np.errstate(invalid="ignore"):  # none are there
+                for weight, values, there in parts:
+                    by_subset[name] += weight * (counts @ values) / (counts @ there)
     if len(by_subset) == len(SUBSETS):
         by_subset["Overall"] = sum(by_subset.values()) / len(SUBSETS)
     return by_subset

@@ -39,8 +39,8 @@ def load(folder):
     """The prepared sides. InputError: neither is there, or they are of two models."""
     names = [name for name in ("train", "validation") if (folder / f"{name}.safetensors").exists()]
     splits = [load_split(folder / name, PREPARE, needed=NEEDED) for name in names or ["train"]]
-    models = [split.model for split in splits]
-    require(models[0] == models[-1], f"{folder}: {names} were embedded by different models: {models}")
+    models = splits[0].model, splits[-1].model
+    require(models[0] == models[1], f"{folder}: {names} were embedded by different models: {models}")
     return Sides(*splits)
 
 

@@ -234,10 +234,8 @@ def trained(tmp_path_factory, model):
     assert texts.prepare(folder, texts.comparisons(), model)[0] == 0
     common = ("--data", folder / "data", "--results", folder / "results", "--min_comparisons", 3)
     fit = ("--solver", "adam", "--num_iterations", 40, "--K_list")
-    done = call_script(ROOT / "OwnData/train_basis.py", *common, *fit, 0, 1, 3)
-    assert done[0] == 0, done[2]
-    done = call_script(ROOT / "OwnData/vary_fewshot.py", *common, *fit, 3, "--num_shots", 1, 3, "--trials", 2)
-    assert done[0] == 0, done[2]
+    printed(ROOT / "OwnData/train_basis.py", *common, *fit, 0, 1, 3)
+    printed(ROOT / "OwnData/vary_fewshot.py", *common, *fit, 3, "--num_shots", 1, 3, "--trials", 2)
     return folder
 
 
@@ -264,7 +262,5 @@ def rows(tmp_path):
     import texts
 
     replies = ["the cat sat", "nothing", "she said hello", "the dog lay beside it"]
-    return texts.write(
-        tmp_path / "rows.jsonl",
-        [{"id": i, "prompt": "the cat?", "response": reply} for i, reply in enumerate(replies)],
-    )
+    rows = [{"id": i, "prompt": "the cat?", "response": reply} for i, reply in enumerate(replies)]
+    return texts.write(tmp_path / "rows.jsonl", rows)

@@ -10,7 +10,7 @@ from populations import cell
 
 from lore.common import InputError
 from lore.fit.comparisons import Comparisons
-from lore.fit.evaluation import ANOTHER, Cell
+from lore.fit.evaluation import ANOTHER, Cell, Outcomes
 from lore.fit.few_shot import draw_shots, drawn_terms
 from lore.fit.groups import Groups
 from lore.fit.likelihood import LOGIT_SCALE, margins, negative_log_likelihood, top_choice
@@ -108,7 +108,7 @@ def test_a_pair_twice_in_one_choice_tells_a_mixture_nothing_new(own):
 
 
 def test_a_pair_twice_in_one_choice_tells_the_ridge_solver_nothing_new():
-    frame, table = turns(people=20, each=20, replies=2)
+    frame, table = turns(people=12, each=16, replies=2)
     once = fit_ridge(pairs_of(frame, table), [2])[2]
     again = fit_ridge(pairs_of(twice(frame), table), [2])[2]
     assert once.V.shape == again.V.shape
@@ -139,10 +139,9 @@ def test_a_choice_drawn_for_two_is_two():
 
 
 def groups_of(frame, table):
-    half = sorted(frame["user_id"].unique())
-    half, rest = half[: len(half) // 2], half[len(half) // 2 :]
-    seen = Comparisons.from_frame(table, frame, half, choice="turn", shot="turn", prompt="item")
-    unseen = Comparisons.from_frame(table, frame, rest, choice="turn", shot="turn", prompt="item")
+    people = sorted(frame["user_id"].unique())
+    half = len(people) // 2
+    seen, unseen = (pairs_of(frame, table, user_ids=part) for part in (people[:half], people[half:]))
     return Groups(seen, seen, unseen, unseen)
 
 
@@ -194,9 +193,7 @@ def test_the_plurality_of_others_leaves_the_person_out():
     asked = pd.concat([frame, pd.DataFrame(more, columns=frame.columns)])
     again, _ = choices.plurality(first, asked)
     for name in ("seen", "unseen"):
-        assert again.outcomes[name].right[kept[name]].tolist() == (
-            found.outcomes[name].right[kept[name]].tolist()
-        )
+        assert np.array_equal(*(of.outcomes[name].right[kept[name]] for of in (again, found)))
     shared = CHOICES.choice_rows(choices.of_shared_items([first], frame))
     assert {row["K"] for row in shared} == {CHOICES.PLURALITY, 1}
     alone = frame[frame["item"].isin(["c", "d"])]
@@ -207,13 +204,7 @@ def test_the_plurality_of_others_leaves_the_person_out():
 
 
 def test_how_often_people_agree_with_themselves():
-    rows = [
-        ("p", 0, "a", 1),
-        ("p", 1, "a", 1),
-        ("p", 2, "a", 2),
-        ("q", 3, "a", 1),
-        ("q", 4, "b", 1),
-    ]
+    rows = [("p", 0, "a", 1), ("p", 1, "a", 1), ("p", 2, "a", 2), ("q", 3, "a", 1), ("q", 4, "b", 1)]
     frame = pd.DataFrame(rows, columns=["user_id", "turn", "item", "chosen"])
     assert CHOICES.consistency(frame) == {"share": 0.5, "choices": 2, "people": 1}
     assert CHOICES.consistency(frame.iloc[2:]) == {"share": None, "choices": 0, "people": 0}
@@ -232,18 +223,14 @@ def test_another_person_speaks_the_same_language():
 
 
 def test_nothing_is_said_of_few_people():
-    one = cell(np.linspace(0, 1, 50))
-    users = one.users["unseen"]
-    frame = pd.DataFrame({"user_id": users, "country": ["x"] * 31 + ["y"] * 18 + [""]})
-    frame["turn"] = range(50)
+    of_people = cell(np.linspace(0, 1, 50))
+    users = of_people.users["unseen"]
+    frame = pd.DataFrame({"user_id": users, "country": ["x"] * 31 + ["y"] * 18 + [""], "turn": range(50)})
     user = np.arange(50).repeat(4)
-    outcomes = one.outcomes or {}
-    from lore.fit.evaluation import Outcomes
-
-    right = (np.arange(200) % 4 < one.accuracy["unseen"].repeat(4) * 4) * 1.0
-    outcomes = {"unseen": Outcomes(user, np.arange(200), right, np.ones(200), 0.0)}
-    W = torch.eye(2)[torch.arange(50) % 2]
-    found = CHOICES.by_trait(one._replace(outcomes=outcomes, W_unseen=W), frame, ["country"])
+    right = np.arange(200) % 4 < 4 * np.linspace(0, 1, 50)[user]
+    outcomes = {"unseen": Outcomes(user, np.arange(200), right * 1.0, np.ones(200), 0.0)}
+    scored = of_people._replace(outcomes=outcomes, W_unseen=torch.eye(2)[torch.arange(50) % 2])
+    found = CHOICES.by_trait(scored, frame, ["country"])
     (row,) = found["rows"]
     assert row["kind"] == "country x" and row["people"] == 31
     assert row["unseen"] == pytest.approx(right[: 31 * 4].mean())
@@ -251,5 +238,4 @@ def test_nothing_is_said_of_few_people():
     assert found["too_few"] == [["country y", 18]]
     said = pd.DataFrame({"user_id": [*"aaabc"], "turn": [0, 1, 2, 3, 4], "x": ["p", "q", "q", "", "p"]})
     assert CHOICES.most_said(said, "x") == {"a": "q", "c": "p"}
-    kept = {"unseen": user < 2}
-    assert CHOICES.narrowed(one._replace(outcomes=outcomes), kept).users["unseen"] == users[:2]
+    assert CHOICES.narrowed(scored, {"unseen": user < 2}).users["unseen"] == users[:2]

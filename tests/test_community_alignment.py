@@ -155,6 +155,12 @@ def test_what_is_asked_for_is_kept_and_parquet_is_the_same(tmp_path, text_encode
         SCRIPT.is_true("here", "yes")
 
 
+def test_a_choice_with_a_reply_too_long_is_left_out_whole(tmp_path, reward_model):
+    rows = [conversation(0, 2, second_turn_response_a="the cat sat " * 60), conversation(1)]
+    assert "left out" in prepare(tmp_path, rows, reward_model, "--max_length", 60)
+    assert frame_of(tmp_path)["place"].tolist() == [0] * 6
+
+
 BAD = [
     ([{"conversation_id": "c", "assigned_lang": "en"}], "annotator_id is missing"),
     ([conversation(first_turn_preferred_response="response_e")], "line 2: 'response_e' of"),

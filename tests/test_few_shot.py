@@ -61,8 +61,7 @@ def test_every_alpha_rank_and_number_of_shots_is_returned_and_independent_of_the
     result = shots(alpha_list=(0.0, 0.5), K_list=(0, 1, 3), num_shots=(1, 4, 8))
     assert all(array.shape == (2, 3, 3) for array in result)
     assert np.allclose(
-        shots(alpha_list=(0.5,), K_list=(3,), num_shots=(4,)).unseen[0, 0, 0],
-        result.unseen[1, 2, 1],
+        shots(alpha_list=(0.5,), K_list=(3,), num_shots=(4,)).unseen[0, 0, 0], result.unseen[1, 2, 1]
     )
     assert np.ptp(result.unseen[:, :2], axis=2).max() == 0  # K <= 1: nothing to learn about a user
 

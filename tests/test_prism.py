@@ -391,10 +391,7 @@ def test_a_person_without_pairs_on_a_side_is_left_out_and_counted(prepared, caps
     assert "left out: 1 people without pairs on both sides" in capsys.readouterr().out
     with pytest.raises(InputError, match="nobody seen, or unseen, has pairs"):
         PEOPLE.split(fewer._replace(ids={**ids, "test_dialog_ids": []}))
-    for wrong in (
-        {"test_dialog_ids": ids["train_dialog_ids"]},
-        {"unseen_user_ids": ids["seen_user_ids"]},
-    ):
+    for wrong in ({"test_dialog_ids": ids["train_dialog_ids"]}, {"unseen_user_ids": ids["seen_user_ids"]}):
         with pytest.raises(InputError, match="trains and tests, or a person is seen and unseen"):
             PEOPLE.split(dialogues._replace(ids={**ids, **wrong}))
 

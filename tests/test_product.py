@@ -116,36 +116,20 @@ def value_and_gradients(likelihoods, Vs, Ls):
 
 
 @pytest.mark.parametrize("n", [0, 5, 16, 47, 100])
-@pytest.mark.parametrize("own_weights", [False, True])
-def test_value_and_gradients_are_those_of_autograd(n, own_weights, monkeypatch):
+@pytest.mark.parametrize("kind", ["one weight for all fits", "weights of their own", "choices of a softmax"])
+def test_value_and_gradients_are_those_of_autograd(n, kind, monkeypatch):
     monkeypatch.setattr("lore.fit.rows.PIECE_ROWS", 2)
     torch.manual_seed(0)
     X = 10 * torch.randn(n, 5, dtype=torch.float64)
-    user = torch.randint(0, C, (n,))
+    user = torch.arange(n) * C // max(n, 1)
     weight = torch.rand(len(RANKS), n, dtype=torch.float64)
-    if not own_weights:
+    if kind != "weights of their own":
         weight = weight[0]
+    choice = torch.arange(n) % 7 if n and kind == "choices of a softmax" else None  # in several pieces
 
     def plain(Vs, Ws):
         weights = weight.expand(len(RANKS), -1)
-        return [negative_log_likelihood(X @ V, W, user, q) for V, W, q in zip(Vs, Ws, weights)]
-
-    def ours(Vs, Ws):
-        return joint_likelihoods(Rows(X), Vs, Ws, user, weight)
-
-    for found, expected in zip(*(value_and_gradients(way, *fits(5)) for way in (ours, plain))):
-        assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
-
-
-def test_choices_of_a_softmax_may_lie_in_several_pieces():
-    torch.manual_seed(0)
-    X = torch.randn(60, 5, dtype=torch.float64)
-    user = torch.arange(60) // 15
-    choice = torch.arange(60) % 20
-    weight = torch.rand(60, dtype=torch.float64)
-
-    def plain(Vs, Ws):
-        return [negative_log_likelihood(X @ V, W, user, weight, choice) for V, W in zip(Vs, Ws)]
+        return [negative_log_likelihood(X @ V, W, user, q, choice) for V, W, q in zip(Vs, Ws, weights)]
 
     def ours(Vs, Ws):
         return joint_likelihoods(Rows(X), Vs, Ws, user, weight, choice)

@@ -85,10 +85,7 @@ def test_baselines_are_what_they_are_called(solver):
     cells = {(cell.K, cell.variant): cell for cell in result.cells}
     fitted = cells[3, LORE]
     V, W, W_unseen = fitted.fit.V, fitted.fit.W, fitted.W_unseen
-    for variant, mixture in (
-        (POPULATION, lambda i: W.mean(0)),
-        (ANOTHER, lambda i: W_unseen[i - 1]),
-    ):
+    for variant, mixture in ((POPULATION, lambda i: W.mean(0)), (ANOTHER, lambda i: W_unseen[i - 1])):
         expected = [(x @ V @ mixture(i) > 0).double().mean() for i, x in enumerate(GROUPS[3])]
         assert np.allclose(cells[3, variant].accuracy["unseen"], expected)
     assert {key for key in cells if key[1] == SHUFFLED} == {(1, SHUFFLED), (3, SHUFFLED)}

@@ -41,15 +41,9 @@ def test_rewards_are_those_of_score_in_both_formats(reward, expected, form):
     people, rewards = expected
     prompts, completions = form()
     logged = {}
-    columns = {
-        "trainer_state": None,
-        "log_extra": None,
-        "log_metric": logged.__setitem__,
-        "answer": ["x"] * 4,
-    }
-    found = reward(
-        prompts=prompts, completions=completions, completion_ids=[[1]] * 4, user_id=people, **columns
-    )
+    columns = {"trainer_state": None, "log_extra": None, "answer": ["x"] * 4, "completion_ids": [[1]] * 4}
+    columns["log_metric"] = logged.__setitem__
+    found = reward(prompts=prompts, completions=completions, user_id=people, **columns)
     assert found == pytest.approx(rewards, abs=1e-4) and {*map(type, found)} == {float}
     assert logged == {"unknown_users": 0, "unscored": 0} and reward.__name__ == "personal_reward"
 
