@@ -160,17 +160,9 @@ def tokens_computed(encoder, conversations):
     return sums
 
 
-class Round(NamedTuple):
-    """What one round of texts took, and how far the two ways are apart."""
-
-    plain: float  # seconds of every text of every comparison, one at a time
-    once: float  # of these, of the texts that had not come before
-    ours: float
-    error: float  # largest difference of a coordinate
-    tokens: dict  # tokens_computed
-
-
 def measure_round(plain, encoder, texts):
+    """Seconds of every text of every comparison one at a time, of those that had not come before, and ours;
+    the largest difference of a coordinate between the two ways; tokens_computed."""
     vectors = []
     spent = []
     for text in texts:
@@ -181,7 +173,7 @@ def measure_round(plain, encoder, texts):
     conversations, rows = distinct(texts)
     once = sum(dict(zip(rows[::-1], spent[::-1])).values())  # the first time of each
     error = (ours - torch.stack(vectors)).abs().max().item()
-    return Round(sum(spent), once, taken, error, tokens_computed(encoder, conversations))
+    return sum(spent), once, taken, error, tokens_computed(encoder, conversations)
 
 
 def quietly_timed(function, *arguments):
@@ -256,53 +248,35 @@ def rounds_of(path, most, tokeniser):
     return rounds
 
 
-class Way:
-    """One way to embed: its seconds round by round, its vectors, and the differences of its pairs."""
-
-    def __init__(self, embed):
-        self.embed = embed  # texts -> (n, d)
-        self.seconds = []
-        self.tables = []
-        self.differences = []
-
-    def take(self, texts, pairs):
-        table, spent = quietly_timed(self.embed, texts)
-        self.seconds.append(spent)
-        self.tables.append(table.float())
-        chosen, rejected = table.float()[pairs.T]  # (2, pairs, d)
-        self.differences.append(chosen - rejected)
-
-    @property
-    def table(self):
-        return torch.cat(self.tables)
-
-    @property
-    def wins(self):
-        return torch.cat(self.differences)
-
-
 def compare_ways(ways, rounds, head):
     """Print each way's speed and rewards against those of the first. ways: {name: texts -> (n, d)}"""
-    ways = {name: Way(embed) for name, embed in ways.items()}
-    for way in ways.values():
-        quietly_timed(way.embed, rounds[0][0][:2])  # loads the model, warms up
+    spent = {name: [] for name in ways}
+    tables = {name: [] for name in ways}
+    wins = {name: [] for name in ways}
+    for embed in ways.values():
+        quietly_timed(embed, rounds[0][0][:2])  # loads the model, warms up
     for texts, pairs in rounds:
-        for way in ways.values():
-            way.take(texts, pairs)
-    (name, first), *others = ways.items()
-    expected = first.table
-    direction = first.wins.mean(0) if head is None else head[:, 0]
-    rewards = first.wins @ direction  # (pairs, d) @ (d,)
-    size = f"{len(expected)} texts, {len(rewards)} pairs"
-    print(f"{size}; in {name} rewards differ by {rewards.std():.3f}")
-    for name, way in others:
-        cosine = torch.cosine_similarity(way.table, expected).min()
-        told = f"{name:22} {ratio(first.seconds, way.seconds)[1]} as fast"
-        lengths = way.table.norm(dim=1)
+        for name, embed in ways.items():
+            table, seconds = quietly_timed(embed, texts)
+            chosen, rejected = table.float()[pairs.T]  # (2, pairs, d)
+            spent[name].append(seconds)
+            tables[name].append(table.float())
+            wins[name].append(chosen - rejected)
+    first, *others = ways
+    expected = torch.cat(tables[first])
+    X = torch.cat(wins[first])
+    direction = X.mean(0) if head is None else head[:, 0]
+    rewards = X @ direction  # (pairs, d) @ (d,)
+    print(f"{len(expected)} texts, {len(rewards)} pairs; in {first} rewards differ by {rewards.std():.3f}")
+    for name in others:
+        table = torch.cat(tables[name])
+        cosine = torch.cosine_similarity(table, expected).min()
+        told = f"{name:22} {ratio(spent[first], spent[name])[1]} as fast"
+        lengths = table.norm(dim=1)
         if head is None and lengths.std() < 1e-3 * lengths.mean():
             print(f"{told}, smallest cosine {cosine:.5f} (of unit length)")
             continue
-        its_rewards = way.wins @ direction
+        its_rewards = torch.cat(wins[name]) @ direction
         noise = (its_rewards - rewards).std() / rewards.std()
         turned = ((its_rewards > 0) != (rewards > 0)).float().mean()
         signs = f"{turned:.2%} of signs turned"

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fit import loop_loss, loop_steps
-from measure import ROOT, flags, load_module, run_alone, seconds, verdict
+from measure import ROOT, flags, judge, load_module, run_alone, seconds
 
 from lore.common import start
 from lore.splits import Split, save_split
@@ -50,20 +50,6 @@ def write_prepared(folder, d):
         save_split(folder / side, Split(table, frame, head, "made up"))
 
 
-def published_minutes(d):
-    """Minutes of the joint fits of all ranks as a loop over people, from two steps of each."""
-    users = torch.randn(PEOPLE * PAIRS, d).split(PAIRS)
-    spent = sum(seconds(loop_steps, loop_loss, users, rank, 2) / 2 for rank in RANKS)
-    return spent * STEPS / 60
-
-
-def train(folder, dirichlet):
-    """(seconds, peak GB) of train_basis.py."""
-    paths = ("--data", folder, "--results", folder / "results")
-    script = ROOT / "PersonalLLM/train_basis.py"
-    return run_alone(script, *paths, "--dirichlet_list", dirichlet, "--no-mark_best")
-
-
 def main():
     parser = flags(__doc__)
     parser.add_argument("--features", type=int, default=4096)
@@ -78,14 +64,18 @@ def main():
         # in a process of its own, so that its memory is not counted below
         run_alone(__file__, "--write", folder, "--features", args.features)
         disk = sum(file.stat().st_size for file in folder.iterdir()) / 1e9
-        spent, peak = train(folder, args.dirichlet)
+        paths = ("--data", folder, "--results", folder / "results")
+        flags_of_run = (*paths, "--dirichlet_list", args.dirichlet, "--no-mark_best")
+        spent, peak = run_alone(ROOT / "PersonalLLM/train_basis.py", *flags_of_run)
     minutes = spent / 60
-    print(f"one population, K = 0 .. 5, seen and unseen evaluated: {minutes:.1f} minutes,", end=" ")
-    print(f"target 15: {verdict(minutes < 15)}")
-    print(f"peak {peak:.2f} GB for {disk:.2f} GB on disk, target 8: {verdict(peak < 8)}")
-    plain = published_minutes(args.features)
-    print(f"joint fits alone as a loop over {PEOPLE} people x {PAIRS} pairs, rank by rank:", end=" ")
-    print(f"{plain:.0f} minutes ({plain / minutes:.0f} x)")
+    told = f"one population, K = 0 .. 5, seen and unseen evaluated: {minutes:.1f} minutes, target 15"
+    judge(told, minutes < 15)
+    judge(f"peak {peak:.2f} GB for {disk:.2f} GB on disk, target 8", peak < 8)
+    # minutes of the joint fits of all ranks as a loop over people, from two steps of each
+    users = torch.randn(PEOPLE * PAIRS, args.features).split(PAIRS)
+    plain = sum(seconds(loop_steps, loop_loss, users, rank, 2) / 2 for rank in RANKS) * STEPS / 60
+    told = f"joint fits alone as a loop over {PEOPLE} people x {PAIRS} pairs, rank by rank"
+    print(f"{told}: {plain:.0f} minutes ({plain / minutes:.0f} x)")
     rows = PEOPLE * PROMPTS["train"] + 2 * PEOPLE * PROMPTS["test"]
     print(f"people x prompts x d in float32: {4 * args.features * rows / 1e9:.0f} GB")
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fit import every_user_steps
-from measure import ROOT, flags, in_turn, load_module, ratio, run_alone, seconds, verdict
+from measure import ROOT, flags, in_turn, judge, load_module, ratio, run_alone, seconds
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lore.common import start
@@ -55,12 +55,6 @@ def dialogues():
     return sizes
 
 
-def words(rng):
-    """5,000 of them."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    return ["".join(rng.choices(letters, k=rng.randint(2, 10))) for _ in range(5000)]
-
-
 def history(sizes, text):
     """The turns of a dialogue as upstream writes them. text: characters -> a text of about that size"""
     turns = []
@@ -76,7 +70,8 @@ def history(sizes, text):
 def write_upstream(folder):
     """survey.jsonl and conversations.jsonl of the real size."""
     rng = random.Random(0)
-    vocabulary = words(rng)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    vocabulary = ["".join(rng.choices(letters, k=rng.randint(2, 10))) for _ in range(5000)]
     text = lambda characters: " ".join(rng.choices(vocabulary, k=characters // 7))
     counts = repeated(PEOPLE_OF_DIALOGUES)
     with open(folder / "survey.jsonl", "w") as file:
@@ -98,9 +93,8 @@ def measure_prepare():
         size = (folder / "conversations.jsonl").stat().st_size / 1e6
         script = ROOT / "PRISM/prepare.py"
         spent, peak = run_alone(script, "--source", folder, "--data", folder / "data")
-    time_told = f"{spent:.1f} s, target 60 s: {verdict(spent < 60)}"
-    peak_told = f"peak {peak:.2f} GB, target 2 GB: {verdict(peak < 2)}"
-    print(f"prepare.py, 8,011 dialogues, {size:.0f} MB: {time_told}; {peak_told}", flush=True)
+    told = f"prepare.py, 8,011 dialogues, {size:.0f} MB: {spent:.1f} s, peak {peak:.2f} GB; 60 s, 2 GB"
+    judge(told, spent < 60 and peak < 2)
 
 
 def measure_tokens():
@@ -186,14 +180,14 @@ def measure_step(data, rounds):
     spent = in_turn(rounds, plain, ours, bare)
     slow, fast, floor = map(statistics.median, spent)
     median, told = ratio(*spent[:2])
-    print(f"one step of the sweep: {slow:.1f} s rank by rank, {fast:.3f} s here:", end=" ")
-    print(f"{told}, target 40 x: {verdict(median >= 40)}")
+    way = f"{slow:.1f} s rank by rank, {fast:.3f} s here: {told}"
+    judge(f"one step of the sweep: {way}, target 40 x", median >= 40)
     print(f"one forward and backward pass over X: {floor:.3f} s")
 
     step = (traffic(our_steps, data, V_ref, 6) - traffic(our_steps, data, V_ref, 1)) / 5
     least = traffic(one_pass, X, Vs)
-    print(f"memory traffic of a step {step / 1e6:.0f} MB, of that pass {least / 1e6:.0f} MB:", end=" ")
-    print(f"{step / least:.2f} x, target 1.3 x: {verdict(step / least <= 1.3)}")
+    way = f"{step / 1e6:.0f} MB, of that pass {least / 1e6:.0f} MB: {step / least:.2f} x"
+    judge(f"memory traffic of a step {way}, target 1.3 x", step / least <= 1.3)
 
 
 def main():

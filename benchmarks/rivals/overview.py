@@ -3,6 +3,7 @@
 import numpy as np
 
 from lore.common import written_whole
+from lore.report.pictures import empty_figure
 from lore.report.statistics import paired_difference, summarise
 from lore.report.text_tables import difference_text, print_aligned
 from rivals.ours import COMMON, HEAD
@@ -170,18 +171,16 @@ def as_markdown(lines):
 
 def plot(path, tables):
     """PATH: accuracy of unseen people against seconds, one panel a data set."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib import colormaps
 
     columns = min(5, len(tables))
     count = -(-len(tables) // columns)
     height = 3.2 * count + LEGEND
     size = (max(9, 4 * columns + 1), height)  # inches; the legend is four names wide
-    figure, panels = plt.subplots(count, columns, figsize=size, squeeze=False)
+    figure = empty_figure(size, layout=None)
+    panels = figure.subplots(count, columns, squeeze=False)
     names = sorted({row["method"] for row in next(iter(tables.values()))} - {HEAD})
-    palette = plt.get_cmap("tab20").colors
+    palette = colormaps["tab20"].colors
     for panel, (data_set, rows) in zip(panels.flat, tables.items()):
         for row in rows:
             if "reason" not in row and row["method"] != HEAD:

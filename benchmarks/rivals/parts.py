@@ -1,18 +1,16 @@
 """What a method made of one population, kept on disk: a study that was interrupted goes on where it was.
 
-A part is FOLDER/KEY.safetensors, the key a hash of the data, the seed and the source that the method runs on: other
-data or other code is another part. Whether a pair is right, and its log-loss, are tensors ROW/GROUP/NAME; what else
-is said of a row stands in the header.
+A part is FOLDER/KEY.json, the key a hash of the data, the seed and the source that the method runs on: other data or
+other code is another part. Of each row it holds whether a pair is right, and its log-loss.
 """
 
 import hashlib
 import json
 from importlib.metadata import version
 
+import numpy as np
 import torch
 from measure import ROOT
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
 from lore.common import InputError, written_whole
 from lore.fit.evaluation import Cell, Outcomes, share_right
@@ -44,52 +42,46 @@ def digest_of_sources(paths):
 
 def part_path(folder, method, seed, data, sources):
     key = hashlib.blake2b(f"{method} {seed} {data} {sources}".encode(), digest_size=16)
-    return folder / f"{key.hexdigest()}.safetensors"
+    return folder / f"{key.hexdigest()}.json"
 
 
 def save_part(path, entries):
     """entries: {row: Entry, or the reason why there is none}"""
-    tensors = {}
     told = {}
     for row, entry in entries.items():
-        if isinstance(entry, str):
-            told[row] = entry
-            continue
-        told[row] = {"facts": entry[1:], "seed": entry.cell.seed, "calibration_error": {}}
-        for group, outcomes in entry.cell.outcomes.items():
-            told[row]["calibration_error"][group] = outcomes.calibration_error
-            tensors[f"{row}/{group}/right"] = torch.from_numpy(outcomes.right > 0)
-            tensors[f"{row}/{group}/log_loss"] = torch.from_numpy(outcomes.log_loss).float()
+        told[row] = entry
+        if not isinstance(entry, str):
+            outcomes = {}
+            for group, of_group in entry.cell.outcomes.items():
+                right = (of_group.right > 0).tolist()
+                outcomes[group] = [right, of_group.log_loss.tolist(), of_group.calibration_error]
+            told[row] = [entry.cell.seed, entry[1:], outcomes]
     with written_whole(path) as file:
-        save_file(tensors, file, {"rows": json.dumps(told)})
+        file.write_text(json.dumps(told))
 
 
 def load_part(path, groups):
     """What save_part was given, of these groups. InputError: a damaged file."""
     try:
-        with safe_open(path, "pt") as file:
-            told = json.loads(file.metadata()["rows"])
-        tensors = load_file(path)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        told = json.loads(path.read_text())
+    except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); delete it and run again") from error
     entries = {}
-    for row, facts in told.items():
-        entries[row] = facts if isinstance(facts, str) else entry_of_row(row, facts, tensors, groups)
+    for row, entry in told.items():
+        entries[row] = entry if isinstance(entry, str) else entry_of_row(row, *entry, groups)
     return entries
 
 
-def entry_of_row(row, told, tensors, groups):
+def entry_of_row(row, seed, facts, stored, groups):
     accuracy = {}
     outcomes = {}
     users = {}
-    for name, error in told["calibration_error"].items():
+    for name, (right, log_loss, error) in stored.items():
         group = getattr(groups, name)
         users[name] = group.user_ids
-        right = tensors[f"{row}/{name}/right"].double()
-        log_loss = tensors[f"{row}/{name}/log_loss"].double()
+        right = torch.tensor(right).double()
         accuracy[name] = share_right(right, group.user.cpu(), len(group.user_ids)).numpy()
         choice = None if group.choice is None else group.choice.cpu().numpy()
-        arrays = (group.user.cpu(), group.item, right, log_loss)
-        outcomes[name] = Outcomes(*[array.numpy() for array in arrays], error, choice)
-    cell = Cell(told["seed"], None, row, accuracy, users, outcomes=outcomes)
-    return Entry(cell, *told["facts"])
+        arrays = (group.user.cpu().numpy(), group.item.numpy(), right.numpy(), np.array(log_loss))
+        outcomes[name] = Outcomes(*arrays, error, choice)
+    return Entry(Cell(seed, None, row, accuracy, users, outcomes=outcomes), *facts)

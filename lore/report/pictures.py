@@ -146,14 +146,14 @@ def plot_questions(path):
     save_png(with_legend(figure, axes, path), path)
 
 
-def empty_figure(size):
+def empty_figure(size, layout="constrained"):
     """A figure that is drawn into a file, whatever MPLBACKEND a notebook has left behind."""
     os.environ["MPLBACKEND"] = "Agg"  # matplotlib looks at it when it is imported
     import matplotlib
     from matplotlib.figure import Figure
 
     matplotlib.rcdefaults()  # whatever a matplotlibrc says, LaTeX that is not there for one
-    return Figure(figsize=size, layout="constrained")
+    return Figure(figsize=size, layout=layout)
 
 
 def new_figure(x_label, y_label):

@@ -199,13 +199,12 @@ def better_side(cell, name):
 
 
 def paired_difference(repeats, baseline, name):
-    """[mean, low, high] of how much better the cells of one row are than those of another, over
-    the seeds that both have."""
+    """[mean, low, high] of how much better the cells of one row are than those of another."""
     return compared(repeats, baseline, name)[0]
 
 
 def compared(repeats, baseline, name):
-    """paired_difference, and its standard error."""
+    """paired_difference over the seeds that both have, and its standard error."""
     seeds = {cell.seed for cell in repeats} & {cell.seed for cell in baseline}
     repeats = [cell for cell in repeats if cell.seed in seeds]
     baseline = [cell for cell in baseline if cell.seed in seeds]
