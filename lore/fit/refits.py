@@ -157,7 +157,7 @@ def each_alone(groups, V_ref, seed, device, s):
 
 def fit_alone(pairs, test, users, problem, s):
     """Margins of the pairs of U users in a row: those that they are fitted on, those of `test`."""
-    X, user, votes = pairs_of_users(pairs, users, problem.X.rest)
+    X, user, votes = pairs_of_users(pairs, users, problem.example)
     weight = mean_weights(user, votes)
     m = torch.bincount(user, votes)
     U = len(users)
@@ -174,7 +174,7 @@ def fit_alone(pairs, test, users, problem, s):
 
     start = problem.head.new_zeros(U * (1 + problem.d))
     r = rewards(minimise(losses, start, [1 + problem.d] * U, FIRST_PASSES))
-    X_test, user_test, _ = pairs_of_users(test, users, problem.X.rest)
+    X_test, user_test, _ = pairs_of_users(test, users, problem.example)
     return margins(X, r, user), margins(X_test, r, user_test)
 
 

@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from lore.common import require
 from lore.fit.lbfgs import TOLERANCE, minimise
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.product import accumulate, joint_likelihoods
+from lore.fit.product import TallProduct, accumulate, joint_likelihoods
 from lore.fit.rows import Rows
 
 WEIGH = ("pairs", "people")  # whose votes are equal
@@ -81,25 +81,30 @@ class JointProblem:
     InputError: a weigh that is not in WEIGH; choices of a softmax, which are no pairs.
     """
 
-    def __init__(self, train, V_ref, device, weigh):
+    def __init__(self, train, V_ref, device, weigh, number=None):
+        """number (n,): of the fold that leaves a pair out. Each fold's pairs are a part of X by themselves,
+        so that a fit reads no more than the pairs that count in it."""
         require(weigh in WEIGH, f"weigh = {weigh!r}: {' or '.join(WEIGH)}")
         words = "the ridge solver knows pairs only; choices of a softmax need adam"
         require(not train.softmax, words)
         self.weigh = weigh
-        self.X = Rows.of(train, torch.zeros((), device=device))  # (n, d)
         self.d = train.num_features
         self.C = len(train.user_ids)
         self.user = train.user.to(device)
         self.votes = train.votes.to(device)  # (n,)
         self.everything = torch.ones_like(self.user, dtype=torch.bool)  # (n,) all pairs count
+        number = torch.zeros_like(self.user) if number is None else number
+        self.rows = [(number == part).nonzero().flatten() for part in number.unique()]  # of each part of X
+        self.example = torch.zeros((), device=device)  # float32
+        self.X = Rows.apart(train, self.example, [rows.to(train.user.device) for rows in self.rows])
 
         def add_squares(total, _, x):
             total.add_(x.square().sum(dtype=torch.float64))
 
-        zero = torch.zeros((), dtype=torch.float64, device=device)
-        square = accumulate(self.X, zero, add_squares).item() / len(train)  # mean of |x|^2
+        squares = [accumulate(X, torch.zeros_like(self.votes[0]), add_squares) for X in self.X]
+        square = sum(squares).item() / len(train)  # mean of |x|^2
         self.unit = LOGIT_SCALE / math.sqrt(square) if square else LOGIT_SCALE
-        head = self.X.rest.new_zeros(self.d, 1)
+        head = torch.zeros(self.d, 1, device=device)
         if V_ref is not None:
             head = F.normalize(V_ref.to(head), dim=0)
         self.head = math.sqrt(self.d) * head.double()  # (d, 1)
@@ -122,6 +127,12 @@ class JointProblem:
         if form.K == 1:
             return (self.unit * V).float(), theta.new_ones(self.C, 1)
         return (self.unit * (V + spreads.p * D.T)).float(), L.softmax(1)
+
+    def products(self, Vs):
+        """Z = X @ V of each V: (n, d) @ (d, K) -> [(n, K), ..]"""
+        order = torch.cat(self.rows).argsort()
+        parts = [TallProduct.apply(X, *Vs) for X in self.X]
+        return [torch.cat(Z)[order] for Z in zip(*parts)]
 
     def weights(self, counted):
         """q_ij of the pairs of a mask (n,), and q_i: (n,), (C,)"""
@@ -157,10 +168,21 @@ class JointProblem:
         of_pairs = torch.stack([weight for weight, _ in weights])
         of_fits = [spreads[form] for form in forms]
 
+        reads = []  # (part of X, whose each pair is, the fits that count some of them, and how much)
+        for X, rows in zip(self.X, self.rows):
+            weight = of_pairs[:, rows]  # (F, m)
+            fits = weight.any(1).nonzero().flatten()
+            if len(fits):
+                reads.append((X, self.user[rows], fits.tolist(), weight[fits]))
+
         def losses(theta):
             parts = theta.split(sizes)
             Vs, Ws = zip(*map(self.solution, parts, forms, of_fits))
-            nlls = joint_likelihoods(self.X, Vs, Ws, self.user, of_pairs)
+            nlls = [0.0] * len(parts)
+            for X, user, fits, weight in reads:
+                of_part = joint_likelihoods(X, [Vs[i] for i in fits], [Ws[i] for i in fits], user, weight)
+                for i, nll in zip(fits, of_part):
+                    nlls[i] = nlls[i] + nll
             values = []
             for part, form, nll, W, q in zip(parts, forms, nlls, Ws, weights):
                 values.append(self.loss(part, form.K, nll, W, *q))
@@ -179,11 +201,8 @@ class JointProblem:
         weight, _ = self.weights(fitted)
         pull = (weight * torch.sigmoid(-Z.flatten() / LOGIT_SCALE)).float()
 
-        def add_pull(total, rows, x):
-            total.index_add_(0, self.user[rows], x * pull[rows].unsqueeze(1))
-
         # (C, d) minus the gradient of each user's part of (R1)
-        G = accumulate(self.X, self.X.rest.new_zeros(self.C, self.d), add_pull)
+        G = sum(self.pulls(X, rows, pull) for X, rows in zip(self.X, self.rows) if pull[rows].any())
         for K in ranks:  # each by itself, so that none has other bits for the others' sake
             directions = leading_directions(G, min(K - 1, *G.shape)).double()  # (r, d)
             scores = G.double() @ directions.T  # (C, d) @ (d, r)
@@ -192,6 +211,16 @@ class JointProblem:
             corner = corner.to(directions)[:, : len(directions)]  # (K, r), rows of equal length
             D = F.normalize(corner @ directions, dim=1)  # (K, r) @ (r, d)
             yield D * math.sqrt(self.d) / p, scores @ corner.T  # (C, r) @ (r, K)
+
+    def pulls(self, X, numbers, pull):
+        """Each user's sum of pull * x over a part of X, whose pairs have these numbers. (C, d)"""
+        user = self.user[numbers]
+        pull = pull[numbers].unsqueeze(1)
+
+        def add(total, rows, x):
+            total.index_add_(0, user[rows], x * pull[rows])
+
+        return accumulate(X, self.example.new_zeros(self.C, self.d), add)
 
 
 def leading_directions(G, r):

@@ -11,7 +11,6 @@ from lore.fit.doubt import Projected, posterior_variance, tempered
 from lore.fit.held_out import FOLDS, Folds, is_clear, mean_gain, surest
 from lore.fit.likelihood import LOGIT_SCALE, margins
 from lore.fit.mixtures import EVERYBODY, Fit, Prior, person_batches, solve_batches, solve_mixtures
-from lore.fit.product import TallProduct
 from lore.fit.ridge_model import Form, JointProblem, Spreads
 from lore.processes import agreed
 from lore.splits import reference_head
@@ -52,8 +51,9 @@ class SharedSearch:
 
     def __init__(self, train, V_ref, seed, device, weigh):
         self.train = train
-        self.problem = JointProblem(train, reference_head(V_ref, train.num_features), device, weigh)
         self.folds = Folds(train, seed, device)
+        head = reference_head(V_ref, train.num_features)
+        self.problem = JointProblem(train, head, device, weigh, self.folds.number)
         self.votes, _ = self.problem.weights(self.problem.everything)  # (n,)
         self.asked = self.folds.asked.nonzero().flatten()  # rows
         user = self.problem.user[self.asked]
@@ -162,7 +162,7 @@ class SharedSearch:
     def of_folds(self, thetas, form, spreads):
         """W (C, K) and Z (n, K) of each fold's fit: two lists."""
         Vs, Ws = zip(*[self.problem.solution(theta, form, spreads) for theta in thetas])
-        return [*Ws], [*TallProduct.apply(self.problem.X, *Vs)]  # (n, d) @ (d, K) -> (n, K)
+        return [*Ws], self.problem.products(Vs)
 
     def log_p_of(self, thetas, form, spreads):
         """log P of each pair, by the joint fit that left it out. (n,)"""
@@ -208,7 +208,7 @@ class SharedSearch:
 
     def solved(self, V, prior):
         """(R2) of everybody, by all pairs."""
-        (Z,) = TallProduct.apply(self.problem.X, V)  # (n, d) @ (d, K) -> (n, K)
+        (Z,) = self.problem.products([V])
         return solve_mixtures(Z, self.problem.user, self.problem.C, prior, self.train)
 
 

@@ -3,10 +3,12 @@
 import math
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from lore.fit.comparisons import Comparisons
 from lore.processes import rank, world
 from lore.splits import TABLE_ROWS
 
@@ -41,22 +43,26 @@ class Rows:
         Where a process's share would take more than half of its memory, it is not held but formed
         anew, from the table on disk, whenever it is read.
         """
+        return cls.formed(data, like, fits_in_memory(data, like))
+
+    @classmethod
+    def apart(cls, data, like, parts):
+        """The same of each of several sets of pairs (m,), numbers of them that ascend: [Rows, ..]"""
+        held = fits_in_memory(data, like)
+        return [cls.formed(SomePairs(data, numbers), like, held) for numbers in parts]
+
+    @classmethod
+    def formed(cls, data, like, held):
+        """Of Comparisons or SomePairs, held in memory or formed anew."""
         r = len(data) // ROW_BLOCKS
         rows = cls(data.differences(like, slice(ROW_BLOCKS * r, len(data))))
         rows.r = r
-        rows.counts = tuple(map(len, np.array_split(range(ROW_BLOCKS), world())))
+        rows.counts = blocks_of_processes()
         rows.b = rows.counts[rank()]
         rows.begin = sum(rows.counts[: rank()]) * r
         rows.data = data
-        needed = rows.b * r * data.num_features * rows.rest.element_size()
-        most = memory(rows.rest.device) / 2
-        if needed > most:
-            print(
-                f"{len(data)} pairs take {needed / 1e9:.1f} GB, half of the memory is"
-                f" {most / 1e9:.1f} GB: they are read anew in every pass"
-            )
-            rows.held = None
-        else:
+        rows.held = None
+        if held:
             share = data.differences(like, slice(rows.begin, rows.begin + rows.b * r))
             rows.held = share.unflatten(0, (rows.b, r))
         return rows
@@ -91,9 +97,40 @@ class Rows:
                 yield blocks, cut, rows, x
 
 
+class SomePairs(NamedTuple):
+    """What Rows read of Comparisons, of some of their pairs alone."""
+
+    data: Comparisons
+    numbers: torch.Tensor  # (m,)
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def differences(self, example, rows):
+        return self.data.differences(example, self.numbers[rows])
+
+
+def blocks_of_processes():
+    """How many of the blocks each process has."""
+    return tuple(map(len, np.array_split(range(ROW_BLOCKS), world())))
+
+
 # ------------------------------------------------------------------------------------------------
 # Bytes that this process may use
 # ------------------------------------------------------------------------------------------------
+
+
+def fits_in_memory(data, like):
+    """Whether this process's share of all differences takes no more than half of its memory."""
+    share = len(data) // ROW_BLOCKS * blocks_of_processes()[rank()]
+    needed = share * data.num_features * like.element_size()
+    most = memory(like.device) / 2
+    if needed > most:
+        print(
+            f"{len(data)} pairs take {needed / 1e9:.1f} GB, half of the memory is"
+            f" {most / 1e9:.1f} GB: they are read anew in every pass"
+        )
+    return needed <= most
 
 
 def memory(device):
