@@ -33,6 +33,7 @@ from lore.processes import agreed
 PERSONAL_SPREADS = [5.0, 2.0, 0.8, 0.3]  # p; from weak ridge to strong
 WEAKER_SPREADS = [12.0, 30.0]  # p, tried from the first of them on where that is the best
 STRENGTHS = [10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01]  # pairs that the mean mixture counts as, for new users
+FIRST_LOOK = 10  # passes over X, after which the head is in a rank or not
 NEXT_PASSES = 10  # over X, for each p but the first
 START_PASSES = 20  # for the fits to all pairs of which one is kept
 LAST_PASSES = 20  # for the one that is kept
@@ -113,26 +114,29 @@ class Search(SharedSearch):
                 candidates[K].choice["smaller_rank"] = {"K": smaller[best], "gain": gains[best]}
 
     def trials(self, ranks):
-        """The first fold's fits: at the start of the path with the head and without it, from the better of
-        the two on along the path, and to a weaker ridge where that is still the best: {K: [Trial]}"""
+        """The first fold's fits: a first look at the start of the path with the head and without it, then
+        with the better of the two to a stronger ridge, and to a weaker, while the last is the best:
+        {K: [Trial]}"""
         p = PERSONAL_SPREADS[0]
         forms = [*starmap(Form, product(ranks, self.problem.heads))]
-        trials = {K: [] for K in ranks}
-        for trial in self.tried(self.path_start(forms, p, [0]), p, FIRST_PASSES):
-            trials[trial.form.K].append(trial)
-        start = [best_of(trials[K]) for K in ranks]
-        last = start
-        for p in PERSONAL_SPREADS[1:]:
-            last = self.next_trials(last, p)
-            for trial in last:
-                trials[trial.form.K].append(trial)
-        last = start
-        for p in WEAKER_SPREADS:
-            last = [trial for trial in last if best_of(trials[trial.form.K]) is trial]
-            last = self.next_trials(last, p)
-            for trial in last:
-                trials[trial.form.K].append(trial)
-        return trials
+        looks = {K: [] for K in ranks}
+        for trial in self.tried(self.path_start(forms, p, [0]), p, FIRST_LOOK):
+            looks[trial.form.K].append(trial)
+        thetas = {}
+        for K in ranks:
+            better = best_of(looks[K])
+            looks[K].remove(better)
+            thetas[better.form] = [better.theta]
+        start = self.tried(thetas, p, FIRST_PASSES - FIRST_LOOK)
+        trials = {trial.form.K: [trial] for trial in start}
+        for spreads in (PERSONAL_SPREADS[1:], WEAKER_SPREADS):
+            last = start
+            for p in spreads:
+                last = [trial for trial in last if best_of(trials[trial.form.K]) is trial]
+                last = self.next_trials(last, p)
+                for trial in last:
+                    trials[trial.form.K].append(trial)
+        return {K: trials[K] + looks[K] for K in ranks}
 
     def next_trials(self, trials, p):
         """From some Trials on to another p."""

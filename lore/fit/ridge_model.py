@@ -28,7 +28,7 @@ a_j = sigmoid(-logit_j): m numbers tell all of e, and no product but G = X X' (m
 """
 
 import math
-from itertools import chain
+from itertools import chain, compress
 from typing import NamedTuple
 
 import torch
@@ -94,15 +94,18 @@ class JointProblem:
         self.votes = train.votes.to(device)  # (n,)
         self.everything = torch.ones_like(self.user, dtype=torch.bool)  # (n,) all pairs count
         number = torch.zeros_like(self.user) if number is None else number
-        self.rows = [(number == part).nonzero().flatten() for part in number.unique()]  # of each part of X
+        sizes = number.bincount().tolist()
+        self.rows = number.argsort(stable=True).split(sizes)  # of each part of X
         self.example = torch.zeros((), device=device)  # float32
-        self.X = Rows.apart(train, self.example, [rows.to(train.user.device) for rows in self.rows])
+        self.X = [*Rows.apart(train, self.example, self.rows)]
 
         def add_squares(total, _, x):
             total.add_(x.square().sum(dtype=torch.float64))
 
-        squares = [accumulate(X, torch.zeros_like(self.votes[0]), add_squares) for X in self.X]
-        square = sum(squares).item() / len(train)  # mean of |x|^2
+        square = 0.0
+        for X in self.X:
+            square += accumulate(X, torch.zeros_like(self.votes[0]), add_squares).item()
+        square /= len(train)  # mean of |x|^2
         self.unit = LOGIT_SCALE / math.sqrt(square) if square else LOGIT_SCALE
         head = torch.zeros(self.d, 1, device=device)
         if V_ref is not None:
@@ -171,18 +174,18 @@ class JointProblem:
         reads = []  # (part of X, whose each pair is, the fits that count some of them, and how much)
         for X, rows in zip(self.X, self.rows):
             weight = of_pairs[:, rows]  # (F, m)
-            fits = weight.any(1).nonzero().flatten()
-            if len(fits):
-                reads.append((X, self.user[rows], fits.tolist(), weight[fits]))
+            counting = weight.any(1)
+            if counting.any():
+                reads.append((X, self.user[rows], counting, weight[counting]))
 
         def losses(theta):
             parts = theta.split(sizes)
             Vs, Ws = zip(*map(self.solution, parts, forms, of_fits))
-            nlls = [0.0] * len(parts)
-            for X, user, fits, weight in reads:
-                of_part = joint_likelihoods(X, [Vs[i] for i in fits], [Ws[i] for i in fits], user, weight)
-                for i, nll in zip(fits, of_part):
-                    nlls[i] = nlls[i] + nll
+            nlls = theta.new_zeros(len(parts))
+            for X, user, counting, weight in reads:
+                V_and_W = [*compress(Vs, counting)], [*compress(Ws, counting)]
+                of_part = joint_likelihoods(X, *V_and_W, user, weight)
+                nlls = nlls.masked_scatter(counting, nlls[counting] + torch.stack(of_part))
             values = []
             for part, form, nll, W, q in zip(parts, forms, nlls, Ws, weights):
                 values.append(self.loss(part, form.K, nll, W, *q))
@@ -202,7 +205,10 @@ class JointProblem:
         pull = (weight * torch.sigmoid(-Z.flatten() / LOGIT_SCALE)).float()
 
         # (C, d) minus the gradient of each user's part of (R1)
-        G = sum(self.pulls(X, rows, pull) for X, rows in zip(self.X, self.rows) if pull[rows].any())
+        G = self.example.new_zeros(self.C, self.d)
+        for X, rows in zip(self.X, self.rows):
+            if pull[rows].any():
+                G += self.pulls(X, rows, pull)
         for K in ranks:  # each by itself, so that none has other bits for the others' sake
             directions = leading_directions(G, min(K - 1, *G.shape)).double()  # (r, d)
             scores = G.double() @ directions.T  # (C, d) @ (d, r)

@@ -15,7 +15,7 @@ from lore.splits import TABLE_ROWS
 ROW_BLOCKS = 16  # blocks of rows that X is multiplied in: enough to feed the cores
 # Of a block at a time where X is read once, few enough to stay in the cache: on two cores of a Xeon
 # half as many took longer, for one fit and for a sweep, and twice as many no less.
-PIECE_ROWS = 128
+PIECE_ROWS = 256
 
 
 class Rows:
@@ -47,9 +47,10 @@ class Rows:
 
     @classmethod
     def apart(cls, data, like, parts):
-        """The same of each of several sets of pairs (m,), numbers of them that ascend: [Rows, ..]"""
+        """The same of each of several sets of pairs (m,), numbers of them that ascend: yields Rows"""
         held = fits_in_memory(data, like)
-        return [cls.formed(SomePairs(data, numbers), like, held) for numbers in parts]
+        for rows in parts:
+            yield cls.formed(SomePairs(data, rows.to(data.user.device)), like, held)
 
     @classmethod
     def formed(cls, data, like, held):
