@@ -1,20 +1,23 @@
 """People whom no fit has seen: their mixtures from a saved basis, and what these are worth."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lore.fit.doubt import Projected, posterior_variance, tempered
+from lore.fit.doubt import covariance, left_of, root_and_factor, tempered
 from lore.fit.groups import shuffled_positions
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.mixtures import BATCH, Batch, Mixtures, person_batches, solve_batches, solve_mixtures
+from lore.fit.mixtures import BATCH, Batch, Deviations, Mixtures, person_batches, solve_batches
 from lore.fit.product import project
+from lore.fit.simplex import one_thread
 
 LEFT_OUT = 50  # prompts of a person, at most, that are left out one by one
 PROBLEMS = 100_000  # of them in all, but for the first FEW of a person: a few seconds
 FEW = 5  # prompts below which nothing is said of a person
+HELD = 2**27  # numbers of G that are kept for a second use
 CLEAR = 1.645  # standard deviations above the mean, where one in twenty of a normal distribution is
 
 
@@ -68,15 +71,16 @@ def adapt(basis, pairs):
     """(R2) of each person of Comparisons, V frozen -> Newcomers."""
     (Z,) = project(pairs, [basis.V])  # (n, d) @ (d, K) -> (n, K)
     C = len(pairs.user_ids)
-    mixtures = solve_mixtures(Z, pairs.user, C, basis.prior, pairs, spread=True)
+    prior = basis.prior
+    people = batches_of(pairs, Z.shape[1], prior)
+    mixtures = solve_batches(people(), Z, pairs.votes, C, prior, spread=True)
+    if prior.deviation_spread:
+        mixtures = mixtures._replace(deviations=Deviations(pairs, pairs.user, mixtures.a))
     prompt, prompt_user = prompts_of_people(pairs)
     problems = leave_one_out(pairs, prompt, prompt_user)
     is_out = problems.is_out
     row = problems.row[is_out]  # (l,) pairs left out
-    logits = foretold(Z, basis.prior, pairs, problems)  # (lines,)
-    personal = logits[is_out]  # (l,)
-    if basis.doubt:
-        personal = tempered(personal, doubt_of_left_out(Z, basis.prior, pairs, problems, logits), basis.doubt)
+    personal = foretold(people, Z, pairs, prior, problems)[is_out]  # (l,)
     common = Z[row].double() @ basis.prior.mean.double() / LOGIT_SCALE  # (l, K) @ (K,)
     user = pairs.user[row].numpy()
     count = np.bincount(user, minlength=C)
@@ -124,36 +128,54 @@ def leave_one_out(pairs, prompt, prompt_user):
     return Problems(owner, begin, problem, row, prompt[row] == out[problem])
 
 
-def foretold(Z, prior, pairs, problems):
-    """Log-odds of each line of Problems by the fit to those that are not left out. (lines,)"""
-    owner, begin, problem, row, is_out = problems
-    batches = person_batches(problem, len(owner), Z.shape[1])
-    if prior.deviation_spread:
-        people = person_batches(pairs.user, len(pairs.user_ids), Z.shape[1], pairs)
-        batches = repeated(people, owner, begin, len(row))
-    return solve_batches(batches, Z[row], (~is_out).double(), len(owner), prior).logits
+def batches_of(pairs, K, prior):
+    """() -> Batches of all people, formed once where what they hold is small."""
+    deviating = pairs if prior.deviation_spread else None
+    form = partial(person_batches, pairs.user, len(pairs.user_ids), K, deviating)
+    if pairs.counts.square().sum() > HELD:
+        return form
+    batches = [*form()]
+    return lambda: batches
 
 
-def doubt_of_left_out(Z, prior, pairs, problems, logits):
-    """Variance of the log-odds of each line that is left out, by what the others of its problem tell. (l,)"""
-    owner, _, problem, row, is_out = problems
-    first = torch.searchsorted(owner, owner)  # problem of the same owner
-    draw = (torch.arange(len(owner)) - first)[problem]  # (lines,)
-    margins = torch.zeros(len(pairs), int(draw.max()) + 1, dtype=torch.float64)
-    margins[row, draw] = LOGIT_SCALE * logits
-    votes = torch.zeros_like(margins)
-    votes[row, draw] = (~is_out).double()
-    known = Projected.whole(pairs, Z)
-    variance = posterior_variance(prior, known, margins, votes, known)  # (n, draws)
-    return variance[row[is_out], draw[is_out]]
+def foretold(people, Z, pairs, prior, problems):
+    """Log-odds of each line of Problems by the fit to those that are not left out, with its doubt. (lines,)
 
-
-def repeated(people, owner, begin, total):
-    """Batches of problems that have all pairs of their owner each, from Batches of the owners.
-
-    So what costs most, G, is found once for a person. owner, begin (l,): whose each problem is, and
-    its first row among all `total` of the problems.
+    people: () -> Batches of the owners
     """
+    Z = Z[problems.row]
+    votes = pairs.votes[problems.row] * ~problems.is_out
+    logits = solve_batches(repeated(people(), problems), Z, votes, len(problems.owner), prior).logits
+    if not prior.doubt:
+        return logits
+    variance = variance_of_lines(repeated(people(), problems), Z, prior, logits, votes)
+    return tempered(logits, variance, prior.doubt)
+
+
+@one_thread()
+def variance_of_lines(batches, Z, prior, logits, votes):
+    """Variance of the log-odds of each line, by what those that count tell of the same problem. (lines,)
+
+    Z (lines, K), logits (lines,), votes (lines,): 0 = left out
+    """
+    variances = torch.zeros_like(logits)
+    for batch in batches:
+        rows = batch.rows
+        z = Z[rows].double() / LOGIT_SCALE  # (problems, m, K)
+        gram = 0.0 if batch.G is None else LOGIT_SCALE**2 * batch.G
+        k = covariance(prior, z, z, gram)  # (problems, m, m)
+        sharpness = votes[rows] * batch.real * torch.sigmoid(logits[rows]) * torch.sigmoid(-logits[rows])
+        of_lines = left_of(k.diagonal(dim1=1, dim2=2), k, *root_and_factor(k, sharpness))
+        variances[rows[batch.real]] = of_lines[batch.real]
+    return variances
+
+
+def repeated(people, problems):
+    """Batches of problems, of all pairs of their owner each, from Batches of the owners.
+
+    So what costs most, G, is found once for a person.
+    """
+    owner, begin, _, row, _ = problems
     for batch in people:
         m = batch.rows.shape[1]
         numbers = torch.isin(owner, batch.who).nonzero().flatten()
@@ -161,5 +183,5 @@ def repeated(people, owner, begin, total):
         line[batch.who] = torch.arange(len(batch.who))
         for some in numbers.split(max(1, BATCH // m**2)):
             lines = line[owner[some]]
-            rows = (begin[some, None] + torch.arange(m)).clamp_max(total - 1)
-            yield Batch(some, rows, batch.real[lines], batch.G[lines])
+            rows = (begin[some, None] + torch.arange(m)).clamp_max(len(row) - 1)
+            yield Batch(some, rows, batch.real[lines], None if batch.G is None else batch.G[lines])

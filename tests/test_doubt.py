@@ -94,8 +94,9 @@ def test_a_prompt_left_out_is_foretold_with_the_doubt_of_the_others(monkeypatch)
     (Z,) = project(pairs, [V])
     prompt, prompt_user = leave_one_out.prompts_of_people(pairs)
     problems = leave_one_out.leave_one_out(pairs, prompt, prompt_user)
-    logits = leave_one_out.foretold(Z, prior, pairs, problems)
-    variance = leave_one_out.doubt_of_left_out(Z, prior, pairs, problems, logits)
+    people = leave_one_out.batches_of(pairs, 2, prior)
+    logits = leave_one_out.foretold(people, Z, pairs, prior, problems)
+    tempered = leave_one_out.foretold(people, Z, pairs, prior._replace(doubt=0.5), problems)
     whole = doubt.Projected.whole(pairs, Z)
     for problem, row in enumerate(problems.row[problems.is_out].tolist()):
         lines = problems.problem == problem
@@ -103,8 +104,8 @@ def test_a_prompt_left_out_is_foretold_with_the_doubt_of_the_others(monkeypatch)
         margins[problems.row[lines], 0] = LOGIT_SCALE * logits[lines]
         votes[problems.row[lines], 0] = (~problems.is_out[lines]).double()
         expected = doubt.posterior_variance(prior, whole, margins, votes, whole)[row, 0]
-        at = (problems.row[problems.is_out] == row).nonzero().item()
-        assert variance[at].item() == pytest.approx(expected.item())
+        line = lines & problems.is_out
+        assert tempered[line].item() == pytest.approx(doubt.tempered(logits[line], expected, 0.5).item())
 
 
 def test_of_whom_a_basis_holds_answers_the_log_odds_of_any_pair_allow_for_doubt(monkeypatch):

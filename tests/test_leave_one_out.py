@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import random_users
 
-from leave_one_out import adapt, foretold, leave_one_out, prompts_of_people, students_quantile
+from leave_one_out import adapt, batches_of, foretold, leave_one_out, prompts_of_people, students_quantile
 from lore.fit.basis import Basis
 from lore.fit.comparisons import Comparisons
 from lore.fit.likelihood import LOGIT_SCALE
@@ -21,7 +21,8 @@ def test_each_pair_is_judged_by_the_fit_to_all_other_prompts(deviation_spread, p
     V = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
     prior = Prior(torch.tensor([0.5, 0.3, 0.2]), 2.0, deviation_spread)
     problems = leave_one_out(pairs, *prompts_of_people(pairs))
-    logits = foretold(pairs.table @ V, prior, pairs, problems)[problems.is_out]
+    people = batches_of(pairs, 3, prior)
+    logits = foretold(people, pairs.table @ V, pairs, prior, problems)[problems.is_out]
     rows = problems.row[problems.is_out]
     assert sorted(rows.tolist()) == list(range(14))
     for row, logit in zip(rows.tolist(), logits.tolist()):

@@ -26,6 +26,7 @@ import torch
 from lore.fit.comparisons import Comparisons
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import BATCH, EVERYBODY, Prior
+from lore.fit.simplex import one_thread
 
 WEAKEST = 1e-3  # strength of a prior, at least
 
@@ -78,11 +79,14 @@ class PersonPairs(NamedTuple):
 
 
 def covariance(prior, z, other_z, gram):
-    """k of pairs with z (m, K) and pairs with other_z (m', K), both in log-odds, whose x . x' are gram (m, m')."""
+    """k of pairs with z (m, K) and pairs with other_z (m', K), both in log-odds, whose x . x' are gram (m, m').
+
+    Of several people at once: (people, m, K), (people, m', K), (people, m, m').
+    """
     k = (prior.deviation_spread / LOGIT_SCALE) ** 2 * gram
     if prior.strength == EVERYBODY:
         return k
-    return k + along(z) @ other_z.T / max(prior.strength, WEAKEST)  # (m, K) @ (K, m')
+    return k + along(z) @ other_z.mT / max(prior.strength, WEAKEST)  # (m, K) @ (K, m')
 
 
 def variance(prior, z, squares):
@@ -95,9 +99,10 @@ def variance(prior, z, squares):
 
 def along(z):
     """P z: what is left of it along the simplex, on which a mixture moves. (m, K)"""
-    return z - z.mean(1, keepdim=True)
+    return z - z.mean(-1, keepdim=True)
 
 
+@one_thread()
 def posterior_variance(prior, known, margins, votes, test):
     """Variance of the log-odds of each pair of `test`, given what is known of its person. (n', draws)
 
@@ -141,13 +146,23 @@ class Known(NamedTuple):
     @classmethod
     def of(cls, prior, pairs, sharpness):
         """sharpness (draws, m): c."""
-        root = sharpness.sqrt()
-        M = root.unsqueeze(2) * pairs.covariance(prior, pairs) * root.unsqueeze(1)
-        M.diagonal(dim1=1, dim2=2).add_(1)
-        return cls(prior, pairs, root, torch.linalg.cholesky(M))
+        return cls(prior, pairs, *root_and_factor(pairs.covariance(prior, pairs), sharpness))
 
     def variance(self, test):
         """var of each of some PersonPairs. (t, draws)"""
-        k = self.root.unsqueeze(2) * self.pairs.covariance(self.prior, test)  # (draws, m, t)
-        explained = torch.linalg.solve_triangular(self.factor, k, upper=False)
-        return (test.variance(self.prior) - explained.square().sum(1)).clamp_min(0).T
+        k = self.pairs.covariance(self.prior, test)  # (m, t)
+        return left_of(test.variance(self.prior), k, self.root, self.factor).T
+
+
+def root_and_factor(k, sharpness):
+    """What Known has, of k (.., m, m) and c (draws, m): (draws, m), (draws, m, m)"""
+    root = sharpness.sqrt()
+    M = root.unsqueeze(2) * k * root.unsqueeze(1)
+    M.diagonal(dim1=1, dim2=2).add_(1)
+    return root, torch.linalg.cholesky(M)
+
+
+def left_of(variance, k, root, factor):
+    """var of t pairs whose k with themselves is variance (.., t), and with the known ones k (.., m, t). (draws, t)"""
+    explained = torch.linalg.solve_triangular(factor, root.unsqueeze(2) * k, upper=False)
+    return (variance - explained.square().sum(1)).clamp_min(0)

@@ -1,5 +1,6 @@
 """Convex problems of many people on the simplex, solved to a certificate: (R2) of lore/fit/ridge_model.py."""
 
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,17 @@ HALVINGS = 30  # of a step that does not lower the barrier function enough
 SUFFICIENT = 1e-4  # share of the decrease that the slope promises (Armijo)
 ROUNDING = 1e-10  # of 1 + |value|: what is no increase but rounding
 JITTER = 1e-14  # of the largest curvature, added so that Cholesky's method survives rounding
+
+
+@contextmanager
+def one_thread():
+    """For many small matrices: to wake more threads for each of them takes longer than what these do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -117,6 +129,7 @@ def frank_wolfe_gap(w, g):
 # ------------------------------------------------------------------------------------------------
 
 
+@one_thread()
 def newton_on_simplex(problems, certified=CERTIFIED):
     """The best w (people, K) and a (people, m) found, their gap (people,) and H (people, K, K).
 
@@ -206,6 +219,7 @@ def inside(x, step):
     return part.amin(1, keepdim=True).clamp_max(1.0)
 
 
+@one_thread()
 def laplace_std(H):
     """Std of w from the Hessian of its log posterior, along the simplex.
 
