@@ -88,23 +88,18 @@ def load_heads(path, num_features, user_ids):
     user_ids: whose own reward is wanted; ["all"] = everybody's. InputError: an unusable file.
     """
     kind = Path(path).suffix
-    if kind == ".safetensors":
-        return heads_of_basis(load_basis(path, num_features), user_ids)
-    require(not user_ids, "--users: only a .safetensors basis of train_basis.py knows people")
-    require(kind in (".pt", ".npy"), f"{path}: a head is a .safetensors, .pt or .npy file")
-    V = load_plain(path, num_features)
-    require(V.isfinite().all(), f"{path} holds NaN or infinity")
-    widths = f"rewards of width {len(V)}, but the embeddings have {num_features}"
-    require(len(V) == num_features, f"{path}: {widths}: not the same model")
-    return columns(V), ""
-
-
-def heads_of_basis(basis, user_ids):
-    heads = columns(basis.V)
-    heads[MEAN] = basis.V @ basis.W.mean(0)  # (d, K) @ (K,)
+    require(kind in (".safetensors", ".pt", ".npy"), f"{path}: a head is a .safetensors, .pt or .npy file")
+    if kind != ".safetensors":
+        require(not user_ids, "--users: only a .safetensors basis of train_basis.py knows people")
+        V = load_plain(path, num_features)
+        require(V.isfinite().all(), f"{path} holds NaN or infinity")
+        widths = f"rewards of width {len(V)}, but the embeddings have {num_features}"
+        require(len(V) == num_features, f"{path}: {widths}: not the same model")
+        return columns(V), ""
+    basis = load_basis(path, num_features)
     users = basis.everybody if user_ids == ["all"] else user_ids
-    heads |= dict(zip(users, basis.rewards(users).T))
-    return heads, basis.model
+    heads = columns(basis.V) | {MEAN: basis.V @ basis.W.mean(0)}  # (d, K) @ (K,)
+    return heads | dict(zip(users, basis.rewards(users).T)), basis.model
 
 
 def columns(V):

@@ -37,7 +37,7 @@ limit = 0  # only the first N prompts of each side, for a smoke test; 0 = all
 # -------------------------------------------------------------------------------------------
 # The model and how it is used: lore/text/encoder_settings.py, flags of this script as well.
 
-RESPONSE = re.compile(r"response_(\d+)(_|$)")
+RESPONSE = re.compile(r"response_\d+")
 FILE = re.compile(r"(-\d+-of-\d+(-[0-9a-f]{16})?)?(\.parquet|\.csv|\.jsonl?(\.gz)?)")  # behind train or test
 
 
@@ -64,44 +64,29 @@ def upstream_rows(source, side, data):
 def responses(rows):
     """Upstream rows -> a record per response: prompt and response number, conversation, ten scores.
 
-    InputError: fewer than two responses, a missing column, a score that is no number, a text that
-    is none, another number of responses than in the first row.
+    InputError: fewer than two responses, another number of them than in the first row, a text or
+    score that is missing, or is none.
     """
     records = []
-    count = None
+    count = 0
     for prompt, (place, row) in enumerate(rows):
-        numbers = {int(match[1]) for match in map(RESPONSE.match, row) if match}
-        if count is None:
-            count = max(numbers, default=0)
-            only = f"{count} columns response_1, response_2, .."
-            require(count > 1, f"{place}: {only}; a comparison needs two responses")
-        differ = f"{max(numbers, default=0)} responses, the first row has {count}"
-        require(max(numbers, default=0) == count, f"{place}: {differ}")
-        require_columns(place, row, count)
+        texts = [name for name in row if RESPONSE.fullmatch(name)]
+        count = count or len(texts)
+        only = f"{count} columns response_1, response_2, .."
+        require(count > 1, f"{place}: {only}; a comparison needs two responses")
+        require(len(texts) == count, f"{place}: {len(texts)} responses, the first row has {count}")
+        for name in ("prompt", *texts):
+            require(isinstance(row.get(name), str), f"{place}: {name} is missing or no text")
         for i in range(1, count + 1):
+            require(f"response_{i}" in row, f"{place}: response_{i} is missing")
             talk = exchange(row["prompt"].strip(), row[f"response_{i}"].strip())
             record = {"prompt": prompt, "response": i - 1, "reply": talk}
             for name in REWARD_MODELS:
-                record[name] = finite_number(row[f"response_{i}_{name}"])
+                record[name] = finite_number(row.get(f"response_{i}_{name}"))
                 has_score = record[name] is not None
                 require(has_score, f"{place} has no number in response_{i}_{name}")
             records.append(record)
     return records
-
-
-def require_columns(place, row, count):
-    """InputError: the texts and scores of so many responses are not all there, or a text is none."""
-    texts = ["prompt"]
-    scores = []
-    for response in range(1, count + 1):
-        texts.append(f"response_{response}")
-        scores += [f"response_{response}_{name}" for name in REWARD_MODELS]
-    missing = [column for column in (*texts, *scores) if column not in row]
-    more = " .." if len(missing) > 5 else ""
-    require(not missing, f"{place}: missing columns {', '.join(missing[:5])}{more}")
-    for name in texts:
-        kind = type(row[name]).__name__
-        require(isinstance(row[name], str), f"{place}: {name} is a {kind}, not text")
 
 
 def main():

@@ -50,6 +50,13 @@ def planted(seed=0, scale=1.0, num_directions=3):
     return Groups(*groups), splits["train"].head
 
 
+def assert_people_are_apart(groups):
+    """Nobody is seen and unseen, and who is fitted is tested."""
+    assert groups.train.user_ids == groups.seen.user_ids
+    assert groups.few_shot_train.user_ids == groups.unseen.user_ids
+    assert not {*groups.train.user_ids} & {*groups.unseen.user_ids}
+
+
 def cell(accuracies, K=2, variant=LORE, seed=0, users=None):
     users = users or [f"u{i}" for i in range(len(accuracies))]
     return Cell(seed, 0.0, K, {"unseen": np.array(accuracies)}, {"unseen": tuple(users)}, variant)

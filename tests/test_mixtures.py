@@ -1,5 +1,7 @@
 """Few-shot mixtures: certified optima, compared with SciPy's."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -30,15 +32,15 @@ def test_mixtures_are_the_optima_that_scipy_finds(strength):
     Zs = [150 * torch.randn(count, K) for count in counts]
     user = torch.arange(3).repeat_interleave(torch.tensor(counts))
     found = solve_mixtures(torch.cat(Zs), user, 3, Prior(mean, strength))
+    simplex = LinearConstraint(np.ones((1, K)), 1, 1)
     for Z, w, gap in zip(Zs, found.W, found.gap):
-        function = lambda v: few_shot_loss(Z, torch.from_numpy(v), mean, strength).item()  # noqa: B023
-        simplex = LinearConstraint(np.ones((1, K)), 1, 1)
-        best = scipy_minimize(
-            function, np.full(K, 1 / K), bounds=[(0, 1)] * K, constraints=[simplex], method="SLSQP"
-        )
-        value = few_shot_loss(Z, w, mean, strength).item()
+        loss = partial(few_shot_loss, Z, mean=mean, strength=strength)
+        of_array = lambda v, loss=loss: loss(torch.from_numpy(v)).item()
+        start, bounds = np.full(K, 1 / K), [(0, 1)] * K
+        best = scipy_minimize(of_array, start, bounds=bounds, constraints=[simplex], method="SLSQP")
+        value = loss(w).item()
         assert value <= best.fun + 1e-6 and value >= best.fun - gap - 1e-6
-        g = torch.autograd.functional.jacobian(lambda v: few_shot_loss(Z, v, mean, strength), w)  # noqa: B023
+        g = torch.autograd.functional.jacobian(loss, w)
         assert gap.item() == pytest.approx((g @ w - g.min()).item(), abs=1e-9) and gap <= CERTIFIED
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, assert_one_line_error, call_script, load_script, printed
+from populations import assert_people_are_apart
 from texts import report, text
 from tiny import encoder
 
@@ -127,12 +128,12 @@ def test_what_prepare_refuses(tmp_path, text_encoder):
     good = upstream(3)
     name = "response_3_gemma_2b"
     for bad, *words in (
-        (good.drop(columns="response_2_beaver_7b"), "missing columns response_2_beaver_7b"),
-        (good.drop(columns="prompt"), "missing columns prompt"),
-        (good.drop(columns="response_4"), "missing columns response_4"),
+        (good.drop(columns="response_2_beaver_7b"), "row 0 has no number in response_2_beaver_7b"),
+        (good.drop(columns="prompt"), "row 0: prompt is missing or no text"),
+        (good.drop(columns="response_4"), "row 0: response_4 is missing"),
         (good.assign(**{name: [1.0, 2.0, float("inf")]}), f"row 2 has no number in {name}"),
         (good.assign(**{name: ["1", "2", "x"]}), f"row 2 has no number in {name}"),
-        (good.assign(response_4=["a", None, "b"]), "row 1: response_4 is a"),
+        (good.assign(response_4=["a", None, "b"]), "row 1: response_4 is missing or no text"),
         (upstream(3, responses=1), "1 columns response_1, response_2, ..; a comparison needs two"),
         (good[:0], "no test prompts"),
     ):
@@ -188,9 +189,7 @@ def test_a_pair_is_the_best_against_the_worst_of_the_eight():
     groups, weights = drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
     assert [len(g.user_ids) for g in groups] == [5, 5, 4, 4]
     assert [g.counts.unique().tolist() for g in groups] == [[7], [20], [3], [20]]
-    assert groups.train.user_ids == groups.seen.user_ids
-    assert groups.unseen.user_ids == groups.few_shot_train.user_ids
-    assert not set(groups.train.user_ids) & set(groups.unseen.user_ids)
+    assert_people_are_apart(groups)
     for group, prompts in zip(groups[:2], (train, test)):
         pairs = zip(group.user.tolist(), group.chosen.tolist(), group.rejected.tolist())
         for user, chosen, rejected in pairs:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from lore.fit import planted
 from lore.fit.comparisons import Comparisons
 from lore.fit.evaluation import share_right
 from lore.fit.likelihood import margins
@@ -75,11 +74,3 @@ def test_planted_populations_are_as_noisy_as_asked_for_and_reproducible():
     again = drawn(1)["train"]
     assert again.frame.equals(frame) and torch.equal(again.table, table)  # the very same draws
     assert not torch.equal(drawn(2)["train"].table, table)
-
-
-@pytest.mark.parametrize("accuracy", [0.6, 0.9, 0.99])
-def test_temperature_gives_the_asked_for_accuracy(accuracy):
-    margin = np.abs(np.random.default_rng(0).normal(size=1000))
-    accuracy_at = lambda T: np.mean(1 / (1 + np.exp(-margin / T)))
-    T = planted.solve_temperature(accuracy_at, accuracy, margin.mean())
-    assert accuracy_at(T) == pytest.approx(accuracy, abs=1e-6)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, SHARED, assert_one_line_error, call_script, load_script, printed
+from populations import assert_people_are_apart
 from texts import read, report, text, write
 from tiny import encoder
 
@@ -348,9 +349,7 @@ def test_from_embeddings_to_table_picture_and_bases(prepared, tmp_path):
 def test_no_person_and_no_dialogue_is_on_two_sides(prepared):
     dialogues = PEOPLE.load(prepared)
     groups = PEOPLE.split(dialogues)
-    assert not set(groups.train.user_ids) & set(groups.unseen.user_ids)
-    assert groups.train.user_ids == groups.seen.user_ids
-    assert groups.unseen.user_ids == groups.few_shot_train.user_ids
+    assert_people_are_apart(groups)
     for train, test in ((groups.train, groups.seen), (groups.few_shot_train, groups.unseen)):
         rows = [set(g.chosen.tolist()) | set(g.rejected.tolist()) for g in (train, test)]
         assert not rows[0] & rows[1]

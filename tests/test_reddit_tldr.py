@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, SHARED, assert_one_line_error, call_script, load_script, printed
+from populations import assert_people_are_apart
 from texts import report, text, write
 from tiny import encoder
 
@@ -163,8 +164,7 @@ def test_no_worker_and_no_comparison_is_on_two_sides():
     train, test = sides.train, sides.test
     groups = PEOPLE.split(sides, 50, 30, 7, 0.0, seed=1)
     seen, unseen = groups.train.user_ids, groups.unseen.user_ids
-    assert groups.seen.user_ids == seen and groups.few_shot_train.user_ids == unseen
-    assert not set(seen) & set(unseen)
+    assert_people_are_apart(groups)
     counts = [group.counts.tolist() for group in groups]
     assert counts == [[30] * 20, [200] * 20, [7] * 20, [200] * 20]
     for group, split in zip(groups, (train, test, train, test)):  # a pair is that of who made it
