@@ -275,7 +275,9 @@ def test_rules_are_logged_and_not_told_and_can_be_compared(opened, telling_basis
     assert {RANDOM, CHOSEN} == {row["rule"] for row in session.answers.rows}
     told = json.dumps(session.state("person 0"))
     assert "rule" not in told and RANDOM not in told
-    opened(RANDOM)
+    mark = session.mark(session.rater("person 0"))
+    with pytest.raises(InputError, match="already"):  # that page shows another question
+        opened(RANDOM).answer("person 0", mark, "left")
     flags = ("--basis", telling_basis, "--input", pool_file, "--output", tmp_path / "s.jsonl")
     out = good(apply("session", *flags, "--compare"))
     (line,) = [line for line in out.splitlines() if line.split()[0] == "3"]
