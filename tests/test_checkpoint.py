@@ -31,18 +31,17 @@ def test_a_model_of_the_hub_is_known_by_its_commit(reward_model, tmp_path, monke
 
 @pytest.mark.parametrize("head", ["v_head", "v_head.summary"])
 def test_a_head_under_another_name(head, tokenizer, tmp_path):
-    a_model("LlamaForCausalLM", tmp_path, tokenizer)
-    weights = load_file(tmp_path / "model.safetensors")
-    weights |= {f"{head}.weight": torch.randn(1, 32), f"{head}.bias": torch.ones(1)}
-    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    named = encoder(tmp_path, head_name=head)
+    plain = a_model("LlamaForCausalLM", tmp_path / "plain", tokenizer)
+    weights = {f"{head}.weight": torch.randn(1, 32), f"{head}.bias": torch.ones(1)}
+    folder = rewritten(plain, tmp_path / "with head", lambda w: w | weights)
+    named = encoder(folder, head_name=head)
     assert torch.equal(named.head.T, weights[f"{head}.weight"])
     assert named.embed(TALKS).shape == (4, 32)
     for other in ("score", "v_head.other"):
         with pytest.raises(
             InputError, match=f"lacks score.weight; nothing uses its {head}.weight .--head names"
         ):
-            encoder(tmp_path, head_name=other).embed(TALKS)
+            encoder(folder, head_name=other).embed(TALKS)
 
 
 def test_a_reward_model_needs_a_chat_template_and_a_score_head(
@@ -53,7 +52,7 @@ def test_a_reward_model_needs_a_chat_template_and_a_score_head(
     with pytest.raises(InputError, match="has no chat template"):
         encoder(text_encoder).embed(TALKS)
     tiny = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 16}
-    tiny |= {"num_hidden_layers": 1}
+    tiny |= {"num_hidden_layers": 1, "num_attention_heads": 2}
     for name, model in (
         ("language model", LlamaForCausalLM(LlamaConfig(**tiny))),
         ("two outputs", LlamaForSequenceClassification(LlamaConfig(**tiny, num_labels=2))),
@@ -74,116 +73,95 @@ def test_a_reward_model_needs_a_chat_template_and_a_score_head(
         encoder(reward_model, dtype="int8")
 
 
-def rewrite(folder, change):
-    """Change the tensors of a checkpoint: name -> tensor, in place."""
-    file = folder / "model.safetensors"
-    weights = load_file(file)
-    change(weights)
-    save_file(weights, file, {"format": "pt"})
-
-
-def renamed(prefix):
-    def rename(weights):
-        for key in list(weights):
-            weights[prefix + key] = weights.pop(key)
-
-    return rename
-
-
-def dropped(beginning):
-    def drop(weights):
-        for key in list(weights):
-            if key.startswith(beginning):
-                del weights[key]
-
-    return drop
-
-
-def added(key, *shape):
-    return lambda weights: weights.update({key: torch.ones(shape)})
-
-
-def scaled(key, factor):
-    return lambda weights: weights[key].mul_(factor)
-
-
-def rounded(key):
-    return lambda weights: weights.update({key: (weights[key] * 100).to(torch.int8)})
-
-
-def copy_of(model, folder):
+def rewritten(model, folder, change):
+    """A copy of a model's folder with other tensors. change: {name: tensor} -> the same"""
     shutil.copytree(model, folder)
+    weights = change(load_file(folder / "model.safetensors"))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 
-LAYER = "model.layers.1.self_attn.q_proj.weight"
+def prefixed(weights, prefix):
+    return {prefix + key: tensor for key, tensor in weights.items()}
+
+
+def without(weights, beginning):
+    return {key: tensor for key, tensor in weights.items() if not key.startswith(beginning)}
+
+
 UP = "model.layers.0.mlp.up_proj"
 WRONG = [
-    (renamed("module."), "it lacks model.embed_tokens.weight; nothing uses its module.score.weight"),
-    (renamed("model.model."), "it lacks model.embed_tokens.weight; nothing uses its model.model.score"),
-    (dropped("model.layers.1."), f"it lacks {LAYER};"),
+    (
+        lambda w: prefixed(w, "module."),
+        "it lacks model.embed_tokens.weight; nothing uses its module.score.weight",
+    ),
+    (
+        lambda w: prefixed(w, "model.model."),
+        "it lacks model.embed_tokens.weight; nothing uses its model.model.score",
+    ),
+    (lambda w: without(w, "model.layers.1."), "it lacks model.layers.1.self_attn.q_proj.weight;"),
     # a layer more than config.json says, a bias that it denies, another architecture's, an adapter's
-    (added("model.layers.2.mlp.up_proj.weight", 64, 32), "nothing uses its model.layers.2.mlp"),
-    (added("model.layers.0.self_attn.q_proj.bias", 32), "nothing uses its .*q_proj.bias"),
-    (added("model.layers.0.self_attn.q_norm.weight", 8), "nothing uses its .*q_norm.weight"),
-    (added(f"{UP}.lora_A.weight", 4, 32), "nothing uses its .*lora_A.weight"),
-    (added("model.norm.weight", 31), r"norm.weight has shape \(31,\), not \(32,\)"),
-    (added("pre_score.weight", 32, 32), "nothing uses its pre_score.weight"),
-    (scaled("model.norm.weight", 0.0), "gives one vector for 4 different texts"),
-    (scaled("score.weight", 0.0), "zeros alone"),
-    (scaled("score.weight", float("nan")), "the head score .* holds NaN"),
-    (rounded(f"{UP}.weight"), f"{UP}.weight is of type I8"),
+    (
+        lambda w: w | {"model.layers.2.mlp.up_proj.weight": torch.ones(64, 32)},
+        "nothing uses its model.layers.2.mlp",
+    ),
+    (
+        lambda w: w | {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)},
+        "nothing uses its .*q_proj.bias",
+    ),
+    (
+        lambda w: w | {"model.layers.0.self_attn.q_norm.weight": torch.ones(8)},
+        "nothing uses its .*q_norm.weight",
+    ),
+    (lambda w: w | {f"{UP}.lora_A.weight": torch.ones(4, 32)}, "nothing uses its .*lora_A.weight"),
+    (lambda w: w | {"model.norm.weight": torch.ones(31)}, r"norm.weight has shape \(31,\), not \(32,\)"),
+    (lambda w: w | {"pre_score.weight": torch.ones(32, 32)}, "nothing uses its pre_score.weight"),
+    (lambda w: w | {"model.norm.weight": torch.zeros(32)}, "gives one vector for 4 different texts"),
+    (lambda w: w | {"score.weight": torch.zeros(1, 32)}, "zeros alone"),
+    (lambda w: w | {"score.weight": torch.full((1, 32), torch.nan)}, "the head score .* holds NaN"),
+    (lambda w: w | {f"{UP}.weight": (100 * w[f"{UP}.weight"]).char()}, f"{UP}.weight is of type I8"),
 ]
 
 
 @pytest.mark.parametrize("change, words", WRONG)
 def test_weights_of_another_model_are_refused(reward_model, tmp_path, change, words):
-    folder = copy_of(reward_model, tmp_path / "model")
-    rewrite(folder, change)
+    folder = rewritten(reward_model, tmp_path / "model", change)
     with pytest.raises(InputError, match=words):
         encoder(folder).embed(TALKS)
 
 
 def test_a_text_encoder_saved_from_inside_a_wrapper_is_refused(text_encoder, tmp_path):
-    folder = copy_of(text_encoder, tmp_path / "model")
-    rewrite(folder, renamed("student."))
+    folder = rewritten(text_encoder, tmp_path / "model", lambda w: prefixed(w, "student."))
     with pytest.raises(InputError, match=r"it lacks embeddings\.word_embeddings.weight"):
         encoder(folder, "mean").embed(TALKS)
 
 
-def test_a_prefix_that_transformers_takes_off_does_no_harm(reward_model, tmp_path):
-    folder = copy_of(reward_model, tmp_path / "model")
-    rewrite(folder, renamed("model."))
-    assert torch.equal(encoder(folder).embed(TALKS), encoder(reward_model).embed(TALKS))
-
-
 def test_weights_that_may_lack_or_be_left_over(reward_model, text_encoder, tmp_path):
-    """An old buffer, a language model's head, the bias of a head; an encoder's pooler."""
-    folder = copy_of(reward_model, tmp_path / "more")
+    """A prefix that transformers takes off; an old buffer, a language model's head, the bias of a head; a pooler."""
     more = {
         "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
         "lm_head.weight": torch.ones(9, 32),
         "score.bias": torch.ones(1),
     }
-    rewrite(folder, lambda weights: weights.update(more))
-    assert torch.equal(encoder(folder).embed(TALKS), encoder(reward_model).embed(TALKS))
-    bare = copy_of(text_encoder, tmp_path / "bare")
-    rewrite(bare, dropped("pooler."))
+    expected = encoder(reward_model).embed(TALKS)
+    for name, change in (("more", lambda w: w | more), ("prefix", lambda w: prefixed(w, "model."))):
+        folder = rewritten(reward_model, tmp_path / name, change)
+        assert torch.equal(encoder(folder).embed(TALKS), expected)
+    bare = rewritten(text_encoder, tmp_path / "bare", lambda w: without(w, "pooler."))
     expected = encoder(text_encoder, "mean").embed(TALKS)
     assert torch.equal(encoder(bare, "mean").embed(TALKS), expected)
 
 
 @pytest.mark.parametrize("head", ["score", "score.0", "score.2"])
 def test_a_head_of_several_layers_is_refused_whichever_is_named(reward_model, tmp_path, head):
-    folder = copy_of(reward_model, tmp_path / "head")
-    for change in (dropped("score."), added("score.2.weight", 1, 32), added("score.0.weight", 32, 32)):
-        rewrite(folder, change)
+    layers = {"score.2.weight": torch.ones(1, 32), "score.0.weight": torch.ones(32, 32)}
+    folder = rewritten(reward_model, tmp_path / "head", lambda w: without(w, "score.") | layers)
     with pytest.raises(InputError, match=r"nothing uses its score.[02]"):
         encoder(folder, head_name=head).embed(TALKS)
 
 
 def test_a_configuration_that_does_not_count_its_outputs(reward_model, tmp_path):
-    folder = copy_of(reward_model, tmp_path / "model")
+    folder = shutil.copytree(reward_model, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     for key in ("num_labels", "id2label", "label2id"):
         config.pop(key, None)
@@ -193,7 +171,7 @@ def test_a_configuration_that_does_not_count_its_outputs(reward_model, tmp_path)
 
 
 def test_chat_templates_by_name(reward_model, tmp_path):
-    folder = copy_of(reward_model, tmp_path / "model")
+    folder = shutil.copytree(reward_model, tmp_path / "model")
     template = (folder / "chat_template.jinja").read_text()
     clock = "{% if strftime_now('%Y') == '1999' %}x{% endif %}"
 
@@ -220,7 +198,7 @@ def test_chat_templates_by_name(reward_model, tmp_path):
 @pytest.mark.parametrize("file", ["tokenizer.json", "config.json"])
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model_type": 7}'])
 def test_a_damaged_folder_is_one_line(reward_model, tmp_path, file, content):
-    folder = copy_of(reward_model, tmp_path / "model")
+    folder = shutil.copytree(reward_model, tmp_path / "model")
     (folder / file).write_text(content)
     with pytest.raises(InputError):
         encoder(folder).embed(TALKS)

@@ -28,6 +28,7 @@ from lore.text.input_rows import (
 
 ASK, SAY = exchange("a?", "b")
 PAIR = {"user_id": "ann", "prompt": "a?", "chosen": "b", "rejected": "c"}
+CHOSEN, REJECTED = [ASK, SAY], [ASK, SAY | {"content": "c"}]
 
 
 def rows_in(path, rows):
@@ -108,14 +109,6 @@ def test_empty_cells_are_nothing_and_an_empty_prompt_is_none(tmp_path):
         assert judgement("here", found) == judgement("here", PAIR)
     (found,) = rows_in(tmp_path / "e.csv", [PAIR | {"messages": "[]"}])
     assert judgement("here", found) == judgement("here", PAIR)
-    for row, words in (
-        ({"prompt": " "}, "a prompt or messages must be there"),
-        ({"prompt": [ASK | {"content": ""}]}, "follows an empty prompt"),
-        ({"prompt": "nan"}, "what a table writes for a missing text"),
-        ({"user_id": ""}, "no user_id"),
-    ):
-        with pytest.raises(InputError, match=f"here.*{words}"):
-            judgement("here", PAIR | row)
 
 
 def test_a_prompt_that_holds_its_reply_is_refused():
@@ -136,14 +129,6 @@ def test_other_keys_of_messages_stay_and_make_no_prompt_another():
     assert talk[1] == {"role": "assistant", "content": "", "tool_calls": [{"name": "tide"}]}
     sides = {"chosen": [ASK | {"id": 1}, SAY], "rejected": [ASK | {"id": 2}, SAY | {"content": "c"}]}
     assert len(judgement("here", {"user_id": "ann", **sides}).chosen) == 2
-    system = {"role": "system", "content": "be good"}
-    apart = {"chosen": [system, ASK, SAY], "rejected": [system, ASK | {"content": "z?"}, SAY]}
-    with pytest.raises(InputError, match="no prompt in common"):
-        judgement("here", {"user_id": "ann", **apart})
-    for again in ("b", "b ", "\nb\r\n"):  # templates drop the spaces: both replies would be one vector
-        sides["rejected"] = [ASK | {"id": 3}, SAY | {"id": 4, "content": again}]
-        with pytest.raises(InputError, match="are the same"):
-            judgement("here", {"user_id": "ann", **sides})
 
 
 def test_ids_have_one_spelling_and_a_missing_one_is_none():
@@ -178,14 +163,34 @@ def test_a_choice_of_two_candidates_is_a_comparison(tmp_path, capsys):
     first, second = read_judgements(texts.write(tmp_path / "r.jsonl", rows))
     assert first.chosen == second.rejected and first.chosen[-1]["content"] == "b"
     assert "left out: 1 x an empty choice" in capsys.readouterr().out
-    for more, words in (
-        ({"choice": 2}, "choice is 2"),
-        ({"choice": True}, "choice is True"),
-        ({"choice": 1, "candidates": ["b"]}, "two candidates"),
-        ({"choice": 1, "candidates": ["b", "b"]}, "are the same"),
-    ):
-        with pytest.raises(InputError, match=words):
-            judgement("here", row | more)
+
+
+SYSTEM = {"role": "system", "content": "be good"}
+QUESTION = {"candidates": ["b", "c"], "chosen": None}
+TWO_PROMPTS = {"prompt": "", "chosen": [SYSTEM, ASK, SAY], "rejected": [SYSTEM, ASK | {"content": "z?"}, SAY]}
+REFUSED = [
+    ({"prompt": " "}, "a prompt or messages must be there"),
+    ({"prompt": [ASK | {"content": ""}]}, "follows an empty prompt"),
+    ({"prompt": "nan"}, "what a table writes for a missing text"),
+    ({"user_id": ""}, "no user_id"),
+    (QUESTION | {"choice": 2}, "choice is 2"),
+    (QUESTION | {"choice": True}, "choice is True"),
+    (QUESTION | {"choice": 1, "candidates": ["b"]}, "two candidates"),
+    (QUESTION | {"choice": 1, "candidates": ["b", "b"]}, "are the same"),
+    (TWO_PROMPTS, "no prompt in common"),
+    ({"prompt": [ASK, {"role": "human", "content": "x"}]}, "prompt has a role 'human', none of system"),
+    ({"prompt": "", "chosen": CHOSEN, "rejected": [ASK, SAY | {"content": "b "}]}, "are the same"),
+    ({"messages": REJECTED, "chosen": CHOSEN, "rejected": REJECTED}, "both prompt and messages, which says"),
+    ({"messages": [SYSTEM, ASK]}, "both prompt and messages, which says"),
+    ({"context": [ASK]}, "both prompt and context"),
+    ({"chosen": True}, "chosen is a bool"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change, words", REFUSED)
+def test_what_is_no_comparison_is_refused(change, words):
+    with pytest.raises(InputError, match=f"here.*{words}"):
+        judgement("here", PAIR | change)
 
 
 def test_numbers_that_json_has_not_are_refused():
@@ -221,7 +226,6 @@ def test_a_large_table_takes_the_memory_of_a_few_rows(tmp_path):
 
 
 HUMAN = "\n\nHuman: a?\n\nAssistant: "
-CHOSEN, REJECTED = [ASK, SAY], [ASK, SAY | {"content": "c"}]
 AS_THEY_ARE = {
     "messages, a copy": {"prompt": "a?", "messages": CHOSEN, "chosen": CHOSEN, "rejected": REJECTED},
     "messages, the prompt again": {"prompt": "a?", "messages": [ASK], "chosen": "b", "rejected": "c"},
@@ -248,17 +252,6 @@ def test_what_only_looks_like_a_layout_stays_what_it_is():
     written = PAIR | {"prompt": "Write a dialogue", "chosen": HUMAN + "b"}
     assert judgement("here", written).chosen[1]["content"] == HUMAN + "b"
     assert judgement("here", PAIR | {"context": "of a paper"}) == judgement("here", PAIR)
-    for row, words in (
-        (
-            {"messages": REJECTED, "chosen": CHOSEN, "rejected": REJECTED},
-            "both prompt and messages, which says",
-        ),
-        ({"messages": [{"role": "system", "content": "x"}, ASK]}, "both prompt and messages, which says"),
-        ({"context": [ASK]}, "both prompt and context"),
-        ({"chosen": True}, "chosen is a bool"),
-    ):
-        with pytest.raises(InputError, match=f"here.*{words}"):
-            judgement("here", PAIR | row)
 
 
 def test_columns_of_other_names_are_named(tmp_path):
@@ -299,6 +292,3 @@ def test_texts_that_a_chat_template_has_written_are_refused():
             reply_of("here", {"prompt": prompt, "response": reply})
     told = exchange("What does <|im_end|> mean?", "</s> ends a text in Llama 2.")
     assert reply_of("here", {"prompt": told[0]["content"], "response": told[1]["content"]}) == told
-    for role in ("Assistant", "assistant ", "human", "model"):
-        with pytest.raises(InputError, match=r"here: messages has a role .* none of system"):
-            reply_of("here", {"messages": [ASK, {"role": role, "content": "x"}], "response": "b"})
