@@ -1,5 +1,6 @@
 """Tables of what was found, all their cells text: a script prints them, apply/page.py shows them as HTML."""
 
+from itertools import chain
 from typing import NamedTuple
 
 from lore.fit.evaluation import ALONE, LORE, SHARED_OWN, TESTED
@@ -35,6 +36,16 @@ def print_aligned(lines):
         print("  ".join(cells))
 
 
+def table_of(rows, keys, head, texts_of, notes=()):
+    """A line for each row: of the keys those in which rows differ, then texts_of(row) under `head`."""
+    keys = shown(keys, rows)
+    lines = []
+    for row in rows:
+        of_keys = [key_text(row, key) for key in keys]
+        lines.append([*of_keys, *texts_of(row)])
+    return Table([*keys, *head], lines, notes)
+
+
 # ------------------------------------------------------------------------------------------------
 # Accuracies, of a sweep and of a few-shot curve
 # ------------------------------------------------------------------------------------------------
@@ -49,37 +60,35 @@ def run_tables(summary, over="seeds"):
     rows = merged(summary)
     if not any(f"unseen_std_{over}" in row for row in rows):
         over = None
-    table = accuracy_table(rows, ["K", "alpha"], GROUP_NAMES, over)
     notes = [
         *reading(rows, over),
         *not_beaten(rows, "over_shuffled", "no better than shuffled labels"),
         *not_beaten(rows, "over_shared_own", f'no better than "{SHARED_OWN}"'),
     ]
-    return [table._replace(notes=notes), *likelihood_tables(rows, ["K", "alpha"])]
+    keys = ["K", "alpha"]
+    return [accuracy_table(rows, keys, GROUP_NAMES, over, notes), *likelihood_tables(rows, keys)]
 
 
 def few_shot_tables(rows):
     """Tables with one row per (alpha, K, shots)."""
     keys = ["K", "alpha", "shots"]
-    table = accuracy_table(rows, keys, ("few_shot_train", "unseen"), "trials")
-    return [table._replace(notes=reading(rows, "trials")), *likelihood_tables(rows, keys)]
+    names = ("few_shot_train", "unseen")
+    table = accuracy_table(rows, keys, names, "trials", reading(rows, "trials"))
+    return [table, *likelihood_tables(rows, keys)]
 
 
-def accuracy_table(rows, keys, names, over=None):
+def accuracy_table(rows, keys, names, over=None, notes=()):
     """The keys, the accuracy of each named group, and what personal adds; over: of the ±."""
-    keys = shown(keys, rows)
-    has_gain = any("unseen_gain" in row for row in rows)
-    head = [*keys, *(GROUP_NAMES[name] for name in names)]
-    if has_gain:
-        head.append("over Bradley-Terry, unseen")
-    lines = []
-    for row in rows:
-        line = [key_text(row, key) for key in keys]
-        line += [accuracy_text(row, name, over) for name in names]
-        if has_gain:
-            line.append(difference_text(row["unseen_gain"]) if "unseen_gain" in row else "")
-        lines.append(line)
-    return Table(head, lines)
+    gained = any("unseen_gain" in row for row in rows)
+
+    def texts_of(row):
+        texts = [accuracy_text(row, name, over) for name in names]
+        if gained:
+            texts.append(difference_text(row["unseen_gain"]) if "unseen_gain" in row else "")
+        return texts
+
+    head = [*map(GROUP_NAMES.get, names)] + ["over Bradley-Terry, unseen"] * gained
+    return table_of(rows, keys, head, texts_of, notes)
 
 
 def reading(rows, over):
@@ -114,22 +123,19 @@ def likelihood_tables(rows, keys):
     rows = [row for row in rows if "unseen_log_loss" in row]
     if not rows:
         return []
-    keys = shown(keys, rows)
     names = [name for name in TESTED if f"{name}_log_loss" in rows[0]]
-    head = [*keys]
+    head = []
     for name in names:
         head += [f"{name}: log-loss", "off", "worst tenth (chance)"]
-    lines = []
-    for row in rows:
-        line = [key_text(row, key) for key in keys]
-        for name in names:
-            line += likelihood_texts(row, name)
-        lines.append(line)
     notes = [
         "log-loss: mean over users of -log P, 0.693 = a coin; off: expected calibration error, points",
         "worst tenth: their accuracy (and what it would be if all users were alike)",
     ]
-    return [Table(head, lines, notes)]
+
+    def texts_of(row):
+        return chain.from_iterable(likelihood_texts(row, name) for name in names)
+
+    return [table_of(rows, keys, head, texts_of, notes)]
 
 
 def likelihood_texts(row, name):
@@ -255,19 +261,17 @@ def rank_text(row):
 
 def health_table(rows):
     """One row per fitted basis whose row holds its basis_health."""
-    keys = shown(["K", "alpha", "seed"], rows)
-    lines = []
-    for row in rows:
-        if "columns" in row:
-            alike = "-" if row["alike"] is None else f"{row['alike']:.2f}"
-            head = "-" if row["to_head"] is None else "{:.2f} .. {:.2f}".format(*row["to_head"])
-            used = [f"{row['used']:.1f}", f"{row['used_by_one']:.1f}"]
-            of_keys = [key_text(row, key) for key in keys]
-            lines.append([*of_keys, str(row["columns"]), alike, head, *used])
     notes = [
         "alike: largest |cos| of two columns; used: columns the population uses, in effect,"
         " and one person on average",
         "alike or cosine to head near 1, or used near 1 at a higher rank: a basis that has collapsed",
     ]
-    head = [*keys, "columns", "alike", "cosine to head", "used", "used by one"]
-    return Table(head, lines, notes)
+    head = ["columns", "alike", "cosine to head", "used", "used by one"]
+    bases = [row for row in rows if "columns" in row]
+    return table_of(bases, ["K", "alpha", "seed"], head, health_texts, notes)
+
+
+def health_texts(row):
+    alike = "-" if row["alike"] is None else f"{row['alike']:.2f}"
+    to_head = "-" if row["to_head"] is None else "{:.2f} .. {:.2f}".format(*row["to_head"])
+    return [str(row["columns"]), alike, to_head, f"{row['used']:.1f}", f"{row['used_by_one']:.1f}"]
