@@ -59,9 +59,8 @@ def read(rows, args):
         languages[person["lang"]] += 1
         if args.lang not in ("all", person["lang"]):
             continue
-        choices, reason = wanted(place, row, conversation in conversations, args, left_out)
-        if reason:
-            left_out[reason] += 1
+        choices = wanted(place, row, conversation in conversations, args, left_out)
+        if not choices:
             continue
         conversations.add(conversation)
         left_out["choices between equal replies"] += sum(not distinct for *_, distinct in choices)
@@ -85,16 +84,19 @@ def read(rows, args):
 
 
 def wanted(place, row, again, args, left_out):
-    """(choices of a conversation, None), or ([], why it is left out). again: it has been there before."""
+    """The choices of a conversation, [] and counted where it is not wanted. again: it has been there before."""
     if args.balanced and not is_true(place, row[BALANCED]):
-        return [], "conversations outside the balanced subset"
+        left_out["conversations outside the balanced subset"] += 1
+        return []
     if again:
-        return [], "conversations that are there twice"
+        left_out["conversations that are there twice"] += 1
+        return []
     choices = choices_of(place, row, left_out)
     least = max(1, args.min_turns)
     if len(choices) < least:
-        return [], f"conversations of fewer than {least} choices"
-    return choices[: 1 if args.first_turn_only else None], None
+        left_out[f"conversations of fewer than {least} choices"] += 1
+        return []
+    return choices[:1] if args.first_turn_only else choices
 
 
 def main():

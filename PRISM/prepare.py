@@ -73,7 +73,10 @@ def read_turns(place, row):
 
 
 def read_dialogues(path, users):
-    """{dialogue id: turns}, each id also noted with its user; those without a full turn left out."""
+    """{dialogue id: row of dialogues.jsonl}, each id also noted with its user.
+
+    Those without a full turn are left out; the turns are those of read_turns.
+    """
     dialogues = {}
     for number, row in read_json_lines(path):
         place = f"{path}, line {number}"
@@ -87,7 +90,7 @@ def read_dialogues(path, users):
         require(surveyed, f"{place}: {dialogue} is by {user!r}, {stranger}")
         turns = read_turns(place, row)
         if any(all(turn.values()) for turn in turns):  # as published: one full turn is enough
-            dialogues[dialogue] = turns
+            dialogues[dialogue] = {"dialogue": dialogue, "user_id": user, "turns": turns}
             users[user].append(dialogue)
         else:
             lacking = "no turn has a question, a chosen and a rejected reply"
@@ -123,21 +126,6 @@ def clean(turns, counts):
     return clean_turns
 
 
-def write_dialogues(path, dialogues, users, counts):
-    """PATH: a JSON line per dialogue. All are written: another split needs no new file. -> pairs"""
-    pairs = {}
-    owner = {}
-    for user, ids in users.items():
-        owner |= dict.fromkeys(ids, user)
-    with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for dialogue, turns in dialogues.items():
-            turns = clean(turns, counts)
-            pairs[dialogue] = sum(len(turn["rejected"]) for turn in turns)
-            row = {"dialogue": dialogue, "user_id": owner[dialogue], "turns": turns}
-            file.write(json.dumps(row) + "\n")
-    return pairs
-
-
 def main():
     args = settings(globals())
     possible = 0 < args.seen_fraction < 1 and 0 < args.train_fraction < 1
@@ -152,9 +140,15 @@ def main():
     require(seen and unseen, f"too few users with {args.min_dialogues} dialogues to split them")
     with written_whole(args.data / "prism_split_ids_50.json") as file:
         file.write_text(json.dumps(split, indent=4))
+    train_or_test = {*train, *test}
     counts = Counter()
-    pairs = write_dialogues(args.data / "dialogues.jsonl", dialogues, users, counts)
-    used = sum(pairs[dialogue] for dialogue in {*train, *test})
+    used = 0
+    with written_whole(args.data / "dialogues.jsonl") as temporary, open(temporary, "w") as file:
+        for dialogue, row in dialogues.items():  # all of them: another split needs no new file
+            row["turns"] = clean(row["turns"], counts)
+            file.write(json.dumps(row) + "\n")
+            if dialogue in train_or_test:
+                used += sum(len(turn["rejected"]) for turn in row["turns"])
     print(f"{len(seen)} seen and {len(unseen)} unseen users with {used} pairs in")
     print(f"{len(train)} training and {len(test)} test dialogues")
     left_out = ", ".join(f"{n} {reason}" for reason, n in counts.items() if n)

@@ -325,6 +325,7 @@ def test_what_training_refuses(prepared, tmp_path):
         ({"model": "another"}, "differ in model"),
         ({"frame": frame[:-1]}, "test.parquet: 55 rows are not 8 responses to each of 7"),
         ({"frame": frame[:0]}, "0 rows are not"),
+        ({"frame": frame.iloc[[0, *range(55)]]}, "56 rows are not 8 responses to each of 7"),
         ({"frame": frame[frame["response"] < 4]}, "differ in responses: 8 and 4"),
         ({"frame": frame.assign(gemma_2b=float("nan"))}, "a score that is no number"),
         ({"frame": frame.assign(gemma_2b="x")}, "a score that is no number"),

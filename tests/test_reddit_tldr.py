@@ -180,16 +180,6 @@ def test_no_worker_and_no_comparison_is_on_two_sides():
     assert {*seen, *unseen} - {*without.train.user_ids, *without.unseen.user_ids} == gone
 
 
-def test_one_side_is_dealt_out_by_post():
-    sides = PEOPLE.plant(defaults_of(PEOPLE, seed=0, planted_pairs=20))._replace(test=None)
-    train, test = PEOPLE.two_sides(sides, 0.5, seed=0)
-    assert len(train.frame) + len(test.frame) == len(sides.train.frame)
-    assert not {*train.frame["prompt"]} & {*test.frame["prompt"]}
-    groups = PEOPLE.split(sides, 2, 100, 100, 0.5, seed=0)
-    rows = [{*group.chosen.tolist(), *group.rejected.tolist()} for group in groups]
-    assert not (rows[0] | rows[2]) & (rows[1] | rows[3])
-
-
 # ------------------------------------------------------------------------------------------------
 # train_basis.py, vary_fewshot.py
 # ------------------------------------------------------------------------------------------------
