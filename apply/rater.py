@@ -78,12 +78,14 @@ class Rater:
     def prompts_in_order(self):
         """Numbers of the prompts, those first where their best reply gains most over the population's, and
         these gains in log-odds."""
+        rewards = self.rewards.tolist()
+        population = self.pool.population.tolist()
         gains = []
         for prompt in self.pool.prompts:
-            rewards = self.rewards[prompt.rows]
-            gains.append(rewards.max() - rewards[self.pool.population[prompt.rows].argmax()])
-        gains, order = torch.stack(gains).sort(descending=True, stable=True)
-        return order.tolist(), gains.tolist()
+            populations_best = max(prompt.rows, key=population.__getitem__)
+            gains.append(max(rewards[row] for row in prompt.rows) - rewards[populations_best])
+        order = sorted(range(len(gains)), key=gains.__getitem__, reverse=True)
+        return order, [gains[number] for number in order]
 
     # ----------------------------------------------------------------------------------- what is asked next ---
 

@@ -114,6 +114,8 @@ def answer_all(session, user, likes, count):
 @pytest.mark.parametrize("spread", [0.0, 0.5])
 def test_what_is_clicked_is_what_other_scripts_read(opened, tmp_path, spread):
     session = opened(CHOSEN, spread)
+    first = {session.rater(f"new {number}").question[1:3] for number in range(9)}
+    assert len(first) == 2  # one pair, which a coin turns round
     save_basis(tmp_path / "basis.safetensors", session.basis)
     answer_all(session, "ann", 0, 8)
     answer_all(session, "bob", 2, 8)
