@@ -187,7 +187,7 @@ def embedded(shared, encoder, decoder):
         "prompt": lambda row: str(row["prompt_id"]),
     }
     path = shared / "data/mtbench/comparisons.jsonl.gz"
-    model = Encoder(decoder, "last", cpu, dtype="bfloat16", max_length=2048)
+    model = Encoder(decoder, "last", cpu, max_length=2048)
     mtbench = embed_rows(data / "mtbench", path, model, columns)._replace(head=None)
     return tables | {"MT-Bench, split by question": Real(mtbench, "prompt", 5, 10)}
 

@@ -71,9 +71,9 @@ def mean_gain(gained, weight, clusters):
     return agreed((mean.item(), max(errors)))
 
 
-def is_clear(gain):
+def is_clear(gain, sure=SURE):
     mean, error = gain
-    return mean > SURE * error
+    return mean > sure * error
 
 
 def surest(gains):

@@ -6,8 +6,9 @@ each pass over X. On what they say of held-out pairs are chosen, one after the o
     s   of Bradley-Terry, with the reward model's head and without it, along a path from strong
         ridge to weak; and whether the head is in Bradley-Terry
     o   of Bradley-Terry with something of one's own, s fixed
-    p   of each rank above 1, along a path from weak ridge to strong, and from its start to a weaker
-        one; and whether the head is in that rank: tried out on the first fold, and confirmed by all
+    p   of each rank above 1, from a weak ridge on along a path to strong ones and along one to still
+        weaker ones, each while it gains; and whether the head is in that rank, after a first look:
+        tried out on the first fold, and confirmed by all
     o   of that rank, p fixed; how strong a prior serves new people, and how much doubt their
         probabilities have to allow for (lore/fit/doubt.py)
 
@@ -34,6 +35,7 @@ PERSONAL_SPREADS = [5.0, 2.0, 0.8, 0.3]  # p; from weak ridge to strong
 WEAKER_SPREADS = [12.0, 30.0]  # p, tried from the first of them on where that is the best
 STRENGTHS = [10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01]  # pairs that the mean mixture counts as, for new users
 FIRST_LOOK = 10  # passes over X, after which the head is in a rank or not
+PROMISING = 0.5  # standard errors by which the first fold must speak for a rank before the others are asked
 NEXT_PASSES = 10  # over X, for each p but the first
 START_PASSES = 20  # for the fits to all pairs of which one is kept
 LAST_PASSES = 20  # for the one that is kept
@@ -90,7 +92,7 @@ class Search(SharedSearch):
             return {}
         trials = self.trials(ranks)
         best = {K: best_of(trials[K]) for K in ranks}
-        promising = {K: trial for K, trial in best.items() if trial.gain[0] > 0}
+        promising = {K: trial for K, trial in best.items() if is_clear(trial.gain, PROMISING)}
         thetas = self.confirmed(promising)
         candidates = {}
         for K in ranks:
