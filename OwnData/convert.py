@@ -62,29 +62,26 @@ class Written:
         self.file = file
         self.left_out = Counter()  # by the reason
         self.first = {}  # of each reason, where it is first
-        self.people = set()
+        self.people = Counter()  # comparisons of each
         self.prompt_ids = {}  # of each prompt, the first that upstream gave it
-        self.count = 0
 
-    def leave_out(self, file_and_line, reason):
-        self.left_out[reason] += 1
-        self.first.setdefault(reason, file_and_line)
-
-    def add(self, file_and_line, comparison):
-        if is_nothing(comparison.get("prompt", "?")):
-            self.leave_out(file_and_line, EMPTY)
+    def add(self, file_and_line, outcome):
+        """A comparison, which is left out where prepare.py would refuse it, or a reason."""
+        if isinstance(outcome, str):
+            self.left_out[outcome] += 1
+            self.first.setdefault(outcome, file_and_line)
             return
         try:
-            judged = judgement(file_and_line, comparison)
-        except InputError as error:  # prepare.py would refuse it
-            self.leave_out(file_and_line, str(error).removeprefix(file_and_line).lstrip(",: "))
+            require(not is_nothing(outcome.get("prompt", "?")), EMPTY)
+            judged = judgement(file_and_line, outcome)
+        except InputError as error:
+            self.add(file_and_line, str(error).removeprefix(file_and_line).lstrip(",: "))
             return
-        if "prompt_id" in comparison:
+        if "prompt_id" in outcome:
             given = self.prompt_ids.setdefault(prompt_key(judged), judged.prompt_id)
-            comparison = comparison | {"prompt_id": given}
-        self.file.write(json.dumps(comparison, ensure_ascii=False) + "\n")
-        self.people.add(judged.user_id)
-        self.count += 1
+            outcome = outcome | {"prompt_id": given}
+        self.file.write(json.dumps(outcome, ensure_ascii=False) + "\n")
+        self.people[judged.user_id] += 1
 
     def tell(self, args):
         """Prints what there is and what is left out. InputError: nothing is left."""
@@ -92,12 +89,12 @@ class Written:
         reasons = [f"{count} x {reason} (first: {self.first[reason]})" for reason, count in counts[:SHOWN]]
         more = sum(count for _, count in counts[SHOWN:])
         reasons += [f"{more} x for other reasons"] if more else []
-        require(self.count, f"{args.source}: nothing is left: {', '.join(reasons) or 'it holds no row'}")
+        require(self.people, f"{args.source}: nothing is left: {', '.join(reasons) or 'it holds no row'}")
         for name, theirs in args.read_as.items():
             print(f"read as {name}: {theirs}")
         for reason in reasons:
             print(f"left out: {reason}")
-        print(f"{self.count} comparisons by {len(self.people)} people are in {args.output}")
+        print(f"{self.people.total()} comparisons by {len(self.people)} people are in {args.output}")
 
 
 def outcomes_of(args):
@@ -146,10 +143,7 @@ def main():
         with opened(temporary, "wt", encoding="utf-8") as file:
             written = Written(file)
             for file_and_line, outcome in outcomes_of(args):
-                if isinstance(outcome, str):
-                    written.leave_out(file_and_line, outcome)
-                else:
-                    written.add(file_and_line, outcome)
+                written.add(file_and_line, outcome)
         written.tell(args)
 
 
