@@ -29,6 +29,18 @@ def require(condition, text):
         raise InputError(text)
 
 
+@contextmanager
+def told_as(text, *kinds, then=""):
+    """InputError in place of errors of these kinds: this text, the first line of the error, what to do then."""
+    try:
+        yield
+    except InputError:
+        raise
+    except kinds as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{text} ({reason}); {then}" if then else f"{text}: {reason}") from error
+
+
 def start(main):
     """Run a script's main: a mistake in the input is one line on stderr and status 2, Ctrl-C 130,
     SIGTERM and SIGHUP 143 and 129, with nothing half written left behind."""
@@ -143,10 +155,8 @@ def require_apart(written, read):
 
 def behind_links(path):
     """The file that is read or written, wherever links lead. InputError: they lead in a circle."""
-    try:
+    with told_as(f"{path} is a link that leads nowhere", OSError, RuntimeError):
         return Path(path).resolve()
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path} is a link that leads nowhere") from error
 
 
 def require_writable(path):

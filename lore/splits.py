@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lore.common import InputError, require, written_whole
+from lore.common import InputError, require, told_as, written_whole
 
 TABLE_ROWS = 8192  # embeddings handled at a time, so that a table is never copied whole
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
@@ -118,13 +118,11 @@ def load_split(path, made_by, columns=("chosen", "rejected"), needed=()):
 def read_table(path, made_by):
     """(embeddings, head or None, header) of PATH.safetensors."""
     file = f"{path}.safetensors"
-    try:
-        with safe_open(file, framework="np") as opened:  # "pt" claims memory for the whole file
-            names = set(opened.keys())
-            header = opened.metadata() or {}
-            head = torch.from_numpy(opened.get_tensor("head")) if "head" in names else None
-    except SafetensorError as error:
-        raise InputError(f"{file} is damaged ({error}); delete it and run again: {made_by}") from error
+    damaged = told_as(f"{file} is damaged", SafetensorError, then=f"delete it and run again: {made_by}")
+    with damaged, safe_open(file, framework="np") as opened:  # "pt" claims memory for the whole file
+        names = set(opened.keys())
+        header = opened.metadata() or {}
+        head = torch.from_numpy(opened.get_tensor("head")) if "head" in names else None
     names_there = ", ".join(sorted(names)) or "nothing"
     has_table = "embeddings" in names
     require(has_table, f"{file} holds no embeddings but {names_there}; make it with: {made_by}")
@@ -156,10 +154,9 @@ def read_frame(path, made_by, columns, needed, rows):
     import pandas as pd
 
     file = f"{path}.parquet"
-    try:
+    then = f"delete it and run again: {made_by}"
+    with told_as(f"{file} is damaged", OSError, ValueError, then=then):
         frame = pd.read_parquet(file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} is damaged ({error}); delete it and run again: {made_by}") from error
     frame = numbered_anew(frame)
     for name in (*needed, *columns):
         require(name in frame, f"{file} has no column {name}: of another data set? make it with: {made_by}")
@@ -190,10 +187,8 @@ def as_text(ids):
 
 def whole_numbers(values, where):
     """A column as int64, whatever type others have written it in. InputError: not whole numbers."""
-    try:
+    with told_as(f"{where} holds no row numbers", ValueError, TypeError):
         numbers = values.to_numpy(dtype=np.float64)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{where} holds no row numbers ({error})") from error
     whole = np.isfinite(numbers).all() and (numbers == numbers.round()).all()
     require(whole and values.dtype != bool, f"{where} holds no row numbers")
     return numbers.astype(np.int64)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from measure import timed
 
-from lore.common import InputError, require
+from lore.common import require, told_as
 from lore.fit.evaluation import Cell
 from lore.fit.likelihood import LOGIT_SCALE
 from rivals import Entry
@@ -48,21 +48,17 @@ def function_named(method):
     module, _, name = method.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    try:
+    form = "name it as module:function, for example my_method:fit of my_method.py here"
+    with told_as(f"--method {method}", ImportError, ValueError, AttributeError, then=form):
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, ValueError, AttributeError) as error:
-        form = "name it as module:function, for example my_method:fit of my_method.py here"
-        raise InputError(f"--method {method}: {error}; {form}") from error
     require(callable(function), f"--method {method}: a {type(function).__name__}, not a function")
     return function
 
 
 def as_log_odds(method, answer, count):
     """(count,) float32. InputError: anything else."""
-    try:
+    with told_as(f"--method {method} gave a {type(answer).__name__}", TypeError, ValueError, RuntimeError):
         odds = torch.as_tensor(answer).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"--method {method} gave a {type(answer).__name__}: {error}") from error
     numbers = odds.shape == (count,) and not (odds.dtype == torch.bool or odds.is_complex())
     wanted = f"{count} log-odds, one a pair of few.test, are asked for"
     require(numbers, f"--method {method} gave {odds.dtype} of shape {tuple(odds.shape)}: {wanted}")

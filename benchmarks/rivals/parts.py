@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from measure import ROOT
 
-from lore.common import InputError, written_whole
+from lore.common import told_as, written_whole
 from lore.fit.evaluation import Cell, Outcomes, share_right
 from rivals import Entry
 
@@ -62,10 +62,8 @@ def save_part(path, entries):
 
 def load_part(path, groups):
     """What save_part was given, of these groups. InputError: a damaged file."""
-    try:
+    with told_as(f"{path} is damaged", ValueError, then="delete it and run again"):
         told = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); delete it and run again") from error
     entries = {}
     for row, entry in told.items():
         entries[row] = entry if isinstance(entry, str) else entry_of_row(row, *entry, groups)

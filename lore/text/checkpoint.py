@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lore.common import InputError, require
+from lore.common import require, told_as
 from lore.processes import rank
-from lore.text.conversations import first_line
 
 TEMPLATE_DATE = "26 Jul 2024"  # where a template writes today's: vectors must not depend on the day
 FIXED_DATE = f"{{% macro strftime_now(format) %}}{TEMPLATE_DATE}{{% endmacro %}}"
@@ -49,11 +48,9 @@ class Checkpoint:
 
         if Path(self.name).is_dir():
             return None
-        try:
+        with told_as(f"{self.name} cannot be loaded", *REFUSALS):
             config = cached_file(self.name, "config.json", revision=self.wanted)
             return extract_commit_hash(config, None)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.name} cannot be loaded: {first_line(error)}") from error
 
     @cached_property
     def version(self):
@@ -80,11 +77,8 @@ class Checkpoint:
         if rank() > 0:
             transformers.utils.logging.disable_progress_bar()
         revision = self.revision or "main"
-        try:
+        with told_as(f"{self.name} cannot be loaded", *REFUSALS):
             return auto_class.from_pretrained(self.name, revision=revision, **options)
-        except REFUSALS as error:
-            hint = "; try --attention eager" if "attention" in str(error) else ""
-            raise InputError(f"{self.name} cannot be loaded: {first_line(error)}{hint}") from error
 
     def load_tokenizer(self, with_template):
         """The tokenizer; with_template: with one chat template that knows no date but TEMPLATE_DATE."""

@@ -8,11 +8,10 @@ import io
 import json
 import re
 import zlib
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
-from lore.common import InputError, require
+from lore.common import require, told_as
 from lore.text.json_text import SURROGATE
 
 BESIDE_CONTENT = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
@@ -52,14 +51,10 @@ def open_text(path, newline=None):
     return io.TextIOWrapper(open_unpacked(path), encoding=encoding, newline=newline)
 
 
-@contextmanager
 def naming_damage(path):
-    """InputError, with the file's name, where what is in it cannot be unpacked, or is no text."""
-    try:
-        yield
-    except DAMAGE as error:
-        what = "no text, or in another encoding: save it as UTF-8, packed by gzip or not at all"
-        raise InputError(f"{path}: damaged file ({error}); {what}") from error
+    """For what cannot be unpacked, or is no text."""
+    then = "no text, or in another encoding: save it as UTF-8, packed by gzip or not at all"
+    return told_as(f"{path}: damaged file", *DAMAGE, then=then)
 
 
 def read_json_lines(path):
@@ -92,11 +87,9 @@ def read_json(path):
 
 def parsed(where, text):
     """The value of a JSON text. InputError: it is broken, or nested too deep."""
-    try:
+    form = f"one list of objects is read, or an object on every line; cells of {', '.join(TABLES)} alone"
+    with told_as(f"{where}: broken JSON", ValueError, RecursionError, then=f"{form}; {NOT_WHOLE}"):
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        form = f"one list of objects is read, or an object on every line; cells of {', '.join(TABLES)} alone"
-        raise InputError(f"{where}: broken JSON ({error}); {form}; {NOT_WHOLE}") from error
 
 
 def as_object(row, where):
@@ -136,27 +129,24 @@ def read_csv(path, columns=None):
     first, a file cut off, or that is something else.
     """
     csv.field_size_limit(LARGEST_CELL)
-    try:
-        with naming_damage(path), open_text(path, newline="") as file:
-            lines = watched(path, file)
-            first = next(lines, "")
-            rows = csv.reader(chain([first], lines), delimiter=max(DELIMITERS, key=first.count), strict=True)
+    quotes = f'a quote within a quoted cell is written twice, ""; {NOT_WHOLE}'
+    with naming_damage(path), open_text(path, newline="") as file:
+        lines = watched(path, file)
+        first = next(lines, "")
+        rows = csv.reader(chain([first], lines), delimiter=max(DELIMITERS, key=first.count), strict=True)
+        with told_as(f"{path}, line 1: broken CSV", csv.Error, then=quotes):
             header = [name.strip() for name in next(rows, [])]
-            positions = columns_of(path, header, columns)
-            line = rows.line_num + 1
-            for cells in rows:
-                where = f"{path}, line {line}"  # where the row begins
-                line = rows.line_num + 1
-                if not cells:  # a blank line
-                    continue
+        positions = columns_of(path, header, columns)
+        while True:
+            where = f"{path}, line {rows.line_num + 1}"  # where the row begins
+            with told_as(f"{where}: broken CSV", csv.Error, then=quotes):
+                cells = next(rows, None)
+            if cells is None:
+                return
+            if cells:  # no blank line
                 counts = f"{len(cells)} cells for {len(header)} columns"
                 require(len(cells) == len(header), f"{where}: {counts}; {NOT_WHOLE}")
                 yield where, {name: cells[position] for name, position in positions.items()}
-    except csv.Error as error:
-        quotes = 'a quote within a quoted cell is written twice, ""'
-        raise InputError(
-            f"{path}, line {rows.line_num}: broken CSV ({error}); {quotes}; {NOT_WHOLE}"
-        ) from error
 
 
 def watched(path, file):
@@ -187,22 +177,16 @@ def read_parquet(path, columns=None):
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
-    try:
-        file = ParquetFile(path, buffer_size=READ_AT_ONCE, pre_buffer=False)
+    options = {"buffer_size": READ_AT_ONCE, "pre_buffer": False}
+    unreadable = told_as(f"{path} cannot be read", OSError, ValueError, ArrowException)
+    with unreadable, ParquetFile(path, **options) as file:
         names = [name for name in file.schema_arrow.names if not PANDAS_INDEX.fullmatch(name)]
-    except (OSError, ValueError, ArrowException) as error:
-        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
-    wanted = [*columns_of(path, names, columns)]
-    number = 0
-    with file:
-        try:
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=wanted):
-                for row in batch.to_pylist():
-                    yield f"{path}, row {number}", row
-                    number += 1
-        except (OSError, ValueError, ArrowException) as error:
-            reason = f"cannot be read after row {number}: {first_line(error)}"
-            raise InputError(f"{path} {reason}") from error
+        wanted = [*columns_of(path, names, columns)]
+        number = 0
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=wanted):
+            for row in batch.to_pylist():
+                yield f"{path}, row {number}", row
+                number += 1
 
 
 def fetch_rows(name, **options):
@@ -243,11 +227,9 @@ def loaded_splits(load, name, *choice, **options):
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # the error says what each of its trials would
-    try:
+    what = "is no file or folder here that can be read, and cannot be fetched"
+    with told_as(f"{name} {what}", OSError, ValueError, DatasetsError):
         loaded = load(name, *choice, **options)
-    except (OSError, ValueError, DatasetsError) as error:
-        what = "is no file or folder here that can be read, and cannot be fetched"
-        raise InputError(f"{name} {what}: {first_line(error)}") from error
     return {"": loaded} if isinstance(loaded, Dataset) else loaded
 
 
@@ -261,11 +243,8 @@ def find_file(source, name):
         return Path(source) / name
     from huggingface_hub import hf_hub_download
 
-    try:
+    with told_as(f"{source} is no folder here, and its {name} cannot be fetched", OSError, ValueError):
         return Path(hf_hub_download(source, name, repo_type="dataset"))
-    except (OSError, ValueError) as error:
-        reason = f"its {name} cannot be fetched: {first_line(error)}"
-        raise InputError(f"{source} is no folder here, and {reason}") from error
 
 
 def first_line(error):

@@ -17,7 +17,7 @@ from pyarrow import ArrowException, parquet
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lore.common import InputError, require, written_whole
+from lore.common import InputError, require, told_as, written_whole
 from lore.processes import by_first_process, from_first, rank, world
 from lore.splits import Split, identity_of, save_split
 from lore.text.conversations import distinct, text_bytes
@@ -127,13 +127,12 @@ class Run:
         table = f"{self.path}.safetensors"
         if not (Path(table).exists() and Path(f"{self.path}.parquet").exists()):
             return False
-        try:
+        damaged = f"{table} or its .parquet is damaged"
+        kinds = (SafetensorError, ArrowException, OSError)
+        with told_as(damaged, *kinds, then="delete both and start again"):
             with safe_open(table, framework="pt") as file:
                 header = file.metadata() or {}
             parquet.read_metadata(f"{self.path}.parquet")
-        except (SafetensorError, ArrowException, OSError) as error:
-            hint = "delete both and start again"
-            raise InputError(f"{table} or its .parquet is damaged ({error}); {hint}") from error
         identity = self.encoder.identity
         same = identity_of(header.get("model", "")) == identity
         models = f"made with {header.get('model')}, this run has {json.dumps(identity)}"
@@ -158,10 +157,9 @@ class Run:
             with written_whole(file) as temporary:
                 temporary.write_text(json.dumps(self.manifest(), indent=1))
             return
-        try:
+        then = f"delete {self.folder} and start again"
+        with told_as(f"{file} is damaged", ValueError, TypeError, then=then):
             before = dict(json.loads(file.read_text()))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{file} is damaged; delete {self.folder} and start again") from error
         for name, value in self.manifest().items():
             differs = f"whose {name} is {before.get(name)!r}, not {value!r}"
             way_out = "go on with the same, or delete that folder"

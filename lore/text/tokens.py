@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lore.common import InputError, require
+from lore.common import InputError, require, told_as
 from lore.text.checkpoint import TEMPLATE_DATE
-from lore.text.conversations import BESIDE_CONTENT, first_line
+from lore.text.conversations import BESIDE_CONTENT
 
 TEMPLATE_FAULTS = (  # what running one raises; RuntimeError: a macro that calls itself without end
     TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError,
@@ -61,15 +61,10 @@ class Tokeniser:
         """The text that the chat template makes of it. InputError: it refuses, or fails."""
         from jinja2 import TemplateError
 
-        try:
-            return self.tokenizer.apply_chat_template(
-                conversation, tokenize=False, date_string=TEMPLATE_DATE, **options
-            )
-        except TemplateError as error:
-            reason = f"refuses a conversation: {error}"
-        except TEMPLATE_FAULTS as error:
-            reason = f"fails on a conversation: {type(error).__name__}: {first_line(error)}"
-        raise InputError(f"the chat template of {self.name} {reason}")
+        options |= {"tokenize": False, "date_string": TEMPLATE_DATE}
+        text = f"the chat template of {self.name} refuses a conversation, or fails on it"
+        with told_as(text, TemplateError, *TEMPLATE_FAULTS):
+            return self.tokenizer.apply_chat_template(conversation, **options)
 
     def tokens(self, conversations):
         """The TokenLists of conversations. InputError: a text that this model cannot read."""
