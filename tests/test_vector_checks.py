@@ -108,11 +108,3 @@ def test_every_longest_text_so_far_is_compared(reward_model, monkeypatch):
     assert not compared
     model.embed([TALKS[1], TALKS[1], TALKS[0]])
     assert set(compared) == {len(model.tokens([TALKS[1]]).ids[0])}
-
-
-@pytest.mark.parametrize("stated", ["512", 0, -1])
-def test_a_tokenizer_that_says_no_length_is_refused(stated, reward_model):
-    model = encoder(reward_model)
-    model.tokenizer.model_max_length = stated
-    with pytest.raises(InputError, match=f"model_max_length is {stated!r}, not a number of tokens"):
-        model.embed(TALKS)

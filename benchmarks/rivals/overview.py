@@ -61,16 +61,11 @@ def difference(entries, method, baseline):
 
 def places_of(rows):
     """{method: place}; 1 = best on unseen people; equal ones share a mean place, those without a fit the last."""
-    scores = {}
-    for row in rows:
-        if row["method"] != HEAD:
-            scores[row["method"]] = round(row.get("unseen", -1.0), TIE)
-    places = {}
-    for method, score in scores.items():
-        above = sum(higher > score for higher in scores.values())
-        equal = sum(same == score for same in scores.values())
-        places[method] = above + (equal + 1) / 2
-    return places
+    import pandas as pd
+
+    scores = {row["method"]: round(row.get("unseen", -1.0), TIE) for row in rows}
+    scores.pop(HEAD, None)
+    return pd.Series(scores).rank(ascending=False).to_dict()
 
 
 def mean_places(tables):

@@ -59,19 +59,15 @@ class Stretch:
         if not (self.shared or additive or window < self.m):
             return None
         if (window, additive) not in self.masks:
-            self.masks[window, additive] = self.new_mask(window, additive)
+            position = torch.arange(self.m, device=self.start.device)
+            at = self.start.unsqueeze(1) + torch.arange(self.n, device=self.start.device)
+            at = at.unsqueeze(2)  # (s, n, 1)
+            mask = ((position <= at) & (position > at - window)).unsqueeze(1)
+            if additive:
+                scores = torch.zeros(mask.shape, dtype=additive, device=mask.device)
+                mask = scores.masked_fill_(~mask, torch.finfo(additive).min)
+            self.masks[window, additive] = mask
         return self.masks[window, additive]
-
-    def new_mask(self, window, additive):
-        device = self.start.device
-        at = self.start.unsqueeze(1) + torch.arange(self.n, device=device)
-        at = at.unsqueeze(2)  # (s, n, 1)
-        position = torch.arange(self.m, device=device)
-        seen = ((position <= at) & (position > at - window)).unsqueeze(1)
-        if not additive:
-            return seen
-        scores = torch.zeros(seen.shape, dtype=additive, device=device)
-        return scores.masked_fill_(~seen, torch.finfo(additive).min)
 
 
 def group_paths(paths, new, device):

@@ -157,11 +157,7 @@ class Encoder:
 
     @cached_property
     def tokeniser(self):
-        stated = self.tokenizer.model_max_length
-        usable = isinstance(stated, int | float) and stated > 0
-        wanted = "not a number of tokens; mend its tokenizer_config.json"
-        require(usable, f"{self.name}: model_max_length is {stated!r}, {wanted}")
-        longest = min(stated, count_positions(self.model, self.config))
+        longest = min(self.tokenizer.model_max_length, count_positions(self.model, self.config))
         if self.max_length:
             longest = min(longest, self.max_length)
         rows = self.model.get_input_embeddings().weight.shape[0]

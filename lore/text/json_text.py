@@ -15,32 +15,28 @@ DEEPEST = 100  # lists and objects within each other, in a field
 def in_json(value, where, depth=0):
     """A value as JSON has it; NaN, which tables have for nothing, is null. InputError: it has no such."""
     require(depth <= DEEPEST, f"{where}: lists and objects more than {DEEPEST} deep")
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, str):
-        if SURROGATE.search(value):
-            raise InputError(f"{where}: half a character (a lone surrogate)")
-        return value
     if isinstance(value, dict):
         return {str(name): in_json(inner, where, depth + 1) for name, inner in value.items()}
     items = as_list(value)
     if items is not None:
         return [in_json(item, where, depth + 1) for item in items]
-    if isinstance(value, float | Decimal) and abs(value) == math.inf:
-        raise InputError(f"{where}: infinity, which JSON has not")
-    if value != value or str(value) in ("NaT", "<NA>"):
-        return None
-    if isinstance(value, float):
-        return value
-    if isinstance(value, Decimal) and value == int(value):
-        return int(value)
     if hasattr(value, "item"):  # of NumPy
-        return in_json(value.item(), where, depth)
-    if hasattr(value, "isoformat"):
+        value = value.item()
+    if isinstance(value, str):
+        require(not SURROGATE.search(value), f"{where}: half a character (a lone surrogate)")
+    elif str(value) in ("NaT", "<NA>") or value != value:
+        return None
+    elif isinstance(value, float | Decimal):
+        require(abs(value) < math.inf, f"{where}: infinity, which JSON has not")
+        if isinstance(value, Decimal):
+            return int(value) if value == int(value) else str(value)
+    elif hasattr(value, "isoformat"):
         return value.isoformat()
-    if isinstance(value, Decimal | UUID):
+    elif isinstance(value, UUID):
         return str(value)
-    raise InputError(f"{where}: a {type(value).__name__}, which JSON has not")
+    elif value is not None and not isinstance(value, bool | int):
+        raise InputError(f"{where}: a {type(value).__name__}, which JSON has not")
+    return value
 
 
 def is_nothing(value):
