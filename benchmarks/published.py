@@ -18,11 +18,7 @@ HALF = "half of the dialogues"
 REFERENCE = "reference"
 BRADLEY_TERRY = "Bradley-Terry"
 LORE = "LoRe"
-TABLES = {
-    PERSONALLLM: ("a = 0.001", "a = 0.01", "a = 0.1"),
-    TLDR: ("100 pairs", "150 pairs"),
-    PRISM: (HALF,),
-}
+TABLES = {PERSONALLLM: ("a = 0.001", "a = 0.01", "a = 0.1"), TLDR: ("100 pairs", "150 pairs"), PRISM: (HALF,)}
 PRINTED = {  # seen and unseen people, in the order of all these columns
     REFERENCE: "78.4 76.1  78.1 77.8  82.7 83.7  56.3 57.3  56.3 57.3  58.8 57.3",
     BRADLEY_TERRY: "86.3 86.4  87.8 87.2  93.2 93.1  60.0 60.0  63.2 64.3  64.0 61.0",

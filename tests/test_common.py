@@ -43,31 +43,16 @@ def test_what_cannot_be_written_is_known_before_and_a_link_stays_a_link(tmp_path
     assert (tmp_path / "folder/file").read_text() == "new" and (tmp_path / "ahead").is_symlink()
     old.chmod(0o400)
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
-    names = (
-        "/dev/null",
-        tmp_path,
-        old,
-        old / "file",
-        tmp_path / "circle",
-        f"{tmp_path}/{'x' * 250}",
-    )
-    for path in (*names, "/proc/no", "/proc/no/file"):
+    too_long = f"{tmp_path}/{'x' * 250}"
+    circle = tmp_path / "circle"
+    for path in ("/dev/null", tmp_path, old, old / "file", circle, too_long, "/proc/no", "/proc/no/file"):
         with pytest.raises(InputError):
             common.require_apart([path], [])
-    for written, read in (
-        ([old], [tmp_path / "link"]),
-        ([tmp_path / "a", tmp_path / "b/../a"], []),
-    ):
+    for written, read in (([old], [tmp_path / "link"]), ([tmp_path / "a", tmp_path / "b/../a"], [])):
         with pytest.raises(InputError, match="would be written over"):
             common.require_apart(written, read)
     common.require_apart([tmp_path / "far/away/file"], [])
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "ahead",
-        "circle",
-        "folder",
-        "link",
-        "old",
-    ]
+    assert {p.name for p in tmp_path.iterdir()} == {"ahead", "circle", "folder", "link", "old"}
 
 
 def test_results_that_cannot_be_written_are_told_before_the_fits(tmp_path):
@@ -101,6 +86,9 @@ def test_progress_in_a_log_file_is_a_line_now_and_then(capsys, monkeypatch):
     assert all(line.startswith("joint fit: ") for line in lines)
 
 
+FULL = "error: [Errno 28] No space left on device"
+
+
 def started(main, out=None, err=None):
     """Exit status of a script's main in a process forked from this one; out, err: its streams, out() opens one."""
     child = os.fork()
@@ -122,12 +110,7 @@ def test_no_end_leaves_a_traceback_or_half_a_file(tmp_path):
     endings = {
         "a terminated run": ("terminate", partial(open, tmp_path / "out", "w"), 143, ["interrupted"]),
         "a reader that has gone": ("print", partial(os.fdopen, writer, "w"), 141, []),
-        "a full disk": (
-            "print",
-            partial(open, "/dev/full", "w"),
-            2,
-            ["error: [Errno 28] No space left on device"],
-        ),
+        "a full disk": ("print", partial(open, "/dev/full", "w"), 2, [FULL]),
         "closed streams": ("print", None, 0, []),
         "a terminal of ASCII": ("print", partial(open, tmp_path / "out", "w", encoding="ascii"), 0, []),
     }

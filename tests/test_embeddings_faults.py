@@ -269,10 +269,7 @@ def test_a_run_that_was_begun_in_another_way_is_refused(reward_model, tmp_path):
             embed(model, path, **options)
     for file, change in (
         ("chat_template.jinja", lambda old: old.replace(b"<|end|>", b"<|end|> ")),
-        (
-            "model.safetensors",
-            lambda old: old[:-5000] + bytes(5000),
-        ),  # trained on, in the same place
+        ("model.safetensors", lambda old: old[:-5000] + bytes(5000)),  # trained on, in the same place
     ):
         before = (model / file).read_bytes()
         (model / file).write_bytes(change(before))

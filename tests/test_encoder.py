@@ -73,11 +73,7 @@ def test_the_plain_way_pads_and_shares_nothing(reward_model, capsys):
 
 
 def test_batches_are_halved_where_the_memory_does_not_suffice(reward_model, monkeypatch, capsys):
-    talks, forward, sizes = (
-        [*dialogue(4), *dialogue(3, name="another"), *TALKS],
-        Encoder.forward,
-        [],
-    )
+    talks, forward, sizes = ([*dialogue(4), *dialogue(3, name="another"), *TALKS], Encoder.forward, [])
     expected = encoder(reward_model).embed(talks)
 
     def limited(self, batch):

@@ -41,8 +41,7 @@ def test_parts_hold_everything_once_families_together_longest_first(monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "padded, expected",
-    [(True, [[40], [12, 10], [9, 5], [3]]), (False, [[40], [12, 10], [9, 5, 3]])],
+    "padded, expected", [(True, [[40], [12, 10], [9, 5], [3]]), (False, [[40], [12, 10], [9, 5, 3]])]
 )
 def test_batches_keep_to_their_budget_largest_first(padded, expected):
     trees = [pack_trees([0], [np.arange(n, dtype=np.int32)])[0] for n in (5, 40, 10, 12, 3, 9)]

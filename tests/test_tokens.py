@@ -177,10 +177,7 @@ def test_texts_that_have_the_same_tokens_are_counted(reward_model, text_encoder,
 
 
 def test_what_stands_beside_the_content_is_read_or_refused(reward_model, text_encoder):
-    calls = [
-        {"role": "user", "content": "a?"},
-        {"role": "assistant", "content": "", "tool_calls": []},
-    ]
+    calls = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "", "tool_calls": []}]
     talks = []
     for tool in ("tide", "sink"):
         call = calls[1] | {"tool_calls": [{"type": "function", "function": {"name": tool}}]}

@@ -18,10 +18,7 @@ from lore.text.conversations import exchange
     [
         ("LlamaForSequenceClassification", {}),
         ("LlamaForSequenceClassification", {"original_max_position_embeddings": 60}),
-        (
-            "Phi3ForSequenceClassification",
-            {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 1},
-        ),
+        ("Phi3ForSequenceClassification", {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 1}),
     ],
 )
 def test_positions_scaled_by_the_longest_in_a_pass(architecture, options, share, tokenizer, tmp_path):

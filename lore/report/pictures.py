@@ -40,12 +40,7 @@ def rank_figure(path):
     for style, (alpha, ranked) in zip(itertools.cycle(("-", "--", "-.", ":")), by_alpha):
         of_alpha = f", alpha {alpha:g}" if len(by_alpha) > 1 else ""
         plot_ranks(axes, ranked.sort_values("K"), style, of_alpha)
-    lines = [
-        (0, LORE, ":"),
-        ("best", LORE, "--"),
-        ("alone", ALONE, "-."),
-        (1, SHARED_OWN, (0, (1, 4))),
-    ]
+    lines = [(0, LORE, ":"), ("best", LORE, "--"), ("alone", ALONE, "-."), (1, SHARED_OWN, (0, (1, 4)))]
     for K, variant, style in lines:
         row = rows[(rows["K"] == K) & (rows["variant"] == variant)]
         if len(row):

@@ -17,13 +17,7 @@ from lore.processes import by_first_process
 from lore.report.pictures import plot_accuracy_vs_rank, plot_accuracy_vs_shots
 from lore.report.ridge_tables import print_ridge_choices
 from lore.report.statistics import by_user, summarise
-from lore.report.text_tables import (
-    accuracy_text,
-    few_shot_tables,
-    print_both_sides,
-    print_table,
-    run_tables,
-)
+from lore.report.text_tables import accuracy_text, few_shot_tables, print_both_sides, print_table, run_tables
 
 
 def report_run(path, cells, args, rows=None, **more):
