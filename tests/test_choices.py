@@ -230,12 +230,12 @@ def test_nothing_is_said_of_few_people():
     right = np.arange(200) % 4 < 4 * np.linspace(0, 1, 50)[user]
     outcomes = {"unseen": Outcomes(user, np.arange(200), right * 1.0, np.ones(200), 0.0)}
     scored = of_people._replace(outcomes=outcomes, W_unseen=torch.eye(2)[torch.arange(50) % 2])
-    found = CHOICES.by_trait(scored, frame, ["country"])
-    (row,) = found["rows"]
+    by_trait = CHOICES.by_trait(scored, frame, ["country"])
+    (row,) = by_trait["rows"]
     assert row["kind"] == "country x" and row["people"] == 31
     assert row["unseen"] == pytest.approx(right[: 31 * 4].mean())
     assert row["mixture"] == pytest.approx([16 / 31, 15 / 31])
-    assert found["too_few"] == [["country y", 18]]
+    assert by_trait["too_few"] == [["country y", 18]]
     said = pd.DataFrame({"user_id": [*"aaabc"], "turn": [0, 1, 2, 3, 4], "x": ["p", "q", "q", "", "p"]})
     assert CHOICES.most_said(said, "x") == {"a": "q", "c": "p"}
     assert CHOICES.narrowed(scored, {"unseen": user < 2}).users["unseen"] == users[:2]

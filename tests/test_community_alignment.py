@@ -90,13 +90,13 @@ def test_a_turn_is_its_history_its_prompt_and_the_replies_that_were_not_preferre
 
 def test_an_item_is_the_same_whatever_its_letters_and_its_form_of_an_accent(tmp_path, text_encoder):
     row = conversation(0, 1, "ann", preferred="response_a", first_turn_prompt="Où est le café ?")
-    other = row | {"conversation_id": "c9", "annotator_id": "bob"}
+    relettered = row | {"conversation_id": "c9", "annotator_id": "bob"}
     for name, reply in zip(REPLIES, reversed(REPLIES)):
-        other[name] = row[reply]
-    other["first_turn_preferred_response"] = "response_d"
+        relettered[name] = row[reply]
+    relettered["first_turn_preferred_response"] = "response_d"
     decomposed = row | {"conversation_id": "c10"}
     decomposed["first_turn_prompt"] = unicodedata.normalize("NFD", row["first_turn_prompt"])
-    prepare(tmp_path, [row, other, decomposed], text_encoder, *MEAN)
+    prepare(tmp_path, [row, relettered, decomposed], text_encoder, *MEAN)
     frame = frame_of(tmp_path)
     assert frame[["item", "group"]].nunique().tolist() == [1, 1] and frame["chosen"].nunique() == 2
 

@@ -97,8 +97,8 @@ def test_every_response_has_its_own_vector_and_its_own_scores(prepared, reward_m
 
 def test_parts_odd_texts_and_a_second_run(tmp_path, text_encoder):
     train, test = upstream(6), upstream(3, seed=1)
-    for place in ((1, "response_2", "None"), (2, "prompt", "12"), (5, "response_8", "")):
-        train.loc[place[0], place[1]] = place[2]
+    for number, column, odd in ((1, "response_2", "None"), (2, "prompt", "12"), (5, "response_8", "")):
+        train.loc[number, column] = odd
     test.loc[0, "prompt"] = train.loc[0, "prompt"]
     for number, part in enumerate((train[:4], train[4:])):
         part.to_csv(tmp_path / f"train-0000{number}-of-00002.csv", index=False)

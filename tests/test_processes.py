@@ -121,11 +121,11 @@ def expected():
 
 def test_several_processes_find_what_one_finds_and_stay_together(expected, tmp_path):
     torchrun(2, __file__, "fits", tmp_path)
-    found, _, first, second = (
+    alike, _, first, second = (
         load_file(tmp_path / f"{name}{i}.safetensors") for name in ("alike", "unlike") for i in range(2)
     )
     for name in expected:
-        assert torch.allclose(found[name], expected[name], atol=1e-5, rtol=1e-5, equal_nan=True), name
+        assert torch.allclose(alike[name], expected[name], atol=1e-5, rtol=1e-5, equal_nan=True), name
         if name.startswith("ridge W") or "accuracies" in name:  # by each process, once V is known
             assert torch.allclose(first[name], second[name], atol=1e-5), name
         else:

@@ -111,8 +111,8 @@ def test_what_others_have_rewritten_is_the_same_comparisons(tmp_path, text_encod
     for name in ("plain", "floats", "parquet"):
         assert "left out: 1 x news" in prepare(tmp_path / name, text_encoder, *MEAN)
         tables += [load_split(tmp_path / name / "data" / side, "") for side in ("train", "validation")]
-    for number, other in enumerate(tables):
-        assert other.frame.equals(tables[number % 2].frame) and other.table.equal(tables[number % 2].table)
+    for number, split in enumerate(tables):
+        assert split.frame.equals(tables[number % 2].frame) and split.table.equal(tables[number % 2].table)
 
 
 def test_the_same_judgement_is_counted_once_and_said(tmp_path, text_encoder):

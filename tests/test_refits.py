@@ -34,10 +34,10 @@ def test_the_best_rank_is_found_where_people_differ_and_no_test_pair_has_a_say(s
 @pytest.mark.parametrize("solver", ["adam", "ridge"])
 def test_marking_the_best_rank_changes_nothing_and_no_baseline_is_marked(solver):
     arguments = (run, [1, 3], [0.0])
-    both = sweep(*arguments, solver=solver, mark_best=True, baselines=True)
-    assert all((cell.best is None) == (cell.variant != LORE) for cell in both.cells)
+    marked = sweep(*arguments, solver=solver, mark_best=True, baselines=True)
+    assert all((cell.best is None) == (cell.variant != LORE) for cell in marked.cells)
     plain = sweep(*arguments, solver=solver)
-    assert np.array_equal(np.stack(both), np.stack(plain))
+    assert np.array_equal(np.stack(marked), np.stack(plain))
     assert all(cell.best is None for cell in plain.cells)
 
 

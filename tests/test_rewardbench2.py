@@ -96,9 +96,9 @@ def test_ties_by_hand():
     of_equals = [("tied:0", 2, equal), ("ref:0", 1, columns([1, 1]))]
     assert scored("Ties", of_equals)[0, 0] == pytest.approx(0)  # 0 / 0 counts as zero
     negative = [(row_id, correct, -scores) for row_id, correct, scores in rows]
-    both = [(*row, np.concatenate([scores, -scores], axis=1)) for *row, scores in rows]
+    two_heads = [(*row, np.concatenate([scores, -scores], axis=1)) for *row, scores in rows]
     alone = scored("Ties", negative)[0, 0]
-    assert scored("Ties", both)[0] == pytest.approx([value, alone])  # a head's score is its own
+    assert scored("Ties", two_heads)[0] == pytest.approx([value, alone])  # a head's score is its own
 
 
 def test_a_ties_row_without_its_partner_counts_for_accuracy_alone(capsys):
