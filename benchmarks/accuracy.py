@@ -31,10 +31,9 @@ from lore.fit.groups import Groups
 from lore.fit.mixtures import Prior, solve_mixtures
 from lore.fit.planted import planted_rewards, solve_temperature
 from lore.fit.product import project
-from lore.fit.refits import each_alone
 from lore.fit.ridge import fit_ridge
 from lore.fit.ridge_model import WEIGH
-from lore.fit.ridge_shared import fit_shared_and_own
+from lore.fit.ridge_shared import SharedSearch
 from lore.fit.sweeps import Recipe
 from lore.report.statistics import by_user, mean_accuracies, paired_difference
 from lore.report.text_tables import difference_text, print_aligned
@@ -219,14 +218,13 @@ def study(populations, weigh):
                     fit = without_deviations(fit)
                     new = fit.new_people(few)
                     fitted.append(("no deviations", fitted_cell(setting, fit, new)))
-        fit = fit_shared_and_own(train, head, seed, weigh=weigh)
-        fitted.append(("shared + own", fitted_cell(Setting(seed, None, 1), fit, fit.new_people(few))))
+        search = SharedSearch(train, head, seed, "cpu", weigh)
+        simple = {"shared + own": search.shared_and_own(search.bradley_terry()), "alone": search.each_alone()}
+        for way, fit in simple.items():
+            fitted.append((way, fitted_cell(Setting(seed, None, 1), fit, fit.new_people(few))))
         ways, unscored = zip(*fitted)
         for way, cell in zip(ways, score_cells(unscored, groups)):
             cells.setdefault((way, cell.K), []).append(cell)
-        head = head if fit.choice["head"] else None
-        cell = each_alone(groups, head, seed, "cpu", fit.choice["common_spread"])
-        cells.setdefault(("alone", 1), []).append(cell)
     return cells, seconds
 
 

@@ -8,13 +8,12 @@ from conftest import random_users
 from populations import GROUPS, HEAD, N_UNSEEN, N, planted, sweep
 from scipy.optimize import minimize
 
-from lore.fit import refits
 from lore.fit.comparisons import Comparisons, pack
-from lore.fit.evaluation import ALONE, ANOTHER, LORE, POPULATION, SHARED_OWN, SHUFFLED, Setting, fitted_cell
+from lore.fit.evaluation import ALONE, ANOTHER, LORE, POPULATION, SHARED_OWN, SHUFFLED
 from lore.fit.groups import Groups
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.ridge import fit_ridge
-from lore.fit.ridge_model import JointProblem
+from lore.fit.refits import mark_best_rank
+from lore.fit.ridge_shared import SharedSearch
 from utils import run
 
 # ------------------------------------------------------------------------------------------------
@@ -61,7 +60,7 @@ def test_ranks_of_all_alphas_are_fitted_once_more_together_and_one_alone_never()
     for K_list, alphas, expected in (([3], [0, 1], []), ([1, 3], [0, 1], [4, 4])):
         refitted.clear()
         cells = sweep(run, K_list, alphas, seeds=[0, 1], **options).cells
-        marked = refits.mark_best_rank(cells, groups, count)
+        marked = mark_best_rank(cells, groups, count)
         assert refitted == expected
         assert sum(cell.best for cell in marked) == 4  # one of each seed and alpha
 
@@ -112,42 +111,26 @@ def test_shuffled_labels_teach_nothing_and_only_they_are_shuffled():
     assert result.seen[0] > 0.6 and shuffled.accuracy["seen"].mean() < result.seen[0] - 0.1
 
 
-def test_each_alone_is_a_ridge_of_their_own_pairs(monkeypatch):
+def test_each_alone_is_a_ridge_of_their_own_pairs():
     users = random_users([6, 11, 9], 6, seed=8)
-    tests = random_users([200] * 3, 6, seed=9)
-    problem = JointProblem(pack(users), HEAD, "cpu", "people")
-    monkeypatch.setattr(refits, "FIRST_PASSES", 300)
-    s = 0.8
-    on_pairs, on_test = refits.fit_alone(pack(users), pack(tests), torch.arange(3), problem, s)
-    assert len(on_pairs) == 26
-    head = (HEAD / HEAD.norm()).double().flatten() * 6**0.5
-    for x, test, margins in zip(users, tests, on_test.double().split(200)):
-
-        def reward(v):
-            return problem.unit * (v[0] * head + s * v[1:])
+    search = SharedSearch(pack(users), HEAD, 0, "cpu", "pairs")
+    fit = search.each_alone()
+    assert F.cosine_similarity(fit.V, HEAD, dim=0).abs().item() == pytest.approx(1)
+    common = fit.V.flatten().double()
+    spread = search.problem.unit * search.shared.spreads.s
+    people = fit.new_people(users)
+    for number, x in enumerate(users):
 
         def loss(v, x=x):
             v = torch.from_numpy(v)
-            nll = -F.logsigmoid(x.double() @ reward(v) / LOGIT_SCALE).mean()
-            return (nll + (v[0] ** 2 / 25 + v[1:].square().sum()) / 2 / len(x)).item()
+            nll = -F.logsigmoid(x.double() @ (common + spread * v) / LOGIT_SCALE).mean()
+            return (nll + v.square().sum() / 2 / len(x)).item()
 
-        best = torch.from_numpy(minimize(loss, np.zeros(7), method="BFGS").x)
-        off = (margins - test.double() @ reward(best)).norm() / margins.norm()
-        assert off < 0.05
+        best = spread * torch.from_numpy(minimize(loss, np.zeros(6), method="BFGS").x)
+        for deviations in (fit.deviations, people.deviations):
+            assert (deviations.vector(number) - best).norm() < 0.05 * best.norm()
 
 
-@pytest.mark.parametrize("is_kept", [True, False])
-def test_each_alone_has_the_head_that_was_chosen(monkeypatch, is_kept):
-    groups, head = planted()
-    heads = []
-
-    def chosen(*arguments):
-        fit = fit_ridge(groups.train, [1], head)[1]
-        return fit._replace(choice={"head": is_kept, "common_spread": 1.0})
-
-    monkeypatch.setattr(refits, "fit_shared_and_own", chosen)
-    monkeypatch.setattr(refits, "each_alone", lambda groups, head, *more: heads.append(head))
-    fit = chosen()
-    cell = fitted_cell(Setting(0, 0.0, 0), fit, fit.new_people(groups.few_shot_train))
-    refits.baseline_cells([cell], groups, head, "cpu", "pairs", refit=None)
-    assert heads == [head if is_kept else None]
+def test_each_alone_has_no_head_that_was_not_chosen():
+    search = SharedSearch(pack(random_users([6, 11, 9], 6, seed=8)), None, 0, "cpu", "pairs")
+    assert not search.each_alone().V.any()

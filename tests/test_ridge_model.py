@@ -26,7 +26,7 @@ def test_loss_and_gradient_equal_the_double_loop(monkeypatch, weigh):
 
     monkeypatch.setattr(ridge_model, "minimise", spy)
     users, K, s, p, d = random_users([5, 9, 4], 6), 3, 0.7, 1.3, 6
-    problem = JointProblem(Comparisons.from_list(users), HEAD, "cpu", weigh)
+    problem = JointProblem(Comparisons.from_list(users), HEAD, "cpu", weigh, torch.arange(18) % 3)
     masks = [torch.arange(18) % 3 > 0, torch.arange(18) % 4 > 1]
     torch.manual_seed(5)
     forms = [Form(K, True), Form(1, True), Form(K, False)]
@@ -65,7 +65,7 @@ def test_loss_and_gradient_equal_the_double_loop(monkeypatch, weigh):
 @pytest.mark.parametrize("weigh", ["people", "pairs"])
 def test_rank_one_is_logistic_regression_with_the_same_ridge(weigh):
     users, s = random_users([30, 50, 20], 6, seed=6), 0.5
-    problem = JointProblem(Comparisons.from_list(users), None, "cpu", weigh)
+    problem = JointProblem(Comparisons.from_list(users), None, "cpu", weigh, torch.arange(100) % 2)
     start = torch.zeros(sum(problem.sizes(1))).double()
     form = Form(1, False)
     fits = problem.descend({form: [start]}, {form: Spreads(s)}, [problem.everything], 300)
@@ -85,4 +85,4 @@ def test_rank_one_is_logistic_regression_with_the_same_ridge(weigh):
 
 def test_an_unknown_weigh_is_refused():
     with pytest.raises(InputError, match="weigh = 'votes': pairs or people"):
-        JointProblem(Comparisons.from_list([torch.randn(3, 2)]), None, "cpu", "votes")
+        JointProblem(Comparisons.from_list([torch.randn(3, 2)]), None, "cpu", "votes", torch.zeros(3).long())

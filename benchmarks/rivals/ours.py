@@ -8,9 +8,9 @@ from lore.fit.evaluation import LORE, Setting, fitted_cell, score_cells
 from lore.fit.few_shot import Draws
 from lore.fit.mixtures import EVERYBODY, Fit, Prior
 from lore.fit.product import project
-from lore.fit.refits import each_alone, mark_best_rank
+from lore.fit.refits import mark_best_rank
 from lore.fit.ridge import fit_ridge
-from lore.fit.ridge_shared import fit_shared_and_own
+from lore.fit.ridge_shared import SharedSearch
 from lore.fit.sweeps import Recipe
 from rivals import Entry
 from utils import LoRe, fit_all, personalise
@@ -103,13 +103,13 @@ def starred(groups, head, seed):
 def own(groups, head, seed):
     """What is simpler: one reward for all and something of one's own, and each person by themselves."""
     population = Population(groups, head, seed)
-    fit, seconds = timed(fit_shared_and_own, groups.train, head, seed)
-    entries = {"shared + own": population.ridge_entry("shared + own", fit, seconds)}
-    spread = fit.choice["common_spread"]
-    head = head if fit.choice["head"] else None
-    cell, seconds = timed(each_alone, groups, head, seed, "cpu", spread)
-    seconds /= 2  # seen and unseen people are fitted alike, half of the seconds each
-    entries["each alone"] = Entry.of(cell, seconds, seconds / population.new, population.d)
+    clock = Clock()
+    search = SharedSearch(groups.train, head, seed, "cpu", "pairs")
+    fit = search.shared_and_own(search.bradley_terry())
+    entries = {"shared + own": population.ridge_entry("shared + own", fit, clock())}
+    clock()
+    alone = search.each_alone()
+    entries["each alone"] = population.ridge_entry("each alone", alone, clock())
     return entries
 
 

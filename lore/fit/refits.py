@@ -4,20 +4,15 @@ fit has to beat."""
 import math
 
 import torch
-import torch.nn.functional as F
 
 from lore.fit import evaluation
-from lore.fit.evaluation import LORE, Cell, Setting, fitted_cell, score_cells, share_right
-from lore.fit.lbfgs import minimise
-from lore.fit.likelihood import LOGIT_SCALE, margins, mean_weights
-from lore.fit.mixtures import stretch
+from lore.fit.evaluation import LORE, Setting, fitted_cell, score_cells, share_right
+from lore.fit.likelihood import margins
 from lore.fit.product import project
-from lore.fit.ridge_model import HEAD_SPREAD, JointProblem
-from lore.fit.ridge_shared import FIRST_PASSES, fit_shared_and_own
+from lore.fit.ridge_shared import SharedSearch
 
 HELD_OUT = 4  # one prompt in so many
 CROSS_VALIDATED = "cross-validated"  # in place of the rank, where it is chosen anew in each split
-USERS_AT_ONCE = 16  # whose own rewards are fitted together
 
 
 # ------------------------------------------------------------------------------------------------
@@ -106,19 +101,21 @@ def baseline_cells(cells, groups, V_ref, device, weigh, refit):
     for cell in cells:
         if cell.K > 1:
             baselines += with_other_mixtures(cell)
-    alone = []
     for seed in dict.fromkeys(cell.seed for cell in cells):
         settings = [cell.setting for cell in cells if cell.seed == seed and cell.K > 0]
         if settings:
             shuffled = groups.train.shuffled(seed), groups.few_shot_train.shuffled(seed)
             for cell in refit(settings, *shuffled):
                 baselines.append(cell._replace(variant=evaluation.SHUFFLED))
-        fit = fit_shared_and_own(groups.train, V_ref, seed, device, weigh)
-        cell = fitted_cell(Setting(seed, None, 1), fit, fit.new_people(groups.few_shot_train))
-        baselines.append(cell._replace(variant=evaluation.SHARED_OWN))
-        head = V_ref if fit.choice["head"] else None
-        alone.append(each_alone(groups, head, seed, device, fit.choice["common_spread"]))
-    return score_cells(baselines, groups) + alone
+        search = SharedSearch(groups.train, V_ref, seed, device, weigh)
+        fits = {
+            evaluation.SHARED_OWN: (1, search.shared_and_own(search.bradley_terry())),
+            evaluation.ALONE: ("alone", search.each_alone()),
+        }
+        for variant, (K, fit) in fits.items():
+            cell = fitted_cell(Setting(seed, None, K), fit, fit.new_people(groups.few_shot_train))
+            baselines.append(cell._replace(variant=variant))
+    return score_cells(baselines, groups)
 
 
 def with_other_mixtures(cell):
@@ -135,52 +132,3 @@ def with_other_mixtures(cell):
     for variant, of in mixtures.items():
         mixed = cell._replace(variant=variant, deviations_unseen=None)
         yield mixed._replace(fit=fit._replace(W=of(fit.W)), W_unseen=of(cell.W_unseen))
-
-
-def each_alone(groups, V_ref, seed, device, s):
-    """A reward of each user's own, from their own pairs, with Bradley-Terry's spread s -> Cell.
-
-    loss of user i = Eq. 11 for x @ r_i, r_i = unit * (c_i * head + s * u_i), plus the ridge of
-    lore/fit/ridge_model.py over m_i. Only s is not their own: it is that of the seen users.
-    """
-    problem = JointProblem(groups.train, V_ref, device, "people")
-    by_group = {}
-    for to_fit, to_test in (("train", "seen"), ("few_shot_train", "unseen")):
-        pairs = getattr(groups, to_fit)
-        test = getattr(groups, to_test)
-        parts = []
-        for users in torch.arange(len(pairs.user_ids)).split(USERS_AT_ONCE):
-            parts.append(fit_alone(pairs, test, users, problem, s))
-        by_group[to_fit], by_group[to_test] = map(torch.cat, zip(*parts))
-    return Cell(seed, None, "alone", variant=evaluation.ALONE).scored(by_group, groups)
-
-
-def fit_alone(pairs, test, users, problem, s):
-    """Margins of the pairs of U users in a row: those that they are fitted on, those of `test`."""
-    X, user, votes = pairs_of_users(pairs, users, problem.example)
-    weight = mean_weights(user, votes)
-    m = torch.bincount(user, votes)
-    U = len(users)
-
-    def rewards(theta):
-        c, u = theta.view(U, -1).tensor_split([1], dim=1)  # (U, 1), (U, d)
-        return (problem.unit * (c * problem.head.T + s * u)).float()
-
-    def losses(theta):
-        nll = -F.logsigmoid(margins(X, rewards(theta), user) / LOGIT_SCALE) * weight  # (n,)
-        c, u = theta.view(U, -1).tensor_split([1], dim=1)
-        ridge = (c / HEAD_SPREAD).square().sum(1) + u.square().sum(1)
-        return nll.new_zeros(U).index_add_(0, user, nll) + ridge / (2 * m)
-
-    start = problem.head.new_zeros(U * (1 + problem.d))
-    r = rewards(minimise(losses, start, [1 + problem.d] * U, FIRST_PASSES))
-    X_test, user_test, _ = pairs_of_users(test, users, problem.example)
-    return margins(X, r, user), margins(X_test, r, user_test)
-
-
-def pairs_of_users(pairs, users, example):
-    """X (n, d) of some users in a row, whose each pair is, counted from the first, and how much it counts."""
-    first, last = stretch(pairs.user, users[0], users[-1])
-    user = (pairs.user[first:last] - users[0]).to(example.device)
-    votes = pairs.votes[first:last].to(example.device)
-    return pairs.differences(example, slice(first, last)), user, votes

@@ -81,7 +81,7 @@ class JointProblem:
     InputError: a weigh that is not in WEIGH; choices of a softmax, which are no pairs.
     """
 
-    def __init__(self, train, V_ref, device, weigh, number=None):
+    def __init__(self, train, V_ref, device, weigh, number):
         """number (n,): of the fold that leaves a pair out. Each fold's pairs are a part of X by themselves,
         so that a fit reads no more than the pairs that count in it."""
         require(weigh in WEIGH, f"weigh = {weigh!r}: {' or '.join(WEIGH)}")
@@ -93,7 +93,6 @@ class JointProblem:
         self.user = train.user.to(device)
         self.votes = train.votes.to(device)  # (n,)
         self.everything = torch.ones_like(self.user, dtype=torch.bool)  # (n,) all pairs count
-        number = torch.zeros_like(self.user) if number is None else number
         sizes = number.bincount().tolist()
         self.rows = number.argsort(stable=True).split(sizes)  # of each part of X
         self.example = torch.zeros((), device=device)  # float32

@@ -1,12 +1,12 @@
 """One reward for everybody, and something of one's own beside it: the first half of the ridge solver's
 choice (lore/fit/ridge.py), and what its folds say of any fit."""
 
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from lore.fit.comparisons import pack
 from lore.fit.doubt import Projected, posterior_variance, tempered
 from lore.fit.held_out import FOLDS, Folds, is_clear, mean_gain, surest
 from lore.fit.likelihood import LOGIT_SCALE, margins
@@ -24,12 +24,6 @@ FIRST_PASSES = 30  # over X, for the first ridge of a path
 EXACT_PASSES = 40  # for Bradley-Terry's, where they are cheap
 CHOSEN_WITHIN = 1e-4  # gap of a person's problem (R2) that is solved only to choose by
 EXACT = 1e-5  # tolerance of what is kept
-
-
-def fit_shared_and_own(features, V_ref=None, seed=0, device="cpu", weigh="pairs"):
-    """Bradley-Terry with something of one's own, V w_i being the same for all -> Fit."""
-    search = SharedSearch(pack(features), V_ref, seed, device, weigh)
-    return search.shared_and_own(search.bradley_terry())
 
 
 class Common(NamedTuple):
@@ -113,13 +107,27 @@ class SharedSearch:
                 return common
         return first
 
-    def bradley_terry(self):
-        """Fitted to all pairs."""
+    @cached_property
+    def theta(self):
+        """Of Bradley-Terry, fitted to all pairs."""
         form, spreads, thetas = self.shared[:3]
         everything = [self.problem.everything]
         fits = self.problem.descend({form: thetas[:1]}, {form: spreads}, everything, EXACT_PASSES, EXACT)
-        V, W = self.problem.solution(*fits[form], form, spreads)
+        return fits[form][0]
+
+    def bradley_terry(self):
+        V, W = self.problem.solution(self.theta, self.shared.form, self.shared.spreads)
         return Fit(V, W.float(), prior=Prior(W[0], EVERYBODY), choice=self.choice)
+
+    def each_alone(self):
+        """A reward of each person's own, from their own pairs, with Bradley-Terry's spread s. Of Bradley-Terry
+        it has the reward model's head alone."""
+        c = self.problem.parts(self.theta, 1).c
+        V = (self.problem.unit * c * self.problem.head).float()  # (d, 1); 0 where the head is no part
+        ones = self.votes.new_ones(self.problem.C, 1)
+        prior = Prior(ones[0], EVERYBODY, self.problem.unit * self.shared.spreads.s)
+        deviations = self.solved(V, prior).deviations
+        return Fit(V, ones.float(), prior=prior, deviations=deviations)
 
     def shared_and_own(self, bradley_terry):
         """Bradley-Terry with what it leaves to each person, where that is worth it."""
