@@ -28,13 +28,14 @@ from lore.fit.held_out import FOLDS, is_clear, surest
 from lore.fit.likelihood import LOGIT_SCALE, margins, negative_log_likelihood
 from lore.fit.mixtures import EVERYBODY, Fit, Prior
 from lore.fit.ridge_model import SEEN_STRENGTH, Form, Spreads
-from lore.fit.ridge_shared import EXACT, FIRST_PASSES, SharedSearch, while_last_is_best
+from lore.fit.ridge_shared import EXACT, SharedSearch, while_last_is_best
 from lore.processes import agreed
 
 PERSONAL_SPREADS = [5.0, 2.0, 0.8, 0.3]  # p; from weak ridge to strong
 WEAKER_SPREADS = [12.0, 30.0]  # p, tried from the first of them on where that is the best
 STRENGTHS = [10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01]  # pairs that the mean mixture counts as, for new users
 FIRST_LOOK = 10  # passes over X, after which the head is in a rank or not
+GOES_ON = 20  # more of them, at the first p
 PROMISING = 0.5  # standard errors by which the first fold must speak for a rank before the others are asked
 NEXT_PASSES = 10  # over X, for each p but the first
 START_PASSES = 20  # for the fits to all pairs of which one is kept
@@ -129,7 +130,7 @@ class Search(SharedSearch):
             better = best_of(looks[K])
             looks[K].remove(better)
             thetas[better.form] = [better.theta]
-        start = self.tried(thetas, p, FIRST_PASSES - FIRST_LOOK)
+        start = self.tried(thetas, p, GOES_ON)
         trials = {trial.form.K: [trial] for trial in start}
         for spreads in (PERSONAL_SPREADS[1:], WEAKER_SPREADS):
             last = start
@@ -179,7 +180,7 @@ class Search(SharedSearch):
         folds = range(1, FOLDS)
         p = PERSONAL_SPREADS[0]
         thetas = self.path_start([*ps], p, folds)
-        thetas = self.descended(thetas, dict.fromkeys(ps, p), FIRST_PASSES, folds)
+        thetas = self.descended(thetas, dict.fromkeys(ps, p), FIRST_LOOK + GOES_ON, folds)
         to_move = {}
         for form in ps:
             if ps[form] != p:
