@@ -161,9 +161,8 @@ def read_frame(path, made_by, columns, needed, rows):
     for name in (*needed, *columns):
         require(name in frame, f"{file} has no column {name}: of another data set? make it with: {made_by}")
     if "user_id" in frame:
-        nobody = frame["user_id"].isna()
-        without = f"{file}: row {nobody.argmax()} has no user_id; make it with: {made_by}"
-        require(not nobody.any(), without)
+        for row in frame.index[frame["user_id"].isna()]:
+            raise InputError(f"{file}: row {row} has no user_id; make it with: {made_by}")
         frame["user_id"] = as_text(frame["user_id"])
     for name in columns:
         frame[name] = whole_numbers(frame[name], f"{file}, column {name}")

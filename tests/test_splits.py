@@ -21,6 +21,11 @@ def test_a_saved_split_comes_back_whole(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["train.parquet", "train.safetensors"]
 
 
+def test_a_split_without_comparisons_is_read(tmp_path):
+    save_split(tmp_path / "train", a_split()._replace(frame=a_split().frame[:0]))
+    assert len(load_split(tmp_path / "train", "prepare").frame) == 0
+
+
 def with_nan(table):
     table[3, 1] = float("nan")
     return table
@@ -33,6 +38,7 @@ def test_what_is_wrong_with_a_split_is_said(tmp_path):
     for change, words in (
         ({"table": with_nan(a_split().table)}, "row 3 of the embeddings holds NaN"),
         ({"table": a_split().table[:5]}, "outside the 5 rows"),
+        ({"frame": a_split().frame.assign(user_id=["b", None, "b"])}, "row 1 has no user_id"),
         ({"head": torch.randn(9, 1)}, "head has width 9, the embeddings have 4"),
         ({"head": torch.full((4, 1), float("nan"))}, "head holds NaN"),
     ):
