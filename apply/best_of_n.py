@@ -80,10 +80,7 @@ def vote_of(replies, rewards):
     beats = wins > wins.T
     np.fill_diagonal(beats, True)
     winner = np.flatnonzero(beats.all(1))
-    return {
-        "borda": first[wins.sum(1).argmax()],
-        "majority": first[winner[0]] if len(winner) else None,
-    }
+    return {"borda": first[wins.sum(1).argmax()], "majority": first[winner[0]] if len(winner) else None}
 
 
 def choose(row, users, doubts, vote):

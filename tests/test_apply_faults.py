@@ -224,10 +224,8 @@ def test_a_page_shows_what_is_of_its_run_escapes_ids_and_tells_them_apart(traine
     assert texts.prepare(tmp_path, rows, model)[0] == 0
     results = shutil.copytree(trained / "results", tmp_path / "results")  # of other people
     out = train(tmp_path, results, "--K_list", 1, 2, "--max_few_shot", 4)
-    assert (
-        "left out: 1 of 7 people with fewer than 3 comparisons on one of the sides (--min_comparisons): bob"
-        in out
-    )
+    few = "fewer than 3 comparisons on one of the sides (--min_comparisons): bob"
+    assert f"left out: 1 of 7 people with {few}" in out
     assert "comparisons to train on, of people beyond --max_few_shot 4" in out
     page = ("--input", results / "train_basis.json", "--output", tmp_path / "p.html")
     replies = ("--texts", tmp_path / "own.jsonl.gz")

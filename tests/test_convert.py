@@ -190,14 +190,8 @@ def test_tasks_of_label_studio(tmp_path):
     task = {"id": 1, "data": data, "annotations": annotations, "drafts": [annotation("left", 14)]}
     found, out = written(tmp_path, "labelstudio", [task, task | {"annotations": [], "drafts": []}])
     assert [(pair["user_id"], pair["chosen"]) for pair in found] == [(10, "b"), (11, "c")]
-    for reason in (
-        "a draft",
-        "no vote",
-        "a task that was skipped",
-        "no user_id",
-        "a task without an annotation",
-    ):
-        assert f"1 x {reason}" in out
+    reasons = ("a draft", "no vote", "a task that was skipped", "no user_id", "a task without an annotation")
+    assert all(f"1 x {reason}" in out for reason in reasons)
     two = annotation("left", 10)
     two["result"] = two["result"] + [two["result"][0] | {"from_name": "safer"}]
     done = convert(tmp_path, "labelstudio", [task | {"annotations": [two]}])
@@ -217,10 +211,8 @@ def test_pairs_lose_what_would_be_refused(tmp_path):
     rows = [{"worker": 1, "chosen": dialogue + "b", "rejected": dialogue + reply} for reply in ends]
     found, out = written(tmp_path, "pairs", rows, "--columns", "user_id=worker")
     assert len(found) == 1 and "1 x chosen and rejected are the same" in out
-    assert (
-        f"2 x rejected does not end in a reply, or in an empty one (first: {tmp_path}/source.json, row 2"
-        in out
-    )
+    empty = f"2 x rejected does not end in a reply, or in an empty one (first: {tmp_path}/source.json, row 2"
+    assert empty in out
     choice = {"user_id": 1, "prompt": "a?", "candidates": ["c", "b"], "choice": 1}
     assert "chosen" not in written(tmp_path, "pairs", [choice, choice | {"choice": None}])[0][0]
     assert_one_line_error(convert(tmp_path, "pairs", [{"user_id": 1}]), "1 x no chosen; there are user_id")

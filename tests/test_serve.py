@@ -64,11 +64,7 @@ FAMILIES = {  # template, special tokens: first, end, padding, others
 }
 SYSTEM = {"role": "system", "content": "Be brief."}
 ASKED = exchange("Why did it drift?", "gulls cried")
-TALKS = [
-    ASKED,
-    [SYSTEM, *ASKED],
-    [*exchange("Hi", "Hello."), *exchange(" Why? ", "No\n\none knows. ")],
-]
+TALKS = [ASKED, [SYSTEM, *ASKED], [*exchange("Hi", "Hello."), *exchange(" Why? ", "No\n\none knows. ")]]
 
 
 @pytest.fixture(scope="module")
@@ -141,11 +137,8 @@ def test_the_three_forms_of_a_conversation_are_one(family, families, reader):
     right = rendered(words, ASKED)
     prompt, reply = (message["content"] for message in ASKED)
     for end in ("", words.eos_token, "\n</s>", "<|im_end|>\n", "<|eot_id|>", words.pad_token * 3):
-        for text, asked in (
-            (f"{prompt} {reply}{end}", prompt),
-            (f"{prompt} {reply}{end}", f"{prompt} "),
-        ):
-            assert rendered(words, read.conversation("", text, asked)) == right
+        for asked in (prompt, f"{prompt} "):
+            assert rendered(words, read.conversation("", f"{prompt} {reply}{end}", asked)) == right
         talk = exchange(f"{prompt} ", f" {reply}{end}")
         assert rendered(words, read.conversation("", talk, None)) == right
 
@@ -204,11 +197,7 @@ def test_thoughts_are_what_the_models_template_makes_of_them(families, reader):
         assert rendered(families["qwen"], reader("qwen").conversation("", query, asked)) == right
         with pytest.raises(InputError, match="begins with thoughts"):
             reader("own", "qwen").conversation("", query, asked)
-    for reply in (
-        "<think>\nHm, hm",
-        "<think>Hm.</think>\n",
-        "Hm.</think>",
-    ):  # never came to the point
+    for reply in ("<think>\nHm, hm", "<think>Hm.</think>\n", "Hm.</think>"):  # never came to the point
         with pytest.raises(InputError, match="empty"):
             reader("own").conversation("", exchange("Why?", reply), None)
 

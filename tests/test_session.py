@@ -25,7 +25,7 @@ from lore.common import InputError
 from lore.fit.basis import load_basis, save_basis
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.text.input_rows import read_judgements
-from questions import CHOSEN, RANDOM
+from questions import CHOSEN, RANDOM, Posterior, most_telling
 
 LIKED = 4.0  # log-odds by which replies of the pool differ, about, under each basis reward
 HOSTILE = (
@@ -277,6 +277,11 @@ def test_rules_are_logged_and_not_told_and_can_be_compared(opened, telling_basis
     assert {RANDOM, CHOSEN} == {row["rule"] for row in session.answers.rows}
     told = json.dumps(session.state("person 0"))
     assert "rule" not in told and RANDOM not in told
+    for number in range(3):  # what is chosen follows from answers to chosen questions alone
+        rater = session.rater(f"person {number}")
+        chosen = rater.known[[row["rule"] == CHOSEN for row in rater.rows]]
+        numbers, _ = most_telling(session.pool, Posterior.of(session.pool, chosen), allowed=rater.free())
+        assert rater.telling(rater.free()) == numbers
     mark = session.mark(session.rater("person 0"))
     with pytest.raises(InputError, match="already"):  # that page shows another question
         opened(RANDOM).answer("person 0", mark, "left")
