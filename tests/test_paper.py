@@ -228,7 +228,7 @@ def test_the_whole_path_from_upstream_files_to_the_page_on_a_tiny_reward_model(t
     test_reddit_tldr.put(tmp_path / "RedditTLDR", "batch0.json", test_reddit_tldr.many_rows())
     call("RedditTLDR/prepare.py", "--source", tmp_path / "RedditTLDR", *data["RedditTLDR"], *model)
     few = (*data["RedditTLDR"], *results["RedditTLDR"], "--min_comparisons", 4, "--max_few_shot", 6)
-    call("RedditTLDR/train_basis.py", *few, *splits, "--max_train", 100, 150)
+    call("RedditTLDR/train_basis.py", *few, *splits, "--max_train", 150)
     call("RedditTLDR/vary_fewshot.py", *few, "--num_shots", 5, "--trials", 2, "--num_iterations", 4)
 
     test_prism.upstream(tmp_path / "PRISM")
@@ -264,7 +264,7 @@ def test_the_whole_path_from_upstream_files_to_the_page_on_a_tiny_reward_model(t
         "tested on 5 pairs each, not 990 or more",
     ):
         assert words in out
-    # of 77 not VPL and PAL, nine of ten points of the curve, two populations
-    assert out.splitlines()[-2].endswith("rows: 32 not comparable, 45 not run")
+    # of 77 not VPL and PAL, nine of ten points of the curve, two populations, one of two columns of TL;DR
+    assert out.splitlines()[-2].endswith("rows: 26 not comparable, 51 not run")
     html = page.read_text()
     assert html.count("<svg") == 5 and "reproduced" not in html and "a = 0.001, LoRe, unseen" in html
