@@ -95,13 +95,6 @@ def conversations_of(path, lang, limit=0):
     return distinct([*columns["chosen"], *columns["rejected"]])[0]
 
 
-def read_text(path):
-    """The part of prepare.py that knows no model."""
-    unique = conversations_of(path, "en")
-    split_into_parts(unique, True)
-    print(f"{len(unique)} distinct replies", flush=True)
-
-
 def measure_text(scale):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / prepare.FILE
@@ -169,8 +162,10 @@ def main():
     parser.add_argument("--device", default="auto", help="of the sweep")
     parser.add_argument("--read", help="only read this file as prepare.py does, to be measured")
     args = parser.parse_args()
-    if args.read:
-        read_text(args.read)
+    if args.read:  # the part of prepare.py that knows no model
+        unique = conversations_of(args.read, "en")
+        split_into_parts(unique, True)
+        print(f"{len(unique)} distinct replies")
         return
     if args.only in (None, "tokens"):
         measure_tokens(args.scale)
