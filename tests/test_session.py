@@ -272,16 +272,15 @@ def test_two_sessions_on_one_file_names_and_what_is_not_ours(opened, telling_bas
 
 def test_rules_are_logged_and_not_told_and_can_be_compared(opened, telling_basis, pool_file, tmp_path):
     session = opened(BOTH)
-    for number in range(3):
-        answer_all(session, f"person {number}", number, 16)
-    assert {RANDOM, CHOSEN} == {row["rule"] for row in session.answers.rows}
-    told = json.dumps(session.state("person 0"))
-    assert "rule" not in told and RANDOM not in told
-    for number in range(3):  # what is chosen follows from answers to chosen questions alone
-        rater = session.rater(f"person {number}")
+    for number in 16 * (0, 1, 2):
+        answer_all(session, f"person {number}", number, 1)
+        rater = session.rater(f"person {number}")  # chosen questions know of answers to such questions alone
         chosen = rater.known[[row["rule"] == CHOSEN for row in rater.rows]]
         numbers, _ = most_telling(session.pool, Posterior.of(session.pool, chosen), allowed=rater.free())
         assert rater.telling(rater.free()) == numbers
+    assert {RANDOM, CHOSEN} == {row["rule"] for row in session.answers.rows}
+    told = json.dumps(session.state("person 0"))
+    assert "rule" not in told and RANDOM not in told
     mark = session.mark(session.rater("person 0"))
     with pytest.raises(InputError, match="already"):  # that page shows another question
         opened(RANDOM).answer("person 0", mark, "left")
