@@ -9,6 +9,7 @@ import torch
 from lore.common import InputError, require
 from lore.splits import TABLE_ROWS, unfinite_rows
 
+GATHERED = 256  # rows of X formed at a time: few enough to stay in the cache
 ODD = -7046029254386353131  # a pair of numbers as one: the first times this, plus the second
 
 
@@ -158,9 +159,10 @@ class Comparisons:
             return self.table[rows].detach().to(example)
         pairs = torch.stack([self.chosen[rows], self.rejected[rows]], dim=1)  # (n, 2)
         X = example.new_empty(len(pairs), self.num_features)
-        for out, block in zip(X.split(TABLE_ROWS), pairs.split(TABLE_ROWS)):
+        for out, block in zip(X.split(GATHERED), pairs.split(GATHERED)):
             chosen, rejected = block.T
-            out.copy_(self.table[chosen]).sub_(self.table[rejected].to(example))
+            out.copy_(self.table.index_select(0, chosen))
+            out.sub_(self.table.index_select(0, rejected).to(example))
         return X
 
     def subset(self, mask):

@@ -221,7 +221,7 @@ def project(comparisons, Vs):
     replies = torch.cat([comparisons.chosen, comparisons.rejected])
     used, row = replies.unique(return_inverse=True)
     chosen, rejected = row.view(2, -1)  # of each pair among the rows in use
-    blocks = (comparisons.table[rows] for rows in used.split(TABLE_ROWS))
+    blocks = (comparisons.table.index_select(0, rows) for rows in used.split(TABLE_ROWS))
     return [R[chosen] - R[rejected] for R in project_rows(blocks, Vs)]
 
 
