@@ -64,9 +64,10 @@ def read_turns(place, row):
         role, content = message.get("role"), message.get("content")
         turn = whole_number(message.get("turn"))
         chosen = truth(message.get("if_chosen"))
-        said = role in ("user", "model") and isinstance(content, str) and turn in range(count)
+        usable = role in ("user", "model") and isinstance(content, str) and turn in range(count)
+        usable = usable and (role == "user" or chosen is not None)
         needed = f"role user or model, content that is text, turn below {count}, if_chosen of a reply"
-        require(said and (role == "user" or chosen is not None), f"{where} needs {needed}: {message}")
+        require(usable, f"{where} needs {needed}: {str(message)[:120]}")
         kind = "user" if role == "user" else "chosen" if chosen else "rejected"
         turns[turn][kind].append(content)
     return turns
