@@ -115,6 +115,8 @@ def test_ranks_and_orders_become_pairs(tmp_path):
     for ranks in ({"ranks": [2, 1, 3]}, *({"order": order} for order in orders)):
         found, _ = written(tmp_path, "rankings", [row | ranks])
         assert {pair["chosen"] + pair["rejected"] for pair in found} == {"bc", "bd", "cd"}, ranks
+    found, _ = written(tmp_path, "rankings", [row | {"ranks": [2, 1, 3]}] * 2)
+    assert len(found) == 2 * 3  # a rank says nothing of another list
     found, out = written(tmp_path, "rankings", [row | {"ranks": [1, 1, 2]}])
     assert len(found) == 2 and "1 x a tie" in out
     nectar = PROMPT | {"user_id": 1, "answers": [{"answer": "c", "rank": 2.0}, {"answer": "b", "rank": 1.0}]}
@@ -224,7 +226,7 @@ def test_what_cannot_be_turned_is_one_line(tmp_path):
     for rows, layout, flags, words in (
         ([kaggle], "arena", (), "no person in it: nothing personal can be learnt"),
         ([kaggle | {"user_id": 1}], "arena", (), "response_a is a list of turns"),
-        ([row | {"winner": "c"}], "arena", (), "the winner is 'c'"),
+        ([row | {"winner": "c"}], "arena", (), "source.json, row 0: the winner is 'c'"),
         ([row | {"winner": True}], "arena", (), "the winner is True"),
         ([REPLIES | {"user_id": 1}], "arena", (), "no winner; there are"),
         ([row | {"system": "be good"}], "arena", (), "system would not be read"),
