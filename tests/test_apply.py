@@ -188,6 +188,8 @@ def test_votes_and_ties_that_one_can_count_by_hand():
     assert script.vote_of("abc", rewards) == {"borda": 0, "majority": 0}  # 4, 4 and 1 points
     assert script.vote_of("aabc", twice) == {"borda": 0, "majority": 0}  # as if it stood once
     assert script.vote_of("abc", cycle)["majority"] is None
+    half = np.array([[0, 1], [1, 0], [0, 2]], dtype=float)  # 2 points each for b and c, and half of one for c
+    assert script.vote_of("abc", half)["borda"] == 2
     best, tied = script.best_of(["a", "b", "a"], np.array([[1.0, 0], [1, 2], [1, 0]]))
     assert best.tolist() == [0, 1] and tied == {0: [1]}
 
