@@ -12,12 +12,12 @@ from itertools import chain
 from pathlib import Path
 
 from lore.common import require, told_as
-from lore.text.json_text import SURROGATE
+from lore.text.json_text import SURROGATE, JsonText
 
 BESIDE_CONTENT = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 LARGEST_CELL = 2**31 - 1  # characters of a CSV file
 ROWS_AT_ONCE = 100  # of a parquet file
-READ_AT_ONCE = 2**20  # bytes of one of its columns, characters of a text
+READ_AT_ONCE = 2**20  # bytes of one of its columns
 PARQUET_MARK = b"PAR1"  # its first bytes
 GZIP_MARK = b"\x1f\x8b"  # the first bytes of a packed file, whatever its name
 DELIMITERS = (",", ";", "\t")  # of the cells of a table
@@ -71,24 +71,45 @@ def read_json_lines(path):
 
 
 def read_json(path):
-    """Yield (file and line or row, object) of a file of JSON lines, or of one list, in memory as a whole."""
+    """Yield (file and line or row, object) of a file of JSON lines, or of one list."""
     with naming_damage(path), open_text(path) as file:
-        is_list = file.read(READ_AT_ONCE).lstrip().startswith("[")
-    if not is_list:
-        for number, row in read_json_lines(path):
-            yield f"{path}, line {number}", row
-        return
-    with naming_damage(path), open_text(path) as file:
-        rows = parsed(path, file.read())
-    for number, row in enumerate(rows):
+        text = JsonText(file)
+        if text.next_sign() == "[":
+            yield from rows_of_list(path, text)
+            return
+    for number, row in read_json_lines(path):
+        yield f"{path}, line {number}", row
+
+
+def rows_of_list(path, text):
+    """Yield (file and row, object) of a JsonText that is one list."""
+    separator = text.next_sign()  # the bracket
+    number = 0
+    while separator != "]":
         where = f"{path}, row {number}"
+        text.pass_sign()
+        if text.next_sign() == "]" and not number:
+            break
+        with broken_json(where):
+            row = text.value()
         yield where, as_object(row, where)
+        number += 1
+        separator = text.next_sign()
+        require(separator in (",", "]"), f"{where}: broken JSON (no comma behind it); {NOT_WHOLE}")
+    text.pass_sign()
+    alone = not text.next_sign()
+    require(alone, f"{path}: more follows the list; one list is needed, or an object on every line")
+
+
+def broken_json(where):
+    """For a JSON text that is broken, or nested too deep."""
+    form = f"one list of objects is read, or an object on every line; cells of {', '.join(TABLES)} alone"
+    return told_as(f"{where}: broken JSON", ValueError, RecursionError, then=f"{form}; {NOT_WHOLE}")
 
 
 def parsed(where, text):
-    """The value of a JSON text. InputError: it is broken, or nested too deep."""
-    form = f"one list of objects is read, or an object on every line; cells of {', '.join(TABLES)} alone"
-    with told_as(f"{where}: broken JSON", ValueError, RecursionError, then=f"{form}; {NOT_WHOLE}"):
+    """The value of a JSON text. InputError: there is none."""
+    with broken_json(where):
         return json.loads(text)
 
 
@@ -101,7 +122,7 @@ def read_rows(source):
     """Yield (file and line, row as a dictionary) of a file, a folder or a data set of the Hub.
 
     A file is parquet by its content, a table of cells by its name, a list or lines of JSON by its first
-    sign. A few rows are in memory at a time, of a list all. Every cell of a table is text.
+    sign. A few rows are in memory at a time. Every cell of a table is text.
     """
     if not Path(source).is_file():
         yield from read_data_set(source)

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -298,12 +299,20 @@ class Encoder:
         return self.tokeniser
 
     def embed_parts(self, parts, tally):
-        """Yield the Vectors of lists of conversations, list by list."""
-        for conversations in parts:
-            prepared = self.prepare(conversations)
-            tally.start_clock()
-            tally.count(prepared.counts)
-            yield self.embed_part(conversations, prepared, tally)
+        """Yield the Vectors of lists of conversations, list by list.
+
+        The next list is tokenised while the device works on this one.
+        """
+        self.load()  # not by two threads at once
+        with ThreadPoolExecutor(1) as background:
+            coming = [background.submit(self.prepare, parts[0])] if parts else []
+            for conversations, following in zip(parts, [*parts[1:], None]):
+                prepared = coming.pop().result()
+                if following:
+                    coming.append(background.submit(self.prepare, following))
+                tally.start_clock()
+                tally.count(prepared.counts)
+                yield self.embed_part(conversations, prepared, tally)
 
     def embed_part(self, conversations, prepared, tally):
         """The Vectors of one list. InputError: one that is not finite, or depends on another text."""

@@ -1,5 +1,6 @@
-"""What files hold, as JSON has it."""
+"""JSON: a list of it that is larger than memory, a value at a time, and what other files hold as JSON has it."""
 
+import json
 import math
 import re
 from decimal import Decimal
@@ -10,6 +11,48 @@ from lore.upstream_values import as_list
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, no tokenizer takes it
 DEEPEST = 100  # lists and objects within each other, in a field
+READ_AT_ONCE = 2**20  # characters
+SPACES = re.compile(r"[ \t\r\n\ufeff]*")
+LONGEST_WORD = 12  # signs that may stand at the end of a piece and be none yet: -Infinity, \\u1234
+
+
+class JsonText:
+    """The text of a file, of which a piece is in memory; more is read where a value may go on."""
+
+    decoder = json.JSONDecoder()
+
+    def __init__(self, file):
+        self.file = file
+        self.text = ""
+        self.place = 0
+
+    def read_on(self):
+        """Whether there was more."""
+        more = self.file.read(max(READ_AT_ONCE, len(self.text) - self.place))
+        self.text = self.text[self.place :] + more
+        self.place = 0
+        return bool(more)
+
+    def next_sign(self):
+        """The next character that is no space, to which it moves; empty at the end."""
+        self.place = SPACES.match(self.text, self.place).end()
+        while self.place == len(self.text) and self.read_on():
+            self.place = SPACES.match(self.text).end()
+        return self.text[self.place : self.place + 1]
+
+    def pass_sign(self):
+        self.place += 1
+
+    def value(self):
+        """The value that begins here, behind which it moves. ValueError: there is none."""
+        while True:
+            try:
+                value, self.place = self.decoder.raw_decode(self.text, self.place)
+                return value
+            except json.JSONDecodeError as error:
+                is_cut = error.msg.startswith("Unterminated") or error.pos > len(self.text) - LONGEST_WORD
+                if not (is_cut and self.read_on()):
+                    raise
 
 
 def in_json(value, where, depth=0):
