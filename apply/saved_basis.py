@@ -47,6 +47,9 @@ def encoder_of_basis(path, basis, args):
     identity = identity_of(basis.model)
     is_stated = identity is not None and identity.keys() >= STATED
     require(is_stated, f"{path} says of no encoder (planted people?), so it knows no text")
+    for what in ("model", "version", "pooling", "dtype"):
+        damaged = f"{path} says {what} = {identity[what]!r} of its encoder: damaged?"
+        require(isinstance(identity[what], str), damaged)
     name = args.model or identity["model"]
     if Path(identity["model"]).is_absolute() and not Path(name).is_dir():
         raise InputError(f"{path} was learned on {name}, which is no folder here; name it with --model")

@@ -219,9 +219,12 @@ def is_of_the_page(request, names):
     at this machine, or have a browser post to it.
     """
     host = request.headers.get("host", "")
-    if names is not None and urlsplit(f"//{host}").hostname not in names:
+    try:
+        called = urlsplit(f"//{host}").hostname
+        origin = urlsplit(request.headers.get("origin", f"//{host}")).netloc
+    except ValueError:  # an address in brackets that is none
         return False
-    return urlsplit(request.headers.get("origin", f"//{host}")).netloc == host
+    return (names is None or called in names) and origin == host
 
 
 def application(session, names, prefix):

@@ -60,6 +60,15 @@ def test_what_json_cannot_say_is_told_before_the_model_runs(basis, tmp_path, val
     assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]
 
 
+@pytest.mark.parametrize("what", ["model", "version", "pooling", "dtype"])
+def test_a_basis_says_of_its_encoder_in_texts(basis, rows, tmp_path, what):
+    saved = load_basis(basis)
+    damaged = json.dumps(json.loads(saved.model) | {what: 7})
+    save_basis(tmp_path / "b.safetensors", saved._replace(model=damaged))
+    done = apply("score", *flags(tmp_path / "b.safetensors", rows, tmp_path / "o.jsonl"))
+    assert_one_line_error(done, f"b.safetensors says {what} = 7 of its encoder")
+
+
 # ------------------------------------------------------------------------------------------------
 # Outputs
 # ------------------------------------------------------------------------------------------------

@@ -316,6 +316,8 @@ def test_other_pages_other_names_and_strangers_are_refused(opened, script):
         {"Host": "rebound.example:8001"},
         {"Origin": "http://other.example"},
         {"Origin": "null"},
+        {"Host": "["},
+        {"Origin": "http://["},
     ):
         assert client.post("/state", json=ann, headers=elsewhere).status_code == 403
     for asked, status, words in (
