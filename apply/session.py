@@ -230,6 +230,7 @@ def is_of_the_page(request, names):
 def application(session, names, prefix):
     """The FastAPI application. Its functions run one after another: a person is changed by one at a time."""
     from fastapi import FastAPI
+    from fastapi.exceptions import RequestValidationError
     from fastapi.responses import HTMLResponse, JSONResponse, Response
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -246,6 +247,10 @@ def application(session, names, prefix):
     @app.exception_handler(InputError)
     async def refuse(_, error):
         return JSONResponse({"error": str(error)}, 400)
+
+    @app.exception_handler(RequestValidationError)
+    async def misread(*_):  # FastAPI's own shows what was sent, which JSON may not be able to say: NaN
+        return JSONResponse({"error": "not what the page asks"}, 422)
 
     @app.exception_handler(OutOfStep)
     async def catch_up(_, error):

@@ -320,6 +320,11 @@ def test_other_pages_other_names_and_strangers_are_refused(opened, script):
         {"Origin": "http://["},
     ):
         assert client.post("/state", json=ann, headers=elsewhere).status_code == 403
+    for body in ("", "3", "[NaN]", '"\\ud800"'):
+        assert (
+            client.post("/state", content=body, headers={"Content-Type": "application/json"}).status_code
+            == 422
+        )
     for asked, status, words in (
         (
             client.post("/state", content=json.dumps(ann), headers={"Content-Type": "text/plain"}),
