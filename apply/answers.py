@@ -37,6 +37,7 @@ class Answers:
         self.aside = aside_of(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.hold()
+        self.path.touch()  # not later: a file that somebody has moved away is missed, not begun anew
         self.stamps = None  # of the files as they were read
         self.read()
 
@@ -53,7 +54,6 @@ class Answers:
 
     def mend(self, path):
         """A last line without an end gets it, or goes aside where it is no JSON: it was never confirmed."""
-        path.touch()
         whole = path.read_bytes()
         last = whole.rpartition(b"\n")[2]
         if not last:

@@ -237,6 +237,16 @@ def test_a_full_disk_leaves_no_half_line_and_counts_nothing(opened, tmp_path):
     assert len(read_answers(tmp_path / "s.jsonl")) == 3
 
 
+def test_answers_that_were_moved_away_are_missed(opened, tmp_path):
+    session = opened()
+    answer_all(session, "ann", 1, 1)
+    (tmp_path / "s.jsonl").rename(tmp_path / "moved.jsonl")
+    with pytest.raises(OSError):
+        session.state("ann")
+    (tmp_path / "moved.jsonl").rename(tmp_path / "s.jsonl")
+    assert session.state("ann")["turn"] == 1
+
+
 def test_an_answer_is_on_the_disk_before_the_page_goes_on(opened, tmp_path, monkeypatch):
     session = opened()
     sizes = []
