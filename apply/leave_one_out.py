@@ -17,7 +17,7 @@ from lore.fit.simplex import one_thread
 LEFT_OUT = 50  # prompts of a person, at most, that are left out one by one
 PROBLEMS = 100_000  # of them in all, but for the first FEW of a person: a few seconds
 FEW = 5  # prompts below which nothing is said of a person
-HELD = 2**27  # numbers of G that are kept for a second use
+HELD = 2**27  # numbers of G, 1 GB, up to which it is kept for a second use
 CLEAR = 1.645  # standard deviations above the mean, where one in twenty of a normal distribution is
 
 
@@ -81,7 +81,7 @@ def adapt(basis, pairs):
     is_out = problems.is_out
     row = problems.row[is_out]  # (l,) pairs left out
     personal = foretold(people, Z, pairs, prior, problems)[is_out]  # (l,)
-    common = Z[row].double() @ basis.prior.mean.double() / LOGIT_SCALE  # (l, K) @ (K,)
+    common = Z[row].double() @ prior.mean.double() / LOGIT_SCALE  # (l, K) @ (K,)
     user = pairs.user[row].numpy()
     count = np.bincount(user, minlength=C)
     gained = (F.logsigmoid(personal) - F.logsigmoid(common)).numpy()

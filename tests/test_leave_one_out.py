@@ -15,7 +15,9 @@ from lore.fit.mixtures import EVERYBODY, Prior, solve_mixtures
 
 @pytest.mark.parametrize("prompt", [range(14), [5, 3, 3, 3, 5, 8, 8, 8, 8, 3, 5, 0, 3, 3]])
 @pytest.mark.parametrize("deviation_spread", [0.0, 3.0])
-def test_each_pair_is_judged_by_the_fit_to_all_other_prompts(deviation_spread, prompt):
+@pytest.mark.parametrize("held", [0, 2**27])
+def test_each_pair_is_judged_by_the_fit_to_all_other_prompts(deviation_spread, prompt, held, monkeypatch):
+    monkeypatch.setattr("leave_one_out.HELD", held)
     users = [50 * x for x in random_users([1, 4, 7, 2], 6)]
     pairs = replace(Comparisons.from_list(users), prompt=torch.tensor([*prompt]))
     V = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))

@@ -283,3 +283,18 @@ def test_odd_data_is_survived(K):
             assert fit.V.isfinite().all() and torch.allclose(sums, torch.ones(len(users)), atol=1e-5)
             assert fit.new_people(users[:1]).gap.max() <= CERTIFIED
     assert math.isinf(fits[1].prior.strength)
+
+
+def test_other_folds_are_asked_only_of_ranks_that_the_first_speaks_for():
+    search = Search.__new__(Search)
+    gains = {2: (-0.3, 0.1), 3: (0.04, 0.1), 5: (0.06, 0.1)}  # less than half a standard error, and more
+    search.trials = lambda ranks: {K: [Trial(Form(K, False), 5.0, gains[K], None)] for K in ranks}
+    asked = []
+
+    def confirmed(promising):
+        asked.extend(promising)
+        return dict.fromkeys(promising)
+
+    search.confirmed = confirmed
+    search.candidate = lambda trial, thetas, choice: Candidate(choice)
+    assert [*search.candidates([2, 3, 5])] == [2, 3, 5] and asked == [5]

@@ -28,7 +28,7 @@ a_j = sigmoid(-logit_j): m numbers tell all of e, and no product but G = X X' (m
 """
 
 import math
-from itertools import chain, compress
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -132,7 +132,7 @@ class JointProblem:
 
     def products(self, Vs):
         """Z = X @ V of each V: (n, d) @ (d, K) -> [(n, K), ..]"""
-        order = torch.cat(self.rows).argsort()
+        order = torch.cat(self.rows).argsort()  # (n,) from part by part to pair by pair
         parts = [TallProduct.apply(X, *Vs) for X in self.X]
         return [torch.cat(Z)[order] for Z in zip(*parts)]
 
@@ -173,18 +173,18 @@ class JointProblem:
         reads = []  # (part of X, whose each pair is, the fits that count some of them, and how much)
         for X, rows in zip(self.X, self.rows):
             weight = of_pairs[:, rows]  # (F, m)
-            counting = weight.any(1)
-            if counting.any():
-                reads.append((X, self.user[rows], counting, weight[counting]))
+            fits = weight.any(1).nonzero().flatten()
+            if len(fits):
+                reads.append((X, self.user[rows], fits, weight[fits]))
 
         def losses(theta):
             parts = theta.split(sizes)
             Vs, Ws = zip(*map(self.solution, parts, forms, of_fits))
-            nlls = theta.new_zeros(len(parts))
-            for X, user, counting, weight in reads:
-                V_and_W = [*compress(Vs, counting)], [*compress(Ws, counting)]
+            nlls = theta.new_zeros(len(parts))  # (F,)
+            for X, user, fits, weight in reads:
+                V_and_W = [*map(Vs.__getitem__, fits)], [*map(Ws.__getitem__, fits)]
                 of_part = joint_likelihoods(X, *V_and_W, user, weight)
-                nlls = nlls.masked_scatter(counting, nlls[counting] + torch.stack(of_part))
+                nlls = nlls.index_add(0, fits, torch.stack(of_part))
             values = []
             for part, form, nll, W, q in zip(parts, forms, nlls, Ws, weights):
                 values.append(self.loss(part, form.K, nll, W, *q))
