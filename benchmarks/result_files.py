@@ -18,9 +18,7 @@ from lore.splits import identity_of
 # what a file raises that is no JSON, or holds something else than its script writes
 FOREIGN = (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 CURVE_RANK = 5  # of the published few-shot curve
-PEOPLE_OFF = (
-    0.01  # share by which the number of people may differ: published.PRISM has 1,287, which no half divides
-)
+PEOPLE_OFF = 0.01  # share by which their number may differ: PRISM's is 1,287, which no half divides
 RIVALS = {"VPL": "VPL", "PAL-A": "PAL"}  # as compare_rivals.py calls them
 
 

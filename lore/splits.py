@@ -128,8 +128,9 @@ def read_table(path, made_by):
     require(has_table, f"{file} holds no embeddings but {names_there}; make it with: {made_by}")
     table = mapped(file, "embeddings")
     require(table.ndim == 2, f"{file}: embeddings of shape {tuple(table.shape)}, not (rows, d)")
-    for row in unfinite_rows(table).tolist():
-        raise InputError(f"{file}: row {row} of the embeddings holds NaN or infinity")
+    bad = unfinite_rows(table).tolist()
+    if bad:
+        raise InputError(f"{file}: row {bad[0]} of the embeddings holds NaN or infinity")
     return table, head, header
 
 
@@ -161,8 +162,9 @@ def read_frame(path, made_by, columns, needed, rows):
     for name in (*needed, *columns):
         require(name in frame, f"{file} has no column {name}: of another data set? make it with: {made_by}")
     if "user_id" in frame:
-        for row in frame.index[frame["user_id"].isna()]:
-            raise InputError(f"{file}: row {row} has no user_id; make it with: {made_by}")
+        nobody = frame.index[frame["user_id"].isna()].tolist()
+        if nobody:
+            raise InputError(f"{file}: row {nobody[0]} has no user_id; make it with: {made_by}")
         frame["user_id"] = as_text(frame["user_id"])
     for name in columns:
         frame[name] = whole_numbers(frame[name], f"{file}, column {name}")
