@@ -109,8 +109,11 @@ DATA_SETS = {
 }
 
 
-def random_model(folder, size):
-    """A Llama reward model with random weights and a tokenizer that knows the made-up words; its parameters."""
+def random_model(folder, size, device="cpu"):
+    """A Llama reward model with random weights and a tokenizer that knows the made-up words; its parameters.
+
+    device: where the weights are drawn; a CPU takes minutes for 8B.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
@@ -129,7 +132,8 @@ def random_model(folder, size):
         vocab_size=len(vocabulary), hidden_size=width, num_hidden_layers=layers, intermediate_size=inner,
         num_attention_heads=heads, num_key_value_heads=key_heads, num_labels=1, max_position_embeddings=8192,
     )  # fmt: skip
-    model = LlamaForSequenceClassification(config)
+    with torch.device(device):
+        model = LlamaForSequenceClassification(config)
     model.save_pretrained(folder)
     torch.set_default_dtype(torch.float32)
     return sum(p.numel() for name, p in model.named_parameters() if "embed_tokens" not in name)
@@ -208,7 +212,7 @@ def measure_random(args):
     device = torch.device(args.device)
     dtype = "bfloat16" if args.size == "8B" else "float32"
     with tempfile.TemporaryDirectory() as folder:
-        parameters = random_model(folder, args.size)
+        parameters = random_model(folder, args.size, device)
         encoder = Encoder(folder, "last", device, dtype)
         plain = Encoder(folder, "last", device, dtype, share=False)
         size = f"{parameters / 1e6:.0f} M parameters without the vocabulary"
