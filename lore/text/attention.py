@@ -132,4 +132,10 @@ def attend_along_paths(
 
 def gather_rows(states, rows):
     """(1, heads, t, width) at rows (s, n) -> (s, heads, n, width)"""
-    return states[0][:, rows].transpose(0, 1)
+    taken = by_token(states).index_select(0, rows.flatten())  # (s * n, heads, width)
+    return taken.unflatten(0, rows.shape).transpose(1, 2)
+
+
+def by_token(states):
+    """(1, heads, t, width) -> (t, heads, width)"""
+    return states[0].transpose(0, 1)
