@@ -133,6 +133,8 @@ class Encoder:
             model.config.use_cache = False
         if self.packs:
             use_attention_along_paths(model)
+        # cuDNN plans anew for each new shape, which costs up to three times the pass, and every batch has its own
+        torch.backends.cuda.enable_cudnn_sdp(False)
         try:
             return model.to(self.device).eval()
         except RuntimeError as error:
