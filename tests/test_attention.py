@@ -48,6 +48,47 @@ def test_any_decoder_gives_every_vector_of_its_own_pass(architecture, options, t
     assert (table[0] @ packed.head).item() == pytest.approx(logit.item(), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "architecture, options",
+    [
+        ("LlamaForSequenceClassification", {}),
+        ("Qwen3ForSequenceClassification", {"head_dim": 8}),
+        ("MistralForSequenceClassification", {"sliding_window": 8}),
+    ],
+)
+def test_one_call_for_all_lengths_gives_the_same_vectors(
+    architecture, options, tokenizer, tmp_path, monkeypatch
+):
+    """What a GPU computes in half precision, with flash attention's meaning in place of its kernel."""
+    model = encoder(a_model(architecture, tmp_path, tokenizer, **options), batch_tokens=400)
+    calls = []
+    monkeypatch.setattr("lore.text.attention.flash_takes", lambda query, value: True)
+    kernel = "torch.ops.aten._flash_attention_forward"
+    monkeypatch.setattr(kernel, lambda *a, **b: calls.append(1) or (flash(*a, **b), None))
+    assert_own_passes(model, [*dialogue(3), *TALKS, TALKS[0]])
+    assert calls
+
+
+def flash(
+    q, k, v, starts, path_starts, most_new, longest, dropout, causal, *, scale, window_size_left, **others
+):
+    """Each stretch of queries against its stretch of keys, from their common end: what flash attention computes."""
+    assert q.is_contiguous() and dropout == 0 and causal == (window_size_left < 0)
+    assert others == {"return_debug_mask": False, "window_size_right": 0}
+    result = torch.empty_like(q)
+    for (a, b), (c, d) in zip(starts.unfold(0, 2, 1).tolist(), path_starts.unfold(0, 2, 1).tolist()):
+        n, m = b - a, d - c
+        assert 0 < n <= most_new and n <= m <= longest
+        queries = q[a:b].transpose(0, 1)  # (heads, n, width)
+        keys, values = (x[c:d].transpose(0, 1).repeat_interleave(q.shape[1] // x.shape[1], 0) for x in (k, v))
+        back = torch.arange(m - n, m).unsqueeze(1) - torch.arange(m)  # (n, m)
+        seen = (back >= 0) & (causal | (back <= window_size_left))
+        scores = (queries @ keys.mT * scale).masked_fill(~seen, -torch.inf)
+        result[a:b] = (scores.softmax(2) @ values).transpose(0, 1)
+    assert b == len(q) and d == len(k)
+    return result
+
+
 def test_a_model_whose_attention_cannot_be_replaced_says_so(reward_model, monkeypatch, tokenizer, tmp_path):
     bidirectional = a_model(
         "GemmaForSequenceClassification", tmp_path, tokenizer, head_dim=8, is_causal=False

@@ -1,26 +1,66 @@
 """Attention of packed conversations: each token sees what stands before it in its own conversation.
 
-Queries and keys are gathered along the paths of the trees and handed to the model's own kernel.
+Keys and values are gathered along the paths of the trees. In half precision on a GPU, flash attention takes
+conversations of any lengths in one call; elsewhere they go to the model's own kernel in padded stretches.
 """
 
 import importlib
 import math
-from typing import NamedTuple
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from lore.common import InputError
 
 ALONG_PATHS = "along_paths"  # name under which transformers knows this attention
+WIDEST_HEAD = 256  # numbers of a head that flash attention takes
 
 
-class Packing(NamedTuple):
-    """How the tokens of one pass are packed; given to the model beside them."""
+class Packing:
+    """How the conversations of one pass are packed; given to the model beside their tokens.
 
-    stretches: list
-    kernel: object  # attention of transformers that computes each stretch
-    additive: bool  # whether its mask is added to the scores, as eager attention wants it
+    paths: where the tokens of each stand in the pass; new: how many of them, the last ones, no other had
+    before it: these stand side by side, conversation by conversation. kernel: the model's own attention;
+    additive: whether its mask is added to the scores, as eager attention wants it.
+    """
+
+    def __init__(self, paths, new, device, kernel, additive):
+        self.paths = []
+        self.new = []
+        for path, count in zip(paths, new):
+            if count:  # none: it is the beginning of another, or the same
+                self.paths.append(path)
+                self.new.append(count)
+        self.device = device
+        self.kernel = kernel
+        self.additive = additive
+
+    @cached_property
+    def stretches(self):
+        return group_paths(self.paths, self.new, self.device)
+
+    @cached_property
+    def lengths(self):
+        return Lengths(self.paths, self.new, self.device)
+
+
+class Lengths:
+    """The new tokens of all conversations, and their paths, each end to end: what flash attention takes."""
+
+    def __init__(self, paths, new, device):
+        lengths = [len(path) for path in paths]
+        self.path = torch.from_numpy(np.concatenate(paths)).to(device)  # (p,)
+        self.new_bounds = bounds(new).to(device)  # (c + 1,)
+        self.path_bounds = bounds(lengths).to(device)  # (c + 1,)
+        self.most_new = max(new)
+        self.longest = max(lengths)
+
+
+def bounds(lengths):
+    """Where stretches of these lengths begin, and the last one ends, in int32."""
+    return torch.tensor([0, *lengths]).cumsum(0).int()
 
 
 class Stretch:
@@ -74,9 +114,8 @@ def group_paths(paths, new, device):
     """Stretches of conversations that bring about as many tokens to beginnings of about one length."""
     alike = {}
     for path, count in zip(paths, new):
-        if count:  # none: it is the beginning of another, or the same
-            key = count.bit_length(), count < len(path) and len(path).bit_length()
-            alike.setdefault(key, []).append((path, count))
+        key = count.bit_length(), count < len(path) and len(path).bit_length()
+        alike.setdefault(key, []).append((path, count))
     return [Stretch(*zip(*group), device) for group in alike.values()]
 
 
@@ -110,6 +149,9 @@ def attend_along_paths(
     """
     if packing is None:
         raise InputError("this model does not hand on how its conversations are packed: use --no-share")
+    if not packing.additive and flash_takes(query, value):
+        attended = attend_at_once(query, key, value, packing.lengths, scaling, sliding_window)
+        return attended.unsqueeze(0), None
     # as values: where precision is mixed, queries are float32 and what kernels return is not
     result = value.new_empty(query.shape[2], query.shape[1], value.shape[3])  # (t, heads, width)
     for stretch in packing.stretches:
@@ -134,6 +176,40 @@ def gather_rows(states, rows):
     """(1, heads, t, width) at rows (s, n) -> (s, heads, n, width)"""
     taken = by_token(states).index_select(0, rows.flatten())  # (s * n, heads, width)
     return taken.unflatten(0, rows.shape).transpose(1, 2)
+
+
+def flash_takes(query, value):
+    """Whether flash attention computes these."""
+    half = query.dtype == value.dtype and query.dtype in (torch.bfloat16, torch.float16)
+    width = query.shape[3]
+    fits = width == value.shape[3] and width % 8 == 0 and width <= WIDEST_HEAD
+    on_nvidia = query.is_cuda and torch.version.cuda is not None
+    return half and fits and on_nvidia and torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
+def attend_at_once(query, key, value, lengths, scaling, window):
+    """All conversations of a pass, without padding and masks. window: tokens that one sees, None = all.
+
+    (1, heads, t, width) -> (t, heads, width)
+    """
+    before = window - 1 if window else -1  # -1: all
+    # as torch's own varlen_attn calls it, which before torch 2.12 refuses fewer heads of keys than of queries
+    attended, *_ = torch.ops.aten._flash_attention_forward(
+        by_token(query),
+        by_token(key).index_select(0, lengths.path),  # (p, heads, width)
+        by_token(value).index_select(0, lengths.path),  # (p, heads, width)
+        lengths.new_bounds,
+        lengths.path_bounds,
+        lengths.most_new,
+        lengths.longest,
+        0.0,  # dropout
+        not window,  # causal from the common end; a window says the same, and how far back
+        return_debug_mask=False,
+        scale=scaling,
+        window_size_left=before,
+        window_size_right=0,
+    )
+    return attended
 
 
 def by_token(states):

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from lore.common import InputError, pick_device, require
-from lore.text.attention import Packing, group_paths, own_kernel, use_attention_along_paths
+from lore.text.attention import Packing, own_kernel, use_attention_along_paths
 from lore.text.checkpoint import Checkpoint, count_positions, rotary_switch
 from lore.text.conversations import distinct, first_line, text_bytes
 from lore.text.packing import (
@@ -247,12 +247,12 @@ class Encoder:
             tokens.extend(tree.tokens)
             depth.extend(tree.depth)
             new.extend(tree.new)
-        stretches = group_paths(paths, new, self.device)
+        packing = Packing(paths, new, self.device, self.kernel, additive=self.attention == "eager")
         states = self.call(
             self.model.base_model,
             input_ids=torch.tensor([tokens], device=self.device),  # (1, t)
             position_ids=torch.tensor([depth], device=self.device),  # (1, t)
-            packing=Packing(stretches, self.kernel, additive=self.attention == "eager"),
+            packing=packing,
         ).last_hidden_state
         last = torch.tensor([path[-1] for path in paths], device=self.device)
         return states[0, last]  # (1, t, d) -> (c, d)
