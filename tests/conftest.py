@@ -20,6 +20,7 @@ import lore
 from lore.report import statistics
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # what is compared below is computed in float32, on the CPU
 if "PYTEST_XDIST_WORKER" in os.environ and "OMP_NUM_THREADS" not in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that a test starts
     torch.set_num_threads(1)  # one of several that test at a time

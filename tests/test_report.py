@@ -33,7 +33,8 @@ def test_run_report_holds_every_row_and_where_it_came_from_and_is_drawn(tmp_path
             assert row[name] == pytest.approx(sum(people["accuracy"]) / count)
             assert of_row[f"{name}_log_loss"] == pytest.approx(sum(people["log_loss"]) / count)
     assert saved["settings"] == {"seed": 0, "data": str(tmp_path), "resplit": False}
-    assert saved["environment"]["torch"] == torch.__version__ and "git_commit" in saved
+    # a package's version may lack the name of its build
+    assert torch.__version__.startswith(saved["environment"]["torch"]) and "git_commit" in saved
     assert (tmp_path / "report.png").read_bytes().startswith(PNG)
 
 
