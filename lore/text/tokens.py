@@ -148,41 +148,20 @@ class Tokeniser:
         """Tokens of a conversation whose messages but the last lose no more of their beginnings than
         they must, the oldest first; a message that is lost stays as an empty turn. None where the
         last message alone is too long."""
-        last = len(conversation) - 1
-        if last == 0 or not self.fits(emptied(conversation, last)):
+        fitting = len(conversation[-1]["content"])  # characters
+        if len(conversation) == 1 or not self.fits(last_characters(conversation, fitting)):
             return None
-        count = self.fewest(last, lambda count: emptied(conversation, count))
-        text = conversation[count - 1]["content"]
-
-        def with_end(begin):
-            """The end of the last message that is lost, back in its turn."""
-            talk = emptied(conversation, count)
-            talk[count - 1]["content"] = text[begin:]
-            return talk
-
-        return self.tokenise([with_end(self.fewest(len(text), with_end))])[0]
+        too_many = text_length(conversation)
+        while too_many - fitting > 1:
+            middle = (fitting + too_many) // 2
+            if self.fits(last_characters(conversation, middle)):
+                fitting = middle
+            else:
+                too_many = middle
+        return self.tokenise([last_characters(conversation, fitting)])[0]
 
     def fits(self, talk):
         return len(self.tokenise([talk])[0]) <= self.longest
-
-    def fewest(self, enough, talk_without):
-        """The smallest count, above 0 and at most `enough`, for which talk_without(count) fits."""
-        too_few = 0
-        while enough - too_few > 1:
-            middle = (too_few + enough) // 2
-            if self.fits(talk_without(middle)):
-                enough = middle
-            else:
-                too_few = middle
-        return enough
-
-
-def emptied(conversation, count):
-    """A copy whose first messages are empty."""
-    talk = [dict(message) for message in conversation]
-    for message in talk[:count]:
-        message["content"] = ""
-    return talk
 
 
 def text_length(conversation):
@@ -196,14 +175,10 @@ def last_turns(conversation, count):
 
 
 def last_characters(conversation, count):
-    """A copy that has no more of its texts than so many characters at the end, in the same turns.
-
-    A letter stands for what is cut off: a template that trims texts must not trim what was within one.
-    """
+    """A copy that has no more of its texts than so many characters at the end, in the same turns."""
     talk = [dict(message) for message in conversation]
     for message in reversed(talk):
         text = message["content"]
-        if len(text) > count:
-            message["content"] = "x" + text[-count:] if count else ""
+        message["content"] = text[max(len(text) - count, 0) :]
         count = max(count - len(text), 0)
     return talk
