@@ -22,7 +22,6 @@ from lore.text.packing import (
     group_by_opening,
     members_of,
     pack_trees,
-    paths_of,
     split_batch,
     split_into_parts,
 )
@@ -312,7 +311,6 @@ class Encoder:
                 prepared = coming.pop().result()
                 if following:
                     coming.append(background.submit(self.prepare, following))
-                tally.start_clock()
                 tally.count(prepared.counts)
                 yield self.embed_part(conversations, prepared, tally)
 
@@ -327,22 +325,13 @@ class Encoder:
             self.checks.check(batch, vectors)
             table[members] = vectors
             tally.advance(count_tokens(batch, not self.packs), texts)
-        self.require_differences(prepared.batches, table)
         staying = torch.ones(len(conversations), dtype=torch.bool)
         staying[prepared.left_out] = False
-        return Vectors(table[staying], prepared.left_out)
-
-    def require_differences(self, batches, table):
-        """InputError where all vectors (c, d) of a list are one, though their tokens are not."""
-        tokens = set()
-        rows = []
-        for batch in batches:
-            rows += members_of(batch)
-            for tree, path in paths_of(batch):
-                tokens.add(tuple(tree.tokens_along(path)))
-        differ = len(tokens) < 2 or not (table[rows] == table[rows[0]]).all()
-        text = f"gives one vector for {len(tokens)} different texts: are its weights damaged?"
-        require(differ, f"{self.name} {text}")
+        table = table[staying]
+        different = len(table) - prepared.counts["repeated"]
+        text = f"gives one vector for {different} different texts: are its weights damaged?"
+        require(different < 2 or not (table == table[0]).all(), f"{self.name} {text}")
+        return Vectors(table, prepared.left_out)
 
     def require_numbers(self, texts, vectors):
         """InputError unless all vectors (c, d) of some conversations are finite and of one width."""

@@ -41,12 +41,9 @@ def group_by_opening(conversations, together):
 
 def opening(conversation):
     """Messages up to the first of the user: who has them in common is computed together."""
-    end = 1
-    for number, message in enumerate(conversation):
-        if message["role"] == "user":
-            end = number + 1
-            break
-    return json.dumps(conversation[:end])
+    roles = [message["role"] for message in conversation]
+    end = roles.index("user") if "user" in roles else 0
+    return json.dumps(conversation[: end + 1])
 
 
 def pack_trees(members, ids, most=math.inf):

@@ -6,7 +6,7 @@ import time
 from lore.common import progress
 from lore.processes import summed
 from lore.text.conversations import text_bytes
-from lore.text.packing import count_computed
+from lore.text.packing import count_computed, paths_of
 
 NOTES = {  # what is counted beside the tokens, as it is told in the end
     "cut": "conversations are too long: the oldest part of their prompt is left out",
@@ -17,12 +17,10 @@ NOTES = {  # what is counted beside the tokens, as it is told in the end
 
 def count_tokens(batch, padded):
     """Texts of a batch, and tokens: of each text by itself (plain), of the trees (tokens), padded."""
-    plain = 0
-    for tree in batch:
-        plain += sum(map(len, tree.paths))
+    paths = paths_of(batch)
     return {
-        "texts": sum(len(tree.members) for tree in batch),
-        "plain": plain,
+        "texts": len(paths),
+        "plain": sum(len(path) for _, path in paths),
         "tokens": sum(len(tree.tokens) for tree in batch),
         "padded": count_computed(batch, padded),
     }
@@ -35,7 +33,7 @@ class Tally:
         """size: bytes of text that are to come."""
         self.counts = dict.fromkeys(("texts", "plain", "tokens", "padded", *NOTES), 0)
         self.size = size
-        self.start = None
+        self.start = -math.inf  # of a process that has no part
         self.bar = None
 
     def __enter__(self):
@@ -45,14 +43,11 @@ class Tally:
         if self.bar is not None:
             self.bar.close()
 
-    def start_clock(self):
-        """Where the first part is ready: the model is loaded by then."""
-        if self.bar is not None:
-            return
-        self.start = time.monotonic()
-        self.bar = progress(None, "embedding", total=self.size, unit="B", unit_scale=True, mininterval=1)
-
     def count(self, counts):
+        if self.bar is None:  # the first texts are ready: the model is loaded by now
+            self.start = time.monotonic()
+            options = {"unit": "B", "unit_scale": True, "mininterval": 1}
+            self.bar = progress(None, "embedding", total=self.size, **options)
         for name, number in counts.items():
             self.counts[name] += number
 
@@ -64,9 +59,7 @@ class Tally:
         self.bar.update(sum(map(text_bytes, conversations)))
 
     def describe_speed(self, counts):
-        seconds = math.inf  # this process had no part
-        if self.start is not None:
-            seconds = max(time.monotonic() - self.start, 1e-9)
+        seconds = max(time.monotonic() - self.start, 1e-9)
         return f"{counts['texts'] / seconds:.1f} texts/s, {counts['tokens'] / seconds:.0f} tokens/s"
 
     def report(self):
