@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pyarrow import ArrowException, parquet
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -98,7 +97,7 @@ class Run:
 
     path: of the Split; folder: of its parts; frame: with row numbers of the conversations in
     `columns`; whole, made_from: see embed_split; conversations: the distinct ones; parts: lists of
-    their numbers; fingerprint: of all that the result depends on; keys: one for each part.
+    their numbers; made_of: all that the result depends on; keys: one for each part.
     """
 
     path: Path
@@ -116,6 +115,7 @@ class Run:
         for conversation in self.conversations:
             digest.update(json.dumps(conversation).encode())
         self.fingerprint = digest.hexdigest()
+        self.made_of = self.encoder.identity | {"fingerprint of the text": self.fingerprint}
         self.parts = split_into_parts(self.conversations, self.encoder.packs)
         self.keys = []
         for rows in self.parts:
@@ -127,49 +127,24 @@ class Run:
         table = f"{self.path}.safetensors"
         if not (Path(table).exists() and Path(f"{self.path}.parquet").exists()):
             return False
-        damaged = f"{table} or its .parquet is damaged"
-        kinds = (SafetensorError, ArrowException, OSError)
-        with told_as(damaged, *kinds, then="delete both and start again"):
-            with safe_open(table, framework="pt") as file:
-                header = file.metadata() or {}
-            parquet.read_metadata(f"{self.path}.parquet")
-        identity = self.encoder.identity
-        same = identity_of(header.get("model", "")) == identity
-        models = f"made with {header.get('model')}, this run has {json.dumps(identity)}"
-        require(same, f"{table} was {models}; use the same settings or another --data")
-        way_out = "delete it and its .parquet, or choose another --data"
-        same = header.get("fingerprint") == self.fingerprint
-        require(same, f"{table} was made of other text, perhaps with another --limit; {way_out}")
+        damaged = told_as(f"{table} is damaged", SafetensorError, then="delete it and start again")
+        with damaged, safe_open(table, framework="pt") as file:
+            header = file.metadata() or {}
+        before = identity_of(header.get("model", "")) or {}
+        require_same(table, before | {"fingerprint of the text": header.get("fingerprint")}, self.made_of)
         return True
 
-    def manifest(self):
-        """What parts in one folder must have in common."""
-        manifest = {name: str(value) for name, value in self.encoder.identity.items()}
-        manifest["share"] = self.encoder.packs
-        manifest["fingerprint of the text"] = self.fingerprint
-        manifest["parts"] = len(self.parts)
-        return manifest
-
     def require_same_run(self):
-        """Write the manifest. InputError: the folder holds parts of a run with another."""
+        """Write what the parts are made of. InputError: the folder holds parts of something else."""
         file = self.folder / "manifest.json"
-        if not file.exists():
-            with written_whole(file) as temporary:
-                temporary.write_text(json.dumps(self.manifest(), indent=1))
-            return
-        then = f"delete {self.folder} and start again"
-        with told_as(f"{file} is damaged", ValueError, TypeError, then=then):
-            before = dict(json.loads(file.read_text()))
-        for name, value in self.manifest().items():
-            differs = f"whose {name} is {before.get(name)!r}, not {value!r}"
-            way_out = "go on with the same, or delete that folder"
-            same = before.get(name) == value
-            require(same, f"{self.folder} holds an interrupted run {differs}; {way_out}")
-
-    def delete_leftovers(self):
-        """Files that a run has not finished writing."""
-        for file in (*self.folder.glob("*.tmp"), *self.path.parent.glob(f"{self.path.name}.*.tmp")):
-            file.unlink()
+        made_of = self.made_of | {"share": self.encoder.packs}
+        if file.exists():
+            then = f"delete {self.folder} and start again"
+            with told_as(f"{file} is damaged", ValueError, TypeError, then=then):
+                before = dict(json.loads(file.read_text()))
+            require_same(self.folder, before, made_of)
+        with written_whole(file) as temporary:
+            temporary.write_text(json.dumps(made_of, indent=1))
 
     def unfinished_parts(self):
         """Numbers of the parts that are still to be computed."""
@@ -199,7 +174,9 @@ class Run:
             held.enter_context(lock_folder(self.folder))
             if not self.is_finished():  # by a process that has ended just now
                 self.require_same_run()
-                self.delete_leftovers()
+                half_written = self.path.parent.glob(f"{self.path.name}.*.tmp")
+                for file in (*self.folder.glob("*.tmp"), *half_written):
+                    file.unlink()
                 pending = self.unfinished_parts()
                 self.require_disk(pending)
                 return pending
@@ -226,23 +203,20 @@ class Run:
 
     def merge(self):
         """Put the parts together to the Split, without the conversations that are left out."""
-        rows_of_part = []  # of the table
         too_long = np.zeros(len(self.conversations), dtype=bool)
         for number, rows in enumerate(self.parts):
-            left_out = self.read(number)[0].left_out
-            rows = np.array(rows)
-            too_long[rows[left_out]] = True
-            rows_of_part.append(np.delete(rows, left_out))
+            part, head = self.read(number)
+            too_long[[rows[i] for i in part.left_out]] = True
         frame = self.leave_out(too_long)
         new_row = np.cumsum(~too_long) - 1  # of a conversation, where the others are gone
         for column in self.columns:
             frame[column] = new_row[frame[column].to_numpy()]
 
         def blocks():
-            for number, rows in enumerate(rows_of_part):
-                yield new_row[rows], self.read(number)[0].table
+            for number, rows in enumerate(self.parts):
+                staying = [row for row in rows if not too_long[row]]
+                yield new_row[staying], self.read(number)[0].table
 
-        head = self.read(0)[1]
         shape = (int((~too_long).sum()), self.encoder.num_features)
         table = torch.empty(shape, dtype=self.encoder.dtype, device="meta")
         split = Split(table, frame, head, json.dumps(self.encoder.identity), self.made_from)
@@ -264,6 +238,14 @@ class Run:
             print(f"{self.path}: {lost.sum()} of {len(lost)} rows left out{kind}: {why}")
         require(not lost.all(), f"{self.path}: no row is left; {way_out}")
         return self.frame[~lost].reset_index(drop=True)
+
+
+def require_same(file, before, made_of):
+    """InputError: what is there was made of something else."""
+    for name, value in made_of.items():
+        differ = f"made with {name} = {before.get(name)!r}, this run has {value!r}"
+        way_out = "take the same settings and text (--limit), delete it, or choose another --data"
+        require(before.get(name) == value, f"{file} was {differ}; {way_out}")
 
 
 @by_first_process
