@@ -91,28 +91,13 @@ def without(weights, beginning):
 
 UP = "model.layers.0.mlp.up_proj"
 WRONG = [
-    (
-        lambda w: prefixed(w, "module."),
-        "it lacks model.embed_tokens.weight; nothing uses its module.score.weight",
-    ),
-    (
-        lambda w: prefixed(w, "model.model."),
-        "it lacks model.embed_tokens.weight; nothing uses its model.model.score",
-    ),
+    (lambda w: prefixed(w, "module."), "lacks model.embed_tokens.weight; nothing uses its module.score.weight"),
+    (lambda w: prefixed(w, "model.model."), "lacks model.embed_tokens.weight; nothing uses its model.model.score"),
     (lambda w: without(w, "model.layers.1."), "it lacks model.layers.1.self_attn.q_proj.weight;"),
     # a layer more than config.json says, a bias that it denies, another architecture's, an adapter's
-    (
-        lambda w: w | {"model.layers.2.mlp.up_proj.weight": torch.ones(64, 32)},
-        "nothing uses its model.layers.2.mlp",
-    ),
-    (
-        lambda w: w | {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)},
-        "nothing uses its .*q_proj.bias",
-    ),
-    (
-        lambda w: w | {"model.layers.0.self_attn.q_norm.weight": torch.ones(8)},
-        "nothing uses its .*q_norm.weight",
-    ),
+    (lambda w: w | {"model.layers.2.mlp.up_proj.weight": torch.ones(64, 32)}, "uses its model.layers.2.mlp"),
+    (lambda w: w | {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}, "nothing uses its .*q_proj.bias"),
+    (lambda w: w | {"model.layers.0.self_attn.q_norm.weight": torch.ones(8)}, "nothing uses its .*q_norm.weight"),
     (lambda w: w | {f"{UP}.lora_A.weight": torch.ones(4, 32)}, "nothing uses its .*lora_A.weight"),
     (lambda w: w | {"model.norm.weight": torch.ones(31)}, r"norm.weight has shape \(31,\), not \(32,\)"),
     (lambda w: w | {"pre_score.weight": torch.ones(32, 32)}, "nothing uses its pre_score.weight"),
@@ -120,7 +105,7 @@ WRONG = [
     (lambda w: w | {"score.weight": torch.zeros(1, 32)}, "zeros alone"),
     (lambda w: w | {"score.weight": torch.full((1, 32), torch.nan)}, "the head score .* holds NaN"),
     (lambda w: w | {f"{UP}.weight": (100 * w[f"{UP}.weight"]).char()}, f"{UP}.weight is of type I8"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("change, words", WRONG)
@@ -174,25 +159,18 @@ def test_chat_templates_by_name(reward_model, tmp_path):
     folder = shutil.copytree(reward_model, tmp_path / "model")
     template = (folder / "chat_template.jinja").read_text()
     clock = "{% if strftime_now('%Y') == '1999' %}x{% endif %}"
-
-    def embed_with(templates):
-        model = encoder(folder)
-        model.tokenizer.chat_template = model.checkpoint.choose_template(templates)
-        return model.embed(TALKS)
-
-    expected = encoder(reward_model).embed(TALKS)
-    assert torch.equal(embed_with({"default": template, "tool_use": "x"}), expected)
-    assert torch.equal(embed_with({"only": template}), expected)
-    with pytest.raises(InputError, match="no chat template called default, but rag, tool_use"):
-        embed_with({"tool_use": template, "rag": template})
-    with pytest.raises(InputError, match="no chat template"):
-        embed_with([template])
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    names = {"default": template + clock, "tool_use": "x"}
-    config["chat_template"] = [{"name": key, "template": text} for key, text in names.items()]
     (folder / "chat_template.jinja").unlink()
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    assert torch.equal(encoder(folder).embed(TALKS), expected)
+
+    def embed_with(name):
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        named = {name: template + clock, "rag": "x"}
+        config["chat_template"] = [{"name": key, "template": text} for key, text in named.items()]
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        return encoder(folder).embed(TALKS)
+
+    assert torch.equal(embed_with("default"), encoder(reward_model).embed(TALKS))
+    with pytest.raises(InputError, match=r"no chat template for conversations .*no default"):
+        embed_with("tool_use")
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "config.json"])
