@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from lore.common import InputError, require, told_as, written_whole
 
@@ -54,15 +53,14 @@ def save_split(path, split, blocks=None, **metadata):
         split.frame.to_parquet(file)
     header = {"model": split.model, "made_from": split.made_from, **metadata}
     header = {key: str(value) for key, value in header.items()}
+    if blocks is None:
+        blocks = [(range(len(split.table)), tensors["embeddings"])]
     with written_whole(f"{path}.safetensors") as file:
-        if blocks is None:
-            save_file(tensors, file, header)
-        else:
-            write_blocks(file, tensors, blocks, header)
+        write_blocks(file, tensors, blocks, header)
 
 
 def write_blocks(path, tensors, blocks, metadata):
-    """A safetensors file as save_file makes it, `embeddings` row by row from `blocks`.
+    """A safetensors file, `embeddings` row by row from `blocks`.
 
     It takes the memory of one block. The format: eight bytes with the length of a JSON text, that
     text, which says where each tensor lies, and the numbers.
@@ -158,7 +156,7 @@ def read_frame(path, made_by, columns, needed, rows):
     then = f"delete it and run again: {made_by}"
     with told_as(f"{file} is damaged", OSError, ValueError, then=then):
         frame = pd.read_parquet(file)
-    frame = numbered_anew(frame)
+    frame = frame.reset_index(drop=True)
     for name in (*needed, *columns):
         require(name in frame, f"{file} has no column {name}: of another data set? make it with: {made_by}")
     if "user_id" in frame:
@@ -167,16 +165,12 @@ def read_frame(path, made_by, columns, needed, rows):
             raise InputError(f"{file}: row {nobody[0]} has no user_id; make it with: {made_by}")
         frame["user_id"] = as_text(frame["user_id"])
     for name in columns:
-        frame[name] = whole_numbers(frame[name], f"{file}, column {name}")
+        whole = frame[name].dtype.kind in "iu"
+        require(whole, f"{file}, column {name} holds no row numbers; make it with: {made_by}")
+        frame[name] = frame[name].astype(np.int64)
         inside = frame[name].between(0, rows - 1).all()
         require(inside, f"{file} points outside the {rows} rows of {path}.safetensors")
     return frame
-
-
-def numbered_anew(frame):
-    """Its rows numbered 0, 1, ..; an index that has a name, as others make of ids, is a column again."""
-    named = [name for name in frame.index.names if name is not None and name not in frame]
-    return frame.reset_index(named).reset_index(drop=True)
 
 
 def as_text(ids):
@@ -184,15 +178,6 @@ def as_text(ids):
     if ids.dtype.kind == "f" and (ids == ids.round()).all():
         ids = ids.astype(np.int64)
     return ids.astype(str)
-
-
-def whole_numbers(values, where):
-    """A column as int64, whatever type others have written it in. InputError: not whole numbers."""
-    with told_as(f"{where} holds no row numbers", ValueError, TypeError):
-        numbers = values.to_numpy(dtype=np.float64)
-    whole = np.isfinite(numbers).all() and (numbers == numbers.round()).all()
-    require(whole and values.dtype != bool, f"{where} holds no row numbers")
-    return numbers.astype(np.int64)
 
 
 def mapped(path, name):
