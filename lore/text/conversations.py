@@ -26,7 +26,6 @@ PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # a column of numbers without
 SAVED_MARKS = ("state.json", "dataset_dict.json")  # files in a folder of datasets.save_to_disk
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError)
-STAND_INS = {b"<": "a web page", b"version https://git-lfs": "a Git LFS pointer"}  # in place of the data
 NOT_WHOLE = "cut off here? download it again"
 
 
@@ -40,13 +39,10 @@ def open_unpacked(path):
 def open_text(path, newline=None):
     """Its text in UTF-8, or in UTF-16 where it begins as that; a byte-order mark is no part of it.
 
-    newline: None = every line end is read as "\\n", "" = as it is. InputError: a failed download.
+    newline: None = every line end is read as "\\n", "" = as it is.
     """
     with open_unpacked(path) as file:
-        beginning = file.read(80)
-    for mark, kind in STAND_INS.items():
-        require(not beginning.startswith(mark), f"{path} is {kind}, not the data; download it again")
-    wide = beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     encoding = "utf-16" if wide else "utf-8-sig"
     return io.TextIOWrapper(open_unpacked(path), encoding=encoding, newline=newline)
 
@@ -67,7 +63,9 @@ def read_json_lines(path):
             line = line.removeprefix("\ufeff")  # of files that were joined
             if line.strip():
                 where = f"{path}, line {number}"
-                yield number, as_object(parsed(where, line), where)
+                with broken_json(where):
+                    row = json.loads(line)
+                yield number, as_object(row, where)
 
 
 def read_json(path):
@@ -105,12 +103,6 @@ def broken_json(where):
     """For a JSON text that is broken, or nested too deep."""
     form = f"one list of objects is read, or an object on every line; cells of {', '.join(TABLES)} alone"
     return told_as(f"{where}: broken JSON", ValueError, RecursionError, then=f"{form}; {NOT_WHOLE}")
-
-
-def parsed(where, text):
-    """The value of a JSON text. InputError: there is none."""
-    with broken_json(where):
-        return json.loads(text)
 
 
 def as_object(row, where):
