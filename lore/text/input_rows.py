@@ -122,7 +122,7 @@ def judgements_of(rows):
     users = {}
     open_questions = 0
     for file_and_line, row in rows:
-        if is_open_question(row):
+        if is_question(row) and is_nothing(row["choice"]):
             open_questions += 1
             continue
         judged = judgement(file_and_line, row)
@@ -173,20 +173,15 @@ def judgement(file_and_line, row):
     require(is_asked, f"{file_and_line}: chosen and rejected have no prompt in common")
     prompt = identifier(file_and_line, row, "prompt_id") or text_hash(asked)
     side = row.get("split")
-    if not is_nothing(side):
-        is_side = isinstance(side, str) and side.strip() in SIDES
-        require(is_side, f"{file_and_line}: split is {quoted(side)}, not one of {', '.join(SIDES)}")
-    side = None if is_nothing(side) else SIDES[side.strip()]
-    return Judgement(file_and_line, user, prompt, side, chosen, rejected)
+    side = None if is_nothing(side) else str(side).strip()
+    is_side = side is None or side in SIDES
+    require(is_side, f"{file_and_line}: split is {quoted(side)}, not one of {', '.join(SIDES)}")
+    return Judgement(file_and_line, user, prompt, SIDES.get(side), chosen, rejected)
 
 
 def is_question(row):
     """Whether a row is {candidates, choice} and says nothing of chosen."""
     return "choice" in row and not is_nothing(row.get("candidates")) and is_nothing(row.get("chosen"))
-
-
-def is_open_question(row):
-    return is_question(row) and is_nothing(row["choice"])
 
 
 def with_chosen(file_and_line, row):
