@@ -45,11 +45,11 @@ def test_few_shot_report_is_printed_and_drawn(tmp_path, capsys):
         text_tables.print_table(table)
     assert "± std over trials [95 % interval over users" in capsys.readouterr().out
     results.save_results(tmp_path / "curve", rows, Namespace())
-    pictures.plot_accuracy_vs_shots(tmp_path / "curve")
+    pictures.draw(pictures.shots_figure, tmp_path / "curve")
     drawn = (tmp_path / "curve.png").read_bytes()
     assert drawn.startswith(PNG)
     with rc_context({"font.size": 30, "axes.facecolor": "red"}):  # as a matplotlibrc may say
-        pictures.plot_accuracy_vs_shots(tmp_path / "curve")
+        pictures.draw(pictures.shots_figure, tmp_path / "curve")
     assert (tmp_path / "curve.png").read_bytes() == drawn
 
 

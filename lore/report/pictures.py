@@ -24,9 +24,9 @@ def rows_of(path, name):
 
 
 @by_first_process
-def plot_accuracy_vs_rank(path):
-    """PATH.json -> PATH.png: see rank_figure."""
-    save_png(rank_figure(path), path)
+def draw(figure_of, path, *arguments):
+    """PATH.png: what a function of this module makes of PATH.json."""
+    save_png(figure_of(path, *arguments), path)
 
 
 def rank_figure(path):
@@ -78,12 +78,6 @@ def banded_curve(axes, x, y, spread, colour, label):
 
 def grey_line(axes, y, label, style):
     axes.axhline(y, label=label, color="0.4", linestyle=style, linewidth=1)
-
-
-@by_first_process
-def plot_accuracy_vs_shots(path, shot="pairs"):
-    """PATH.json -> PATH.png: see shots_figure."""
-    save_png(shots_figure(path, shot), path)
 
 
 def shots_figure(path, shot="pairs"):

@@ -14,7 +14,7 @@ from lore.fit.evaluation import ALL_SHOTS, LORE, TESTED
 from lore.fit.product import rounded_alike
 from lore.fit.refits import cross_validated
 from lore.processes import by_first_process
-from lore.report.pictures import plot_accuracy_vs_rank, plot_accuracy_vs_shots
+from lore.report.pictures import draw, rank_figure, shots_figure
 from lore.report.ridge_tables import print_ridge_choices
 from lore.report.statistics import by_user, summarise
 from lore.report.text_tables import accuracy_text, few_shot_tables, print_both_sides, print_table, run_tables
@@ -38,7 +38,7 @@ def report_run(path, cells, args, rows=None, **more):
     print_cross_validated(chosen, over)
     print_both_sides(cells)
     print_rounding(cells)
-    plot_accuracy_vs_rank(path)
+    draw(rank_figure, path)
     return summary
 
 
@@ -72,7 +72,7 @@ def report_few_shot(path, result, args, shot="pairs", **more):
     for table in few_shot_tables(rows):
         print_table(table)
     print_both_sides(result.cells)
-    plot_accuracy_vs_shots(path, shot)
+    draw(shots_figure, path, shot)
 
 
 def run_rows(cells):
