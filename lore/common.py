@@ -193,9 +193,8 @@ def written_whole(path):
     file = behind_links(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = half_written(file)
-    umask = os.umask(0)  # it can be read only by being set
-    os.umask(umask)
-    mode = file.stat().st_mode & 0o777 if file.exists() else 0o666 & ~umask
+    temporary.touch()
+    mode = (file if file.exists() else temporary).stat().st_mode
     try:
         yield temporary
         temporary.chmod(mode)  # safetensors hides its own files from the group
