@@ -1,9 +1,7 @@
 """Values of upstream rows: what equals a value is taken, whatever its type; the rest is not."""
 
 import numpy as np
-import pytest
 
-from lore.common import InputError, require
 from lore.upstream_values import as_list, content_key, finite_number, truth, whole_number
 
 
@@ -33,12 +31,6 @@ def test_a_list_is_no_text():
     assert as_list(["a"]) == as_list(("a",)) == as_list(np.array(["a"], dtype=object)) == ["a"]
     for value in ("a", None, {"a": 1}, 5, np.array("a")):
         assert as_list(value) is None
-
-
-def test_what_is_required_is_said():
-    require(True, "fine")
-    with pytest.raises(InputError, match="line 3: no text"):
-        require([], "line 3: no text")
 
 
 def test_rows_of_equal_values_share_a_key_whatever_their_types():
