@@ -14,12 +14,16 @@ HERE = ROOT / "benchmarks"
 sys.path.insert(0, str(ROOT))  # whoever has imported this module finds utils.py and lore/
 
 from lore.common import require
+from lore.settings import OneLineParser
 
 
-def flags(docstring):
-    """A parser whose --help begins with a script's docstring."""
+def flags(docstring, **defaults):
+    """A parser whose --help begins with a script's docstring; a flag of its type for each default."""
     layout = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(description=docstring, formatter_class=layout)
+    parser = OneLineParser(description=docstring, formatter_class=layout, allow_abbrev=False)
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"[{default}]")
+    return parser
 
 
 def load_module(path):
@@ -63,17 +67,6 @@ class Clock:
         return self.last - before
 
 
-def in_turn(rounds, *ways):
-    """Seconds of each way, a list of rounds each; within a round all ways run one after the other.
-
-    ways: () -> seconds
-    """
-    spent = []
-    for _ in range(rounds):
-        spent.append([way() for way in ways])
-    return [*zip(*spent)]
-
-
 def run_alone(script, *arguments):
     """A script in a process of its own: (seconds, its peak resident GB).
 
@@ -99,6 +92,21 @@ def ratio(slow, fast):
     times = [a / b for a, b in zip(slow, fast)]
     median = statistics.median(times)
     return median, f"{median:.3g} x ({min(times):.3g} .. {max(times):.3g})"
+
+
+def compare(name, rounds, slow, fast, target=None):
+    """One line: median seconds of two ways that run in turn, and how many times as fast the second is.
+
+    slow, fast: () -> seconds. Returns all three numbers.
+    """
+    fast()  # warms up
+    spent = [(slow(), fast()) for _ in range(rounds)]
+    of_slow, of_fast = zip(*spent)
+    medians = statistics.median(of_slow), statistics.median(of_fast)
+    times, told = ratio(of_slow, of_fast)
+    aim = f"; target {target} x: {verdict(times >= target)}" if target else ""
+    print(f"{name:30} {medians[0]:9.3f} s {medians[1]:9.4f} s  {told}{aim}", flush=True)
+    return *medians, times
 
 
 def verdict(reached):

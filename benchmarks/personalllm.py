@@ -51,9 +51,7 @@ def write_prepared(folder, d):
 
 
 def main():
-    parser = flags(__doc__)
-    parser.add_argument("--features", type=int, default=4096)
-    parser.add_argument("--dirichlet", type=float, default=0.1)
+    parser = flags(__doc__, features=4096, dirichlet=0.1)
     parser.add_argument("--write", type=Path, help="only write the files, to this folder")
     args = parser.parse_args()
     if args.write:

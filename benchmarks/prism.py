@@ -5,25 +5,23 @@
 
 8,011 dialogues with the published numbers of replies and people, the texts made up: 480 characters a reply and 70 a
 question, which gives files of about the public ones' size. The step is measured on random embeddings, 15,000 pairs of
-1,029 people, d = 4096, against logits of every pair for every person, rank by rank; every ratio is the median over
+1,029 people, d = 4096, against logits of every pair for every person, rank by rank; the ratio is the median over
 rounds in which both ways run in turn in this process.
 """
 
 import json
 import random
-import statistics
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fit import every_user_steps
-from measure import ROOT, flags, in_turn, judge, load_module, ratio, run_alone, seconds
+from fit import every_user_steps, seconds_of_a_step
+from measure import ROOT, compare, flags, judge, load_module, run_alone, seconds
 
 from lore.common import start
 from lore.fit.comparisons import Comparisons
-from lore.text.packing import pack_trees
 from utils import LoRe_regularized
 
 people = load_module("PRISM/people.py")
@@ -34,11 +32,6 @@ PEOPLE_OF_DIALOGUES = {1: 25, 2: 28, 3: 34, 4: 10, 5: 11} | people.PEOPLE_OF_DIA
 QUESTION_TOKENS = 18  # of the made-up texts
 REPLY_TOKENS = 110
 TURN_TOKENS = 5  # for the template's marks around each
-
-
-# ------------------------------------------------------------------------------------------------
-# Preparing and tokens
-# ------------------------------------------------------------------------------------------------
 
 
 def repeated(counts):
@@ -95,76 +88,35 @@ def measure_prepare():
     judge(told, spent < 60 and peak < 2)
 
 
-def measure_tokens():
-    """Tokens of one pass per dialogue, of one pass per distinct conversation, and of two passes per pair."""
-    rng = np.random.default_rng(0)
-    shared, apart, published = 0, 0, 0
-
-    def draw(mean):
-        size = TURN_TOKENS + max(1, int(rng.gamma(2, mean / 2)))
-        return rng.integers(0, 30000, size).astype(np.int32)
-
+def print_tokens():
+    """Of all that is said, of each conversation up to a reply by itself, and of two for each pair, at mean lengths."""
+    asked = QUESTION_TOKENS + TURN_TOKENS
+    reply = REPLY_TOKENS + TURN_TOKENS
+    once = apart = in_pairs = 0
     for sizes in dialogues():
-        before = np.zeros(1, np.int32)
-        paths = []
-        for size in sizes:
-            asked = np.concatenate([before, draw(QUESTION_TOKENS)])
-            replies = [np.concatenate([asked, draw(REPLY_TOKENS)]) for _ in range(size)]
-            published += (size - 1) * len(replies[0]) + sum(map(len, replies[1:]))
-            paths += replies if size > 1 else []  # a turn with one reply has no pair
-            before = replies[0]
-        apart += sum(map(len, paths))
-        shared += sum(len(tree.tokens) for tree in pack_trees(range(len(paths)), paths))
-    print(f"tokens to embed PRISM, millions: as trees {shared / 1e6:.1f}")
-    print(f"a pass for each distinct conversation {apart / 1e6:.1f} ({apart / shared:.1f} x)")
-    print(f"two passes for each pair {published / 1e6:.1f} ({published / shared:.1f} x)")
-
-
-# ------------------------------------------------------------------------------------------------
-# One step of the regularised sweep
-# ------------------------------------------------------------------------------------------------
-
-
-def our_steps(data, V_ref, steps):
-    size = len(data.user_ids), data.num_features
-    models = [LoRe_regularized(V_ref, PULL, *size, rank, steps, 0.5) for rank in RANKS]
-    LoRe_regularized.fit_together(models, data)
-
-
-def measure_step(data, rounds):
-    """Seconds against the plain way."""
-    V_ref = torch.randn(data.num_features, 1)
-
-    def plain():
-        pull = lambda V: PULL * (1 - F.cosine_similarity(V, V_ref, dim=0)).mean()
-        return sum(seconds(every_user_steps, data, rank, 1, pull) for rank in RANKS)
-
-    ours = lambda: seconds(our_steps, data, V_ref, 5) / 5
-    ours()  # warm up
-    spent = in_turn(rounds, plain, ours)
-    slow, fast = map(statistics.median, spent)
-    median, told = ratio(*spent)
-    way = f"{slow:.1f} s rank by rank, {fast:.3f} s here: {told}"
-    judge(f"one step of the sweep: {way}, target 40 x", median >= 40)
+        for turn, size in enumerate(sizes, start=1):
+            once += asked + size * reply
+            apart += size * turn * (asked + reply) * (size > 1)  # a turn with one reply has no pair
+            in_pairs += 2 * (size - 1) * turn * (asked + reply)
+    print(f"tokens to embed PRISM, millions: each once {once / 1e6:.1f}", end=", ")
+    print(f"a pass for each conversation {apart / 1e6:.1f}, two for each pair {in_pairs / 1e6:.1f}")
 
 
 def main():
-    parser = flags(__doc__)
-    parser.add_argument("--users", type=int, default=1029)
-    parser.add_argument("--pairs", type=int, default=15000)
-    parser.add_argument("--features", type=int, default=4096)
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+    args = flags(__doc__, users=1029, pairs=15000, features=4096, rounds=3).parse_args()
     measure_prepare()  # first of all: see run_alone
-    measure_tokens()
+    print_tokens()
 
     torch.manual_seed(0)
     C, n, d = args.users, args.pairs, args.features
     user = torch.arange(n) * C // n
     data = Comparisons(torch.randn(n, d), user, tuple(map(str, range(C))))
-    here = f"{torch.get_num_threads()} threads"
-    print(f"{n} pairs of {C} people, d = {d}, K = {RANKS}, {here}")
-    measure_step(data, args.rounds)
+    V_ref = torch.randn(d, 1)
+    pull = lambda V: PULL * (1 - F.cosine_similarity(V, V_ref, dim=0)).mean()
+    plain = lambda: sum(seconds(every_user_steps, data, rank, pull) for rank in RANKS)
+    ours = lambda: seconds_of_a_step(LoRe_regularized, data, RANKS, V_ref, PULL)
+    print(f"{n} pairs of {C} people, d = {d}, K = {RANKS}, {torch.get_num_threads()} threads")
+    compare("one step, rank by rank and here", args.rounds, plain, ours, target=40)
 
 
 if __name__ == "__main__":
