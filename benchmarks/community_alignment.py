@@ -1,30 +1,26 @@
-"""Community Alignment at full size, on a made-up file: minutes and memory of the text, of the sweep, and tokens.
+"""Community Alignment at full size, on a made-up file: minutes and memory of the text, and of the sweep.
 
-    python benchmarks/community_alignment.py            all three; 5 GB of disk, 16 GB of memory, half an hour
+    python benchmarks/community_alignment.py            both; 2 GB of disk, 16 GB of memory, half an hour
     python benchmarks/community_alignment.py --scale 0.05      a twentieth of the conversations and people
 
 text:   prepare.py without its model: read 90,256 conversations (1.9 GB), keep the English third, and get
         the distinct replies ready to be embedded. Its peak memory is that of a process of its own.
 sweep:  train_basis.py's K_list for 941 people with 200 pairs each, d = 4096, by the default solver.
-tokens: what a tiny model computes of a sample, against the floor: each distinct path from the first token
-        of a conversation to its last, once.
 """
 
-import argparse
 import csv
 import random
 import tempfile
 from pathlib import Path
 
 import torch
-from embed import WORDS, random_model, tokens_computed
 from measure import flags, judge, load_module, run_alone, seconds
 
 from lore.common import pick_device, start
 from lore.fit.comparisons import Comparisons
 from lore.fit.ridge import fit_ridge
+from lore.settings import defaults_of
 from lore.text.conversations import distinct, read_csv
-from lore.text.encoder import Encoder
 from lore.text.packing import split_into_parts
 
 prepare = load_module("CommunityAlignment/prepare.py")
@@ -47,7 +43,7 @@ class Author:
 
     def __init__(self):
         self.rng = random.Random(0)
-        self.pool = " ".join(f"w{self.rng.randrange(WORDS)}" for _ in range(1_000_000))
+        self.pool = " ".join(f"w{self.rng.randrange(8000)}" for _ in range(1_000_000))
 
     def text(self, size):
         begin = self.rng.randrange(len(self.pool) - 2 * size)
@@ -87,12 +83,12 @@ def made_up_file(path, conversations, count_people):
             rows.writerow(row)
 
 
-def conversations_of(path, lang, limit=0):
-    """The distinct conversations that prepare.py would embed."""
-    asked = {"lang": lang, "limit": limit, "balanced": False, "min_turns": 1}
-    args = argparse.Namespace(**asked, first_turn_only=False)
-    columns = prepare.read(read_csv(path, public_file.COLUMNS), args)
-    return distinct([*columns["chosen"], *columns["rejected"]])[0]
+def read_as_prepare(path):
+    """What prepare.py does before it loads its model."""
+    columns = prepare.read(read_csv(path, public_file.COLUMNS), defaults_of(prepare))
+    unique, _ = distinct([*columns["chosen"], *columns["rejected"]])
+    split_into_parts(unique, True)
+    print(f"{len(unique)} distinct replies")
 
 
 def measure_text(scale):
@@ -131,47 +127,17 @@ def measure_sweep(scale, device, d=4096):
     judge(f"sweep of K = {RANKS}, {size}: {spent:.0f} s; 300 s", spent < 300)
 
 
-def measure_tokens(scale):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / prepare.FILE
-        made_up_file(path, max(30, round(300 * scale)), 10)
-        random_model(Path(folder), "tiny")
-        encoder = Encoder(folder, "last", torch.device("cpu"))
-        unique = conversations_of(path, "all", limit=100)
-        counts = tokens_computed(encoder, unique)
-        floor = len(paths(encoder.tokeniser.tokenise(unique)))
-    print(f"tokens computed, over each distinct path once: {counts['tokens'] / floor:.3f};", end=" ")
-    print(f"each reply by itself with all before it: {counts['plain'] / floor:.2f}")
-
-
-def paths(token_lists):
-    """The distinct beginnings of some lists of tokens."""
-    found = set()
-    for tokens in token_lists:
-        beginning = 0
-        for token in tokens:
-            beginning = hash((beginning, token))
-            found.add(beginning)
-    return found
-
-
 def main():
-    parser = flags(__doc__)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the real size")
-    parser.add_argument("--only", choices=("tokens", "text", "sweep"), help="one of the three")
-    parser.add_argument("--device", default="auto", help="of the sweep")
+    parser = flags(__doc__, scale=1.0, device="auto")
+    parser.add_argument("--only", choices=("text", "sweep"), help="one of the two")
     parser.add_argument("--read", help="only read this file as prepare.py does, to be measured")
     args = parser.parse_args()
-    if args.read:  # the part of prepare.py that knows no model
-        unique = conversations_of(args.read, "en")
-        split_into_parts(unique, True)
-        print(f"{len(unique)} distinct replies")
+    if args.read:
+        read_as_prepare(args.read)
         return
-    if args.only in (None, "tokens"):
-        measure_tokens(args.scale)
-    if args.only in (None, "text"):
+    if args.only != "sweep":
         measure_text(args.scale)
-    if args.only in (None, "sweep"):
+    if args.only != "text":
         measure_sweep(args.scale, pick_device(args.device))
 
 

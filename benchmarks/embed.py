@@ -5,8 +5,7 @@
                                                                       the card's --peak, in TFLOP a second
     python benchmarks/embed.py --model FOLDER --pairs FILE.jsonl.gz   a real model in float32, bfloat16 and mixed:
                                                                       speed, and what it costs in rewards
-    python benchmarks/embed.py --model FOLDER --pooling mean --pairs FILE.jsonl.gz       the same for a text encoder,
-                                                                      and sentence-transformers where it is installed
+    python benchmarks/embed.py --model FOLDER --pooling mean --pairs FILE.jsonl.gz       the same for a text encoder
 
 The plain way is the published one: the chosen and the rejected text of every comparison (PersonalLLM: every response),
 each by itself, nothing kept. Its time is also counted without the texts that it has had before. Texts are random words,
@@ -20,23 +19,22 @@ reward is that of the head; a text encoder has none, there it is the mean differ
 import io
 import itertools
 import random
-import statistics
 import tempfile
 from collections import Counter
 from contextlib import redirect_stdout
-from typing import NamedTuple
 
 import torch
-from measure import flags, ratio, timed, verdict
+from measure import flags, judge, ratio, timed
 from prism import QUESTION_TOKENS, REPLY_TOKENS, dialogues
 
-from lore.common import start
+from lore.common import require, start
 from lore.text.conversations import distinct, exchange, read_rows
 from lore.text.encoder import Encoder
 from lore.text.packing import split_into_parts
 from lore.text.throughput import count_tokens
 
 WORDS = 8000
+PRECISIONS = ("float32", "bfloat16", "mixed")
 SIZES = {  # width, layers, width of the MLP, heads, key heads
     "50M": (768, 8, 2048, 12, 4),
     "8B": (4096, 32, 14336, 32, 8),  # as Llama 3.1, but for the vocabulary, only looked up here
@@ -96,16 +94,10 @@ class Texts:
             yield from (exchange(prompt, self.words(PERSONAL_RESPONSE)) for _ in range(8))
 
 
-class DataSet(NamedTuple):
-    texts: object  # (Texts, count) -> conversations
-    share: float  # its posts, dialogues or prompts, over --posts
-    target: float  # times as fast as the published way
-
-
-DATA_SETS = {
-    "TL;DR": DataSet(Texts.tldr, 1, 3),
-    "PRISM": DataSet(Texts.prism, 1 / 4, 4),
-    "PersonalLLM": DataSet(Texts.personal, 1 / 5, 2),
+DATA_SETS = {  # texts of a count; that count, over --posts; target, times as fast as the published way
+    "TL;DR": (Texts.tldr, 1, 3),
+    "PRISM": (Texts.prism, 1 / 4, 4),
+    "PersonalLLM": (Texts.personal, 1 / 5, 2),
 }
 
 
@@ -164,47 +156,42 @@ def tokens_computed(encoder, conversations):
     return sums
 
 
-def measure_round(plain, encoder, texts):
-    """Seconds of every text of every comparison one at a time, of those that had not come before, and ours;
-    the largest difference of a coordinate between the two ways; tokens_computed."""
-    vectors = []
-    spent = []
-    for text in texts:
-        vector, taken = timed(plain_vector, plain, text)
-        vectors.append(vector)
-        spent.append(taken)
-    ours, taken = quietly_timed(encoder.embed, texts)
-    conversations, rows = distinct(texts)
-    once = sum(dict(zip(rows[::-1], spent[::-1])).values())  # the first time of each
-    error = (ours - torch.stack(vectors)).abs().max().item()
-    return sum(spent), once, taken, error, tokens_computed(encoder, conversations)
-
-
 def quietly_timed(function, *arguments):
     with redirect_stdout(io.StringIO()):
         return timed(function, *arguments)
 
 
+def measure_round(plain, encoder, texts):
+    """Seconds of every text of every comparison one at a time, of those that had not come before, and ours;
+    the largest difference of a coordinate between the two ways; tokens_computed: {name: number}."""
+    vectors, spent = zip(*(timed(plain_vector, plain, text) for text in texts))
+    table, ours = quietly_timed(encoder.embed, texts)
+    conversations, rows = distinct(texts)
+    once = sum(dict(zip(rows[::-1], spent[::-1])).values())  # the first time of each
+    error = (table - torch.stack(vectors)).abs().max().item()
+    numbers = {"every": sum(spent), "once": once, "ours": ours, "error": error}
+    return numbers | tokens_computed(encoder, conversations)
+
+
 def measure_data_set(name, plain, encoder, args):
-    """Two lines of one data set; the rate in tokens a second."""
-    made = DATA_SETS[name]
-    count = round(made.share * args.posts)
-    measure_round(plain, encoder, [*made.texts(Texts(-1), 2)])  # warms up both ways
+    """Three lines of one data set; the rate in tokens a second."""
+    import pandas as pd
+
+    texts, share, target = DATA_SETS[name]
+    measure_round(plain, encoder, [*texts(Texts(-1), 2)])  # warms up both ways
     rounds = []
     for seed in range(args.rounds):
-        rounds.append(measure_round(plain, encoder, [*made.texts(Texts(seed), count)]))
-    every, once, ours, errors, counts = zip(*rounds)
-    gain, told = ratio(every, ours)
-    saved = statistics.median(1 - tokens["tokens"] / tokens["plain"] for tokens in counts)
-    padding = max(1 - tokens["tokens"] / tokens["padded"] for tokens in counts)
-    print(f"{name:11} {told} against every text of every comparison, target {made.target};", end=" ")
-    print(f"{ratio(once, ours)[1]} without texts that come again")
-    reached = verdict(gain >= made.target and padding < 0.03)
-    print(f"{'':11} sharing saves {saved:.0%} of the tokens of different texts,", end=" ")
-    print(f"padding {padding:.1%}: {reached}")
-    exact = f": {verdict(max(errors) < 1e-5)}" if encoder.dtype == torch.float32 else ""
-    rate = statistics.median(tokens["tokens"] / spent for tokens, spent in zip(counts, ours))
-    print(f"{'':11} largest difference {max(errors):.1e}{exact}; {rate:.0f} tokens a second")
+        of_round = [*texts(Texts(seed), round(share * args.posts))]
+        rounds.append(measure_round(plain, encoder, of_round))
+    rounds = pd.DataFrame(rounds)
+    gain, told = ratio(rounds["every"], rounds["ours"])
+    judge(f"{name}: {told} against every text of every comparison, target {target}", gain >= target)
+    saved = (1 - rounds["tokens"] / rounds["plain"]).median()
+    padding = (1 - rounds["tokens"] / rounds["padded"]).max()
+    rate = (rounds["tokens"] / rounds["ours"]).median()
+    print(f"  {ratio(rounds['once'], rounds['ours'])[1]} without texts that come again;", end=" ")
+    print(f"sharing saves {saved:.0%} of the tokens of different texts, padding is {padding:.1%}")
+    print(f"  largest difference {rounds['error'].max():.1e}; {rate:.0f} tokens a second")
     return rate
 
 
@@ -220,8 +207,7 @@ def measure_random(args):
         for name in DATA_SETS:
             rate = measure_data_set(name, plain, encoder, args)
             if device.type == "cuda":
-                share = 2 * parameters * rate / 1e12 / args.peak
-                print(f"{'':11} {share:.0%} of the peak")
+                print(f"  {2 * parameters * rate / 1e12 / args.peak:.0%} of the peak")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -252,82 +238,41 @@ def rounds_of(path, most, tokeniser):
     return rounds
 
 
-def compare_ways(ways, rounds, head):
-    """Print each way's speed and rewards against those of the first. ways: {name: texts -> (n, d)}"""
-    spent = {name: [] for name in ways}
-    tables = {name: [] for name in ways}
-    wins = {name: [] for name in ways}
-    for embed in ways.values():
-        quietly_timed(embed, rounds[0][0][:2])  # loads the model, warms up
+def measure_model(args):
+    """What three precisions of one model cost and bring: speed, and rewards against those of the first."""
+    device = torch.device(args.device)
+    encoders = {name: Encoder(args.model, args.pooling, device, name) for name in PRECISIONS}
+    rounds = rounds_of(args.pairs, args.prompts, encoders[PRECISIONS[0]].tokeniser)
+    spent = {name: [] for name in encoders}
+    tables = {name: [] for name in encoders}
+    wins = {name: [] for name in encoders}  # e(chosen) - e(rejected)
+    for encoder in encoders.values():
+        quietly_timed(encoder.embed, rounds[0][0][:2])  # loads the model, warms up
     for texts, pairs in rounds:
-        for name, embed in ways.items():
-            table, seconds = quietly_timed(embed, texts)
+        for name, encoder in encoders.items():
+            table, seconds = quietly_timed(encoder.embed, texts)
             chosen, rejected = table.float()[pairs.T]  # (2, pairs, d)
             spent[name].append(seconds)
             tables[name].append(table.float())
             wins[name].append(chosen - rejected)
-    first, *others = ways
+    first, *others = encoders
     expected = torch.cat(tables[first])
     X = torch.cat(wins[first])
+    head = encoders[first].head
     direction = X.mean(0) if head is None else head[:, 0]
     rewards = X @ direction  # (pairs, d) @ (d,)
-    print(f"{len(expected)} texts, {len(rewards)} pairs; in {first} rewards differ by {rewards.std():.3f}")
+    print(f"{len(expected)} texts, {len(rewards)} pairs")
     for name in others:
-        table = torch.cat(tables[name])
-        cosine = torch.cosine_similarity(table, expected).min()
-        told = f"{name:22} {ratio(spent[first], spent[name])[1]} as fast"
-        lengths = table.norm(dim=1)
-        if head is None and lengths.std() < 1e-3 * lengths.mean():
-            print(f"{told}, smallest cosine {cosine:.5f} (of unit length)")
-            continue
-        its_rewards = torch.cat(wins[name]) @ direction
-        noise = (its_rewards - rewards).std() / rewards.std()
-        turned = ((its_rewards > 0) != (rewards > 0)).float().mean()
-        signs = f"{turned:.2%} of signs turned"
-        print(f"{told}, noise {noise:.3f} of that, {signs}, smallest cosine {cosine:.5f}")
-
-
-def sentence_transformers_way(folder, device, longest):
-    """texts -> vectors by that package in float32; None, and why is printed, where it is not to be had."""
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        print(f"sentence-transformers is left out: {error}")
-        return None
-    model = SentenceTransformer(str(folder), device=str(device))
-    model.max_seq_length = longest  # not the fewer tokens that some folders ask for
-
-    def embed(conversations):
-        texts = []
-        for conversation in conversations:
-            texts.append("\n\n".join(message["content"] for message in conversation))
-        return model.encode(texts, convert_to_tensor=True, show_progress_bar=False).cpu()
-
-    return embed
-
-
-def measure_model(args):
-    """What three precisions of one model cost and bring, and a text encoder elsewhere."""
-    encoders = {}
-    for precision in ("float32", "bfloat16", "mixed"):
-        device = torch.device(args.device)
-        encoders[precision] = Encoder(args.model, args.pooling, device, precision)
-    ways = {name: encoder.embed for name, encoder in encoders.items()}
-    tokeniser = encoders["float32"].tokeniser
-    if args.pooling == "mean":
-        embed = sentence_transformers_way(args.model, args.device, tokeniser.longest)
-        if embed is not None:
-            ways["sentence-transformers"] = embed
-    rounds = rounds_of(args.pairs, args.prompts, tokeniser)
-    compare_ways(ways, rounds, encoders["float32"].head)
+        cosine = torch.cosine_similarity(torch.cat(tables[name]), expected).min()
+        turned = ((torch.cat(wins[name]) @ direction > 0) != (rewards > 0)).float().mean()
+        told = f"{name:9} {ratio(spent[first], spent[name])[1]} as fast as {first}"
+        print(f"{told}, {turned:.2%} of signs turned, smallest cosine {cosine:.5f}")
 
 
 def main():
-    parser = flags(__doc__)
+    parser = flags(__doc__, device="cpu", rounds=3)
     add = parser.add_argument
-    add("--device", default="cpu")
     add("--size", default="50M", choices=SIZES)
-    add("--rounds", type=int, default=3)
     add("--posts", type=int, default=40, help="of a TL;DR round; dialogues, prompts in proportion")
     add("--peak", type=float, default=989.0, help="TFLOP/s of the card in bfloat16; an H100's")
     add("--model", default="", help="folder of a real model to measure instead")
@@ -335,8 +280,7 @@ def main():
     add("--pairs", help="JSON lines with prompt, chosen, rejected, for --model")
     add("--prompts", type=int, default=20, help="of --pairs, at most")
     args = parser.parse_args()
-    if args.model and not args.pairs:
-        parser.error("--model: on which texts? name them with --pairs")
+    require(args.pairs or not args.model, "--model: on which texts? name them with --pairs")
     if args.model:
         measure_model(args)
     else:
