@@ -12,14 +12,14 @@ half. Random questions are the mean of --draws orders. Brackets: 95 % over peopl
 from pathlib import Path
 
 import torch
-from accuracy import Real, default_encoder, embedded, planted
+from accuracy import default_encoder, embedded, planted
 from measure import flags, load_module
 
 from lore.common import start
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import EVERYBODY, Prior
 from lore.fit.ridge import fit_ridge
-from lore.report.text_tables import print_aligned
+from lore.report.text_tables import difference_text, print_aligned
 
 interviews = load_module("apply/interviews.py")
 questions = load_module("apply/questions.py")
@@ -99,58 +99,50 @@ def measured(populations, draws, generator):
                 again.append(person._replace(order=person.order[order]))
             at_random += interviews.agreement_after_each(pool, again, ASKED[-1], questions.RANDOM) / draws
         parts.append(torch.stack([chosen, at_random], 1)[:, :, [*ASKED]])
-    return 100 * torch.cat(parts).numpy()
+    return torch.cat(parts).numpy()
 
 
-def lines_of(name, shares):
-    """A line for each number of questions."""
-    lines = []
+def print_shares(name, shares):
+    """A line for each number of questions. shares: as `measured` returns them"""
+    lines = [[name, "people", "answers", "before", "random", "chosen", "chosen - random"]]
     for position, asked in enumerate(ASKED[1:], 1):
         chosen, at_random = shares[:, :, position].T
         gained = chosen - at_random
+        mean = gained.mean()
         half = SURE * gained.std(ddof=1) / len(gained) ** 0.5
-        before = shares[:, 0, 0].mean()
-        line = [name if position == 1 else "", str(len(gained)), str(asked), f"{before:.1f}"]
-        line += [f"{at_random.mean():.1f}", f"{chosen.mean():.1f}"]
-        lines.append(
-            [*line, f"{gained.mean():+.1f} [{gained.mean() - half:+.1f}, {gained.mean() + half:+.1f}]"]
-        )
-    return lines
+        percents = [f"{100 * of.mean():.1f}" for of in (shares[:, 0, 0], at_random, chosen)]
+        gain = difference_text([mean, mean - half, mean + half])
+        lines.append(["", str(len(gained)), str(asked), *percents, gain])
+    print_aligned(lines)
 
 
 def main():
-    parser = flags(__doc__)
-    parser.add_argument("--shared")
+    parser = flags(__doc__, seeds=3, draws=5)
+    parser.add_argument("--shared", type=Path)
     parser.add_argument("--encoder", default=default_encoder())
     parser.add_argument("--decoder")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--draws", type=int, default=5)
     args = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
-    head = ["people", "", "answers", "before", "random", "chosen", "chosen - random"]
-    lines = []
+    seeds = range(args.seeds)
+
+    def fitted(groups, V_ref):
+        fit = fit_ridge(groups.train, [K], V_ref)[K]
+        print(f"rank {fit.V.shape[1]}, {fit.prior}", flush=True)
+        return interviewees(groups, fit, generator)
 
     def asked(name, populations):
-        lines.extend(lines_of(name, measured(populations, args.draws, generator)))
-        print_aligned([head, *lines[-len(ASKED) + 1 :]])
+        print_shares(name, measured(populations, args.draws, generator))
 
-    def fitted(splits):
-        for groups, V_ref in splits:
-            fit = fit_ridge(groups.train, [K], V_ref)[K]
-            print(f"rank {fit.V.shape[1]}, {fit.prior}", flush=True)
-            yield interviewees(groups, fit, generator)
-
-    seeds = range(args.seeds)
-    asked("low rank, planted", fitted(planted(100, 50, 60, seed) for seed in seeds))
+    asked("low rank, planted", (fitted(*planted(100, 50, 60, seed)) for seed in seeds))
     if not args.shared:
         return
-    tables = embedded(Path(args.shared), args.encoder, args.decoder)
+    tables = embedded(args.shared, args.encoder, args.decoder)
     split = tables["arguments, split by pair"].split
     asked("tastes of one's own over arguments, planted", [own_tastes(split, generator) for _ in seeds])
     for name, least in REAL.items():
         if name in tables:
-            real = Real(tables[name].split, tables[name].key, least, ALL)
-            asked(name, fitted(real.groups(seed) for seed in seeds))
+            real = tables[name]._replace(least=least, few=ALL)
+            asked(name, (fitted(*real.groups(seed)) for seed in seeds))
 
 
 if __name__ == "__main__":

@@ -35,12 +35,9 @@ def answer(room, user, w, generator):
 
 
 def main():
-    parser = flags(__doc__)
+    parser = flags(__doc__, model="", people=PEOPLE, answers=ANSWERS)
     for name in ("basis", "input", "output"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--model", default="")
-    parser.add_argument("--people", type=int, default=PEOPLE)
-    parser.add_argument("--answers", type=int, default=ANSWERS)
     args = parser.parse_args()
     require(not Path(args.output).exists(), f"{args.output} is there already; name another file")
     basis = saved_basis.open_basis(args.basis)
