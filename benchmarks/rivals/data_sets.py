@@ -46,37 +46,28 @@ def prepared_sets(folder):
     """{name: DataSet}: the paper's people, as many and with as many pairs, of what the data sets' scripts have
     left in FOLDER/RedditTLDR/data and its like. InputError: nothing is there."""
     made = {}
-    for name, splits_of in (("RedditTLDR", tldr), ("PRISM", prism_halves), ("PersonalLLM", populations)):
-        data = folder / name / "data"
+    for table, script_folder in ((TLDR, "RedditTLDR"), (PRISM, "PRISM"), (PERSONALLLM, "PersonalLLM")):
+        data = folder / script_folder / "data"
         if data.exists():
-            people = load_module(f"{name}/people.py")
+            people = load_module(f"{script_folder}/people.py")
             prepared = people.load(data)
-            for column, embeddings, split in splits_of(people, prepared):
-                make = partial(with_head, split, embeddings.head)
-                made[f"prepared: {column}"] = DataSet(False, make, embeddings.model)
+            embedded = prepared  # what has head and model
+            if table != PERSONALLLM:
+                embedded = prepared.train if table == TLDR else prepared.comparisons
+            for column in TABLES[table]:
+                make = partial(as_in_paper, people.split, prepared, embedded.head, column)
+                made[f"prepared: {table}, {column}"] = DataSet(False, make, embedded.model)
     require(made, f"--prepared: {folder} has no RedditTLDR/data, PRISM/data or PersonalLLM/data")
     return made
 
 
-def tldr(people, sides):
-    """Yield (table and column of the paper, what has head and model, seed= -> Groups)."""
-    for column in TABLES[TLDR]:
-        pairs = int(column.split()[0])
-        yield f"{TLDR}, {column}", sides.train, partial(people.split, sides, 50, pairs, 50, 0.0)
-
-
-def prism_halves(people, dialogues):
-    yield f"{PRISM}, {HALF}", dialogues.comparisons, partial(people.split, dialogues, seen_fraction=0.5)
-
-
-def populations(people, sides):
-    for column in TABLES[PERSONALLLM]:
-        a = float(column.removeprefix("a = "))
-        yield f"{PERSONALLLM}, {column}", sides, partial(people.split, sides, a, 1000, 1000, 45, 9)
-
-
-def with_head(split, head, seed):
-    return split(seed=seed), head
+def as_in_paper(split, prepared, head, column, seed):
+    """(Groups, head) of a column of the paper's tables: "150 pairs", "a = 0.1", HALF."""
+    if column == HALF:
+        return split(prepared, seed, 0.5), head
+    if column.endswith("pairs"):
+        return split(prepared, 50, int(column.split()[0]), 50, 0.0, seed), head
+    return split(prepared, float(column.removeprefix("a = ")), 1000, 1000, 45, 9, seed), head
 
 
 def data_sets(args):
@@ -93,11 +84,9 @@ def data_sets(args):
                 made[name] = DataSet(False, real.groups, real.split.model)
     else:
         print("real people left out: no --shared")
-    for part in args.sets:
-        named = [name for name in made if part in name]
-        require(named, f"--sets {part}: no data set has that in its name, of: {'; '.join(made)}")
     wanted = {}
-    for name, data_set in made.items():
-        if not args.sets or any(part in name for part in args.sets):
-            wanted[name] = data_set
+    for part in args.sets or [""]:
+        named = {name: data_set for name, data_set in made.items() if part in name}
+        require(named, f"--sets {part}: no data set has that in its name, of: {'; '.join(made)}")
+        wanted |= named
     return wanted

@@ -1,11 +1,13 @@
 """What is said of all methods: a row each, places over the data sets, tables and a picture."""
 
 import numpy as np
+import pandas as pd
 
 from lore.common import written_whole
+from lore.fit.evaluation import TESTED
 from lore.report.pictures import empty_figure
 from lore.report.statistics import paired_difference, summarise
-from lore.report.text_tables import difference_text, print_aligned
+from lore.report.text_tables import accuracy_text, difference_text, print_aligned
 from rivals.ours import COMMON, HEAD
 
 RESAMPLES = 2000  # of the data sets, for the interval of a mean place
@@ -25,15 +27,14 @@ def rows_of(entries):
     entries: {method: [Entry, ..] or the reason why there are none}
     """
     rows = []
-    reasons = []
     for method, by_seed in entries.items():
         if isinstance(by_seed, str):
-            reasons.append({"method": method, "reason": by_seed})
+            rows.append({"method": method, "reason": by_seed})
             continue
         (summary,) = summarise(cells_of(entries, method))
-        for name in ("alpha", "K", "variant"):  # of a sweep
-            del summary[name]
         row = {"method": method, **summary}
+        for name in ("alpha", "K", "variant"):  # of a sweep
+            del row[name]
         row["over_common"] = difference(entries, method, COMMON)
         row["seconds"] = float(np.mean([entry.seconds for entry in by_seed]))
         row["milliseconds_new"] = None
@@ -42,8 +43,7 @@ def rows_of(entries):
         row["numbers"] = by_seed[0].numbers
         row["ranks"] = [entry.rank for entry in by_seed if entry.rank is not None]
         rows.append(row)
-    rows.sort(key=lambda row: -row["unseen"])
-    rows += reasons
+    rows.sort(key=lambda row: -row.get("unseen", -1.0))
     places = places_of(rows)
     for row in rows:
         row["place"] = places.get(row["method"])
@@ -61,26 +61,29 @@ def difference(entries, method, baseline):
 
 def places_of(rows):
     """{method: place}; 1 = best on unseen people; equal ones share a mean place, those without a fit the last."""
-    import pandas as pd
-
     scores = {row["method"]: round(row.get("unseen", -1.0), TIE) for row in rows}
     scores.pop(HEAD, None)
     return pd.Series(scores).rank(ascending=False).to_dict()
 
 
-def mean_places(tables):
-    """{method: [mean, low, high]} of the places in all tables, drawn over tables, the best first."""
-    by_method = {}
-    for rows in tables.values():
-        for row in rows:
-            if row["place"] is not None:
-                by_method.setdefault(row["method"], []).append(row["place"])
-    places = np.array([*by_method.values()]).T  # (tables, methods)
-    drawn = np.random.default_rng(0).integers(len(places), size=(RESAMPLES, len(places)))
-    means = places[drawn].mean(1)  # (RESAMPLES, methods)
-    low, high = np.percentile(means, (2.5, 97.5), axis=0)
-    intervals = dict(zip(by_method, np.stack([places.mean(0), low, high], axis=1).tolist()))
-    return dict(sorted(intervals.items(), key=lambda item: item[1][0]))
+def places_by_kind(tables, made):
+    """{"all", "planted", "real": {method: [mean, low, high]}}, of the kinds that are there: of the places in all
+    their tables, drawn over tables, the best first. made: {name of a table: DataSet}"""
+    places = {name: {row["method"]: row["place"] for row in rows} for name, rows in tables.items()}
+    places = pd.DataFrame(places).dropna().astype(float)  # (methods, tables); the head has none
+    planted = np.array([made[name].planted for name in tables])
+    by_kind = {}
+    for kind, of_kind in (("all", planted | True), ("planted", planted), ("real", ~planted)):
+        if of_kind.any():
+            count = of_kind.sum()
+            drawn = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
+            of_tables = places.to_numpy()[:, of_kind]  # (methods, tables)
+            means = of_tables[:, drawn].mean(2)  # (methods, RESAMPLES)
+            low, high = np.percentile(means, (2.5, 97.5), axis=1)
+            intervals = np.stack([of_tables.mean(1), low, high], axis=1)
+            order = intervals[:, 0].argsort(kind="stable")
+            by_kind[kind] = dict(zip(places.index[order], intervals[order].tolist()))
+    return by_kind
 
 
 # ------------------------------------------------------------------------------------------------
@@ -90,36 +93,21 @@ def mean_places(tables):
 
 def print_rows(data_set, rows):
     lines = [[data_set, *COLUMNS]]
-    reasons = []
     for row in rows:
-        texts = [""] * len(COLUMNS)
-        if "reason" in row:
-            reasons.append(f"{row['method']}: {row['reason']}")
-        else:
-            texts = row_texts(row)
-        lines.append([row["method"], *texts])
+        lines.append([row["method"], *([""] * len(COLUMNS) if "reason" in row else row_texts(row))])
     print_aligned(lines)
-    for reason in reasons:
-        print(reason)
+    for row in rows:
+        if "reason" in row:
+            print(f"{row['method']}: {row['reason']}")
     print(flush=True)
 
 
 def row_texts(row):
-    texts = []
-    for group in ("seen", "unseen"):
-        if group in row:
-            low, high = row[f"{group}_interval"]
-            texts.append(f"{100 * row[group]:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
-        else:
-            texts.append(ABSENT)
-    texts.append(difference_text(row["over_common"]))
-    texts.append(log_loss_text(row))
-    texts.append(f"{row['seconds']:.1f}")
-    new = row["milliseconds_new"]
-    texts.append(ABSENT if new is None else f"{new:.1f}")
-    texts.append(ABSENT if row["numbers"] is None else str(row["numbers"]))
-    texts.append(" ".join(map(str, row["ranks"])) or ABSENT)
-    return texts
+    texts = [accuracy_text(row, group, "").strip() if group in row else ABSENT for group in TESTED]
+    new = "" if row["milliseconds_new"] is None else f"{row['milliseconds_new']:.1f}"
+    numbers = "" if row["numbers"] is None else str(row["numbers"])
+    texts += [difference_text(row["over_common"]), log_loss_text(row), f"{row['seconds']:.1f}"]
+    return [*texts, new or ABSENT, numbers or ABSENT, " ".join(map(str, row["ranks"])) or ABSENT]
 
 
 def log_loss_text(row):
@@ -139,7 +127,7 @@ def unseen_text(row):
 def overview(tables, places):
     """Lines of texts: methods by their mean place over everything, a column per kind of place and per data set.
 
-    places: {"all", "planted", "real": mean_places of these data sets}
+    places: places_by_kind
     """
     lines = [["accuracy, log-loss", *(f"place: {kind}" for kind in places), *tables]]
     for method in (*places["all"], HEAD):
@@ -147,8 +135,7 @@ def overview(tables, places):
         for of_kind in places.values():
             line.append("{:.1f} [{:.1f}, {:.1f}]".format(*of_kind[method]) if method in of_kind else "")
         for rows in tables.values():
-            of_method = {row["method"]: row for row in rows}
-            line.append(unseen_text(of_method[method]))
+            line += [unseen_text(row) for row in rows if row["method"] == method]
         lines.append(line)
     return lines
 
