@@ -12,7 +12,7 @@ from lore.fit.groups import shuffled_positions
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import BATCH, Batch, Deviations, Mixtures, person_batches, solve_batches
 from lore.fit.product import project
-from lore.fit.simplex import one_thread
+from lore.fit.simplex import in_threads
 
 LEFT_OUT = 50  # prompts of a person, at most, that are left out one by one
 PROBLEMS = 100_000  # of them in all, but for the first FEW of a person: a few seconds
@@ -152,14 +152,14 @@ def foretold(people, Z, pairs, prior, problems):
     return tempered(logits, variance, prior.doubt)
 
 
-@one_thread()
 def variance_of_lines(batches, Z, prior, logits, votes):
     """Variance of the log-odds of each line, by what those that count tell of the same problem. (lines,)
 
     Z (lines, K), logits (lines,), votes (lines,): 0 = left out
     """
     variances = torch.zeros_like(logits)
-    for batch in batches:
+
+    def add(batch):
         rows = batch.rows
         z = Z[rows].double() / LOGIT_SCALE  # (problems, m, K)
         gram = 0.0 if batch.G is None else LOGIT_SCALE**2 * batch.G
@@ -167,6 +167,8 @@ def variance_of_lines(batches, Z, prior, logits, votes):
         sharpness = votes[rows] * batch.real * torch.sigmoid(logits[rows]) * torch.sigmoid(-logits[rows])
         of_lines = left_of(k.diagonal(dim1=1, dim2=2), k, *root_and_factor(k, sharpness))
         variances[rows[batch.real]] = of_lines[batch.real]
+
+    in_threads(add, batches)
     return variances
 
 

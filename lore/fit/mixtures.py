@@ -9,12 +9,12 @@ from lore.common import require
 from lore.fit.comparisons import Comparisons, pack
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.product import project
-from lore.fit.simplex import CERTIFIED, PersonProblems, laplace_std, newton_on_simplex
+from lore.fit.simplex import CERTIFIED, PersonProblems, in_threads, laplace_std, newton_on_simplex
 
 EVERYBODY = math.inf  # as the strength of a prior: all have the population's mixture
 LARGEST_LOG_ODDS = 100.0  # of a pair under one basis reward, up to which the certificate is kept
 ROWS_AT_ONCE = 2**22  # numbers of X that are formed at a time
-BATCH = 2**22  # numbers that a batch of few-shot problems holds
+BATCH = 2**20  # numbers that a batch of few-shot problems holds
 
 
 class Prior(NamedTuple):
@@ -208,7 +208,8 @@ def solve_batches(people, Z, votes, num_users, prior, spread=False, certified=CE
     words = f"a pair's rewards differ by log-odds above {LARGEST_LOG_ODDS:g}"
     within = (Z.abs() <= LARGEST_LOG_ODDS * LOGIT_SCALE).all()
     require(within, f"{words}: an outlier in the embeddings?")
-    for batch in people:
+
+    def solve(batch):
         who = batch.who
         rows, real, G = batch.only(votes > 0)
         vote = votes[rows] * real  # (people, m)
@@ -224,6 +225,8 @@ def solve_batches(people, Z, votes, num_users, prior, spread=False, certified=CE
         logits[batch.rows[batch.real]] = batch.logits(Z, W[who], a)[batch.real]
         if spread:
             std[who] = laplace_std(H * m.unsqueeze(2))
+
+    in_threads(solve, people)
     return Mixtures(W, gap, logits, a, std if spread else None)
 
 

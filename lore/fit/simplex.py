@@ -1,6 +1,8 @@
 """Convex problems of many people on the simplex, solved to a certificate: (R2) of lore/fit/ridge_model.py."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -31,6 +33,15 @@ def one_thread():
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def in_threads(function, batches):
+    """function(batch) of each, as many side by side as there are threads, each of which takes one."""
+    threads = torch.get_num_threads()
+    batches = iter(batches)
+    while group := [*islice(batches, threads)]:
+        with one_thread(), ThreadPoolExecutor(threads) as pool:
+            list(pool.map(function, group))
 
 
 # ------------------------------------------------------------------------------------------------
