@@ -100,35 +100,29 @@ def scored(split, heads):
     return {row: R[reply.to_numpy()] for row, reply in split.frame.groupby("row")["reply"]}
 
 
-def compare(table):
-    """Say how far the learned rewards lie from the reference head."""
+def print_lost(table):
+    """Say how far the learned rewards lie from the reference head: the mean mixture, else the best column."""
     if REFERENCE not in table.index or len(table) == 1 or table.isna().all(axis=None):
         return
-    means = table.mean(axis=1)
-    points = 100 * (means - means[REFERENCE]).drop(REFERENCE)
-    parts = [f"{MEAN} {points[MEAN]:+.1f}"] if MEAN in points else []
-    points_of_each = points.drop(MEAN, errors="ignore")
-    is_column = points_of_each.index.str.startswith("column ")
-    for name, mask in (("people", ~is_column), ("columns", is_column)):
-        if mask.any():
-            lowest, highest = points_of_each[mask].agg(["min", "max"])
-            parts.append(f"{name} {lowest:+.1f} .. {highest:+.1f}")
-    print(f"points above the {REFERENCE}, mean of the subsets: {', '.join(parts)}")
-    if points.get(MEAN, points.max()) < -OVERFITTED:
+    means = 100 * table.mean(axis=1)
+    points = (means - means[REFERENCE]).drop(REFERENCE)
+    learned = MEAN if MEAN in points else points.idxmax()
+    print(f"{learned}: {points[learned]:+.1f} points above the {REFERENCE}, mean of the subsets")
+    if points[learned] < -OVERFITTED:
         lost = "fitting these people has cost general quality (overfitting)"
         print(f"more than {OVERFITTED} points below it: {lost}")
 
 
-def print_scores(table, rows, intervals):
+def print_scores(table, intervals):
     """The first SHOWN rewards in percent; intervals: {reward: [mean, low, high]} over the reference."""
-    lines = [["reward", *table, *([f"over the {REFERENCE}"] if intervals else [])]]
+    over = {REFERENCE: ""} | {name: difference_text(interval) for name, interval in intervals.items()}
+    lines = [["reward", *table, *[f"over the {REFERENCE}"] * bool(intervals)]]
     for name, values in table.iloc[:SHOWN].iterrows():
-        lines.append([name, *("-" if np.isnan(v) else f"{100 * v:.1f}" for v in values)])
-        if intervals:
-            lines[-1].append(difference_text(intervals[name]) if name in intervals else "")
+        percents = ["-" if np.isnan(value) else f"{100 * value:.1f}" for value in values]
+        lines.append([name, *percents, *[over.get(name)] * bool(intervals)])
     print_aligned(lines)
     complete = "" if table["Overall"].notna().any() else ", not all here"
-    print(f"{len(rows)} rows; percent; Overall is the mean of the six subsets{complete}")
+    print(f"percent; Overall is the mean of the six subsets{complete}")
     if intervals:
         print("last column: points of Overall [95 % interval over rows]")
     if len(table) > SHOWN:
@@ -157,6 +151,7 @@ def main():
     scores = scored(split, heads)
     rows = [rows[row] for row in scores]
     print_lonely(rows)
+    print(f"{len(rows)} rows")
     by_subset = subset_scores(rows, scores.values())
     drawn = subset_scores(rows, scores.values(), DRAWS)
     columns = {name: values[0] for name, values in by_subset.items()}
@@ -172,8 +167,8 @@ def main():
             if subset in row:
                 row[f"{subset}_interval"] = limits
     save_results(output, json_rows, args, over_reference=intervals, model=split.model)
-    print_scores(table, rows, intervals)
-    compare(table.drop(columns="Overall"))
+    print_scores(table, intervals)
+    print_lost(table.drop(columns="Overall"))
     print(f"results are in {output}.csv and .json")
 
 

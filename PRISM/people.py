@@ -17,7 +17,7 @@ import numpy as np
 
 from lore.common import InputError, require
 from lore.fit.comparisons import Comparisons
-from lore.fit.groups import Groups, names_of
+from lore.fit.groups import Groups, names_of, print_groups
 from lore.fit.planted import Planted, drawn_from, planted_rewards, planted_turns
 from lore.splits import Split, load_split
 
@@ -101,11 +101,7 @@ def split(dialogues, seed=None, seen_fraction=0.0, least=0):
         for side in (train, test):
             groups.append(Comparisons.from_frame(table, side, users, "dialogue", prompt="dialogue"))
     groups = Groups(*groups)
-    for name, group in groups._asdict().items():
-        size = f"{len(group.user_ids):5} people {len(group.shot.unique()):6} dialogues"
-        counts = group.counts.double()
-        each = f"{counts.min():.0f} .. {counts.max():.0f} a person, mean {counts.mean():.1f}"
-        print(f"{name:15} {size} {len(group):7} pairs ({each})")
+    print_groups(groups, "people")
     unused = f"{len(frame) - len(train) - len(test)} pairs of no side"
     print(f"left out: {len(missing)} people without pairs on both sides{names_of(missing)}; {unused}")
     return groups

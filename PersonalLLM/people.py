@@ -17,7 +17,7 @@ import torch
 
 from lore.common import require
 from lore.fit.comparisons import Comparisons, content
-from lore.fit.groups import Groups
+from lore.fit.groups import Groups, print_groups
 from lore.fit.planted import blurred, float32
 from lore.splits import load_split
 
@@ -137,7 +137,7 @@ def split(sides, a, num_seen, num_unseen, train_prompts, few_shot_prompts, seed)
     require(num_seen and num_unseen, "num_seen and num_unseen: at least one person each")
     every = repeat(np.arange(len(sides.test.scores)))  # test prompts, in order, for each person
     groups = []
-    passed = []
+    passed = 0
     kinds = (("seen", num_seen, train_prompts), ("unseen", num_unseen, few_shot_prompts))
     for kind, count, number in kinds:
         W, rng = true_mixtures(sides, a, kind, count, seed)
@@ -146,12 +146,11 @@ def split(sides, a, num_seen, num_unseen, train_prompts, few_shot_prompts, seed)
         train = best_against_worst(*sides.train, W, orders, number, names)
         test = best_against_worst(*sides.test, W, every, 0, names)
         groups += [train[0], test[0]]
-        passed += [train[1], test[1]]
+        passed += train[1] + test[1]
     groups = Groups(*groups)
-    for (name, group), equal in zip(groups._asdict().items(), passed):
-        size = f"{len(group.user_ids):5} people {len(group):8} pairs, d = {group.num_features}"
-        note = f"; {equal} prompts passed over: equal scores, or one text"
-        print(f"{name:15} {size}{note if equal else ''}")
+    print_groups(groups, "people")
+    if passed:
+        print(f"left out: {passed} times a prompt of a person, for equal scores, or one text")
     return groups
 
 
