@@ -8,11 +8,11 @@ import io
 import json
 import re
 import zlib
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 
 from lore.common import require, told_as
-from lore.text.json_text import SURROGATE, JsonText
+from lore.text.json_text import SURROGATE, values_of_list
 
 BESIDE_CONTENT = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 LARGEST_CELL = 2**31 - 1  # characters of a CSV file
@@ -26,6 +26,7 @@ PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # a column of numbers without
 SAVED_MARKS = ("state.json", "dataset_dict.json")  # files in a folder of datasets.save_to_disk
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError)
+END = object()  # behind the last value of a list
 NOT_WHOLE = "cut off here? download it again"
 
 
@@ -71,32 +72,25 @@ def read_json_lines(path):
 def read_json(path):
     """Yield (file and line or row, object) of a file of JSON lines, or of one list."""
     with naming_damage(path), open_text(path) as file:
-        text = JsonText(file)
-        if text.next_sign() == "[":
-            yield from rows_of_list(path, text)
+        sign = file.read(1)
+        while sign.isspace() or sign == "\ufeff":
+            sign = file.read(1)
+        if sign == "[":
+            yield from rows_of_list(path, values_of_list(file))
             return
     for number, row in read_json_lines(path):
         yield f"{path}, line {number}", row
 
 
-def rows_of_list(path, text):
-    """Yield (file and row, object) of a JsonText that is one list."""
-    separator = text.next_sign()  # the bracket
-    number = 0
-    while separator != "]":
+def rows_of_list(path, values):
+    """Yield (file and row, object) of the values of a list."""
+    for number in count():
         where = f"{path}, row {number}"
-        text.pass_sign()
-        if text.next_sign() == "]" and not number:
-            break
         with broken_json(where):
-            row = text.value()
+            row = next(values, END)
+        if row is END:
+            return
         yield where, as_object(row, where)
-        number += 1
-        separator = text.next_sign()
-        require(separator in (",", "]"), f"{where}: broken JSON (no comma behind it); {NOT_WHOLE}")
-    text.pass_sign()
-    alone = not text.next_sign()
-    require(alone, f"{path}: more follows the list; one list is needed, or an object on every line")
 
 
 def broken_json(where):

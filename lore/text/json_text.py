@@ -16,43 +16,39 @@ SPACES = re.compile(r"[ \t\r\n\ufeff]*")
 LONGEST_WORD = 12  # signs that may stand at the end of a piece and be none yet: -Infinity, \\u1234
 
 
-class JsonText:
-    """The text of a file, of which a piece is in memory; more is read where a value may go on."""
+def values_of_list(file):
+    """Yield the values of a JSON list, a piece of it in memory at a time. ValueError: it is broken.
 
+    file: a text, read up to behind the bracket.
+    """
     decoder = json.JSONDecoder()
-
-    def __init__(self, file):
-        self.file = file
-        self.text = ""
-        self.place = 0
-
-    def read_on(self):
-        """Whether there was more."""
-        more = self.file.read(max(READ_AT_ONCE, len(self.text) - self.place))
-        self.text = self.text[self.place :] + more
-        self.place = 0
-        return bool(more)
-
-    def next_sign(self):
-        """The next character that is no space, to which it moves; empty at the end."""
-        self.place = SPACES.match(self.text, self.place).end()
-        while self.place == len(self.text) and self.read_on():
-            self.place = SPACES.match(self.text).end()
-        return self.text[self.place : self.place + 1]
-
-    def pass_sign(self):
-        self.place += 1
-
-    def value(self):
-        """The value that begins here, behind which it moves. ValueError: there is none."""
-        while True:
-            try:
-                value, self.place = self.decoder.raw_decode(self.text, self.place)
-                return value
-            except json.JSONDecodeError as error:
-                is_cut = error.msg.startswith("Unterminated") or error.pos > len(self.text) - LONGEST_WORD
-                if not (is_cut and self.read_on()):
-                    raise
+    text = ""
+    place = 0
+    before = "["  # the sign before this place
+    while before != "]":
+        try:
+            end = SPACES.match(text, place).end()
+            is_empty = before == "[" and text.startswith("]", end)
+            if not is_empty:
+                value, end = decoder.raw_decode(text, end)
+                end = SPACES.match(text, end).end()
+            sign = text[end : end + 1]
+            if sign not in (",", "]"):
+                raise json.JSONDecodeError("no comma behind it", text, end)
+        except json.JSONDecodeError as error:
+            is_cut = error.msg.startswith("Unterminated") or error.pos > len(text) - LONGEST_WORD
+            more = is_cut and file.read(max(READ_AT_ONCE, len(text) - place))
+            if not more:
+                raise
+            text = text[place:] + more
+            place = 0
+        else:
+            if not is_empty:
+                yield value
+            before = sign
+            place = end + 1
+    if SPACES.sub("", text[place:] + file.read()):
+        raise ValueError("more follows the list")
 
 
 def in_json(value, where, depth=0):
