@@ -173,6 +173,12 @@ REFUSED = [
     ({"prompt": [ASK | {"content": ""}]}, "follows an empty prompt"),
     ({"prompt": "nan"}, "what a table writes for a missing text"),
     ({"user_id": ""}, "no user_id"),
+    ({"user_id": math.nan}, "no user_id"),
+    ({"rejected": "  "}, "rejected does not end in a reply, or in an empty one"),
+    ({"chosen": math.nan}, "chosen is nothing"),
+    ({"prompt": [{"content": "a?"}]}, "no role and content"),
+    ({"prompt": [ASK | {"content": [1]}]}, "the content of a message is a list"),
+    ({"split": "dev"}, "split is 'dev', not one of train"),
     (QUESTION | {"choice": 2}, "choice is 2"),
     (QUESTION | {"choice": True}, "choice is True"),
     (QUESTION | {"choice": 1, "candidates": ["b"]}, "two candidates"),
@@ -238,6 +244,7 @@ AS_THEY_ARE = {
     "dialogues and a prompt": {"prompt": "a?", "chosen": HUMAN + "b", "rejected": HUMAN + "c"},
     "an open dialogue": {"prompt": HUMAN.rstrip(), "chosen": "b", "rejected": "c"},
     "a message each": {"prompt": "a?", "chosen": SAY, "rejected": REJECTED[1:]},
+    "lists of their own": {"prompt": [ASK], "chosen": [SAY], "rejected": REJECTED[1:]},
 }
 
 
@@ -292,3 +299,4 @@ def test_texts_that_a_chat_template_has_written_are_refused():
             reply_of("here", {"prompt": prompt, "response": reply})
     told = exchange("What does <|im_end|> mean?", "</s> ends a text in Llama 2.")
     assert reply_of("here", {"prompt": told[0]["content"], "response": told[1]["content"]}) == told
+    assert reply_of("here", {"messages": told}) == told

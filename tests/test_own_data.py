@@ -8,7 +8,6 @@ from conftest import ROOT, SHARED, assert_one_line_error, call_script
 
 from lore.fit.basis import load_basis
 from lore.splits import identity_of, load_split
-from lore.text.input_rows import judgement, reply_of
 
 FOLDER = ROOT / "OwnData"
 FEW = ("--min_comparisons", 3, "--max_few_shot", 4, "--num_iterations", 30)
@@ -67,44 +66,23 @@ def test_message_lists_and_texts_are_the_same_comparisons(tmp_path, reward_model
     for table in tables[1:]:
         assert table.table.equal(tables[0].table) and table.frame.equals(tables[0].frame)
         assert table.made_from == tables[0].made_from  # the report takes either file
-    # an explicit prompt as a list, and replies as lists of their own
-    ask = [{"role": "user", "content": "a?"}]
-    answers = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
-    explicit = judgement("here", {"user_id": "u", "prompt": ask, **answers})
-    plain = {"user_id": "u", "prompt": "a?", "chosen": "chosen", "rejected": "rejected"}
-    assert explicit == judgement("here", plain)
-    assert reply_of("here", {"messages": explicit.chosen}) == explicit.chosen
 
 
 GOOD = {"user_id": "ann", "prompt": "a?", "chosen": "b", "rejected": "c"}
-BAD = {
-    "NaN for a user": ({"user_id": float("nan")}, "no user_id"),
-    "empty reply": ({"rejected": "  "}, "rejected does not end in a reply, or in an empty one"),
-    "NaN for a reply": ({"chosen": float("nan")}, "chosen is nothing"),
-    "a number": ({"chosen": 7}, "chosen is a int"),
-    "no role": ({"prompt": [{"content": "a?"}]}, "no role and content"),
-    "parts": ({"prompt": [{"role": "user", "content": [1]}]}, "the content of a message is a list"),
-    "a surrogate": ({"chosen": "\ud800"}, "half a character"),
-    "unknown side": ({"split": "dev"}, "split is 'dev'"),
-}
+SECOND = [  # what is wrong with it, beside a first one
+    ({"split": "train"}, {"split": "test"}, "one split for each"),
+    ({"split": "train"}, {}, "some rows have"),
+    ({"prompt_id": 1}, {"prompt_id": 2}, "give both one id"),
+    ({}, {"chosen": "\ud800"}, "half a character"),
+]
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_row_is_named_with_its_line(name, tmp_path, reward_model):
-    change, words = BAD[name]
-    done = texts.prepare(tmp_path, [GOOD, {**GOOD, "user_id": "bob", **change}], reward_model)
+@pytest.mark.parametrize("first, second, words", SECOND)
+def test_a_bad_row_is_named_with_its_line(first, second, words, tmp_path, reward_model):
+    """As a prompt that would be both trained on and tested on."""
+    done = texts.prepare(tmp_path, [GOOD | first, GOOD | {"user_id": "bob"} | second], reward_model)
     assert_one_line_error(done, "own.jsonl.gz, line 2", words)
     assert not (tmp_path / "data/comparisons.parquet").exists()
-
-
-def test_prompts_that_would_be_on_both_sides_are_refused(tmp_path, reward_model):
-    other = {**GOOD, "user_id": "bob"}
-    rows = [{**GOOD, "split": "train"}, {**other, "split": "test"}]
-    assert_one_line_error(texts.prepare(tmp_path, rows, reward_model), "line 2", "one split for each")
-    rows = [{**GOOD, "split": "train"}, other]
-    assert_one_line_error(texts.prepare(tmp_path, rows, reward_model), "line 2", "some rows have")
-    rows = [{**GOOD, "prompt_id": 1}, {**other, "prompt_id": 2}]
-    assert_one_line_error(texts.prepare(tmp_path, rows, reward_model), "line 2", "give both one id")
 
 
 def test_what_is_missing_is_said(tmp_path):

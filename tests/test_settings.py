@@ -4,56 +4,13 @@ import re
 from itertools import chain
 
 import pytest
-from conftest import ROOT, assert_one_line_error, call_script
+from conftest import ROOT, assert_one_line_error, call_script, printed
 
 from lore import sweep_settings
 from lore.settings import defaults_of, stated
 
-OWN = '''"""Says its settings."""
-import sys
-sys.path.insert(0, {root!r})
-from lore.common import start
-from lore.settings import settings
-# ------------------------------------------ settings ---
-K_list = [0, 1]  # ranks # of the basis
-rate = 0.5  # a number
-on = False  # a switch
-name = "x"
-# -------------------------------------------------------
-HIDDEN = 3  # not a setting
-start(lambda: print(vars(settings(globals()))))
-'''
-
-
-def test_every_setting_is_a_flag(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(OWN.format(root=str(ROOT)))
-    status, out, _ = call_script(script)
-    whole = f"'script': '{tmp_path.name}/script.py'}}"  # so that results say what wrote them
-    assert status == 0 and out.strip() == "{'K_list': [0, 1], 'rate': 0.5, 'on': False, 'name': 'x', " + whole
-    _, out, _ = call_script(script, "--K_list", 3, 4, "--rate", "1e-3", "--on", "--name", "y")
-    assert "{'K_list': [3, 4], 'rate': 0.001, 'on': True, 'name': 'y', " in out
-    status, out, _ = call_script(script, "--help")
-    assert (
-        status == 0
-        and "Says its settings." in out
-        and "ranks # of the basis [[0, 1]]" in out
-        and "HIDDEN" not in out
-    )
-
-
-def test_a_setting_edited_to_a_whole_number_takes_fractions_but_for_counts(tmp_path):
-    script = tmp_path / "script.py"
-    edited = OWN.replace("rate = 0.5", "alpha_list = [0, 1]  # pulls\nscales = [1, 2.5]  # numbers\nrate = 1")
-    script.write_text(edited.format(root=str(ROOT)))
-    flags = ["--alpha_list", 0.5, "--scales", 0.5, "--rate", 0.5]
-    status, out, err = call_script(script, *flags)
-    assert status == 0 and "'alpha_list': [0.5], 'scales': [0.5], 'rate': 0.5" in out, err
-    assert_one_line_error(call_script(script, "--K_list", 2.5), "--K_list", "2.5")
-
-
 SHARED = """# ---------------------- settings ---
-model = "a"  # of the text
+name = "a"  # of the text
 size = 1.5  # of it
 # ----------------------
 """
@@ -63,27 +20,46 @@ sys.path.insert(0, {root!r})
 import shared
 from lore.common import start
 from lore.settings import settings
-# ---------------------- settings ---
-K = 3  # rank
-model = shared.model  # of this script
-# ----------------------
+# ------------------------------------------ settings ---
+K_list = [0, 1]  # ranks # of the basis
+rate = 0.5  # a number
+alpha_list = [0, 1]  # pulls
+scales = [1, 2.5]  # numbers
+on = False  # a switch
+name = shared.name  # of this script
+# -------------------------------------------------------
+HIDDEN = 3  # not a setting
 start(lambda: print(vars(settings(globals(), shared))))
 '''
 
 
-def test_a_shared_block_is_taken_in_and_what_the_script_states_goes_before_it(tmp_path):
+@pytest.fixture
+def script(tmp_path):
     (tmp_path / "shared.py").write_text(SHARED)
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(root=str(ROOT)))
-    status, out, err = call_script(script)
-    assert status == 0 and "{'K': 3, 'model': 'a', 'size': 1.5, " in out, err
-    _, out, _ = call_script(script, "--size", 2, "--model", "b")
-    assert "{'K': 3, 'model': 'b', 'size': 2.0, " in out
-    _, out, _ = call_script(script, "--help")
-    assert "of this script [a]" in out and "of it [1.5]" in out and "of the text" not in out
+    (tmp_path / "script.py").write_text(SCRIPT.format(root=str(ROOT)))
+    return tmp_path / "script.py"
+
+
+def test_every_setting_is_a_flag_and_what_the_script_states_goes_before_what_it_shares(script):
+    stated = "{'K_list': [0, 1], 'rate': 0.5, 'alpha_list': [0, 1], 'scales': [1, 2.5], 'on': False, "
+    stated += f"'name': 'a', 'size': 1.5, 'script': '{script.parent.name}/script.py'}}"  # it wrote a result
+    assert printed(script).strip() == stated
+    out = printed(script, "--K_list", 3, 4, "--rate", "1e-3", "--on", "--name", "y", "--size", 2)
+    assert "'K_list': [3, 4], 'rate': 0.001," in out and "'on': True, 'name': 'y', 'size': 2.0" in out
+    shown = printed(script, "--help")
+    for words in ("Says its settings.", "ranks # of the basis [[0, 1]]", "of this script [a]", "of it [1.5]"):
+        assert words in shown
+    assert "HIDDEN" not in shown and "of the text" not in shown
     assert_one_line_error(call_script(script, "--size", "x"), "--size", "'x'")
-    script.write_text(script.read_text().replace("shared.model", '"mine"'))
-    assert "'model': 'mine'" in call_script(script)[1]
+    script.write_text(script.read_text().replace("shared.name", '"mine"'))
+    assert "'name': 'mine'" in printed(script)
+
+
+def test_a_setting_edited_to_a_whole_number_takes_fractions_but_for_counts(script):
+    script.write_text(script.read_text().replace("rate = 0.5", "rate = 1"))
+    out = printed(script, "--alpha_list", 0.5, "--scales", 0.5, "--rate", 0.5)
+    assert "'rate': 0.5, 'alpha_list': [0.5], 'scales': [0.5]" in out
+    assert_one_line_error(call_script(script, "--K_list", 2.5), "--K_list", "2.5")
 
 
 CALL = re.compile(r"= settings\(globals\(\)(.*)\)")
