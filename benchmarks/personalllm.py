@@ -5,8 +5,8 @@
 
 9,402 training and 1,000 test prompts with eight responses each, made-up embeddings in bfloat16 and ten made-up reward
 models, written to disk as prepare.py writes them; then PersonalLLM/train_basis.py in a process of its own, from files
-to pictures. Beside it, the published way: two steps of a loop over people for each rank, timed here and multiplied, and
-the memory of people x prompts x d in float32, computed. Nothing here says anything about accuracy.
+to pictures. Beside it, the published way: two steps of a loop over people for each rank, timed here and multiplied.
+Nothing here says anything about accuracy.
 """
 
 import tempfile
@@ -74,8 +74,6 @@ def main():
     plain = sum(seconds(loop_steps, loop_loss, users, rank, 2) / 2 for rank in RANKS) * STEPS / 60
     told = f"joint fits alone as a loop over {PEOPLE} people x {PAIRS} pairs, rank by rank"
     print(f"{told}: {plain:.0f} minutes ({plain / minutes:.0f} x)")
-    rows = PEOPLE * PROMPTS["train"] + 2 * PEOPLE * PROMPTS["test"]
-    print(f"people x prompts x d in float32: {4 * args.features * rows / 1e9:.0f} GB")
 
 
 if __name__ == "__main__":

@@ -56,20 +56,14 @@ def refuse(constant):
 # ------------------------------------------------------------------------------------------------
 
 
-def of_personalllm(report):
-    return of_sweep(report, published.PERSONALLLM, f"a = {report['population']:g}")
-
-
-def of_tldr(report):
-    return of_sweep(report, published.TLDR, f"{report['max_train']} pairs")
-
-
-def of_prism(report):
-    return of_sweep(report, published.PRISM, published.HALF)
-
-
-def of_sweep(report, table, column):
+def of_sweep(report):
     """Yield an Answer for each alpha, method and group."""
+    script = report["settings"]["script"]
+    table, column = published.PRISM, published.HALF
+    if script == "PersonalLLM/train_basis.py":
+        table, column = published.PERSONALLLM, f"a = {report['population']:g}"
+    elif script == "RedditTLDR/train_basis.py":
+        table, column = published.TLDR, f"{report['max_train']} pairs"
     in_paper = published.TABLES[table]
     require(column in in_paper, f"{table}, {column}: the paper has {', '.join(in_paper)}")
     runs = Runs.of(report)
@@ -135,10 +129,10 @@ def of_rivals(report):
 
 
 READERS = {
-    "PersonalLLM/train_basis.py": of_personalllm,
-    "RedditTLDR/train_basis.py": of_tldr,
+    "PersonalLLM/train_basis.py": of_sweep,
+    "RedditTLDR/train_basis.py": of_sweep,
     "RedditTLDR/vary_fewshot.py": of_curve,
-    "PRISM/train_basis.py": of_prism,
+    "PRISM/train_basis.py": of_sweep,
     "PRISM/eval_rb2.py": of_bench,
     "benchmarks/compare_rivals.py": of_rivals,
 }

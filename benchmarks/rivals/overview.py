@@ -4,15 +4,13 @@ import numpy as np
 import pandas as pd
 
 from lore.common import written_whole
-from lore.fit.evaluation import TESTED
 from lore.report.pictures import empty_figure
 from lore.report.statistics import paired_difference, summarise
-from lore.report.text_tables import accuracy_text, difference_text, print_aligned
+from lore.report.text_tables import print_aligned
 from rivals.ours import COMMON, HEAD
 
 RESAMPLES = 2000  # of the data sets, for the interval of a mean place
 TIE = 6  # decimals of an accuracy, beyond which two are equal
-COLUMNS = ("seen", "unseen", f"over {COMMON}", "log-loss", "s to fit", "ms a person", "numbers", "rank")
 ABSENT = "-"
 LEGEND = 1.4  # inches below the panels of the picture
 
@@ -92,22 +90,17 @@ def places_by_kind(tables, made):
 
 
 def print_rows(data_set, rows):
-    lines = [[data_set, *COLUMNS]]
+    """The rows of a data set as soon as they are there; results hold more of each."""
+    lines = [[data_set, "accuracy, log-loss", "s to fit"]]
     for row in rows:
-        lines.append([row["method"], *([""] * len(COLUMNS) if "reason" in row else row_texts(row))])
+        lines.append(
+            [row["method"], unseen_text(row), ABSENT if "reason" in row else f"{row['seconds']:.1f}"]
+        )
     print_aligned(lines)
     for row in rows:
         if "reason" in row:
             print(f"{row['method']}: {row['reason']}")
     print(flush=True)
-
-
-def row_texts(row):
-    texts = [accuracy_text(row, group, "").strip() if group in row else ABSENT for group in TESTED]
-    new = "" if row["milliseconds_new"] is None else f"{row['milliseconds_new']:.1f}"
-    numbers = "" if row["numbers"] is None else str(row["numbers"])
-    texts += [difference_text(row["over_common"]), log_loss_text(row), f"{row['seconds']:.1f}"]
-    return [*texts, new or ABSENT, numbers or ABSENT, " ".join(map(str, row["ranks"])) or ABSENT]
 
 
 def log_loss_text(row):
