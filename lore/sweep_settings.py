@@ -1,6 +1,6 @@
 """Settings of a sweep of ranks, stated once: flags of every train_basis.py."""
 
-from lore.common import InputError
+from lore.common import require
 from lore.settings import SEEDS
 
 # ------------------------------------------------------------------------------- settings ---
@@ -21,9 +21,8 @@ def run_options(args):
 
 def repeats_of(args):
     """Lists of seeds: one list, or, where each repeat draws its split anew, a list for each."""
-    if args.repeats < 1:
-        raise InputError("repeats = 0: at least one is needed")
-    if args.seed + args.repeats > SEEDS:
-        raise InputError(f"--seed {args.seed} --repeats {args.repeats}: all seeds are below 2 ** 32")
+    require(args.repeats >= 1, "repeats = 0: at least one is needed")
+    small = args.seed + args.repeats <= SEEDS
+    require(small, f"--seed {args.seed} --repeats {args.repeats}: all seeds are below 2 ** 32")
     seeds = list(range(args.seed, args.seed + args.repeats))
     return [[seed] for seed in seeds] if args.resplit else [seeds]

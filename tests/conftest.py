@@ -176,33 +176,20 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def reward_model(tmp_path_factory, tokenizer):
     """Folder with a tiny, randomly initialised Llama reward model."""
-    from transformers import LlamaConfig, LlamaForSequenceClassification
+    from tiny import a_model
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, num_labels=1, initializer_range=0.2,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
+    tokens = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": 0, "eos_token_id": 1}
     folder = tmp_path_factory.mktemp("reward_model")
-    LlamaForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return a_model("LlamaForSequenceClassification", folder, tokenizer, num_hidden_layers=2, **tokens)
 
 
 @pytest.fixture(scope="session")
 def text_encoder(tmp_path_factory, tokenizer):
     """Folder with a tiny, randomly initialised bidirectional encoder without a head or a chat template."""
-    from transformers import BertConfig, BertModel
+    from tiny import a_model
 
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=512,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("text_encoder")
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "initializer_range": 0.02}
+    folder = a_model("BertModel", tmp_path_factory.mktemp("text_encoder"), tokenizer, **sizes)
     (folder / "chat_template.jinja").unlink()
     return folder
 

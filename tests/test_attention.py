@@ -42,7 +42,7 @@ def test_any_decoder_gives_every_vector_of_its_own_pass(architecture, options, t
         table = assert_own_passes(model, talks)
     said = "this model caps its attention" in capsys.readouterr().out
     assert said == ("attn_logit_softcapping" in options)
-    inputs = torch.tensor(packed.tokens(talks[:1]).ids[0][None])
+    inputs = torch.tensor(packed.tokeniser.tokens(talks[:1])[0][0][None])
     with torch.no_grad():
         logit = by_itself(packed)(input_ids=inputs).logits
     assert (table[0] @ packed.head).item() == pytest.approx(logit.item(), abs=1e-4)

@@ -40,9 +40,7 @@ def test_a_head_under_another_name(head, tokenizer, tmp_path):
             encoder(folder, head_name=other).embed(TALKS)
 
 
-def test_a_reward_model_needs_a_chat_template_and_a_score_head(
-    reward_model, text_encoder, tokenizer, tmp_path
-):
+def test_a_reward_model_has_a_template_and_a_head(reward_model, text_encoder, tokenizer, tmp_path):
     with pytest.raises(InputError, match="has no chat template"):
         encoder(text_encoder).embed(TALKS)
     for architecture, outputs, words in (

@@ -31,19 +31,17 @@ def test_a_process_without_a_part_reports_nothing(capsys):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("batch_tokens", [1, 100000])
-def test_a_tree_of_conversations_gives_every_vector_of_its_own_pass(
-    reward_model, attention, batch_tokens, capsys
-):
+def test_a_tree_gives_every_vector_of_its_own_pass(reward_model, attention, batch_tokens, capsys):
     talks = [*dialogue(4), *TALKS, *dialogue(3, name="another"), *dialogue(1, name="short")]
     random.Random(0).shuffle(talks)
     model = encoder(reward_model, attention=attention, batch_tokens=batch_tokens)
     assert_own_passes(model, talks)
     told = capsys.readouterr().out
-    ids = model.tokens(talks).ids
+    ids = model.tokeniser.tokens(talks)[0]
     prefixes = {tuple(tokens[: n + 1]) for tokens in ids for n in range(len(tokens))}
     batches = prepare(model, talks)
     counts = totals(batches, padded=False)
-    opening = len(model.tokens([exchange("", "")]).ids[0])  # of the template, at most: once a tree
+    opening = len(model.tokeniser.tokens([exchange("", "")])[0][0])  # of the template, at most: once a tree
     if batch_tokens > 1:  # each distinct beginning once
         assert 0 <= counts["tokens"] - len(prefixes) <= opening * sum(map(len, batches))
     assert counts["plain"] == sum(map(len, ids)) and counts["padded"] == counts["tokens"]
@@ -88,15 +86,13 @@ def test_batches_are_halved_where_the_memory_does_not_suffice(reward_model, monk
     assert torch.allclose(model.embed(talks), expected, atol=1e-5)
     assert f"not enough memory for {sizes[0]} tokens at a time" in capsys.readouterr().err
     failed = [size for size in sizes if size > 200]
-    assert (
-        failed == sorted(failed, reverse=True) and len(sizes) > len(failed) + 2
-    )  # never more than did not fit
+    assert failed == sorted(failed, reverse=True)  # never more than did not fit
+    assert len(sizes) > len(failed) + 2
     tried = len(failed)
     model.embed(talks)
     assert len([size for size in sizes if size > 200]) == tried  # it has learned
-    with pytest.raises(
-        InputError, match=r"no memory for a conversation of \d+ tokens; --max_length shortens it"
-    ):
+    words = r"no memory for a conversation of \d+ tokens; --max_length shortens it"
+    with pytest.raises(InputError, match=words):
         encoder(reward_model).embed([exchange("the cat sat " * 120, "ok")])
 
 
@@ -117,7 +113,7 @@ def test_running_out_of_real_memory_is_told_from_other_errors(reward_model, monk
 
 def test_a_wrong_head_is_noticed(reward_model, monkeypatch):
     model = encoder(reward_model)
-    ids, table = model.tokens(TALKS)[0], model.embed(TALKS)
+    ids, table = model.tokeniser.tokens(TALKS)[0], model.embed(TALKS)
     model.checks.compare(ids[0], table[0])
     with pytest.raises(InputError, match="depends on what is computed beside it"):
         model.checks.compare(ids[0], table[1])

@@ -14,15 +14,15 @@ from lore.text.conversations import exchange
 
 def test_rendered_chat_is_golden_with_one_beginning_token(reward_model):
     model = encoder(reward_model)
-    ids, cut, _ = model.tokens([exchange(" the cat ", "sat")])
+    (tokens,), counts = model.tokeniser.tokens([exchange(" the cat ", "sat")])
     text = "<s><|user|>\nthe cat<|end|>\n<|assistant|>\nsat<|end|>\n"
-    assert model.tokenizer.decode(ids[0]) == text and cut == 0
+    assert model.tokenizer.decode(tokens) == text and counts == {"cut": 0, "cut_replies": 0}
 
 
 def test_text_encoder_joins_messages_plainly(text_encoder):
     model = encoder(text_encoder, "mean")
-    ids, *_ = model.tokens([exchange("the cat", "sat")])
-    assert model.tokenizer.decode(ids[0], skip_special_tokens=True) == "the cat\n\nsat"
+    (tokens,), _ = model.tokeniser.tokens([exchange("the cat", "sat")])
+    assert model.tokenizer.decode(tokens, skip_special_tokens=True) == "the cat\n\nsat"
 
 
 def test_a_template_that_looks_at_the_clock_does_not(reward_model, tmp_path):
@@ -31,7 +31,7 @@ def test_a_template_that_looks_at_the_clock_does_not(reward_model, tmp_path):
     template += "{{ messages[0]['content'] }}{{ messages[1]['content'] }}"
     (tmp_path / "model/chat_template.jinja").write_text(template)
     model = encoder(tmp_path / "model")
-    text = model.tokenizer.decode(model.tokens([exchange("the cat", "sat")]).ids[0])
+    text = model.tokenizer.decode(model.tokeniser.tokens([exchange("the cat", "sat")])[0][0])
     assert text == "<s>26 Jul 2024 26 Jul 2024the catsat"
 
 
@@ -39,7 +39,7 @@ def test_the_last_token_is_read_even_when_it_is_the_pad_token(reward_model):
     """The tokenizer pads with the end token: a search for the pad id would stop one token early."""
     model = encoder(reward_model)
     model.tokenizer.chat_template = model.tokenizer.chat_template.replace("<|end|>\n{%", "</s>{%")
-    ids, *_ = model.tokens(TALKS)
+    ids, _ = model.tokeniser.tokens(TALKS)
     assert all(tokens[-1] == model.tokenizer.pad_token_id for tokens in ids)
     assert_own_passes(model, TALKS)
 
@@ -51,10 +51,11 @@ def test_long_conversations_lose_their_oldest_tokens_and_are_counted(reward_mode
     ]
     talks = [history, exchange("x", "y")]
     whole, longest = encoder(reward_model), 60
-    assert len(whole.tokens(talks)[0][0]) > 2 * longest
+    assert len(whole.tokeniser.tokens(talks)[0][0]) > 2 * longest
     short = encoder(reward_model, max_length=longest)
-    ids, cut, cut_replies = short.tokens(talks)
-    assert (cut, cut_replies) == (1, 0) and ids[1].tolist() == whole.tokens(talks)[0][1].tolist()
+    ids, counts = short.tokeniser.tokens(talks)
+    assert counts == {"cut": 1, "cut_replies": 0}
+    assert ids[1].tolist() == whole.tokeniser.tokens(talks)[0][1].tolist()
     # turns stay, the first two empty, then the end of the question, then the reply
     text = short.tokenizer.decode(ids[0])
     empty = "<s><|user|>\n<|end|>\n<|assistant|>\n<|end|>\n<|user|>\n"
@@ -69,11 +70,11 @@ def test_long_conversations_lose_their_oldest_tokens_and_are_counted(reward_mode
     with pytest.raises(InputError, match=words):
         encoder(reward_model, max_length=12).embed(talks)
     mean = encoder(text_encoder, "mean", max_length=12)
-    (tokens, _), cut, cut_replies = mean.tokens(talks)
+    (tokens, _), counts = mean.tokeniser.tokens(talks)
     assert mean.tokenizer.decode(tokens).endswith("and the dog") and len(tokens) <= 12
-    assert (cut, cut_replies) == (1, 0)
-    (tokens,), cut, cut_replies = mean.tokens([exchange("x", "the cat sat on the mat " * 20)])
-    assert (len(tokens), cut, cut_replies) == (12, 0, 1)  # a text encoder has no choice
+    assert counts == {"cut": 1, "cut_replies": 0}
+    (tokens,), counts = mean.tokeniser.tokens([exchange("x", "the cat sat on the mat " * 20)])
+    assert len(tokens) == 12 and counts == {"cut": 0, "cut_replies": 1}  # a text encoder has no choice
 
 
 @pytest.mark.parametrize(
@@ -98,8 +99,8 @@ def test_what_is_cut_off_anyway_is_not_tokenised(reward_model, talk, monkeypatch
         return model.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
     monkeypatch.setattr(model.tokeniser, "tokenise", counted)
-    (ids,), *_ = model.tokens([talk])
-    (expected,), *_ = whole.tokens([talk])
+    (ids,), _ = model.tokeniser.tokens([talk])
+    (expected,), _ = whole.tokeniser.tokens([talk])
     assert (ids is None) == (expected is None) and sum(seen) < 60_000
     if ids is not None:
         assert ids.tolist() == expected.tolist()

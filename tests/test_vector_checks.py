@@ -30,14 +30,12 @@ def test_positions_scaled_by_the_longest_in_a_pass(architecture, options, share,
         (tmp_path / "config.json").write_text(json.dumps(config))
     model = encoder(tmp_path, share=share)
     talks = [*dialogue(4), *TALKS, exchange("the cat " * 40, "ok"), exchange("the cat " * 40, "no")]
-    lengths = [len(ids) for ids in model.tokens(talks).ids]
+    lengths = [len(ids) for ids in model.tokeniser.tokens(talks)[0]]
     assert min(lengths) < 60 < max(lengths) and len(lengths) == 18
     assert_own_passes(model, talks)
 
 
-def test_a_window_that_the_model_keeps_to_itself_is_noticed_at_the_first_longer_text(
-    tokenizer, tmp_path, monkeypatch
-):
+def test_a_window_of_its_own_is_noticed_at_the_first_longer_text(tokenizer, tmp_path, monkeypatch):
     """It is right for texts within the window, which come first here as they have more letters."""
     a_model("MistralForSequenceClassification", tmp_path, tokenizer, sliding_window=100)
     monkeypatch.setattr("lore.text.packing.PART_BYTES", 10)
@@ -46,7 +44,7 @@ def test_a_window_that_the_model_keeps_to_itself_is_noticed_at_the_first_longer_
     model = encoder(tmp_path)
     short = exchange("the cat sat on the mat and the dog lay beside it " * 6, "ok")
     longer = exchange("7 6 5 4 3 2 1 " * 20, "ok")
-    lengths = [len(ids) for ids in model.tokens([short, longer]).ids]
+    lengths = [len(ids) for ids in model.tokeniser.tokens([short, longer])[0]]
     assert lengths[0] < 100 < lengths[1]
     assert_own_passes(model, [short])
     with pytest.raises(InputError, match="depends on what is computed beside it; use --no-share"):
@@ -55,9 +53,7 @@ def test_a_window_that_the_model_keeps_to_itself_is_noticed_at_the_first_longer_
 
 
 @pytest.mark.parametrize("dtype, number", [("float32", float("nan")), ("float16", 1e5)])
-def test_vectors_that_are_not_finite_name_the_text_and_the_dtype(
-    reward_model, tmp_path, dtype, number, tokenizer
-):
+def test_no_finite_vector_is_told_with_text_and_dtype(reward_model, tmp_path, dtype, number, tokenizer):
     """Only the text with one token is hit, and it comes last."""
     folder = tmp_path / "model"
     by_itself(encoder(reward_model)).save_pretrained(folder)
@@ -98,10 +94,10 @@ def test_every_longest_text_so_far_is_compared(reward_model, monkeypatch):
 
     monkeypatch.setattr(model.checks, "compare", look_and_compare)
     model.embed([TALKS[0]])
-    first = len(model.tokens([TALKS[0]]).ids[0])
+    first = len(model.tokeniser.tokens([TALKS[0]])[0][0])
     assert max(compared) == first
     compared.clear()
     model.embed([TALKS[3]])  # shorter
     assert not compared
     model.embed([TALKS[1], TALKS[1], TALKS[0]])
-    assert set(compared) == {len(model.tokens([TALKS[1]]).ids[0])}
+    assert set(compared) == {len(model.tokeniser.tokens([TALKS[1]])[0][0])}

@@ -14,17 +14,15 @@ TALKS = [
     exchange("x", "y"),
 ]
 TINY = {
-    "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "num_labels": 1, "max_position_embeddings": 512, "initializer_range": 0.2,
 }  # fmt: skip
 LONGROPE = {
     "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 8.0,
     "original_max_position_embeddings": 60,
 }  # fmt: skip
-NO_SYSTEM = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system prompt') }}{% endif %}"
-    + CHAT_TEMPLATE
-)
+REFUSAL = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system prompt') }}{% endif %}"
+NO_SYSTEM = REFUSAL + CHAT_TEMPLATE
 
 
 def encoder(folder, pooling="last", **options):
@@ -35,8 +33,9 @@ def a_model(architecture, folder, tokenizer, **options):
     """Folder with a tiny, randomly initialised model of that architecture."""
     import transformers
 
-    torch.manual_seed(1)
-    config = getattr(transformers, f"{architecture.split('For')[0]}Config")(**TINY | options)
+    torch.manual_seed(0)
+    family = architecture.removesuffix("Model").split("For")[0]
+    config = getattr(transformers, f"{family}Config")(vocab_size=len(tokenizer), **TINY | options)
     getattr(transformers, architecture)(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -54,7 +53,7 @@ def assert_own_passes(model, talks, whole=None):
     if whole is None:
         whole = by_itself(model).base_model if model.pooling == "last" else model.model
     table = model.embed(talks)
-    for tokens, vector in zip(model.tokens(talks).ids, table, strict=True):
+    for tokens, vector in zip(model.tokeniser.tokens(talks)[0], table, strict=True):
         with torch.no_grad():
             states = whole(input_ids=torch.tensor(tokens[None])).last_hidden_state[0]
         expected = states[-1] if model.pooling == "last" else states.mean(0)

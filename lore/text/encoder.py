@@ -169,25 +169,15 @@ class Encoder:
     def kernel(self):
         return own_kernel(self.model, eager=self.attention == "eager")
 
-    def tokens(self, conversations):
-        """Their TokenLists."""
-        return self.tokeniser.tokens(conversations)
-
     # --------------------------------------------------------------------------------- batches ---
 
     def prepare(self, conversations):
         """The Prepared of a list of conversations that differ."""
-        lists = self.tokens(conversations)
-        left_out = []
-        different = set()
-        for number, tokens in enumerate(lists.ids):
-            if tokens is None:
-                left_out.append(number)
-            else:
-                different.add(tokens.tobytes())
-        repeated = len(conversations) - len(left_out) - len(different)
-        counts = {"cut": lists.cut, "cut_replies": lists.cut_replies, "repeated": repeated}
-        batches = self.arrange(group_by_opening(conversations, self.packs), lists.ids)
+        ids, counts = self.tokeniser.tokens(conversations)
+        left_out = [number for number, tokens in enumerate(ids) if tokens is None]
+        different = {tokens.tobytes() for tokens in ids if tokens is not None}
+        counts["repeated"] = len(ids) - len(left_out) - len(different)
+        batches = self.arrange(group_by_opening(conversations, self.packs), ids)
         return Prepared(batches, left_out, counts)
 
     def arrange(self, groups, ids):

@@ -225,12 +225,8 @@ def candidates_of(file_and_line, row):
     row = as_messages(row)
     candidates = as_list(row.get("candidates"))
     require(candidates, f"{file_and_line}: no list of candidates")
-    conversations = []
-    for number in range(len(candidates)):
-        name = f"candidates[{number}]"
-        of_one = {**row, name: candidates[number]}
-        conversations.append(conversation_of(file_and_line, of_one, name))
-    return conversations
+    named = {f"candidates[{number}]": reply for number, reply in enumerate(candidates)}
+    return [conversation_of(file_and_line, row | named, name) for name in named]
 
 
 # ------------------------------------------------------------------------------ conversations ---

@@ -1,8 +1,7 @@
 """Conversations to token ids: rendered, shortened to what the model takes, and looked at before they are used."""
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,14 +20,6 @@ class ReplyTooLong(InputError):
     """A reply that alone has more tokens than the model takes."""
 
 
-class TokenLists(NamedTuple):
-    """What the texts have become."""
-
-    ids: list  # an array of token ids for each conversation, None where its reply alone is too long
-    cut: int  # how many lost the oldest part of their prompt
-    cut_replies: int  # how many lost the beginning of their reply as well
-
-
 @dataclass
 class Tokeniser:
     """Token ids as one model wants them.
@@ -42,9 +33,7 @@ class Tokeniser:
     pooling: str
     longest: int
     rows: int
-
-    def __post_init__(self):
-        self.tried = set()  # roles of conversations whose template was looked at
+    tried: set = field(default_factory=set)  # roles of conversations whose template was looked at
 
     def tokenise(self, conversations):
         """Token ids of whole conversations, as lists."""
@@ -67,10 +56,13 @@ class Tokeniser:
             return self.tokenizer.apply_chat_template(conversation, **options)
 
     def tokens(self, conversations):
-        """The TokenLists of conversations. InputError: a text that this model cannot read."""
+        """An array of token ids for each conversation, None where its reply alone is too long; and
+        how many are `cut`, by the oldest part of their prompt, or by the beginning of their reply too.
+
+        InputError: a text that this model cannot read.
+        """
         ids = []
-        cut = 0
-        cut_replies = 0
+        counts = {"cut": 0, "cut_replies": 0}
         endings = [self.ending(conversation) for conversation in conversations]
         for conversation, tokens in zip(endings, self.tokenise(endings)):
             self.require_readable(conversation, tokens)
@@ -78,14 +70,14 @@ class Tokeniser:
                 shortened = self.shorten(conversation)
                 if shortened is not None:
                     tokens = shortened
-                    cut += 1
+                    counts["cut"] += 1
                 elif self.pooling == "mean":  # no choice; the first token is special
                     tokens = tokens[:1] + tokens[len(tokens) - self.longest + 1 :]
-                    cut_replies += 1
+                    counts["cut_replies"] += 1
                 else:
                     tokens = None
             ids.append(None if tokens is None else np.array(tokens, dtype=np.int32))
-        return TokenLists(ids, cut, cut_replies)
+        return ids, counts
 
     def require_readable(self, conversation, tokens):
         """InputError: no tokens, tokens of another model, a template that does not write the text."""
