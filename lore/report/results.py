@@ -121,13 +121,10 @@ def few_shot_rows(result):
 @by_first_process
 def save_results(path, rows, args, **more):
     """PATH.json: settings, versions, git commit, rows, and what else is given."""
-    settings = {}
-    for name, value in vars(args).items():
-        settings[name] = str(value) if isinstance(value, Path) else value
     environment = {"python": sys.version.split()[0]}
     for name in ("torch", "numpy"):
         environment[name] = version(name)
-    made_by = {"settings": settings, "environment": environment, "git_commit": git_commit()}
+    made_by = {"settings": vars(args), "environment": environment, "git_commit": git_commit()}
     with written_whole(f"{path}.json") as file:
         file.write_text(as_json({**made_by, "rows": rows, **more}) + "\n")
 
@@ -140,22 +137,17 @@ def as_json(results):
             lines = [json.dumps(row, allow_nan=False) for row in value]
             text = "[\n    " + ",\n    ".join(lines) + "\n  ]"
         else:
-            text = json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n  ")
+            text = json.dumps(value, indent=2, allow_nan=False, default=str)  # of a path
+            text = text.replace("\n", "\n  ")
         parts.append(f"  {json.dumps(name)}: {text}")
     return "{\n" + ",\n".join(parts) + "\n}"
 
 
 def git_commit():
-    """Commit of this code, with "+" where the files differ from it; None outside a git checkout."""
+    """Commit of this code, with "+" where its files differ from it; None outside a git checkout."""
+    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+"]
     try:
-        commit = git("rev-parse", "HEAD")
-        changes = git("status", "--porcelain")
-    except (OSError, subprocess.CalledProcessError):
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:  # no git here
         return None
-    return commit.strip() + ("+" if changes else "")
-
-
-def git(*arguments):
-    here = Path(__file__).resolve().parent
-    done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
-    return done.stdout
+    return done.stdout.strip() or None
