@@ -117,9 +117,7 @@ def assert_done(path, undisturbed):
     assert names == ["train.parquet", "train.safetensors"]
 
 
-def test_a_run_killed_in_the_middle_of_a_part_goes_on(
-    reward_model, tmp_path, undisturbed, monkeypatch, capsys
-):
+def test_a_run_killed_within_a_part_goes_on(reward_model, tmp_path, undisturbed, monkeypatch, capsys):
     path = tmp_path / "train"
     assert in_processes(1, reward_model, path, killed=0) == [-signal.SIGKILL]
     assert len(parts(path)) == 2 and not path.with_suffix(".safetensors").exists()
@@ -139,9 +137,7 @@ def test_a_run_killed_in_the_middle_of_a_part_goes_on(
 
 
 @pytest.mark.parametrize("ended_in", ["merge", "cleaning"])
-def test_a_run_that_ended_at_its_end_loses_nothing(
-    reward_model, tmp_path, undisturbed, ended_in, monkeypatch, capsys
-):
+def test_an_end_at_the_end_loses_nothing(reward_model, tmp_path, undisturbed, ended_in, monkeypatch, capsys):
     path = tmp_path / "train"
 
     def end(_):

@@ -16,9 +16,8 @@ def test_interval_of_a_mean_over_users_is_that_of_the_normal_distribution():
     (row,) = summarise([cell(accuracies)])
     half = 1.96 * accuracies.std() / 20
     assert row["unseen"] == pytest.approx(accuracies.mean())
-    assert row["unseen_interval"] == pytest.approx(
-        [accuracies.mean() - half, accuracies.mean() + half], abs=0.1 * half
-    )
+    expected = [accuracies.mean() - half, accuracies.mean() + half]
+    assert row["unseen_interval"] == pytest.approx(expected, abs=0.1 * half)
     assert "unseen_std_seeds" not in row and "unseen_gain" not in row
 
 
@@ -38,16 +37,13 @@ def test_differences_are_paired_by_user_whatever_the_order():
 def test_repeats_of_a_user_are_drawn_together():
     """Ten repeats of the same twenty users tell no more about people than one does."""
     accuracies = np.random.default_rng(2).uniform(0.4, 1, 20)
-    (once,), (often,) = (
-        summarise([cell(accuracies)]),
-        summarise([cell(accuracies, seed=seed) for seed in range(10)]),
-    )
+    (once,) = summarise([cell(accuracies)])
+    (often,) = summarise([cell(accuracies, seed=seed) for seed in range(10)])
     assert (
-        often["unseen_interval"] == pytest.approx(once["unseen_interval"])
-        and once["unseen_interval"][1] - accuracies.mean()
-        == pytest.approx(2.093 * accuracies.std(ddof=1) / 20**0.5, rel=0.03)
-        and often["unseen_std_seeds"] == 0
+        often["unseen_interval"] == pytest.approx(once["unseen_interval"]) and often["unseen_std_seeds"] == 0
     )
+    half = 2.093 * accuracies.std(ddof=1) / 20**0.5
+    assert once["unseen_interval"][1] - accuracies.mean() == pytest.approx(half, rel=0.03)
 
 
 def test_splits_of_different_users_average_over_splits():
