@@ -13,86 +13,71 @@ PLURALITY = "plurality of others"
 CALIBRATION = "calibration_error"  # of pairs only
 
 
-class Choices:
-    """The tested choices of Groups, made by Comparisons that know their `choice`.
+def first_places(cell):
+    """A Cell of the same fit by choices: right where the preferred reply beats all others (top 1);
+    the log-loss is that of a softmax over them. cell: scored on Comparisons that know their `choice`"""
+    outcomes = {}
+    for name in TESTED:
+        of_pairs = cell.outcomes[name]
+        pair = of_pairs.choice  # (n,) which choice each pair is of
+        first = np.unique(pair, return_index=True)[1]  # place of each choice's first pair
+        right = np.ones(len(first))
+        np.minimum.at(right, pair, of_pairs.right)
+        with np.errstate(divide="ignore"):  # a pair that is certain
+            odds = of_pairs.log_loss + np.log1p(-np.exp(-of_pairs.log_loss))  # -logit
+        log_loss = np.zeros(len(first))
+        np.logaddexp.at(log_loss, pair, odds)  # log(1 + sum_j exp(-logit_j))
+        outcomes[name] = Outcomes(of_pairs.user[first], of_pairs.item[first], right, log_loss, np.nan)
+    return of_outcomes(cell, outcomes, cell.users)
 
-    user, item (choices,), pair (n,): of each tested group who made each choice and what about, and
-    which choice each pair is of.
+
+def chance(group):
+    """How often a reply drawn at random is the preferred one, mean over the people of some Comparisons."""
+    choice = group.choice.cpu().numpy()
+    first = np.unique(choice, return_index=True)[1]
+    return float(by_user(group.user.cpu().numpy()[first], 1 / (np.bincount(choice) + 1)).mean())
+
+
+def of_shared_items(cells, groups, frame):
+    """Cells of the choices that others made as well: the plurality, and those of first_places.
+
+    [] where nobody was asked what another was.
     """
+    of_others, masks = plurality(cells[0], groups, frame)
+    if not all(mask.any() for mask in masks.values()):
+        return []
+    return [narrowed(cell, masks) for cell in (of_others, *cells)]
 
-    def __init__(self, groups):
-        self.groups = groups
-        self.user = {}
-        self.item = {}
-        self.pair = {}
-        self.first = {}  # place of each choice's first pair
-        for name in TESTED:
-            group = getattr(groups, name)
-            self.pair[name] = group.choice.cpu().numpy()
-            self.first[name] = np.unique(self.pair[name], return_index=True)[1]
-            self.user[name] = group.user.cpu().numpy()[self.first[name]]
-            self.item[name] = group.item.numpy()[self.first[name]]
 
-    def first_places(self, cell):
-        """A Cell of the same fit by choices: right where the preferred reply beats all others (top 1);
-        the log-loss is that of a softmax over them."""
-        outcomes = {}
-        for name in TESTED:
-            of_pairs = cell.outcomes[name]
-            right = np.ones(len(self.user[name]))
-            np.minimum.at(right, self.pair[name], of_pairs.right)
-            with np.errstate(divide="ignore"):  # a pair that is certain
-                odds = of_pairs.log_loss + np.log1p(-np.exp(-of_pairs.log_loss))  # -logit
-            log_loss = np.zeros(len(right))
-            np.logaddexp.at(log_loss, self.pair[name], odds)  # log(1 + sum_j exp(-logit_j))
-            outcomes[name] = Outcomes(self.user[name], self.item[name], right, log_loss, np.nan)
-        return of_outcomes(cell, outcomes, cell.users)
+def plurality(cell, groups, frame):
+    """(Cell, masks): right where more *other* people who were asked the same preferred that reply than
+    any other; a share of 1 where several lead. masks: the choices that others made as well.
 
-    def chance(self):
-        """How often a reply drawn at random is the preferred one, mean over unseen people."""
-        shares = 1 / (np.bincount(self.pair["unseen"]) + 1)
-        return float(by_user(self.user["unseen"], shares).mean())
-
-    def of_shared_items(self, cells, frame):
-        """Cells of the choices that others made as well: the plurality, and those of first_places.
-
-        [] where nobody was asked what another was.
-        """
-        plurality, masks = self.plurality(cells[0], frame)
-        if not all(mask.any() for mask in masks.values()):
-            return []
-        return [narrowed(cell, masks) for cell in (plurality, *cells)]
-
-    def plurality(self, cell, frame):
-        """(Cell, masks): right where more *other* people who were asked the same preferred that reply than
-        any other; a share of 1 where several lead. masks: the choices that others made as well.
-
-        frame: everybody's pairs: user_id, item, turn, chosen. cell: first_places of some fit.
-        """
-        turns = frame.drop_duplicates("turn")
-        first = turns.drop_duplicates(["item", "user_id"])  # who is asked again has no second vote
-        votes = {}  # item -> {user: reply}
-        for item, user, reply in zip(first["item"], first["user_id"], first["chosen"]):
-            votes.setdefault(item, {})[user] = reply
-        pairs = zip(frame["user_id"], frame["chosen"], frame["rejected"])
-        item_of = dict(zip(pairs, frame["item"]))  # the last one, of a pair that a person had in two
-        outcomes = {}
-        masks = {}
-        for name in TESTED:
-            group = getattr(self.groups, name)
-            chosen, rejected = group.chosen.tolist(), group.rejected.tolist()
-            right = np.full(len(self.user[name]), np.nan)
-            for number, pair in enumerate(self.first[name]):
-                voter = group.user_ids[self.user[name][number]]
-                of_item = votes[item_of[voter, chosen[pair], rejected[pair]]]
-                counts = Counter(reply for user, reply in of_item.items() if user != voter)
-                most = max(counts.values(), default=0)
-                leaders = [reply for reply, count in counts.items() if count == most]
-                if leaders:
-                    right[number] = (chosen[pair] in leaders) / len(leaders)
-            masks[name] = np.isfinite(right)
-            outcomes[name] = cell.outcomes[name]._replace(right=right)
-        return cell._replace(K=PLURALITY, variant=LORE, best=None, outcomes=outcomes), masks
+    frame: everybody's pairs: user_id, item, turn, chosen. cell: first_places of some fit.
+    """
+    votes = frame.drop_duplicates("turn").drop_duplicates(["item", "user_id"])  # no second vote
+    counts = votes.groupby("item")["chosen"].agg(Counter)
+    vote_of = dict(zip(zip(votes["item"], votes["user_id"]), votes["chosen"]))
+    pairs = zip(frame["user_id"], frame["chosen"], frame["rejected"])
+    item_of = dict(zip(pairs, frame["item"]))  # the last one, of a pair that a person had in two
+    outcomes = {}
+    masks = {}
+    for name in TESTED:
+        group = getattr(groups, name)
+        chosen, rejected, user = group.chosen.tolist(), group.rejected.tolist(), group.user.tolist()
+        first = np.unique(group.choice.cpu().numpy(), return_index=True)[1]
+        right = np.full(len(first), np.nan)
+        for number, pair in enumerate(first):
+            voter = group.user_ids[user[pair]]
+            item = item_of[voter, chosen[pair], rejected[pair]]
+            of_others = counts[item] - Counter([vote_of[item, voter]])
+            most = max(of_others.values(), default=0)
+            leaders = [reply for reply, count in of_others.items() if count == most]
+            if leaders:
+                right[number] = (chosen[pair] in leaders) / len(leaders)
+        masks[name] = np.isfinite(right)
+        outcomes[name] = cell.outcomes[name]._replace(right=right)
+    return cell._replace(K=PLURALITY, variant=LORE, best=None, outcomes=outcomes), masks
 
 
 def of_outcomes(cell, outcomes, users):

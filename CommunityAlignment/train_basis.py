@@ -83,12 +83,11 @@ def main():
         )  # fmt: skip
         of_split = [cell for cell in result.cells if cell.variant != ANOTHER]
         of_split += choices.another_of_language(of_split, groups, language)
-        tested = choices.Choices(groups)
-        first = [tested.first_places(cell) for cell in of_split]
+        first = [choices.first_places(cell) for cell in of_split]
         cells += of_split
         top += first
-        shared += tested.of_shared_items(first, frame)
-        chances.append(tested.chance())
+        shared += choices.of_shared_items(first, groups, frame)
+        chances.append(choices.chance(groups.unseen))
     over = "splits" if args.resplit else "seeds"
     report = {"by_choice": choices.choice_rows(top, over)}
     report["of_shared_items"] = choices.choice_rows(shared, over)

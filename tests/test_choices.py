@@ -150,7 +150,7 @@ def test_the_first_place_is_right_where_all_pairs_are():
     groups = groups_of(frame, table)
     V = torch.randn(12, 1, generator=torch.Generator().manual_seed(2)) * 50
     margin = {name: project(group, [V])[0][:, 0] for name, group in groups._asdict().items()}
-    first = CHOICES.Choices(groups).first_places(Cell(0, 0.0, 1).scored(margin, groups))
+    first = CHOICES.first_places(Cell(0, 0.0, 1).scored(margin, groups))
     rewards = (table @ V)[:, 0].numpy()
     for name, users in (("seen", ["p0", "p1", "p2", "p3"]), ("unseen", ["p4", "p5", "p6", "p7"])):
         right, loss = [], []
@@ -168,7 +168,7 @@ def test_the_first_place_is_right_where_all_pairs_are():
         outcomes = first.outcomes[name]
         by_user = np.bincount(outcomes.user, outcomes.log_loss) / np.bincount(outcomes.user)
         assert by_user == pytest.approx(loss, abs=1e-4)
-    assert CHOICES.Choices(groups).chance() == 0.25
+    assert CHOICES.chance(groups.unseen) == 0.25
 
 
 def test_the_plurality_of_others_leaves_the_person_out():
@@ -179,10 +179,9 @@ def test_the_plurality_of_others_leaves_the_person_out():
     rows += [("p0", 8, "c", 4, 5), ("p2", 9, "d", 6, 7)]  # nobody else was asked
     frame = pd.DataFrame(rows, columns=["user_id", "turn", "item", "chosen", "rejected"])
     groups = groups_of(frame, torch.randn(8, 3))
-    choices = CHOICES.Choices(groups)
     margin = {name: torch.ones(len(group)) for name, group in groups._asdict().items()}
-    first = choices.first_places(Cell(0, 0.0, 1).scored(margin, groups))
-    found, kept = choices.plurality(first, frame)
+    first = CHOICES.first_places(Cell(0, 0.0, 1).scored(margin, groups))
+    found, kept = CHOICES.plurality(first, groups, frame)
     assert kept["seen"].tolist() == [True, True, False, True, True]
     # p0: a: others 0, 0, 1 -> right; b: others 2, 3, 3 -> wrong; p1 alike
     assert found.outcomes["seen"].right[kept["seen"]].tolist() == [1, 0, 1, 0]
@@ -191,16 +190,16 @@ def test_the_plurality_of_others_leaves_the_person_out():
     # a second vote of one who is asked again, and another item with a reply in common, change nothing
     more = [("p0", 20, "a", 1, 0), ("p3", 21, "a+", 0, 1), ("p3", 21, "a+", 0, 6)]
     asked = pd.concat([frame, pd.DataFrame(more, columns=frame.columns)])
-    again, _ = choices.plurality(first, asked)
+    again, _ = CHOICES.plurality(first, groups, asked)
     for name in ("seen", "unseen"):
         assert np.array_equal(*(of.outcomes[name].right[kept[name]] for of in (again, found)))
-    shared = CHOICES.choice_rows(choices.of_shared_items([first], frame))
+    shared = CHOICES.choice_rows(CHOICES.of_shared_items([first], groups, frame))
     assert {row["K"] for row in shared} == {CHOICES.PLURALITY, 1}
     alone = frame[frame["item"].isin(["c", "d"])]
-    lonely = CHOICES.Choices(groups_of(alone, torch.randn(8, 3)))
+    lonely = groups_of(alone, torch.randn(8, 3))
     margin = {name: torch.ones(1) for name in Groups._fields}
-    first = lonely.first_places(Cell(0, 0.0, 1).scored(margin, lonely.groups))
-    assert lonely.of_shared_items([first], alone) == []
+    first = CHOICES.first_places(Cell(0, 0.0, 1).scored(margin, lonely))
+    assert CHOICES.of_shared_items([first], lonely, alone) == []
 
 
 def test_how_often_people_agree_with_themselves():

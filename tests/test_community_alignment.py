@@ -245,7 +245,7 @@ def test_chance_is_that_of_all_splits(answers, tmp_path):
     chances = []
     for seed in range(2):
         groups = PEOPLE.split(PEOPLE.load(answers), "group", 2, 32, 0.5, "pairs", seed)
-        chances.append(CHOICES.Choices(groups).chance())
+        chances.append(CHOICES.chance(groups.unseen))
     assert chances[0] != chances[1]
     assert re.search("chance: (.*) %", out)[1] == f"{100 * sum(chances) / 2:.1f}"
 
