@@ -138,9 +138,8 @@ def read_csv(path, columns=None):
     csv.field_size_limit(LARGEST_CELL)
     quotes = f'a quote within a quoted cell is written twice, ""; {NOT_WHOLE}'
     with naming_damage(path), open_text(path, newline="") as file:
-        lines = watched(path, file)
-        first = next(lines, "")
-        rows = csv.reader(chain([first], lines), delimiter=max(DELIMITERS, key=first.count), strict=True)
+        first = file.readline()
+        rows = csv.reader(chain([first], file), delimiter=max(DELIMITERS, key=first.count), strict=True)
         with told_as(f"{path}, line 1: broken CSV", csv.Error, then=quotes):
             header = [name.strip() for name in next(rows, [])]
         positions = columns_of(path, header, columns)
@@ -154,15 +153,6 @@ def read_csv(path, columns=None):
                 counts = f"{len(cells)} cells for {len(header)} columns"
                 require(len(cells) == len(header), f"{where}: {counts}; {NOT_WHOLE}")
                 yield where, {name: cells[position] for name, position in positions.items()}
-
-
-def watched(path, file):
-    """The lines of a file; says so where the last one has no end, which a CSV file may have or have lost."""
-    line = "\n"
-    for line in file:
-        yield line
-    if not line.endswith(("\n", "\r")):
-        print(f"{path}: its last line has no end; if the file was cut off there, download it again")
 
 
 def columns_of(path, header, columns):

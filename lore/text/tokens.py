@@ -86,38 +86,30 @@ class Tokeniser:
         token = f"has token {max(tokens)}, in the text {start}, but the model has {self.rows}"
         together = max(tokens) < self.rows
         require(together, f"the tokenizer of {self.name} {token}: they do not belong together")
-        self.require_all_read(conversation, tokens)
-        roles = tuple(message["role"] for message in conversation)
-        if self.pooling == "last" and roles not in self.tried:
-            self.tried.add(roles)
-            self.require_words_matter(conversation, tokens)
+        for what, altered in self.altered(conversation):
+            is_read = altered == conversation or self.tokenise([altered])[0] != tokens
+            require(is_read, f"{self.name} does not read the {what}")
 
-    def require_all_read(self, conversation, tokens):
-        """InputError: calls of tools, or thoughts, without which the tokens are the same."""
+    def altered(self, conversation):
+        """Yield (what, conversation): without calls of tools and thoughts, which a template may leave out;
+        where roles come in a new order, with other words in any of the first and last messages."""
         for name in BESIDE_CONTENT:
-            without = []
+            talk = []
             for message in conversation:
-                without.append({key: value for key, value in message.items() if key != name})
-            is_read = without == conversation or self.tokenise([without])[0] != tokens
-            way_out = "write it into the content, or leave it out"
-            text = f"does not read the {name} of a message (its chat template): {way_out}"
-            require(is_read, f"{self.name} {text}")
-
-    def require_words_matter(self, conversation, tokens):
-        """InputError unless other words in any of the first and last messages give other tokens."""
+                talk.append({key: value for key, value in message.items() if key != name})
+            yield f"{name} of a message (its chat template): write it into the content, or leave it out", talk
+        roles = tuple(message["role"] for message in conversation)
+        if self.pooling == "mean" or roles in self.tried:
+            return
+        self.tried.add(roles)
         numbers = range(len(conversation))
+        kinds = {len(conversation) - 1: "reply", len(conversation) - 2: "prompt"}
         for number in sorted({*numbers[:2], *numbers[-4:]}, reverse=True):
-            if not conversation[number]["content"] and len(conversation[number]) > 2:
-                continue  # it calls a tool, and a template may write nothing else of it
-            altered = [dict(message) for message in conversation]
-            altered[number]["content"] = OTHER_WORDS
-            kinds = {len(conversation) - 1: "reply", len(conversation) - 2: "prompt"}
-            kind = kinds.get(number, "turn before them")
-            text = f"does not write the text of a {kind} (one that wants a list of parts?)"
-            matters = self.tokenise([altered])[0] != tokens
-            require(
-                matters, f"the chat template of {self.name} {text}, so all would be the same to the model"
-            )
+            talk = [dict(message) for message in conversation]
+            if talk[number]["content"] or len(talk[number]) == 2:  # else a template may write a call alone
+                talk[number]["content"] = OTHER_WORDS
+                kind = kinds.get(number, "turn before them")
+                yield f"text of a {kind}: does its chat template want a list of parts?", talk
 
     def ending(self, conversation):
         """The conversation without what is so far from its end that it is cut off anyway.
