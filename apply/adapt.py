@@ -30,10 +30,9 @@ from lore.report.results import save_results
 from lore.report.text_tables import Table, print_table
 from lore.settings import settings
 from lore.text.input_rows import read_judgements
-from newcomers import embedded_pairs, require_new, to_fit
 from questions import is_one_for_all
 from saved_basis import encoder_of_basis, open_basis
-from stored_answers import StoredAnswers, require_kept, taken_in
+from stored_answers import StoredAnswers, require_kept, require_new, taken_in, to_fit
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -80,7 +79,7 @@ def main():
     if not args.replace:
         require_kept(args.output, basis, judgements)
     encoder = encoder_of_basis(args.basis, basis, args)
-    extended, rows = taken_in(basis, embedded_pairs(judgements, encoder), judgements, args.replace)
+    extended, rows = taken_in(basis, StoredAnswers.embedded(judgements, encoder), args.replace)
     save_basis(args.output, extended)
     save_results(prefix, rows, args)
     print_table(people_table(rows))

@@ -41,10 +41,9 @@ from lore.report.results import save_results
 from lore.settings import settings
 from lore.text.input_rows import candidates_of, identifier, is_nothing, judgements_of, rows_of
 from lore.text.spellings import as_read
-from newcomers import embedded_pairs, to_fit
 from questions import CHOSEN, RANDOM, WAYS, Pool, Posterior, is_one_for_all, most_telling
 from saved_basis import conversations_in, embedded, encoder_of_basis, open_basis, require_free
-from stored_answers import StoredAnswers, text_numbers
+from stored_answers import StoredAnswers, text_numbers, to_fit
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -209,8 +208,7 @@ def with_answers(table, asked, encoder):
     """The table and behind it the replies of all answers, whose pairs (m, 2) of rows come with it."""
     answers = asked.stored
     if asked.judgements:
-        fitted = to_fit(asked.judgements)
-        answers = answers.and_then(StoredAnswers.of(embedded_pairs(fitted, encoder), fitted))
+        answers = answers.and_then(StoredAnswers.embedded(to_fit(asked.judgements), encoder))
     vectors, pairs = answers.vectors()
     return torch.cat([table, vectors.float()]), len(table) + pairs
 

@@ -25,9 +25,8 @@ from scorer import Scorer
 from lore.common import require
 from lore.fit.basis import save_basis
 from lore.text.input_rows import candidates_of, identifier, judgements_of, row_of
-from newcomers import embedded_pairs, require_new, to_fit
 from saved_basis import opened
-from stored_answers import StoredAnswers, taken_in
+from stored_answers import StoredAnswers, require_new, taken_in, to_fit
 
 __all__ = ["Person", "opened"]
 
@@ -54,9 +53,8 @@ class Person:
         """
         judgements = self.judgements(pairs)
         require_new(judgements, self.before, "the basis", StoredAnswers.in_basis(self.before).users)
-        judgements = to_fit(judgements)
-        comparisons = embedded_pairs(judgements, self.encoder)
-        self.basis, (said,) = taken_in(self.before, comparisons, judgements)
+        answers = StoredAnswers.embedded(to_fit(judgements), self.encoder)
+        self.basis, (said,) = taken_in(self.before, answers)
         return said
 
     def rewards(self, prompt, candidates):

@@ -8,8 +8,8 @@ from pool import Prompt
 
 from leave_one_out import adapt
 from lore.text.input_rows import judgements_of
-from newcomers import pairs_of
 from questions import CHOSEN, RANDOM, WAYS, Posterior, most_telling, rewards_by
+from stored_answers import StoredAnswers
 
 BOTH = "both"
 RULES = (*WAYS, BOTH)  # how questions come about; both: a coin says it of each, and nobody is told
@@ -70,7 +70,8 @@ class Rater:
         if not self.rows:
             return None
         count = len(self.rows)
-        newcomers = adapt(self.basis, pairs_of(self.judgements, self.pool.table, *self.known.T.numpy()))
+        answers = StoredAnswers.of(self.judgements, self.pool.table, *self.known.T)
+        newcomers = adapt(self.basis, answers.pairs())
         right = round(count * float(newcomers.accuracy[0]))
         population = round(count * float(newcomers.population[0]))
         return {"right": right, "population": population, "of": count, "word": newcomers.word(0)}

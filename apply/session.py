@@ -36,17 +36,20 @@ from arms import arms_table
 from outputs import ROWS, require_folder, require_ours, require_output, whole_folder
 from pool import Pool, embed_pool, read_pool
 from rater import RULES, Rater
+from safetensors.torch import save_file
 from server import LOOPBACK, bound, require_server, run
 
 import saved_basis
-from lore.common import InputError, require, start
+from lore.common import InputError, require, start, written_whole
+from lore.fit.basis import save_basis
+from lore.fit.likelihood import LOGIT_SCALE
 from lore.report.text_tables import print_table
 from lore.settings import settings
 from lore.text.conversations import SURROGATE, read_json_lines
 from lore.text.input_rows import identifier, judgements_of
 from questions import CHOSEN, RANDOM, is_one_for_all
 from saved_basis import encoder_of_basis, open_basis
-from stored_answers import BASIS, write_people
+from stored_answers import StoredAnswers, require_new, taken_in, to_fit
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -61,6 +64,7 @@ token = ""  # part of the address where the host is another; empty = a new one a
 seed = 0  # of the sides on which replies stand, and of random questions
 # -------------------------------------------------------------------------------------------
 
+BASIS = "basis.safetensors"  # in a folder of what a session has learned
 HERE = Path(__file__).resolve().parent
 THREADS = 1  # of torch: a click is so little work that more wait for one another
 LONGEST_NAME = 80  # characters
@@ -309,6 +313,25 @@ def require_sessions(path, read):
     aside = [str(aside_of(path))] if path else []
     require_output(path, read, [suffix for suffix in ROWS if suffix], aside)
     require_ours(path, lambda file: is_ours(next(read_json_lines(file))[1]))
+
+
+def write_people(folder, basis, pool, judgements):
+    """FOLDER/basis.safetensors, as adapt.py writes it, and a head for each person of Judgements on a pool.
+
+    A head is score.weight (1, d), V w + e over LOGIT_SCALE: the last shard of export.py's folder. -> rows of
+    adapt.py's table. InputError: somebody stands in the basis by now.
+    """
+    require_new(judgements, basis, "the basis")
+    judgements = to_fit(judgements)
+    answers = StoredAnswers.of(judgements, pool.table, *pool.rows_of(judgements).T)
+    with_people, said = taken_in(basis, answers)
+    save_basis(Path(folder) / BASIS, with_people)
+    for number, row in enumerate(said):
+        head = with_people.rewards([row["user_id"]]).T / LOGIT_SCALE  # (1, d)
+        header = {"format": "pt", "user_id": row["user_id"]}
+        with written_whole(Path(folder) / f"head_{number:03d}.safetensors") as file:
+            save_file({"score.weight": head}, file, header)
+    return said
 
 
 def export_people(args, basis, pool, judgements):

@@ -1,30 +1,64 @@
-"""The answers that people were taken into a basis by, kept in its file: Basis.answers and Basis.answered.
+"""People taken into a saved basis, and the answers that they were taken in by: Basis.answers and Basis.answered.
 
 To them more can be added, from them the next question follows, and what they say is not asked again.
 """
 
 from dataclasses import replace
-from pathlib import Path
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from outputs import is_filled
-from safetensors.torch import save_file
 
 from leave_one_out import adapt
-from lore.common import InputError, written_whole
-from lore.fit.basis import load_basis, save_basis
+from lore.common import InputError, require
+from lore.fit.basis import load_basis, stacked_deviations
 from lore.fit.comparisons import Comparisons, numbers_of
 from lore.fit.groups import names_of
-from lore.fit.likelihood import LOGIT_SCALE
+from lore.text.input_rows import first_times
 from lore.text.spellings import as_asked
-from newcomers import extend, pairs_of, people_rows, require_new, to_fit
+from saved_basis import embedded
 
 # of Basis.answered: who among basis.everybody; rows of Basis.answers; a number for the prompt, one for both texts
 COLUMNS = ("person", "chosen", "rejected", "prompt", "text")
-BASIS = "basis.safetensors"  # in a folder of what a session has learned
+
+
+# ------------------------------------------------------------------------------------------------
+# Judgements
+# ------------------------------------------------------------------------------------------------
+
+
+def require_new(judgements, basis, path, back=(), advice="give new people other ids"):
+    """InputError: somebody stands in the basis already, but for those of `back`, who may come again."""
+    there = {user.casefold(): user for user in basis.everybody}
+    for each in judgements:
+        user = there.get(each.user_id.casefold())
+        if user is not None and not (user == each.user_id and user in back):
+            raise InputError(f"{each.file_and_line}: {path} has a user {user} already; {advice}")
+
+
+def to_fit(judgements):
+    """Those that tell something new and are not of a test side; prints what is left out, and whom."""
+    fitted = [each for each in judgements if each.side != "test"]
+    if len(fitted) < len(judgements):
+        count = len(judgements) - len(fitted)
+        nobody = {each.user_id for each in judgements} - {each.user_id for each in fitted}
+        print(f"left out: {count} x of a test side (split), {len(nobody)} people{names_of(nobody)}")
+    require(fitted, "every comparison is of a test side (split): none is left to fit")
+    return [fitted[number] for number in first_times(fitted)]
+
+
+def text_numbers(pairs):
+    """A number for the texts of each pair of conversations, in its order, however they are spelled. A list."""
+    texts = [f"{as_asked(first)} {as_asked(second)}" for first, second in pairs]
+    return numbers_of(pd.Series(texts, dtype=object)).tolist()
+
+
+# ------------------------------------------------------------------------------------------------
+# Answers
+# ------------------------------------------------------------------------------------------------
 
 
 class StoredAnswers(NamedTuple):
@@ -34,14 +68,20 @@ class StoredAnswers(NamedTuple):
     frame: pd.DataFrame  # a line an answer: user_id, and COLUMNS behind the first
 
     @classmethod
-    def of(cls, pairs, judgements):
-        """Those of Comparisons that embedded_pairs has made of these Judgements."""
-        frame = pd.DataFrame({"user_id": np.array(pairs.user_ids, dtype=object)[pairs.user.numpy()]})
-        for name in ("chosen", "rejected", "prompt"):
-            frame[name] = getattr(pairs, name).numpy()
-        by_user = sorted(judgements, key=lambda judged: judged.user_id)  # as Comparisons have them
-        frame["text"] = text_numbers([(judged.chosen, judged.rejected) for judged in by_user])
-        return cls(pairs.table, frame)
+    def of(cls, judgements, table, chosen, rejected):
+        """Those of Judgements, whose replies are these rows of a table."""
+        frame = pd.DataFrame({"user_id": [each.user_id for each in judgements]}, dtype=object)
+        prompts = pd.Series([each.prompt_id for each in judgements], dtype=object)
+        texts = text_numbers([(each.chosen, each.rejected) for each in judgements])
+        columns = {"chosen": chosen, "rejected": rejected, "prompt": numbers_of(prompts), "text": texts}
+        return cls(table, frame.assign(**columns))
+
+    @classmethod
+    def embedded(cls, judgements, encoder):
+        """The same, the replies of which are still texts."""
+        rows = [(each.file_and_line, each, [each.chosen, each.rejected]) for each in judgements]
+        table, numbers = embedded(rows, encoder)
+        return cls.of(judgements, table, *torch.stack(numbers, 1))
 
     @classmethod
     def in_basis(cls, basis):
@@ -63,9 +103,6 @@ class StoredAnswers(NamedTuple):
 
     def of_users(self, users):
         return self._replace(frame=self.frame[self.frame["user_id"].isin(users)])
-
-    def not_of_users(self, users):
-        return self._replace(frame=self.frame[~self.frame["user_id"].isin(users)])
 
     def and_then(self, later):
         """These and later ones, without what is there again."""
@@ -94,18 +131,12 @@ class StoredAnswers(NamedTuple):
         return basis._replace(answers=answers, answered=answered)
 
 
-def text_numbers(pairs):
-    """A number for the texts of each pair of conversations, in its order, however they are spelled. A list."""
-    texts = [f"{as_asked(first)} {as_asked(second)}" for first, second in pairs]
-    return numbers_of(pd.Series(texts, dtype=object)).tolist()
-
-
 def require_kept(path, basis, judgements):
     """Before a basis with these Judgements added is written. InputError: answers in the file there would be lost."""
     if not is_filled(path):
         return
-    numbers = text_numbers([(judged.chosen, judged.rejected) for judged in judgements])
-    coming = {*zip([judged.user_id for judged in judgements], numbers)}
+    numbers = text_numbers([(each.chosen, each.rejected) for each in judgements])
+    coming = {*zip([each.user_id for each in judgements], numbers)}
     lost = StoredAnswers.in_basis(load_basis(path)).keys - StoredAnswers.in_basis(basis).keys - coming
     if lost:
         user, _ = min(lost)
@@ -113,48 +144,67 @@ def require_kept(path, basis, judgements):
         raise InputError(f"{text}; take it as --basis, or name another file")
 
 
-def taken_in(basis, pairs, judgements, anew=False):
-    """(the Basis with the people of these Comparisons and Judgements in it, what is said of each as people_rows).
+# ------------------------------------------------------------------------------------------------
+# People
+# ------------------------------------------------------------------------------------------------
+
+
+def taken_in(basis, answers, anew=False):
+    """(the Basis with the people of these StoredAnswers in it, what is said of each as people_rows).
 
     What they have answered before counts as well, unless they are fitted anew.
     """
-    earlier = StoredAnswers.in_basis(basis)
-    answers = StoredAnswers.of(pairs, judgements)
     users = answers.users
-    if not anew:
-        answers = added(earlier.of_users(users), answers)
-    pairs = answers.pairs()
+    earlier = StoredAnswers.in_basis(basis)
+    if anew:
+        earlier = earlier.of_users({*basis.everybody} - users)
+    together = earlier.and_then(answers)
+    before = earlier.of_users(users)
+    if before.users:
+        again = len(earlier.frame) + len(answers.frame) - len(together.frame)
+        print(f"answered before: {len(before.users)} people{names_of(before.users)}, {len(before.frame)} x")
+        print(f"left out: {again} x a judgement that the basis holds already")
+    pairs = together.of_users(users).pairs()
     newcomers = adapt(basis, pairs)
     rows = people_rows(pairs, newcomers)
-    extended = extend(basis, pairs, newcomers, rows)
-    return earlier.not_of_users(users).and_then(answers).stored_in(extended), rows
+    return together.stored_in(extend(basis, pairs, newcomers, rows)), rows
 
 
-def added(earlier, answers):
-    """All answers of people, of some of whom there are earlier ones; says of whom, and what tells nothing new."""
-    if not earlier.users:
-        return answers
-    together = earlier.and_then(answers)
-    again = len(earlier.frame) + len(answers.frame) - len(together.frame)
-    print(f"answered before: {len(earlier.users)} people{names_of(earlier.users)}, {len(earlier.frame)} x")
-    print(f"left out: {again} x a judgement that the basis holds already")
-    return together
+def people_rows(pairs, newcomers):
+    """One dict per person."""
+    columns = {
+        "user_id": pairs.user_ids,
+        "pairs": pairs.counts.tolist(),
+        "mixture": newcomers.mixtures.W.tolist(),
+        "spread": newcomers.mixtures.spread.tolist(),
+        "gap": newcomers.mixtures.gap.tolist(),
+        "leave_one_out": newcomers.accuracy.tolist(),
+        "population": newcomers.population.tolist(),
+        "gain": newcomers.gain.tolist(),
+        "gain_error": [error if isfinite(error) else None for error in newcomers.error.tolist()],
+        "prompts_left_out": newcomers.prompts.tolist(),
+        "word": [*map(newcomers.word, range(len(pairs.user_ids)))],
+    }
+    return [dict(zip(columns, values)) for values in zip(*columns.values())]
 
 
-def write_people(folder, basis, pool, judgements):
-    """FOLDER/basis.safetensors, as adapt.py writes it, and a head for each person of Judgements on a pool.
-
-    A head is score.weight (1, d), V w + e over LOGIT_SCALE: the last shard of export.py's folder. -> rows of
-    adapt.py's table. InputError: somebody stands in the basis by now.
-    """
-    require_new(judgements, basis, "the basis")
-    judgements = to_fit(judgements)
-    pairs = pairs_of(judgements, pool.table, *pool.rows_of(judgements).T.numpy())
-    with_people, said = taken_in(basis, pairs, judgements)
-    save_basis(Path(folder) / BASIS, with_people)
-    heads = with_people.rewards(pairs.user_ids).T / LOGIT_SCALE  # (P, d)
-    for number, user in enumerate(pairs.user_ids):
-        with written_whole(Path(folder) / f"head_{number:03d}.safetensors") as file:
-            head = {"score.weight": heads[[number]]}
-            save_file(head, file, {"format": "pt", "user_id": user})
-    return said
+def extend(basis, pairs, newcomers, rows):
+    """The basis with these people where they were, new ones behind the others, and what is said of them."""
+    mixtures = newcomers.mixtures
+    there = {*basis.everybody}
+    new = [user for user in pairs.user_ids if user not in there]
+    more = {"unseen_ids": (*basis.unseen_ids, *new)}
+    more["mean"] = basis.prior.mean  # that of the fit, whoever changes
+    positions = basis._replace(unseen_ids=more["unseen_ids"]).positions(pairs.user_ids)
+    parameters = {"W": mixtures.W.float()}
+    if mixtures.deviations is not None:
+        parameters["E"] = stacked_deviations(mixtures.deviations, pairs.user_ids)
+    for name, values in parameters.items():
+        before = [getattr(basis, name), getattr(basis, f"{name}_unseen")]
+        everybody = torch.cat([*before, values.new_zeros(len(new), values.shape[1])])
+        everybody[positions] = values
+        more[name], more[f"{name}_unseen"] = everybody.tensor_split([len(basis.user_ids)])
+    for name, column in (("pairs", "pairs"), ("words", "word")):
+        said = {row["user_id"]: row[column] for row in rows}
+        more[name] = (getattr(basis, name) or {}) | said
+    return basis._replace(**more)
