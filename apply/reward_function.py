@@ -53,8 +53,8 @@ def reward_function(path, user=None, policy="", unknown="refuse", unscored=None,
         labels = [user] * len(prompts) if user is not None else user_id
         hint = "give the data set such a column (empty = the population), or name one person with user=ID"
         require(labels is not None, f"whose rewards? there is no user_id; {hint}")
-        require(len(labels) == len(prompts), f"{len(labels)} user_id for {len(prompts)} prompts")
-        require(len(completions) == len(prompts), f"{len(completions)} completions of {len(prompts)} prompts")
+        for name, values in (("user_id", labels), ("completions", completions)):
+            require(len(values) == len(prompts), f"{len(values)} {name} for {len(prompts)} prompts")
         users = []
         talks = []
         for number, (prompt, completion, label) in enumerate(zip(prompts, completions, labels)):
@@ -65,7 +65,7 @@ def reward_function(path, user=None, policy="", unknown="refuse", unscored=None,
             except InputError as error:
                 talks.append(error)
         if unknown == "refuse":
-            basis.positions([each for each in users if each is not None])
+            basis.positions([*filter(None, users)])
         strangers = scorer.place_unknown(talks, users, unknown)
         results = scorer.results(talks, users)
         failed = [result for result in results if isinstance(result, InputError)]

@@ -49,29 +49,25 @@ class Scorer:
         """The same of their vectors: (talks,)"""
         rewards = self.basis.population(table)
         personal = [row for row, user in enumerate(users) if user is not None]
-        named = [users[row] for row in personal]
-        rewards[personal] = self.basis.log_odds_by_row(table[personal], named)
+        rewards[personal] = self.basis.log_odds_by_row(table[personal], [*filter(None, users)])
         return rewards
 
-    def each(self, talks, users):
-        """Their rewards, with an InputError in place of what cannot be scored."""
-        try:
-            return self.rewards(talks, users)
-        except InputError as error:
-            if len(talks) == 1:
-                return [error]
-        middle = len(talks) // 2  # so that it costs its neighbours nothing but time
-        first = self.each(talks[:middle], users[:middle])
-        return first + self.each(talks[middle:], users[middle:])
-
     def results(self, talks, users):
-        """The same of conversations among which InputErrors stand, which stay."""
-        results = list(talks)
-        numbers = [number for number, talk in enumerate(talks) if not isinstance(talk, InputError)]
-        if numbers:
-            scored = self.each([talks[i] for i in numbers], [users[i] for i in numbers])
-            for number, result in zip(numbers, scored):
-                results[number] = result
+        """The same, with an InputError in place of what cannot be scored; those among the talks stay."""
+        results = [*talks]
+        sound = [number for number, talk in enumerate(talks) if not isinstance(talk, InputError)]
+        waiting = [sound] if sound else []
+        while waiting:
+            part = waiting.pop()
+            try:
+                rewards = self.rewards([*map(talks.__getitem__, part)], [*map(users.__getitem__, part)])
+            except InputError as error:
+                rewards = [error]
+                if len(part) > 1:  # in halves, so that it costs its neighbours nothing but time
+                    waiting += [part[::2], part[1::2]]
+                    continue
+            for number, reward in zip(part, rewards):
+                results[number] = reward
         return results
 
 

@@ -58,9 +58,9 @@ PART = 8  # bytes of text for each token of a batch: about two batches are compu
 class Query(NamedTuple):
     """One conversation that waits for its reward."""
 
-    talk: list
+    talk: list  # or an InputError
     user: str | None
-    reward: asyncio.Future  # or an InputError
+    reward: asyncio.Future  # the same
 
 
 class Queue:
@@ -76,18 +76,13 @@ class Queue:
 
     async def ask(self, talks, users):
         """Rewards and InputErrors, one for each query."""
-        results = [*talks]
-        line = {}
-        for number, (talk, user) in enumerate(zip(talks, users)):
-            if not isinstance(talk, InputError):
-                line[number] = Query(talk, user, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        line = deque(Query(talk, user, loop.create_future()) for talk, user in zip(talks, users))
+        rewards = asyncio.gather(*(query.reward for query in line))
         if line:
-            self.lines.append(deque(line.values()))
+            self.lines.append(line)
             self.arrival.set()
-        rewards = await asyncio.gather(*(query.reward for query in line.values()))
-        for number, reward in zip(line, rewards):
-            results[number] = reward
-        return results
+        return await rewards
 
     async def work(self):
         while True:
@@ -96,7 +91,7 @@ class Queue:
             talks = [query.talk for query in part]
             users = [query.user for query in part]
             loop = asyncio.get_running_loop()
-            computing = loop.run_in_executor(self.thread, self.scorer.each, talks, users)
+            computing = loop.run_in_executor(self.thread, self.scorer.results, talks, users)
             # a fault of ours is told to those who asked, and the server goes on
             (results,) = await asyncio.gather(computing, return_exceptions=True)
             for number, query in enumerate(part):
@@ -114,8 +109,9 @@ class Queue:
         lines = len(self.lines)
         while self.lines and len(part) < self.most and (len(part) < lines or size < self.size):
             line = self.lines.popleft()
-            part.append(line.popleft())
-            size += text_bytes(part[-1].talk)
+            query = line.popleft()
+            part.append(query)
+            size += 0 if isinstance(query.talk, InputError) else text_bytes(query.talk)
             if line:
                 self.lines.append(line)
         if not self.lines:
@@ -129,7 +125,9 @@ def answer_of(results, unscored, logs=None):
     unscored: the reward of an empty or too long reply, or None; logs: {name: number} for the client's log.
     """
     rewards = [reward_of(result, unscored) for result in results]
-    errors = [*map(error_of, range(len(results)), results)]
+    errors = []
+    for number, result in enumerate(results):
+        errors.append(one_line(result, f"query {number}") if isinstance(result, InputError) else None)
     if any(errors) and rewards == [None] * len(rewards):
         raise InputError(errors[0])
     answer = {"rewards": rewards, "scores": rewards, "extra_logs": logs or {}}
@@ -151,11 +149,6 @@ def as_class(reward):
 
 def as_embedding(reward):
     return {"object": "embedding", "embedding": [reward]}
-
-
-def error_of(number, result):
-    """The line of a query that has no reward, None of another."""
-    return one_line(result, f"query {number}") if isinstance(result, InputError) else None
 
 
 def one_line(error, where=""):

@@ -105,7 +105,7 @@ def renderings(words, talk):
     day = "28 November 2026"
     prompt = rendered(words, talk[:-1], add_generation_prompt=True, date_string=day)
     text = prompt + talk[-1]["content"]
-    first, end, padding = words.bos_token or "<|im_start|>", words.eos_token, words.pad_token
+    first, end, padding = words.bos_token or "", words.eos_token, words.pad_token
     yield rendered(words, talk), None
     yield rendered(words, talk, add_generation_prompt=True), None
     yield text, prompt
@@ -237,12 +237,12 @@ class SlowScorer:
     def __init__(self):
         self.parts = []
 
-    def each(self, talks, users):
+    def results(self, talks, users):
         time.sleep(0.01)
         self.parts.append(users)
         if "fault" in users:
             raise ZeroDivisionError
-        return [float(talk[-1]["content"]) for talk in talks]
+        return [talk if isinstance(talk, InputError) else float(talk[-1]["content"]) for talk in talks]
 
 
 def test_small_requests_are_answered_beside_a_large_one():
@@ -336,8 +336,6 @@ REWARD, LISTS = ("get_reward",), ("classify", "v1/embeddings")
 TALK = exchange("Why?", "No.")
 REFUSED = [
     (REWARD, {"query": ["what?"]}, "query 0"),
-    (REWARD, {"query": [TALK], "labels": ["nobody"]}, "no user nobody"),
-    (REWARD, {"query": [TALK], "labels": [{"user": "0"}]}, "without a user_id"),
     (REWARD, b'{"query": [[]], "labels": [NaN]}', "query"),
     (REWARD, {"query": [TALK], "labels": [10**400]}, "no user 1000"),
     (REWARD, {"query": [TALK], "labels": ["\ud800"]}, "no user"),
@@ -350,8 +348,6 @@ REFUSED = [
     (LISTS, {"input": "<|user|>\nWhy?<|end|>\n<|assistant|>\n<|end|>\n"}, "query 0"),  # an empty reply
     (LISTS, {"input": "Why? No."}, "not of this model's chat template"),
     (LISTS, {"input": []}, "neither a text nor a list"),
-    (LISTS, {"input": {"text": "a"}}, "neither a text nor a list"),
-    (LISTS, {"input": [[1, 2, 3]]}, "query 0"),
     (LISTS, {"messages": []}, "query 0"),
     (LISTS, {}, "neither a text nor a list"),
     (LISTS, {"messages": TALK, "model": "0"}, "model is '0': use \"user:ID\""),

@@ -76,7 +76,7 @@ def test_a_completion_without_a_reward_is_none_and_counted(basis, reward):
         ({"user_id": ["nan"]}, "no id"),
         ({"user_id": []}, "0 user_id for 1 prompts"),
         ({"user_id": None}, "whose rewards"),
-        ({"completions": []}, "0 completions of 1 prompts"),
+        ({"completions": []}, "0 completions for 1 prompts"),
         ({"completions": [[{"role": "assistant", "content": "sat"}]]}, "a str and a list"),
         ({"prompts": ["<|im_start|>user\nthe cat?"]}, "chat template"),
     ],
