@@ -6,6 +6,7 @@ differences are log-odds.
 """
 
 import json
+import os
 from pathlib import Path
 from shutil import copyfile
 
@@ -13,8 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lore.common import InputError, require
-from lore.text.conversations import exchange, first_line
+from lore.common import require, told_as
+from lore.text.conversations import exchange
 
 WHOLE = "model.safetensors"
 INDEX = f"{WHOLE}.index.json"
@@ -34,29 +35,24 @@ def base_folder(encoder):
     from huggingface_hub import snapshot_download
 
     revision = encoder.checkpoint.revision
-    try:
+    with told_as(f"{encoder.name} cannot be fetched", OSError, ValueError):
         return Path(snapshot_download(encoder.name, revision=revision, allow_patterns=FETCHED))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{encoder.name} cannot be fetched: {first_line(error)}") from error
 
 
 def weight_files(base):
-    """Names of the safetensors files of a model, and which tensor is where.
-
-    As transformers does it: one whole file goes before an index of several.
-    """
+    """In which safetensors file of a model each tensor is: a whole one goes first, as for transformers."""
     if (base / WHOLE).exists():
         with safe_open(base / WHOLE, framework="pt") as file:
-            return [WHOLE], dict.fromkeys(file.keys(), WHOLE)
+            return dict.fromkeys(file.keys(), WHOLE)
     none = f"{base} has no .safetensors weights to link; save the model anew as such"
     require((base / INDEX).exists(), none)
-    file_of = json.loads((base / INDEX).read_text())["weight_map"]
-    return sorted({*file_of.values()}), file_of
+    return json.loads((base / INDEX).read_text())["weight_map"]
 
 
 def write_weights(folder, base, heads, take):
     """The base's shards, and after them, so that it is read last, one with score.weight."""
-    files, file_of = weight_files(base)
+    file_of = weight_files(base)
+    files = sorted({*file_of.values()})
     count = len(files) + 1
     names = {file: f"model-{i:05d}-of-{count:05d}.safetensors" for i, file in enumerate(files, 1)}
     last = f"model-{count:05d}-of-{count:05d}.safetensors"
@@ -128,15 +124,11 @@ def write_checkpoint(folder, encoder, heads, labels, copy=False):
     """
     base = base_folder(encoder)
     pad = pad_token(encoder)
-    take = copyfile if copy else link
+    take = copyfile if copy else os.symlink
     write_config(folder, encoder, labels, pad)
     write_tokenizer(folder, base, encoder, pad, take)
     write_weights(folder, base, heads, take)
     require_same_scores(folder, encoder, heads)
-
-
-def link(source, path):
-    path.symlink_to(source)
 
 
 def require_same_scores(folder, encoder, heads):
@@ -177,16 +169,3 @@ def licence_of(base):
         if isinstance(fields.get(name), str):
             stated[name] = " ".join(fields[name].split())
     return stated if stated.get("license") else {"license": "unknown"}
-
-
-def score_heads(basis, users):
-    """(labels, d) and names of heads of which everybody's reward is a mixture: the columns of V, and,
-    where people have something of their own, that of each; and these mixtures (P, labels)."""
-    names = [f"basis reward {k}" for k in range(basis.V.shape[1])]
-    W, E = basis.parameters_of(users)  # (P, K), (P, d)
-    heads = basis.V.T
-    if E is not None:
-        heads = torch.cat([heads, E])  # (K + P, d)
-        W = torch.cat([W, torch.eye(len(users))], dim=1)
-        names += [f"own part of {user}" for user in users]
-    return heads, names, W

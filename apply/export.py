@@ -23,7 +23,7 @@ from outputs import require_folder, whole_folder
 from safetensors.torch import save_file
 
 import saved_basis
-from checkpoint_export import base_folder, licence_of, score_heads, write_checkpoint
+from checkpoint_export import base_folder, licence_of, write_checkpoint
 from lore.common import require, start
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.settings import settings
@@ -47,15 +47,17 @@ pipeline_tag: text-classification
 
 {what}
 
-- **Scale**: {scale}
+- **Scale**: V w / {scale:g}: the difference of two replies to one prompt is the log-odds of a choice between
+  them; by itself a reward says nothing
 - **Text**: rendered by the chat template of this folder's tokenizer, which writes all special tokens
-  (so tokenise with `add_special_tokens=False`); read up to {longest} tokens, longer ones lose the
+  (so tokenise with `add_special_tokens=False`); read up to {encoder.tokeniser.longest} tokens, longer ones lose the
   beginning (with `truncation=True`; LoRe's own scripts cut within the prompt and keep the template
   whole, so that a text cut here scores a little differently there). Padding goes to the right, with
-  {pad}, which ends no reply.
-- **Basis**: {basis}, rank {K}, learned on {base} ({version}), pooling last, {dtype}.
+  `{encoder.tokenizer.pad_token}`, which ends no reply.
+- **Basis**: {file}, rank {K}, learned on {base} ({encoder.identity[version]}), pooling last,
+  {encoder.precision}.
 - **Held out**: {held_out}{attention}
-- **Licence of the base**: {licence}. {weights}
+- **Licence of the base**: {licence[license]}. {weights}
 
 {tools}
 Learned with LoRe (arXiv 2504.14439). How well a reward predicts choices and how good a policy is that
@@ -82,22 +84,18 @@ def card_of(args, basis, encoder, title, what, tools):
     base = Path(encoder.name).name if is_folder else encoder.name
     licence = licence_of(base_folder(encoder))
     stated = licence if is_folder else licence | {"base_model": base}
-    difference = "the difference of two replies to one prompt is the log-odds of a choice"
     linked = "The base's weights are linked into this folder: it moves with its base only (or --copy)."
     return CARD.format(
         stated="\n".join(f"{name}: {json.dumps(value)}" for name, value in stated.items()),
         title=" ".join(title.split()),
         what=" ".join(what.split()),
-        scale=f"V w / {LOGIT_SCALE:g}: {difference} between them; by itself a reward says nothing",
-        longest=encoder.tokeniser.longest,
-        pad=f"`{encoder.tokenizer.pad_token}`",
-        basis=Path(args.basis).name,
+        scale=LOGIT_SCALE,
+        encoder=encoder,
+        file=Path(args.basis).name,
         K=basis.V.shape[1],
         base=base,
-        version=encoder.identity["version"],
-        dtype=encoder.precision,
         held_out=worth_of(basis) or "this basis does not say how well it predicts.",
-        licence=licence["license"],
+        licence=licence,
         weights="The base's weights are in this folder." if args.copy else linked,
         attention="" if encoder.attention == "sdpa" else ATTENTION.format(encoder.attention),
         tools=tools,
@@ -123,9 +121,18 @@ def reward_of(args, basis):
 
 
 def rewards_of_all(folder, basis):
-    """The same of each basis reward, (labels, d); everybody's mixtures of them are written to the folder."""
+    """The same of each basis reward, and of what each person has of their own, (labels, d).
+
+    Everybody's mixtures of them, (P, labels), are written to the folder.
+    """
     users = basis.everybody
-    heads, labels, W = score_heads(basis, users)
+    W, E = basis.parameters_of(users)  # (P, K), (P, d)
+    heads = basis.V.T
+    labels = [f"basis reward {k}" for k in range(len(heads))]
+    if E is not None:  # that of each
+        heads = torch.cat([heads, E])  # (K + P, d)
+        W = torch.cat([W, torch.eye(len(users))], dim=1)
+        labels += [f"own part of {user}" for user in users]
     population = torch.zeros(len(labels))
     population[: len(basis.prior.mean)] = basis.prior.mean
     tensors = {"W": W.contiguous(), "population": population}
