@@ -24,7 +24,6 @@ the trial before you believe in choosing questions: the last line printed says w
 import sys
 from os.path import splitext
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -42,8 +41,8 @@ from lore.settings import settings
 from lore.text.input_rows import candidates_of, identifier, is_nothing, judgements_of, rows_of
 from lore.text.spellings import as_read
 from questions import CHOSEN, RANDOM, WAYS, Pool, Posterior, is_one_for_all, most_telling
-from saved_basis import conversations_in, embedded, encoder_of_basis, open_basis, require_free
-from stored_answers import StoredAnswers, text_numbers, to_fit
+from saved_basis import conversations_in, embedded, encoder_of_basis, open_basis
+from stored_answers import PAIR, StoredAnswers, text_numbers, to_fit
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -124,39 +123,33 @@ def describe(difference, count):
 # ------------------------------------------------------------------------------------------------
 
 
-class Asked(NamedTuple):
-    """What somebody has been asked before."""
-
-    judgements: list  # their answers of --known
-    stored: StoredAnswers  # those that the basis holds
-    numbers: set  # of the texts of all questions, answered or not, either reply first
-
-
 def asked_before(args, basis):
-    """What the person has been asked. InputError: nobody knows, answers of several people, broken rows."""
-    judgements = []
+    """What the person has been asked: (Judgements of --known, StoredAnswers of the basis, numbers of the texts of
+    all questions, answered or not, either reply first).
+
+    InputError: nobody knows, answers of several people, broken rows.
+    """
+    rows = []
     pairs = []
-    if args.known:
-        rows = []
-        for where, row in rows_of(args.known):
-            if is_nothing(row.get("user_id")):
-                row = row | {"user_id": args.user or SOMEBODY}
-            if not is_unanswered(row):
-                rows.append((where, row))
-            elif args.user in ("", identifier(where, row, "user_id")):
-                pairs.append(two_of(where, row))
-        judgements = judgements_of(rows)
-        users = sorted({each.user_id for each in judgements})
-        several = f"{args.known} has answers of {len(users)} people; whose? --user NAME"
-        require(args.user or len(users) < 2, several)
-        judgements = [each for each in judgements if args.user in ("", each.user_id)]
-        pairs += [(each.chosen, each.rejected) for each in judgements]
-        require(pairs, f"{args.known} holds no answer{f' of {args.user}' if args.user else ''}")
+    for where, row in rows_of(args.known) if args.known else ():
+        if is_nothing(row.get("user_id")):
+            row = row | {"user_id": args.user or SOMEBODY}
+        if not is_unanswered(row):
+            rows.append((where, row))
+        elif args.user in ("", identifier(where, row, "user_id")):
+            pairs.append(two_of(where, row))
+    judgements = judgements_of(rows)
+    count = len({each.user_id for each in judgements})
+    require(args.user or count < 2, f"{args.known} has answers of {count} people; whose? --user NAME")
+    judgements = [each for each in judgements if args.user in ("", each.user_id)]
+    pairs += map(PAIR, judgements)
+    whose = f" of {args.user}" if args.user else ""
+    require(pairs or not args.known, f"{args.known} holds no answer{whose}")
     stored = StoredAnswers.in_basis(basis).of_users([args.user])
     if args.user and not judgements and stored.frame.empty:
         basis.positions([args.user])
         raise InputError(f"{args.basis} holds no answers of {args.user}; name their file with --known")
-    return Asked(judgements, stored, set().union(*either_way(pairs), stored.frame["text"]))
+    return judgements, stored, set().union(*either_way(pairs), stored.frame["text"])
 
 
 def is_unanswered(row):
@@ -186,31 +179,21 @@ def two_of(where, fields):
 def questions_in(args, asked):
     """(where, fields, conversations) of each pair that is not there before, turned round or not, nor was asked.
 
-    Says how many are. Prompts in two spellings are one, as everywhere. InputError: broken rows, none is left.
+    asked: numbers of the texts of what was. Says how many are. Prompts in two spellings are one, as everywhere.
+    InputError: broken rows, none is left.
     """
-    rows = [*conversations_in(args.input, two_of)]
     added = ["told", "user_id"] if args.user else ["told"]
-    for where, fields, _ in rows:
-        require_free(where, fields, added)
+    rows = [*conversations_in(args.input, two_of, added)]
     different = {}
     for row, numbers in zip(rows, either_way([pair for _, _, pair in rows])):
         different.setdefault(min(numbers), (row, numbers))
     if len(different) < len(rows):
         print(f"left out: {len(rows) - len(different)} x the same question again")
-    new = [row for row, numbers in different.values() if not asked.numbers & numbers]
+    new = [row for row, numbers in different.values() if not asked & numbers]
     if len(new) < len(different):
         print(f"left out: {len(different) - len(new)} x a question that was asked before")
     require(len(new) > 1, f"{args.input} has {len(new)} different pairs to ask about; the trial needs two")
     return new
-
-
-def with_answers(table, asked, encoder):
-    """The table and behind it the replies of all answers, whose pairs (m, 2) of rows come with it."""
-    answers = asked.stored
-    if asked.judgements:
-        answers = answers.and_then(StoredAnswers.embedded(to_fit(asked.judgements), encoder))
-    vectors, pairs = answers.vectors()
-    return torch.cat([table, vectors.float()]), len(table) + pairs
 
 
 def main():
@@ -230,14 +213,16 @@ def main():
     read = [path for path in (args.basis, args.input, args.known) if path]
     require_rows(args.output, read, "told", results)
     require_results(prefix, args.output, picture=True)
-    asked = asked_before(args, basis)
+    judgements, answers, asked = asked_before(args, basis)
     rows = questions_in(args, asked)
     shown = [question_of(where, pair) for where, _, pair in rows] if args.format else []
     encoder = encoder_of_basis(args.basis, basis, args)
     table, pairs = embedded(rows, encoder)
-    table, answers = with_answers(table.float(), asked, encoder)
-    pool = Pool(table, torch.stack(pairs), basis.V, prior)
-    numbers, told = most_telling(pool, Posterior.of(pool, answers), args.questions)
+    if judgements:
+        answers = answers.and_then(StoredAnswers.embedded(to_fit(judgements), encoder))
+    vectors, known_pairs = answers.vectors()  # (m, 2) of rows behind those of the pool
+    pool = Pool(torch.cat([table.float(), vectors.float()]), torch.stack(pairs), basis.V, prior)
+    numbers, told = most_telling(pool, Posterior.of(pool, len(table) + known_pairs), args.questions)
     if len(numbers) < args.questions:
         print(f"no more than {len(numbers)} questions of the pool tell anything new")
     count = min(args.questions, TRIAL_QUESTIONS, len(pairs) // 2)

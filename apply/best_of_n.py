@@ -116,13 +116,12 @@ class Summary:
 
     def add(self, chosen):
         """What `choose` has added to a row."""
+        gains = np.array([*chosen.get("gain", {}).values()])
         self.rows += 1
+        self.gains += gains
+        self.differ += gains > SAME
         self.population_ties += bool(chosen["population_tied"])
         self.ties.update(chosen["tied"].keys())
-        if self.users:
-            gains = np.array([*chosen["gain"].values()])
-            self.gains += gains
-            self.differ += gains > SAME
 
     def print(self):
         print(f"{self.rows} prompts; population: {self.population_ties} with ties")

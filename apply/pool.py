@@ -11,7 +11,6 @@ import torch
 import questions
 from lore.common import InputError, require
 from lore.splits import load_split
-from lore.text.conversations import distinct
 from lore.text.embeddings import embed_split
 from lore.text.input_rows import candidates_of, common_start, is_nothing, judgement, rows_of
 from lore.text.spellings import as_asked, as_read
@@ -84,13 +83,12 @@ def embed_pool(folder, prompts, judgements, encoder):
     different = {}
     for talk in talks:
         different.setdefault(as_read(talk), talk)
-    conversations, rows = distinct([*different.values()])
+    conversations = [*different.values()]
     content = json.dumps([encoder.identity, conversations]).encode()
     path = Path(folder) / hashlib.sha256(content).hexdigest()[:16]
     embed_split(path, pd.DataFrame({"conversation": conversations}), encoder, ("conversation",))
     split = load_split(path, "the same command", ("conversation",))
-    numbers = split.frame["conversation"].to_numpy()[rows]
-    return split.table, dict(zip(different, numbers.tolist()))
+    return split.table, dict(zip(different, split.frame["conversation"].tolist()))
 
 
 class Pool(questions.Pool):

@@ -133,10 +133,7 @@ def scored_rows(path, conversations_of, encoder, basis, users, added=()):
     added to it. Memory for BLOCK bytes of text and the rewards of a row.
     InputError, with file and line: whatever that raises; no row; such a field; a reply too long for the model.
     """
-    size = 0
-    for row in conversations_in(path, conversations_of):
-        require_free(*row[:2], added)
-        size += bytes_of(row)
+    size = sum(map(bytes_of, conversations_in(path, conversations_of, added)))
     require(size, f"{path} holds no row")
     with Tally(size) as tally:
         for block in in_blocks(conversations_in(path, conversations_of), BLOCK):
@@ -163,9 +160,11 @@ def in_blocks(rows, most):
         yield block
 
 
-def conversations_in(path, conversations_of):
-    """Yield (where, fields, conversations) of each row of a file."""
+def conversations_in(path, conversations_of, added=()):
+    """Yield (where, fields, conversations) of each row of a file, which has no field of those to be added."""
     for where, fields in rows_of(path):
+        twice = min(fields.keys() & {*added}, default=None)
+        require(twice is None, f"{where}: it has a field {twice} already, which would be lost")
         yield where, fields, conversations_of(where, fields)
 
 
@@ -191,9 +190,3 @@ def embed_block(block, encoder, tally):
         lines.extend([where] * len(of_row))
     table, rows = encoder.embed_distinct(talks, tally, lines)
     return table, rows.split([len(of_row) for _, _, of_row in block])
-
-
-def require_free(where, fields, added):
-    twice = fields.keys() & {*added}
-    if twice:
-        raise InputError(f"{where}: it has a field {min(twice)} already, which would be lost")
