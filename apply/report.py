@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from outputs import require_page
 
-from lore.common import InputError, require, start, written_whole
+from lore.common import require, start, told_as, written_whole
 from lore.fit.basis import basis_health, basis_path, load_basis
 from lore.fit.evaluation import LORE
 from lore.report.pictures import rank_figure, shots_figure, svg_of
@@ -48,24 +48,21 @@ TESTED = ("seen", "unseen")  # groups of people
 CURVE = "Accuracy against what is known"
 ROUNDING = 1e-5  # of a log-loss
 OF_A_FIT = {"K", "alpha", "seed", "variant"}
-COIN = math.log(2)  # log-loss of who does not look
 
 
 def read_results(path):
     """(results, their Tables) of a .json. InputError: missing, or not of these scripts."""
     require(path, "which results? name a .json with --input")
-    try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
+    with told_as(f"{path} cannot be read", OSError):
+        content = Path(path).read_bytes()
+    foreign = f"{path} is no .json of train_basis.py or vary_fewshot.py"
+    with told_as(foreign, ValueError, TypeError, KeyError, AttributeError, IndexError):
+        results = json.loads(content)
         made_by = results["settings"] | results["environment"]
         if "summary" not in results:
             return results, few_shot_tables(results["rows"])
-        if not all(row.keys() >= OF_A_FIT for row in results["rows"]):
-            raise KeyError("a row without what tells its fit")
+        require(all(row.keys() >= OF_A_FIT for row in results["rows"]), foreign)
         return results, run_tables(results["summary"], "splits" if made_by.get("resplit") else "seeds")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise InputError(f"{path} is no .json of train_basis.py or vary_fewshot.py") from error
 
 
 def in_html(tables):
@@ -167,12 +164,6 @@ class Replies:
             self.conversation[chosen] = judgements[row].chosen
             self.conversation[rejected] = judgements[row].rejected
 
-    def require_model(self, basis, K):
-        """InputError: the basis was learned on another model than made these embeddings."""
-        words = f"the basis of K = {K} was learned on {basis.model}, not on {self.split.model}"
-        same = identity_of(basis.model) == identity_of(self.split.model)
-        require(same, f"{words}, of which the prepared texts are")
-
     def extremes(self, basis, count):
         """For each basis reward the prompts whose replies it tells apart most, with the best and the worst of each."""
         columns = basis.of_columns()
@@ -184,15 +175,13 @@ class Replies:
         apart = by_prompt.max() - by_prompt.min()
         best = by_prompt.idxmax()
         worst = by_prompt.idxmin()
-        parts = [
-            remark("Log-odds: by how much this reward alone would prefer the first reply to the second.")
-        ]
+        meaning = "Log-odds: by how much this reward alone would prefer the first reply to the second."
+        parts = [remark(meaning)]
         for name in columns.user_ids:
             parts.append(f"<h3>{name}</h3>")
             for key, gap in apart[name].nlargest(count).items():
-                parts.append(
-                    self.side_by_side("likes most", best[name][key], "likes least", worst[name][key])
-                )
+                pair = self.side_by_side("likes most", best[name][key], "likes least", worst[name][key])
+                parts.append(pair)
                 parts.append(remark(f"{gap:.2f} log-odds apart: the first in {odds(gap)} of such choices"))
         return "".join(parts)
 
@@ -227,8 +216,8 @@ class Replies:
 
 def spoken_by(message):
     """A message with who says it, where that is not plain."""
-    said = message["content"]
-    return said if message["role"] == "assistant" else f"{message['role']}: {said}"
+    who = "" if message["role"] == "assistant" else f"{message['role']}: "
+    return who + message["content"]
 
 
 def odds(margin):
@@ -264,10 +253,6 @@ def found_in_words(path, results, encoder):
     low, high = [100 * value for value in best["unseen_interval"]]
     said = f"{name} foretells {100 * best['unseen']:.1f} % [{low:.1f}, {high:.1f}] of unseen people's choices"
     yield f"{said} on new prompts; {why}."
-    if "unseen_log_loss" in best:
-        off = 100 * best["unseen_calibration_error"]
-        loss = f"Log-loss {best['unseen_log_loss']:.3f} (a coin: {COIN:.3f})"
-        yield f"{loss}; its probabilities are off by {off:.1f} points (expected calibration error)."
     if "unseen_gain" in best:
         mean, low, high = [100 * value for value in best["unseen_gain"]]
         told = "can be told from none" if low > 0 or high < 0 else "cannot be told from none"
@@ -319,9 +304,11 @@ def sections_of_bases(args, results, bases):
     replies = Replies(args, results) if args.texts else None
     if not bases:
         return
-    for (K, _, _), basis in bases.items():
-        if replies:
-            replies.require_model(basis, K)
+    for (K, _, _), basis in bases.items() if replies else ():
+        model = replies.split.model
+        words = f"the basis of K = {K} was learned on {basis.model}, not on {model}"
+        same = identity_of(basis.model) == identity_of(model)
+        require(same, f"{words}, of which the prepared texts are")
     yield "Health of the bases", shown_table(health_of(bases, replies and replies.split.head))
     key = shown_basis(results["summary"], bases)
     if key is not None:
