@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from outputs import require_output, require_people, require_results
+from outputs import require_output, require_results
 
 import saved_basis
 from lore.common import start
@@ -32,7 +32,7 @@ from lore.settings import settings
 from lore.text.input_rows import read_judgements
 from questions import is_one_for_all
 from saved_basis import encoder_of_basis, open_basis
-from stored_answers import StoredAnswers, require_kept, require_new, taken_in, to_fit
+from stored_answers import StoredAnswers, answer_keys, require_kept, require_new, taken_in, to_fit
 
 # ------------------------------------------------------------------------------- settings ---
 basis = ""  # a basis of train_basis.py or adapt.py
@@ -75,9 +75,8 @@ def main():
     back = basis.everybody if args.replace else StoredAnswers.in_basis(basis).users
     require_new(judgements, basis, args.basis, back, ADVICE)
     judgements = to_fit(judgements)
-    require_people(args.output, basis, {each.user_id for each in judgements})
-    if not args.replace:
-        require_kept(args.output, basis, judgements)
+    users = {each.user_id for each in judgements}
+    require_kept(args.output, basis, users, None if args.replace else answer_keys(judgements))
     encoder = encoder_of_basis(args.basis, basis, args)
     extended, rows = taken_in(basis, StoredAnswers.embedded(judgements, encoder), args.replace)
     save_basis(args.output, extended)

@@ -12,10 +12,7 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
-from lore.common import InputError, require, require_apart, require_writable, written_whole
-from lore.fit.basis import load_basis
+from lore.common import require, require_apart, require_writable, written_whole
 from lore.text.conversations import read_json_lines
 
 ROWS = (".jsonl", ".json", ".ndjson", "")  # suffixes of JSON lines, before .gz
@@ -81,21 +78,6 @@ def require_results(prefix, output, picture=False):
     require_ours(f"{prefix}.json", is_ours)
     if picture:
         require_ours(f"{prefix}.png", lambda _: Path(f"{prefix}.json").exists())
-
-
-def require_people(path, basis, users):
-    """Before adapt.py writes a basis with these people in it as well. InputError: others would be lost."""
-
-    def is_ours(file):
-        there = load_basis(file)
-        return there.words is not None and torch.equal(there.V, basis.V)
-
-    require_ours(path, is_ours)
-    if is_filled(path):
-        lost = {*load_basis(path).everybody} - {*basis.everybody, *users}
-        if lost:
-            text = f"{path} has {len(lost)} people, such as {min(lost)}, who would be lost"
-            raise InputError(f"{text}; take it as --basis, or name another file")
 
 
 @contextmanager

@@ -19,14 +19,14 @@ sys.path += [str(FOLDER), str(FOLDER.parent)]  # behind what the program that im
 import torch
 import torch.nn.functional as F
 from doubts import Doubts
-from outputs import require_output, require_people
+from outputs import require_output
 from scorer import Scorer
 
 from lore.common import require
 from lore.fit.basis import save_basis
 from lore.text.input_rows import candidates_of, identifier, judgements_of, row_of
 from saved_basis import opened
-from stored_answers import StoredAnswers, require_new, taken_in, to_fit
+from stored_answers import StoredAnswers, require_kept, require_new, taken_in, to_fit
 
 __all__ = ["Person", "opened"]
 
@@ -103,7 +103,7 @@ class Person:
         """The basis with this person in it, which every script of apply/ reads."""
         require(self.basis is not self.before, f"{self.user_id} is fitted to nothing yet: call fit first")
         require_output(str(path), [], (".safetensors",))
-        require_people(path, self.before, {self.user_id})
+        require_kept(path, self.before, {self.user_id})
         save_basis(path, self.basis)
 
     @property

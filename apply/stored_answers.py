@@ -5,12 +5,13 @@ To them more can be added, from them the next question follows, and what they sa
 
 from dataclasses import replace
 from math import isfinite
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from outputs import is_filled
+from outputs import is_filled, require_ours
 
 from leave_one_out import adapt
 from lore.common import InputError, require
@@ -23,6 +24,7 @@ from saved_basis import embedded
 
 # of Basis.answered: who among basis.everybody; rows of Basis.answers; a number for the prompt, one for both texts
 COLUMNS = ("person", "chosen", "rejected", "prompt", "text")
+PAIR = attrgetter("chosen", "rejected")  # conversations of a Judgement
 
 
 # ------------------------------------------------------------------------------------------------
@@ -50,6 +52,11 @@ def to_fit(judgements):
     return [fitted[number] for number in first_times(fitted)]
 
 
+def answer_keys(judgements):
+    """{(user, number of the texts)} of Judgements."""
+    return {*zip(map(attrgetter("user_id"), judgements), text_numbers(map(PAIR, judgements)))}
+
+
 def text_numbers(pairs):
     """A number for the texts of each pair of conversations, in its order, however they are spelled. A list."""
     texts = [f"{as_asked(first)} {as_asked(second)}" for first, second in pairs]
@@ -70,16 +77,16 @@ class StoredAnswers(NamedTuple):
     @classmethod
     def of(cls, judgements, table, chosen, rejected):
         """Those of Judgements, whose replies are these rows of a table."""
-        frame = pd.DataFrame({"user_id": [each.user_id for each in judgements]}, dtype=object)
-        prompts = pd.Series([each.prompt_id for each in judgements], dtype=object)
-        texts = text_numbers([(each.chosen, each.rejected) for each in judgements])
-        columns = {"chosen": chosen, "rejected": rejected, "prompt": numbers_of(prompts), "text": texts}
-        return cls(table, frame.assign(**columns))
+        told = pd.DataFrame(judgements)
+        columns = {"chosen": chosen.numpy(), "rejected": rejected.numpy()}
+        columns["prompt"] = numbers_of(told["prompt_id"]).numpy()
+        columns["text"] = text_numbers(map(PAIR, judgements))
+        return cls(table, told[["user_id"]].assign(**columns))
 
     @classmethod
     def embedded(cls, judgements, encoder):
         """The same, the replies of which are still texts."""
-        rows = [(each.file_and_line, each, [each.chosen, each.rejected]) for each in judgements]
+        rows = [(each.file_and_line, each, PAIR(each)) for each in judgements]
         table, numbers = embedded(rows, encoder)
         return cls.of(judgements, table, *torch.stack(numbers, 1))
 
@@ -131,17 +138,29 @@ class StoredAnswers(NamedTuple):
         return basis._replace(answers=answers, answered=answered)
 
 
-def require_kept(path, basis, judgements):
-    """Before a basis with these Judgements added is written. InputError: answers in the file there would be lost."""
+def require_kept(path, basis, users, answers=None):
+    """Before a basis with these people added is written.
+
+    answers: keys of those that are added, None: others may go. InputError: a file is there that is no such
+    basis, or holds people or answers that would be lost.
+    """
+
+    def is_ours(file):
+        there = load_basis(file)
+        return there.words is not None and torch.equal(there.V, basis.V)
+
+    require_ours(path, is_ours)
     if not is_filled(path):
         return
-    numbers = text_numbers([(each.chosen, each.rejected) for each in judgements])
-    coming = {*zip([each.user_id for each in judgements], numbers)}
-    lost = StoredAnswers.in_basis(load_basis(path)).keys - StoredAnswers.in_basis(basis).keys - coming
+    there = load_basis(path)
+    hint = "would be lost; take it as --basis, or name another file"
+    lost = {*there.everybody} - {*basis.everybody, *users}
     if lost:
-        user, _ = min(lost)
-        text = f"{path} has {len(lost)} answers, such as of {user}, which would be lost"
-        raise InputError(f"{text}; take it as --basis, or name another file")
+        raise InputError(f"{path} has {len(lost)} people, such as {min(lost)}, who {hint}")
+    if answers is not None:
+        lost = StoredAnswers.in_basis(there).keys - StoredAnswers.in_basis(basis).keys - answers
+    if lost:
+        raise InputError(f"{path} has {len(lost)} answers, such as of {min(lost)[0]}, which {hint}")
 
 
 # ------------------------------------------------------------------------------------------------
