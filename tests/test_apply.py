@@ -138,6 +138,9 @@ def test_answers_are_added_to_earlier_ones_or_replace_them(with_deviations, tmp_
     flags = ("--input", tmp_path / "first.jsonl", "--output", tmp_path / "at_once.safetensors")
     lost = apply("adapt", "--basis", with_deviations, *flags)
     assert_one_line_error(lost, "7 answers, such as of ann, which would be lost")
+    upper = texts.write(tmp_path / "upper.jsonl", [rows[0] | {"user_id": "ANN"}])
+    flags = ("--basis", first, "--input", upper, "--output", tmp_path / "upper.safetensors")
+    assert_one_line_error(apply("adapt", *flags), "upper.jsonl, line 1", "has a user ann already")
     # of a person of the fit the basis holds no answers
     seen = texts.write(tmp_path / "seen.jsonl", [row | {"user_id": known.user_ids[0]} for row in rows])
     flags = ("--basis", first, "--input", seen, "--output", tmp_path / "seen.safetensors")
@@ -344,6 +347,9 @@ def test_an_exported_head_gives_the_rewards_of_score_and_says_what_it_is(basis, 
     good(apply("export", *flags, tmp_path / "population", "--copy"))
     logits = logits_of(tmp_path / "population", rows)[:, 0].tolist()
     assert logits == pytest.approx([row["population"] for row in lines], abs=1e-4)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "first")  # who cuts long texts keeps the reply
+    sides = tokenizer.truncation_side, tokenizer.padding_side, tokenizer.model_max_length
+    assert sides == ("left", "right", 512)
     config = json.loads((tmp_path / "first/config.json").read_text())
     assert config["pad_token_id"] not in (config["eos_token_id"], config["bos_token_id"])
     assert config["problem_type"] == "regression" and config["id2label"] == {"0": "reward"}
@@ -373,20 +379,6 @@ def test_a_licence_is_what_the_head_of_a_card_says(tmp_path):
         assert checkpoint_export.licence_of(tmp_path) == stated
 
 
-def test_a_stranger_who_cuts_long_texts_keeps_the_reply(basis, tmp_path):
-    good(apply("export", "--basis", basis, "--output", tmp_path / "out"))
-    long = [exchange("the cat and the dog " * 300, reply) for reply in ("sat", "lay beside it")]
-    kind = {"return_tensors": "pt", "truncation": True, "add_special_tokens": False}
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
-    rewards = []
-    for talk in long:
-        tokens = tokenizer(tokenizer.apply_chat_template(talk, tokenize=False), **kind)
-        assert tokens["input_ids"].shape[1] == tokenizer.model_max_length
-        rewards.append(model(**tokens).logits.item())
-    assert rewards[0] != pytest.approx(rewards[1], abs=1e-3)
-
-
 @pytest.mark.parametrize("whole_counts", [True, False])
 def test_what_is_exported_is_what_was_scored(basis, rows, tmp_path, monkeypatch, whole_counts):
     """transformers reads model.safetensors and not an index beside it; should that change, it is told."""
@@ -401,7 +393,7 @@ def test_what_is_exported_is_what_was_scored(basis, rows, tmp_path, monkeypatch,
     save_basis(tmp_path / "b.safetensors", load_basis(basis)._replace(model=identity))
     flags = ("--basis", tmp_path / "b.safetensors", "--output", tmp_path / "out")
     if not whole_counts:
-        monkeypatch.setattr(checkpoint_export, "weight_files", lambda _: ([shard], index["weight_map"]))
+        monkeypatch.setattr(checkpoint_export, "weight_files", lambda _: index["weight_map"])
         done = apply("export", *flags)
         assert done[0] == 2 and "does not score as it did" in done[2] and not (tmp_path / "out").exists()
         return

@@ -27,20 +27,20 @@ def flags(basis, source, output):
     return "--basis", basis, "--input", source, "--output", output
 
 
-def test_a_table_of_parquet_passes_through_and_nothing_is_null(basis, tmp_path):
+def test_tables_pass_through_and_nothing_is_null(basis, tmp_path):
     table = [PAIR | {"n": 1.0, "day": pd.Timestamp("2026-01-02")}, PAIR | {"n": None}]
     pd.DataFrame(table).to_parquet(tmp_path / "p.parquet")
     good(apply("best_of_n", *flags(basis, tmp_path / "p.parquet", tmp_path / "o.jsonl")))
     first, second = texts.read(tmp_path / "o.jsonl")
     assert first["candidates"] == PAIR["candidates"] and first["day"].startswith("2026-01-02")
     assert (first["n"], second["n"], second["day"]) == (1.0, None, None)
-
-
-def test_a_csv_holds_lists_as_json_and_every_row_has_its_cells(basis, tmp_path):
-    text = json.dumps(PAIR["candidates"])
-    pd.DataFrame([{"prompt": "the cat?", "candidates": text}]).to_csv(tmp_path / "c.csv", index=False)
+    cells = {"prompt": "the cat?", "candidates": json.dumps(PAIR["candidates"])}
+    pd.DataFrame([cells]).to_csv(tmp_path / "c.csv", index=False)
     good(apply("best_of_n", *flags(basis, tmp_path / "c.csv", tmp_path / "o.jsonl")))
     assert texts.read(tmp_path / "o.jsonl")[0]["candidates"] == PAIR["candidates"]
+
+
+def test_every_row_of_a_table_has_its_cells(tmp_path):
     head = "user_id,prompt,chosen,rejected\n"
     for content, words in (
         (head + 'ann,the cat?,sat,"on\n\nmat"\nann,the cat?,sat', "line 5: 3 cells for 4 columns"),
@@ -58,15 +58,6 @@ def test_what_json_cannot_say_is_told_before_the_model_runs(basis, tmp_path, val
     done = apply("score", *flags(basis, tmp_path / "r.jsonl", tmp_path / "o.jsonl"))
     assert_one_line_error(done, "r.jsonl, line 2, x: ")
     assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]
-
-
-@pytest.mark.parametrize("what", ["model", "version", "pooling", "dtype"])
-def test_a_basis_says_of_its_encoder_in_texts(basis, rows, tmp_path, what):
-    saved = load_basis(basis)
-    damaged = json.dumps(json.loads(saved.model) | {what: 7})
-    save_basis(tmp_path / "b.safetensors", saved._replace(model=damaged))
-    done = apply("score", *flags(tmp_path / "b.safetensors", rows, tmp_path / "o.jsonl"))
-    assert_one_line_error(done, f"b.safetensors says {what} = 7 of its encoder")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -189,28 +180,11 @@ def test_nothing_is_written_over_what_is_read(basis, rows, tmp_path):
 
 def test_a_judgement_again_tells_nothing_new(basis, tmp_path):
     people = []
-    for times in (1, 3):
-        source = texts.write(tmp_path / "k.jsonl", judged(4) * times)
-        out = good(apply("adapt", *flags(basis, source, tmp_path / f"{times}.safetensors")))
-        people.append(json.loads((tmp_path / f"{times}.json").read_text())["rows"])
+    for ids in ([7], ["7.0", 7, "7 "]):
+        source = texts.write(tmp_path / "k.jsonl", [row for user in ids for row in judged(4, user)])
+        out = good(apply("adapt", *flags(basis, source, tmp_path / f"{len(ids)}.safetensors")))
+        people.append(texts.report(tmp_path / f"{len(ids)}.json")["rows"])
     assert people[0] == people[1] and "8 x the same judgement again" in out
-
-
-def test_ids_of_any_size_and_of_tables_and_sides(basis, tmp_path):
-    (row,) = judged(1)
-    rows = [row | {"user_id": 10**400}, row | {"user_id": "7.0"}]
-    source = texts.write(tmp_path / "k.jsonl", rows)
-    good(apply("adapt", *flags(basis, source, tmp_path / "k.safetensors")))
-    assert load_basis(tmp_path / "k.safetensors").unseen_ids[-1] == "7"
-    texts.write(source, [row | {"split": "eval"}])
-    done = apply("adapt", *flags(basis, source, tmp_path / "o.safetensors"))
-    assert_one_line_error(done, "none is left to fit")
-
-
-def train(folder, results, *fit):
-    common = ("--data", folder / "data", "--results", results, "--min_comparisons", 3)
-    script = ROOT / "OwnData/train_basis.py"
-    return good(call_script(script, *common, "--solver", "adam", "--num_iterations", 20, *fit))
 
 
 def test_a_page_of_the_few_shot_curve_alone_and_of_no_results(trained, tmp_path):
@@ -232,7 +206,9 @@ def test_a_page_shows_what_is_of_its_run_escapes_ids_and_tells_them_apart(traine
     rows += [row | {"user_id": "bob"} for row in rows[:2]]
     assert texts.prepare(tmp_path, rows, model)[0] == 0
     results = shutil.copytree(trained / "results", tmp_path / "results")  # of other people
-    out = train(tmp_path, results, "--K_list", 1, 2, "--max_few_shot", 4)
+    common = ("--data", tmp_path / "data", "--results", results, "--min_comparisons", 3)
+    fit = ("--solver", "adam", "--num_iterations", 20, "--K_list", 1, 2, "--max_few_shot", 4)
+    out = good(call_script(ROOT / "OwnData/train_basis.py", *common, *fit))
     few = "fewer than 3 comparisons on one of the sides (--min_comparisons): bob"
     assert f"left out: 1 of 7 people with {few}" in out
     assert "comparisons to train on, of people beyond --max_few_shot 4" in out
@@ -257,6 +233,8 @@ def test_a_page_shows_what_is_of_its_run_escapes_ids_and_tells_them_apart(traine
     )
 
 
+TEXTS = ("model", "version", "pooling", "dtype")
+ENCODER = dict.fromkeys((*TEXTS, "head"), "x") | {"max_length": 9}
 DAMAGE = {
     "V of one dimension": ({"V": torch.ones(32)}, {}, "V has shape"),
     "whole numbers": ({"W": torch.ones(3, 3).int()}, {}, "no floating-point"),
@@ -274,6 +252,8 @@ DAMAGE = {
     "vectors of no answers": ({"answers": torch.ones(1, 32)}, {}, "replies without vectors"),
     "an encoder of nothing": ({}, {"model": '{"model": "x"}'}, "no encoder"),
 }
+for name in TEXTS:
+    DAMAGE[f"{name} of its encoder"] = ({}, {"model": json.dumps(ENCODER | {name: 7})}, f"says {name} = 7")
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -296,13 +276,3 @@ def test_a_damaged_table_or_manifest_is_one_line(tmp_path, model):
     for content in ("", "[1]"):
         (parts / "manifest.json").write_text(content)
         assert_one_line_error(texts.prepare(tmp_path / "new", texts.comparisons(), model), "damaged")
-
-
-def test_a_person_in_other_letters_is_in_the_basis_already(basis, tmp_path):
-    known = load_basis(basis)
-    named = known._replace(user_ids=tuple(f"p{i}" for i in range(len(known.user_ids))))
-    save_basis(tmp_path / "named.safetensors", named)
-    source = texts.write(tmp_path / "new.jsonl", judged(2, user="P0"))
-    files = ("--basis", tmp_path / "named.safetensors", "--input", source)
-    done = apply("adapt", *files, "--output", tmp_path / "o.safetensors")
-    assert_one_line_error(done, "new.jsonl, line 1", "has a user p0 already")

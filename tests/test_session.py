@@ -330,18 +330,12 @@ def test_other_pages_other_names_and_strangers_are_refused(opened, script):
         {"Origin": "http://["},
     ):
         assert client.post("/state", json=ann, headers=elsewhere).status_code == 403
-    for body in ("", "3", "[NaN]", '"\\ud800"'):
-        assert (
-            client.post("/state", content=body, headers={"Content-Type": "application/json"}).status_code
-            == 422
-        )
+    as_json = {"Content-Type": "application/json"}
+    as_form = {"Content-Type": "text/plain"}
+    assert client.post("/state", content=json.dumps(ann), headers=as_form).status_code == 422
+    for body in ("", "3", "[]", "[NaN]", '"\\ud800"'):
+        assert client.post("/state", content=body, headers=as_json).status_code == 422
     for asked, status, words in (
-        (
-            client.post("/state", content=json.dumps(ann), headers={"Content-Type": "text/plain"}),
-            422,
-            "",
-        ),  # a form
-        (client.post("/state", json=[]), 422, ""),
         (client.post("/state", json={}), 400, "a name is a text"),
         (client.post("/answer", json=ann | {"mark": "another", "answer": "left"}), 409, "answered already"),
         (client.get("/learned/basis?user=ann"), 400, "nothing is known"),
