@@ -152,17 +152,16 @@ def main():
     rows = [rows[row] for row in scores]
     print_lonely(rows)
     print(f"{len(rows)} rows")
-    by_subset = subset_scores(rows, scores.values())
-    drawn = subset_scores(rows, scores.values(), DRAWS)
+    by_subset = subset_scores(rows, scores.values(), DRAWS)
     columns = {name: values[0] for name, values in by_subset.items()}
     table = pd.DataFrame({**columns, "Overall": columns.get("Overall", np.nan)}, [*heads])
     with written_whole(f"{output}.csv") as file:
         table.to_csv(file, index_label="reward")
     intervals = {}
     if REFERENCE in heads and table["Overall"].notna().all():
-        intervals = dict(zip([*heads][1:], over_first(by_subset, drawn)))
+        intervals = dict(zip([*heads][1:], over_first(by_subset["Overall"])))
     json_rows = [{"reward": name, **row.dropna()} for name, row in table.iterrows()]
-    for subset, values in drawn.items():
+    for subset, values in by_subset.items():
         for row, limits in zip(json_rows, interval(values).tolist()):
             if subset in row:
                 row[f"{subset}_interval"] = limits

@@ -179,11 +179,11 @@ def ties(rows):
     ]
 
 
-def subset_scores(rows, scores, draws=None):
-    """{subset: (1, H)} of rows, each with its (m, H) scores; `Overall`, their mean, where all six are there.
+def subset_scores(rows, scores, draws=0):
+    """{subset: (1 + draws, H)} of rows, each with its (m, H) scores; `Overall`, their mean, where all six are there.
 
-    draws: {subset: (draws, H)}, as the rows of each subset are drawn anew (bootstrap), the two of a
-    Ties pair together. NaN: Ties without any pair.
+    First of the rows as they are, then as those of each subset are drawn anew (bootstrap), the two of a Ties pair
+    together. NaN: Ties without any pair.
     """
     rng = np.random.default_rng(0)
     by_subset = {}
@@ -195,7 +195,7 @@ def subset_scores(rows, scores, draws=None):
         if scored:
             parts = ties(scored) if name == "Ties" else best_of_rows(scored)
             n = len(parts[0][1])
-            counts = np.ones((1, n)) if draws is None else rng.multinomial(n, np.full(n, 1 / n), draws)
+            counts = np.concatenate([np.ones((1, n)), rng.multinomial(n, np.full(n, 1 / n), draws)])
             by_subset[name] = 0.0
             with np.errstate(invalid="ignore"):  # none are there
                 for weight, values, there in parts:
@@ -215,14 +215,13 @@ def print_lonely(rows):
         print(f"and count for accuracy alone{without}")
 
 
-def interval(drawn):
-    """95 % interval over rows: (draws, H) -> (H, 2); NaN where all draws lack a Ties pair."""
-    usable = drawn[np.isfinite(drawn).all(axis=1)]
-    return np.percentile(usable, INTERVAL, axis=0).T if len(usable) else np.full((drawn.shape[1], 2), np.nan)
+def interval(values):
+    """95 % interval over rows: (1 + draws, H) of subset_scores -> (H, 2); NaN where all draws lack a Ties pair."""
+    usable = values[1:][np.isfinite(values[1:]).all(axis=1)]
+    return np.percentile(usable, INTERVAL, axis=0).T if len(usable) else np.full((values.shape[1], 2), np.nan)
 
 
-def over_first(by_subset, drawn):
-    """[mean, low, high] of how far Overall lies above the first reward's, for each of the others."""
-    mean = by_subset["Overall"][0, 1:] - by_subset["Overall"][0, 0]
-    intervals = interval(drawn["Overall"][:, 1:] - drawn["Overall"][:, :1])
-    return np.column_stack([mean, intervals]).tolist()
+def over_first(values):
+    """[mean, low, high] of how far subset_scores lie above the first reward's, for each of the others."""
+    points = values[:, 1:] - values[:, :1]
+    return np.column_stack([points[0], interval(points)]).tolist()
