@@ -118,10 +118,13 @@ def unit(columns):
     return columns / np.linalg.norm(columns, axis=0)
 
 
-def check_populations(dirichlet_list):
-    require(all(dirichlet_list), "dirichlet_list: 0 is no Dirichlet parameter")
-    names = {f"{a:g}" for a in dirichlet_list}  # of the files
-    require(len(names) == len(dirichlet_list), "dirichlet_list holds a value twice")
+def sides_of(args):
+    """PromptSides as the settings of a script ask for them. InputError: no Dirichlet parameter, or one twice."""
+    require(all(args.dirichlet_list), "dirichlet_list: 0 is no Dirichlet parameter")
+    names = {f"{a:g}" for a in args.dirichlet_list}  # of the files
+    require(len(names) == len(args.dirichlet_list), "dirichlet_list holds a value twice")
+    sides = plant(args) if args.synthetic else load(args.data)
+    return sides.standardised() if args.standardise else sides
 
 
 def split(sides, a, num_seen, num_unseen, train_prompts, few_shot_prompts, seed):

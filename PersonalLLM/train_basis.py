@@ -59,12 +59,8 @@ def plot_learned(output, cells, sides, a, args):
 def main():
     args = settings(globals(), people, sweep_settings)
     device = pick_device(args.device)
-    start_of_name = output_of(args, "train_basis")
-    people.check_populations(args.dirichlet_list)
-    sides = people.plant(args) if args.synthetic else people.load(args.data)
-    if args.standardise:
-        sides = sides.standardised()
-        start_of_name = f"{start_of_name}_standardised"
+    start_of_name = f"{output_of(args, 'train_basis')}{'_standardised' * args.standardise}"
+    sides = people.sides_of(args)
     for a in args.dirichlet_list:
         print(f"\npeople mix the reward models with w ~ Dirichlet({a:g})")
         output = f"{start_of_name}_a{a:g}"

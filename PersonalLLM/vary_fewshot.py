@@ -45,12 +45,8 @@ synthetic = False  # planted reward models instead of the prepared; its settings
 def main():
     args = settings(globals(), people)
     device = pick_device(args.device)
-    start_of_name = output_of(args, "vary_fewshot")
-    people.check_populations(args.dirichlet_list)
-    sides = people.plant(args) if args.synthetic else people.load(args.data)
-    if args.standardise:
-        sides = sides.standardised()
-        start_of_name = f"{start_of_name}_standardised"
+    start_of_name = f"{output_of(args, 'vary_fewshot')}{'_standardised' * args.standardise}"
+    sides = people.sides_of(args)
     for a in args.dirichlet_list:
         print(f"\npeople mix the reward models with w ~ Dirichlet({a:g})")
         groups = people.split(

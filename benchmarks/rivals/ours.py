@@ -2,7 +2,7 @@
 
 import torch
 from accuracy import without_deviations
-from measure import Clock, timed
+from measure import timed
 
 from lore.fit.evaluation import LORE, Setting, fitted_cell, score_cells
 from lore.fit.few_shot import Draws
@@ -68,15 +68,12 @@ def published(groups, head, seed):
     recipe = Recipe(LoRe, "cpu", STEPS, 0.1)
     entries = {}
     for name, K in (("Bradley-Terry, published", 1), ("LoRe, published", RANK)):
-        clock = Clock()
-        fits = fit_all(recipe, [Setting(seed, 0.0, K)], head, groups.train)
-        seconds = clock()
+        fits, seconds = timed(fit_all, recipe, [Setting(seed, 0.0, K)], head, groups.train)
         Zs = project(population.few, [fits[0].V])
-        clock()
         draws = Draws(population.few.user, population.new)
-        (people,) = personalise(recipe, fits, Zs, population.few, draws)
+        (people,), seconds_new = timed(personalise, recipe, fits, Zs, population.few, draws)
         numbers = K if K > 1 else 0
-        entries[name] = population.entry(name, fits[0], people, seconds, clock(), numbers)
+        entries[name] = population.entry(name, fits[0], people, seconds, seconds_new, numbers)
     return entries
 
 
@@ -103,14 +100,12 @@ def starred(groups, head, seed):
 def own(groups, head, seed):
     """What is simpler: one reward for all and something of one's own, and each person by themselves."""
     population = Population(groups, head, seed)
-    clock = Clock()
     search = SharedSearch(groups.train, head, seed, "cpu", "pairs")
-    fit = search.shared_and_own(search.bradley_terry())
-    entries = {"shared + own": population.ridge_entry("shared + own", fit, clock())}
-    clock()
-    alone = search.each_alone()
-    entries["each alone"] = population.ridge_entry("each alone", alone, clock())
-    return entries
+    of_row = {
+        "shared + own": timed(lambda: search.shared_and_own(search.bradley_terry())),
+        "each alone": timed(search.each_alone),
+    }
+    return {name: population.ridge_entry(name, *fitted) for name, fitted in of_row.items()}
 
 
 METHODS = {
