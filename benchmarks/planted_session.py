@@ -20,8 +20,6 @@ session = load_module("apply/session.py")
 saved_basis = load_module("apply/saved_basis.py")
 
 BOTH = "both"  # of the rules of session.py
-PEOPLE = 20
-ANSWERS = 40  # of each: about 20 of each rule, of which those behind the tenth random one are the rest
 
 
 def answer(room, user, w, generator):
@@ -35,7 +33,8 @@ def answer(room, user, w, generator):
 
 
 def main():
-    parser = flags(__doc__, model="", people=PEOPLE, answers=ANSWERS)
+    # of each 40 answers: about 20 of each rule, of which those behind the tenth random one are the rest
+    parser = flags(__doc__, model="", people=20, answers=40)
     for name in ("basis", "input", "output"):
         parser.add_argument(f"--{name}", required=True)
     args = parser.parse_args()
