@@ -119,13 +119,11 @@ class Tokeniser:
         if not self.longest < math.inf:
             return conversation
         characters = int(CHARACTERS * self.longest)
-        turns = int(self.longest) + 1  # of one token at least
-        while text_length(conversation) > characters or len(conversation) > turns + 1:
-            talk = last_characters(last_turns(conversation, turns), characters)
+        while text_length(conversation) > characters:
+            talk = last_characters(conversation, characters)
             if not self.fits(talk):
                 return talk
             characters *= 4  # few tokens: spaces, or one sign again and again
-            turns *= 4
         return conversation
 
     def shorten(self, conversation):
@@ -150,12 +148,6 @@ class Tokeniser:
 
 def text_length(conversation):
     return sum(len(message["content"]) for message in conversation)
-
-
-def last_turns(conversation, count):
-    """The first message, and of the others so many of the last, or one more: roles take turns as before."""
-    surplus = max(len(conversation) - 1 - count, 0) // 2 * 2
-    return [conversation[0], *conversation[1 + surplus :]]
 
 
 def last_characters(conversation, count):
