@@ -60,21 +60,12 @@ SHOWN = 60  # rewards in the printed table
 OVERFITTED = 5  # points below the reference head that are called so
 
 
-def wanted_heads(args, path, encoder):
-    """({name: (d,) reward}, model of their embeddings) of --rm_head, before anything is embedded.
-
-    path: the table; where it is there already, other heads need no model.
-    """
+def wanted_heads(args, encoder):
+    """({name: (d,) reward}, model of their embeddings) of --rm_head, before anything is embedded."""
     require(args.rm_head or not args.users, "--users: whose? name their basis with --rm_head")
     nothing = "a text encoder has no head of its own; give one with --rm_head"
     require(args.rm_head or args.pooling != "mean", f"nothing to score: {nothing}")
-    if not args.rm_head:
-        return {}, ""
-    if Path(f"{path}.safetensors").exists():
-        width = load_split(path, MADE_BY, columns=["reply"]).table.shape[1]
-    else:
-        width = encoder.num_features
-    return load_heads(args.rm_head, width, args.users)
+    return load_heads(args.rm_head, encoder.num_features, args.users) if args.rm_head else ({}, "")
 
 
 def embedded(path, rows, encoder):
@@ -139,7 +130,7 @@ def main():
     selected += f"_first{args.limit}" if args.limit else ""
     path = args.data / f"rb2{selected}"
     output = args.results / f"eval_rb2{selected}"
-    heads, learned_on = wanted_heads(args, path, encoder)
+    heads, learned_on = wanted_heads(args, encoder)
     args.results.mkdir(parents=True, exist_ok=True)
     args.data.mkdir(parents=True, exist_ok=True)
     split = embedded(path, rows, encoder)
