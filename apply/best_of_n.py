@@ -16,7 +16,6 @@ Cost:   one pass of the encoder over the candidates, in constant memory; people 
 """
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -103,42 +102,29 @@ def choose(row, users, doubts, vote):
     return added
 
 
-class Summary:
-    """How often, and by how much, people's choices differ from the population's."""
+def counts_of(chosen, users):
+    """Of each person whether they take another reply than the population's, what they gain, whether some tie. (3, P)"""
+    gains = np.array([chosen["gain"][user] for user in users])
+    tied = [user in chosen["tied"] for user in users]
+    return np.stack([gains > SAME, gains, tied])
 
-    def __init__(self, users):
-        self.users = users
-        self.rows = 0
-        self.gains = np.zeros(len(users))
-        self.differ = np.zeros(len(users), dtype=int)
-        self.population_ties = 0
-        self.ties = Counter()
 
-    def add(self, chosen):
-        """What `choose` has added to a row."""
-        gains = np.array([*chosen.get("gain", {}).values()])
-        self.rows += 1
-        self.gains += gains
-        self.differ += gains > SAME
-        self.population_ties += bool(chosen["population_tied"])
-        self.ties.update(chosen["tied"].keys())
-
-    def print(self):
-        print(f"{self.rows} prompts; population: {self.population_ties} with ties")
-        if not self.users:
-            return
-        lines = [["", "another reply than the population's", "gain there, log-odds", "ties"]]
-        for user, differ, gains in [*zip(self.users, self.differ, self.gains)][:SHOWN]:
-            gain = f"{gains / differ:.3f}" if differ else "-"
-            share = f"{differ} ({differ / self.rows:.0%})"
-            lines.append([user, share, gain, str(self.ties[user])])
-        print_aligned(lines)
-        if len(self.users) > SHOWN:
-            print(f"and {len(self.users) - SHOWN} more people in the file")
-        share = self.differ.mean() / self.rows
-        mean = self.gains.sum() / max(self.differ.sum(), 1)
-        over_all = f"over all {len(self.users)}: another reply in {share:.1%} of the choices"
-        print(f"{over_all}, worth {mean:.3f} log-odds there")
+def print_summary(users, rows, population_ties, counts):
+    """How often, and by how much, people's choices differ from the population's; counts: sums of counts_of."""
+    print(f"{rows} prompts; population: {population_ties} with ties")
+    if not users:
+        return
+    lines = [["", "another reply than the population's", "gain there, log-odds", "ties"]]
+    for user, (differ, gain, tied) in zip(users[:SHOWN], counts.T):
+        mean = f"{gain / differ:.3f}" if differ else "-"
+        lines.append([user, f"{differ:.0f} ({differ / rows:.0%})", mean, f"{tied:.0f}"])
+    print_aligned(lines)
+    if len(users) > SHOWN:
+        print(f"and {len(users) - SHOWN} more people in the file")
+    differ, gain, _ = counts.sum(1)
+    share = differ / len(users) / rows
+    over_all = f"over all {len(users)}: another reply in {share:.1%} of the choices"
+    print(f"{over_all}, worth {gain / max(differ, 1):.3f} log-odds there")
 
 
 def main():
@@ -149,13 +135,17 @@ def main():
     require_rows(args.output, [args.basis, args.input], "population_best")
     encoder = encoder_of_basis(args.basis, basis, args)
     doubts = Doubts(basis, users)
-    summary = Summary(users)
+    rows = 0
+    population_ties = 0
+    counts = np.zeros((3, len(users)))
     with written_rows(args.output) as write:
         for row in scored_rows(args.input, candidates_of, encoder, basis, users, ADDED):
             chosen = choose(row, users, doubts, args.vote)
             write(row.fields | chosen)
-            summary.add(chosen)
-    summary.print()
+            rows += 1
+            population_ties += bool(chosen["population_tied"])
+            counts += counts_of(chosen, users)
+    print_summary(users, rows, population_ties, counts)
     print_worth(basis)
     print(f"what was chosen is in {args.output}")
 
