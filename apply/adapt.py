@@ -78,7 +78,7 @@ def main():
     users = {each.user_id for each in judgements}
     require_kept(args.output, basis, users, None if args.replace else answer_keys(judgements))
     encoder = encoder_of_basis(args.basis, basis, args)
-    extended, rows = taken_in(basis, StoredAnswers.embedded(judgements, encoder), args.replace)
+    extended, rows = taken_in(basis, StoredAnswers.embed(judgements, encoder), args.replace)
     save_basis(args.output, extended)
     save_results(prefix, rows, args)
     print_table(people_table(rows))

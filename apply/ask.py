@@ -219,7 +219,7 @@ def main():
     encoder = encoder_of_basis(args.basis, basis, args)
     table, pairs = embedded(rows, encoder)
     if judgements:
-        answers = answers.and_then(StoredAnswers.embedded(to_fit(judgements), encoder))
+        answers = answers.and_then(StoredAnswers.embed(to_fit(judgements), encoder))
     vectors, known_pairs = answers.vectors()  # (m, 2) of rows behind those of the pool
     pool = Pool(torch.cat([table.float(), vectors.float()]), torch.stack(pairs), basis.V, prior)
     numbers, told = most_telling(pool, Posterior.of(pool, len(table) + known_pairs), args.questions)

@@ -53,7 +53,7 @@ class Person:
         """
         judgements = self.judgements(pairs)
         require_new(judgements, self.before, "the basis", StoredAnswers.in_basis(self.before).users)
-        answers = StoredAnswers.embedded(to_fit(judgements), self.encoder)
+        answers = StoredAnswers.embed(to_fit(judgements), self.encoder)
         self.basis, (said,) = taken_in(self.before, answers)
         return said
 

@@ -64,8 +64,9 @@ class ChatTemplate:
         for end in ends:  # where it also stands between two replies, it ends a text all the same
             self.marks["assistant"].pop(end, None)
         self.patterns = {role: either(marks) for role, marks in self.marks.items()}
-        self.padding = {tokenizer.bos_token, tokenizer.pad_token, tokenizer.eos_token} - {None, ""}
-        self.ends = self.padding - {tokenizer.bos_token} | self.reply_ends(ends)
+        closing = {tokenizer.pad_token, tokenizer.eos_token}
+        self.padding = (closing | {tokenizer.bos_token}) - {None, ""}
+        self.ends = (closing | self.reply_ends(ends)) - {None, ""}
         self.thinks = self.reads_thinking()
 
     # ------------------------------------------------------------------------------- its marks ---
@@ -102,7 +103,7 @@ class ChatTemplate:
         for mark, role in self.marks["assistant"].items():
             if role != "assistant":  # as GLM's, which end in what opens the user's turn
                 texts.add(mark.strip())
-        return texts - {""}
+        return texts
 
     def render(self, talk, prompted=False):
         """The template's text, with the beginning of a reply behind it if prompted; None: it refuses."""
@@ -130,8 +131,8 @@ class ChatTemplate:
     def messages_of(self, text):
         """The conversation of which the template has written a text; None: it has not.
 
-        Whatever pads the text may stand around it, its first special token may lack or be repeated,
-        and a reply may end as a sampler ends it.
+        Whatever pads the text may stand around it, its first token may lack or be repeated, and a
+        reply may end as a sampler ends it.
         """
         text = without_padding(text, self.padding)
         for start in sorted(self.starts, key=len, reverse=True):

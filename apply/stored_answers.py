@@ -84,7 +84,7 @@ class StoredAnswers(NamedTuple):
         return cls(table, told[["user_id"]].assign(**columns))
 
     @classmethod
-    def embedded(cls, judgements, encoder):
+    def embed(cls, judgements, encoder):
         """The same, the replies of which are still texts."""
         rows = [(each.file_and_line, each, PAIR(each)) for each in judgements]
         table, numbers = embedded(rows, encoder)
