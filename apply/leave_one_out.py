@@ -168,7 +168,7 @@ def variance_of_lines(batches, Z, prior, logits, votes):
         of_lines = left_of(k.diagonal(dim1=1, dim2=2), k, *root_and_factor(k, sharpness))
         variances[rows[batch.real]] = of_lines[batch.real]
 
-    in_threads(add, batches)
+    in_threads(add, batches, Z.device)
     return variances
 
 

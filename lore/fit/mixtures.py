@@ -226,7 +226,7 @@ def solve_batches(people, Z, votes, num_users, prior, spread=False, certified=CE
         if spread:
             std[who] = laplace_std(H * m.unsqueeze(2))
 
-    in_threads(solve, people)
+    in_threads(solve, people, Z.device)
     return Mixtures(W, gap, logits, a, std if spread else None)
 
 

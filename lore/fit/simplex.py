@@ -35,9 +35,9 @@ def one_thread():
         torch.set_num_threads(threads)
 
 
-def in_threads(function, batches):
-    """function(batch) of each, as many side by side as there are threads, each of which takes one."""
-    threads = torch.get_num_threads()
+def in_threads(function, batches, device):
+    """function(batch) of each: on a CPU as many side by side as there are threads, each of which takes one."""
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
     batches = iter(batches)
     while group := [*islice(batches, threads)]:
         with one_thread(), ThreadPoolExecutor(threads) as pool:
