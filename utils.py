@@ -282,9 +282,9 @@ def run(
 
     fit = partial(fit_people, recipe, V_ref)
     cells = fit(settings, groups.train, groups.few_shot_train)
+    cells = score_cells(cells, groups)
     if save is not None:
         save_fits(save, cells, groups, model)
-    cells = score_cells(cells, groups)
     if baselines:
         cells += baseline_cells(cells, groups, V_ref, device, recipe.weigh, refit=fit)
     if mark_best:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lore.common import InputError, require, written_whole
-from lore.fit.evaluation import allowing_for_doubt, log_losses, person_margins
+from lore.fit.evaluation import log_losses
 from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.mixtures import Prior
 from lore.fit.product import project
@@ -194,26 +194,20 @@ def save_best(prefix, cells):
 
 
 def losses_held_out(cells, groups):
-    """For each Cell the mean over unseen people of -log P of their pairs, none of them fitted.
+    """For each scored Cell the mean over unseen people of -log P of their pairs, none of them fitted.
 
     {personal: by their own rewards, population: by the mean mixture of everybody}
     """
-    few = groups.few_shot_train
     test = groups.unseen
-    Vs = [cell.fit.V for cell in cells]
     losses = []
-    for cell, Z_few, Z in zip(cells, project(few, Vs), project(test, Vs)):  # (m, K), (n, K)
+    for cell, Z in zip(cells, project(test, [cell.fit.V for cell in cells])):  # (n, K)
         prior = cell.fit.prior
         mean = cell.fit.W.mean(0) if prior is None else prior.mean
-        person = cell.W_unseen, cell.deviations_unseen
-        known = Z_few, person_margins(Z_few, *person, few)
-        margin = person_margins(Z, *person, test)
-        margins = {"personal": allowing_for_doubt(prior, known, Z, margin, groups)}
-        margins["population"] = Z @ mean.to(Z)  # (n, K) @ (K,)
-        of_cell = {}
-        for name, margin in margins.items():
-            of_cell[name] = by_user_mean(log_losses(margin), test)
-        losses.append(of_cell)
+        by_pair = {
+            "personal": torch.from_numpy(cell.outcomes["unseen"].log_loss),
+            "population": log_losses(Z @ mean.to(Z)),  # (n, K) @ (K,)
+        }
+        losses.append({name: by_user_mean(loss, test) for name, loss in by_pair.items()})
     return losses
 
 
