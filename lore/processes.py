@@ -68,18 +68,17 @@ def from_first(function):
     """What calling it gives the first process, in all of them; an error of its ends them all."""
     if world() == 1:
         return function()
-    message = [None, None]  # result, error
+    result = [None]
     if rank() == 0:
         try:
-            message[0] = function()
+            result = [function()]
         except (ValueError, OSError) as error:
-            message[1] = error
+            result = [error]
     with together():
-        dist.broadcast_object_list(message)
-    result, error = message
-    if error is not None:
-        raise error if rank() == 0 else SystemExit(2)
-    return result
+        dist.broadcast_object_list(result)
+    if isinstance(result[0], Exception):
+        raise result[0] if rank() == 0 else SystemExit(2)
+    return result[0]
 
 
 def agreed(value):

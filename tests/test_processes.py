@@ -4,7 +4,6 @@ As a script this file is the process that trains: `fits FOLDER`, or `limited FOL
 """
 
 import resource
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, call_script, random_users
+from conftest import ROOT, call_script, random_users, run_script
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -101,10 +100,9 @@ if __name__ == "__main__":
 
 def ran(*arguments):
     """What a process of its own prints that ends well."""
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    status, out, err = run_script(*arguments)
+    assert status == 0, err
+    return out
 
 
 def torchrun(count, *arguments):
