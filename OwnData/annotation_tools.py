@@ -1,9 +1,9 @@
 """What Argilla and Label Studio export: a function each, from a record or a task to what it comes to."""
 
-from conversions import arena, listed, rankings, ratings
+from conversions import arena, rankings, ratings
 
 from lore.common import require
-from lore.text.json_text import is_nothing
+from lore.text.json_text import is_nothing, listed
 from lore.text.layouts import sides_of, there
 from lore.upstream_values import as_list, finite_number
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lore.common import InputError, require
 from lore.text.input_rows import COLUMNS, NO_IDS
-from lore.text.json_text import is_nothing
+from lore.text.json_text import is_nothing, listed
 from lore.text.layouts import LISTS, SCORES, VOTES, as_text, sides_of, there
 from lore.text.spellings import is_list_of_messages, one_spelling
 from lore.upstream_values import as_list, finite_number, whole_number
@@ -283,13 +283,3 @@ def talk(value):
     """Messages that a table's cell holds as JSON; any other text as it is."""
     messages = listed(value)
     return messages if is_list_of_messages(messages) else value
-
-
-def listed(value):
-    """A list that a table's cell holds as JSON; anything else as it is."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value

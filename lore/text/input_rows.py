@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from lore.common import require
 from lore.text.conversations import BESIDE_CONTENT, is_table, read_rows, require_text, spoken
-from lore.text.json_text import in_json, is_nothing
+from lore.text.json_text import in_json, is_nothing, listed
 from lore.text.layouts import ELSEWHERE, as_messages, opened, renamed, renaming, there
 from lore.text.spellings import as_asked, as_read, holds_messages, is_list_of_messages, one_spelling
 from lore.upstream_values import as_list, finite_number, whole_number
@@ -95,13 +95,8 @@ def row_of(file_and_line, cells):
 
 def list_in_cell(name, text):
     """The list that a cell of a CSV file holds as JSON: messages, or candidates; else its text."""
-    if name not in (*LISTS, *LISTS_ALONE) or not text.lstrip().startswith("["):
-        return text
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return value if name in LISTS_ALONE or is_list_of_messages(value) else text
+    value = listed(text)
+    return value if name in LISTS_ALONE or (name in LISTS and is_list_of_messages(value)) else text
 
 
 def read_judgements(path, columns=()):

@@ -83,3 +83,13 @@ def is_nothing(value):
     if isinstance(value, str):
         return not value.strip()
     return value is None or value != value or value in ([], {})
+
+
+def listed(value):
+    """A list that a table's cell holds as JSON; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
