@@ -21,7 +21,7 @@ from lore.common import require
 from lore.text.conversations import BESIDE_CONTENT, is_table, read_rows, require_text, spoken
 from lore.text.json_text import in_json, is_nothing, listed
 from lore.text.layouts import ELSEWHERE, as_messages, opened, renamed, renaming, there
-from lore.text.spellings import as_asked, as_read, holds_messages, is_list_of_messages, one_spelling
+from lore.text.spellings import as_asked, as_read, folded, holds_messages, is_list_of_messages, one_spelling
 from lore.upstream_values import as_list, finite_number, whole_number
 
 LISTS = ("prompt", "chosen", "rejected", "response")  # columns that hold a text or messages
@@ -170,7 +170,7 @@ def judgement(file_and_line, row):
     side = row.get("split")
     side = None if is_nothing(side) else str(side).strip()
     is_side = side is None or side in SIDES
-    require(is_side, f"{file_and_line}: split is {quoted(side)}, not one of {', '.join(SIDES)}")
+    require(is_side, f"{file_and_line}: split is {quoted(row.get('split'))}, not one of {', '.join(SIDES)}")
     return Judgement(file_and_line, user, prompt, SIDES.get(side), chosen, rejected)
 
 
@@ -221,7 +221,7 @@ def candidates_of(file_and_line, row):
     candidates = as_list(row.get("candidates"))
     require(candidates, f"{file_and_line}: no list of candidates")
     named = {f"candidates[{number}]": reply for number, reply in enumerate(candidates)}
-    return [conversation_of(file_and_line, row | named, name) for name in named]
+    return [conversation_of(file_and_line, row | {name: reply}, name) for name, reply in named.items()]
 
 
 # ------------------------------------------------------------------------------ conversations ---
@@ -231,23 +231,21 @@ def conversation_of(file_and_line, row, name):
     """Prompt and reply of a row; `name` is the column of the reply, a text or a list of messages."""
     prompt = prompt_of(file_and_line, row)
     reply = messages_of(file_and_line, row.get(name), name, "assistant")
-    if prompt is None:
-        text = f"{name} is a text, so a prompt or messages must be there; {there(row)}; {ELSEWHERE}"
-        require(not isinstance(row[name], str), f"{file_and_line}: {text}")
-        return finished(file_and_line, reply, name)
-    if [*map(spoken, reply[: len(prompt)])] == [*map(spoken, prompt)]:
-        return finished(file_and_line, reply, name)
-    is_reply = reply[0]["role"] == "assistant"
-    require(is_reply, f"{file_and_line}: {name} begins with another prompt than the row's")
-    return finished(file_and_line, prompt + reply, name)
+    text = f"{name} is a text, so a prompt or messages must be there; {there(row)}; {ELSEWHERE}"
+    require(prompt or not isinstance(row[name], str), f"{file_and_line}: {text}")
+    if [*map(spoken, reply[: len(prompt)])] != [*map(spoken, prompt)]:
+        is_reply = reply[0]["role"] == "assistant"
+        require(is_reply, f"{file_and_line}: {name} begins with another prompt than the row's")
+        reply = prompt + reply
+    return finished(file_and_line, reply, name)
 
 
 def prompt_of(file_and_line, row):
-    """What stands before the reply, as messages; None where the row does not say it."""
+    """What stands before the reply, as messages; none where the row does not say it."""
     given = [name for name in ("prompt", "messages") if not is_nothing(row.get(name))]
     given += ["context"] if is_list_of_messages(row.get("context")) else []
     require(len(given) < 2, f"{file_and_line}: both {' and '.join(given)}")
-    return messages_of(file_and_line, row[given[0]], given[0], "user") if given else None
+    return messages_of(file_and_line, row[given[0]], given[0], "user") if given else []
 
 
 def messages_of(file_and_line, value, name, role=None):
@@ -339,11 +337,7 @@ def identifier(file_and_line, row, name):
 
 def prompt_key(judged):
     """What the prompts of two judgements share that differ in spaces, case or Unicode's forms alone."""
-    messages = []
-    for message in common_start(judged.chosen, judged.rejected):
-        content = one_spelling(message["content"]).casefold()
-        messages.append(spoken(message) | {"content": content})
-    return text_hash(messages)
+    return text_hash(folded(common_start(judged.chosen, judged.rejected)))
 
 
 def text_hash(messages):

@@ -78,10 +78,7 @@ def as_text(messages):
 
 def begins_with(messages, row):
     """Whether a dialogue begins with the row's prompt, or the row has none."""
-    prompts = [row[name] for name in ("prompt", "messages", "context") if row.get(name)]
-    if not prompts:
-        return True
-    (prompt, *_) = prompts
+    prompt = row.get("prompt") or row.get("messages") or row.get("context") or messages[0]["content"]
     return isinstance(prompt, str) and one_spelling(prompt) == one_spelling(messages[0]["content"])
 
 

@@ -40,10 +40,12 @@ def as_read(conversation):
 def as_asked(conversation):
     """The same with what stands before the reply in one spelling, as prompts are told apart."""
     *prompt, reply = conversation
-    asked = []
-    for message in prompt:
-        asked.append(message | {"content": one_spelling(message["content"]).casefold()})
-    return as_read([*asked, reply])
+    return as_read([*folded(prompt), reply])
+
+
+def folded(messages):
+    """The messages, each text in one spelling and without case."""
+    return [message | {"content": one_spelling(message["content"]).casefold()} for message in messages]
 
 
 def is_list_of_messages(value):
