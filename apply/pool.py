@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import random
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,17 +129,15 @@ class Pool(questions.Pool):
 
 def drawn_pairs(prompts, seed):
     """Pairs of places among a prompt's candidates, each question once, and the number of its prompt (P,)."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = random.Random(seed)
     most = max(1, MOST_PAIRS // len(prompts))
     seen = set()
     places = []
     owner = []
     for number, prompt in enumerate(prompts):
-        pairs = torch.combinations(torch.arange(len(prompt.talks)))  # (pairs, 2)
-        if len(pairs) > most:
-            pairs = pairs[torch.randperm(len(pairs), generator=generator)[:most].sort().values]
+        pairs = [*combinations(range(len(prompt.talks)), 2)]
         words = [*map(as_asked, prompt.talks)]
-        for left, right in pairs.tolist():
+        for left, right in sorted(generator.sample(pairs, min(most, len(pairs)))):
             question = frozenset((words[left], words[right]))
             if question not in seen:
                 seen.add(question)
