@@ -104,17 +104,16 @@ def compare(name, rounds, slow, fast, target=None):
     of_slow, of_fast = zip(*spent)
     medians = statistics.median(of_slow), statistics.median(of_fast)
     times, told = ratio(of_slow, of_fast)
-    aim = f"; target {target} x: {verdict(times >= target)}" if target else ""
-    print(f"{name:30} {medians[0]:9.3f} s {medians[1]:9.4f} s  {told}{aim}", flush=True)
+    line = f"{name:30} {medians[0]:9.3f} s {medians[1]:9.4f} s  {told}"
+    if target:
+        judge(f"{line}; target {target} x", times >= target)
+    else:
+        print(line, flush=True)
     return *medians, times
 
 
-def verdict(reached):
-    return "reached" if reached else "MISSED"
-
-
 def judge(text, reached):
-    print(f"{text}: {verdict(reached)}", flush=True)
+    print(f"{text}: {'reached' if reached else 'MISSED'}", flush=True)
 
 
 def processor():
