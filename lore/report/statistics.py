@@ -57,27 +57,24 @@ def summarise(cells, over="seeds"):
         for name in rows[key][0].accuracy:
             row |= mean_and_interval(rows[key], name, over)
             row |= likelihoods(rows[key], name)
-        bradley_terry = baseline_of(rows, key, 1, LORE)
-        if bradley_terry:
-            row |= compared_rows(rows[key], bradley_terry, "gain")
-        shared_own = baseline_of(rows, key, 1, SHARED_OWN)
-        if shared_own and variant == LORE and K not in (0, 1):
-            row |= compared_rows(rows[key], shared_own, "over_shared_own")
-        shuffled = (alpha, K, SHUFFLED, shots)
-        if variant == LORE and shuffled in rows:
-            row |= compared_rows(rows[key], rows[shuffled], "over_shuffled", better_side)
+        row |= compared_rows(rows[key], baseline_of(rows, key, 1, LORE), "gain")
+        if variant == LORE and K not in (0, 1):
+            row |= compared_rows(rows[key], baseline_of(rows, key, 1, SHARED_OWN), "over_shared_own")
+        if variant == LORE:
+            shuffled = rows.get((alpha, K, SHUFFLED, shots), [])
+            row |= compared_rows(rows[key], shuffled, "over_shuffled", better_side)
         summary.append(row)
     return summary
 
 
 def baseline_of(rows, key, K, variant):
-    """The cells that a row is compared with: of its alpha, or, where one has none, of the first."""
+    """The cells that a row is compared with: of its alpha, or, where one has none, of the first; or none."""
     alpha, _, _, shots = key
     for rival, cells in rows.items():
         same_alpha = rival[0] == alpha or None in (rival[0], alpha)
         if rival[1:] == (K, variant, shots) and same_alpha and rival != key:
             return cells
-    return None
+    return []
 
 
 # ------------------------------------------------------------------------------------------------
@@ -174,11 +171,11 @@ def worst_tenth(accuracy, outcomes):
 
 
 def compared_rows(repeats, baseline, what, turned=None):
-    """NAME_WHAT for `seen` and `unseen`, of a gain NAME_detectable too; turned: what to do with the
-    baseline's cells first."""
+    """NAME_WHAT for `seen` and `unseen`, of a gain NAME_detectable too; nothing where the baseline has no
+    cells. turned: what to do with these first."""
     row = {}
     for name in TESTED:
-        if name in repeats[0].accuracy:
+        if baseline and name in repeats[0].accuracy:
             cells = [turned(cell, name) for cell in baseline] if turned else baseline
             row[f"{name}_{what}"], error = compared(repeats, cells, name)
             if what == "gain":
