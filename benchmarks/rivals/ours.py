@@ -16,7 +16,7 @@ from rivals import Entry
 from utils import LoRe, fit_all, personalise
 
 RANK = 5  # of LoRe, as in the paper
-RANKS = [1, 2, 3, 5, 8]  # among which the star of the scripts is
+RANKS = [1, 2, 3, 5, 8, 12]  # among which the star of the scripts is
 STEPS = 1000  # of the published fits
 COMMON = "Bradley-Terry, ridge"
 OURS = "LoRe, ridge"
