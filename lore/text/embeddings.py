@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pyarrow import ArrowException, parquet
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -127,9 +128,11 @@ class Run:
         table = f"{self.path}.safetensors"
         if not (Path(table).exists() and Path(f"{self.path}.parquet").exists()):
             return False
-        damaged = told_as(f"{table} is damaged", SafetensorError, then="delete it and start again")
-        with damaged, safe_open(table, framework="pt") as file:
+        damaged = f"{table} or its .parquet is damaged"
+        damage = told_as(damaged, SafetensorError, ArrowException, then="delete both and start again")
+        with damage, safe_open(table, framework="pt") as file:
             header = file.metadata() or {}
+            parquet.read_metadata(f"{self.path}.parquet")
         before = identity_of(header.get("model", "")) or {}
         require_same(table, before | {"fingerprint of the text": header.get("fingerprint")}, self.made_of)
         return True
