@@ -163,7 +163,7 @@ def read_frame(path, made_by, columns, needed, rows):
         nobody = frame.index[frame["user_id"].isna()].tolist()
         if nobody:
             raise InputError(f"{file}: row {nobody[0]} has no user_id; make it with: {made_by}")
-        frame["user_id"] = frame["user_id"].astype(str)
+        frame["user_id"] = as_text(frame["user_id"])
     for name in columns:
         whole = frame[name].dtype.kind in "iu"
         require(whole, f"{file}, column {name} holds no row numbers; make it with: {made_by}")
@@ -171,6 +171,13 @@ def read_frame(path, made_by, columns, needed, rows):
         inside = frame[name].between(0, rows - 1).all()
         require(inside, f"{file} points outside the {rows} rows of {path}.safetensors")
     return frame
+
+
+def as_text(ids):
+    """People's ids as text: 7, 7.0 and "7" are one, whatever type others have written them in."""
+    if ids.dtype.kind == "f" and (ids == ids.round()).all():
+        ids = ids.astype(np.int64)
+    return ids.astype(str)
 
 
 def mapped(path, name):

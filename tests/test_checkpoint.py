@@ -91,7 +91,7 @@ WRONG = [
     (lambda w: w | {"model.norm.weight": torch.zeros(32)}, "gives one vector for 4 different texts"),
     (lambda w: w | {"score.weight": torch.zeros(1, 32)}, "zeros alone"),
     (lambda w: w | {"score.weight": torch.full((1, 32), torch.nan)}, "the head score .* holds NaN"),
-    (lambda w: w | {f"{UP}.weight": w[f"{UP}.weight"].char(), f"{UP}.SCB": torch.ones(64)}, "nothing uses its .*SCB"),
+    (lambda w: w | {f"{UP}.weight": (100 * w[f"{UP}.weight"]).char()}, f"{UP}.weight is of type I8"),
 ]  # fmt: skip
 
 

@@ -97,7 +97,7 @@ def test_a_column_that_is_needed_is_named_and_ids_are_one_whatever_their_type(tm
     save_split(tmp_path / "train", split._replace(frame=split.frame.drop(columns="prompt")))
     with pytest.raises(InputError, match=r"train\.parquet has no column prompt"):
         load_split(tmp_path / "train", "prepare", needed=("user_id", "prompt"))
-    for ids in ([7, 8, 7], ["7", "8", "7"]):
+    for ids in ([7, 8, 7], [7.0, 8.0, 7.0], ["7", "8", "7"]):
         save_split(tmp_path / "train", split._replace(frame=split.frame.assign(user_id=ids)))
         found = load_split(tmp_path / "train", "prepare").frame["user_id"]
         assert found.tolist() == ["7", "8", "7"]

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from lore.common import require, told_as
 from lore.processes import rank
@@ -141,9 +141,22 @@ class Checkpoint:
             expected = with_head or key.removeprefix(prefix).split(".")[0] in of_body
             if expected and not UNUSED.search(key):
                 faults.append(f"nothing uses its {key}")
+        faults += self.integers()
         told = "; ".join([*faults[:1], *faults[1:][-1:]])  # what is lacking, and what is there instead
         hint = " (--head names another reward head)" if with_head else ""
         require(not faults, f"{self.name} is not the model that its config.json describes: {told}{hint}")
+
+    def integers(self):
+        """Of the weights in a folder, those that are whole numbers."""
+        faults = []
+        for file in sorted(Path(self.name).glob("*.safetensors")):
+            with safe_open(file, framework="np") as opened:
+                names = opened.keys()
+                for name in names:
+                    kind = opened.get_slice(name).get_dtype()
+                    if name.endswith(".weight") and not kind.startswith(("F", "BF")):
+                        faults.append(f"its {name} is of type {kind}, and nothing says how it is scaled")
+        return faults
 
 
 def hash_samples(digest, file):
