@@ -8,10 +8,10 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from tiny import TALKS, a_model, encoder
+from tiny import LONGROPE, TALKS, a_model, encoder
 
 from lore.common import InputError
-from lore.text.checkpoint import count_positions
+from lore.text.checkpoint import count_positions, rotary_switch
 
 
 def test_a_model_of_the_hub_is_known_by_its_commit(reward_model, tmp_path, monkeypatch):
@@ -167,6 +167,26 @@ def test_a_damaged_folder_is_one_line(reward_model, tmp_path, file):
         (folder / file).write_text(content)
         with pytest.raises(InputError):
             encoder(folder).embed(TALKS)
+
+
+PLAIN = {"rope_type": "default", "rope_theta": 1e4}
+
+
+@pytest.mark.parametrize(
+    "parameters, switch",
+    [
+        (LONGROPE, 60),
+        (PLAIN, math.inf),
+        ({**PLAIN, "rope_type": "dynamic", "factor": 2.0}, math.inf),
+        ({"full_attention": LONGROPE, "sliding_attention": PLAIN}, 60),  # by the kind of layer
+    ],
+)
+def test_where_rotary_positions_switch(parameters, switch):
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(hidden_size=32, num_attention_heads=4, max_position_embeddings=128)
+    config.rope_parameters = parameters
+    assert rotary_switch(config) == switch
 
 
 @pytest.mark.parametrize(

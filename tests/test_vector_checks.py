@@ -1,25 +1,38 @@
 """Vectors that would be wrong are refused, whenever in a run they come."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import LONGROPE, TALKS, a_model, assert_own_passes, by_itself, encoder
+from tiny import LONGROPE, TALKS, a_model, assert_own_passes, by_itself, dialogue, encoder
 
 from lore.common import InputError
 from lore.text.attention import Stretch
 from lore.text.conversations import exchange
 
 
-def test_positions_scaled_by_the_longest_in_a_pass_are_refused_where_texts_differ_so_much(
-    tokenizer, tmp_path
-):
-    a_model("LlamaForSequenceClassification", tmp_path, tokenizer, rope_parameters=LONGROPE)
-    assert_own_passes(encoder(tmp_path), TALKS)  # all of them short
-    talks = [*TALKS, exchange("the cat " * 40, "ok")]
-    for options, way_out in (({}, "--no-share"), ({"share": False}, "--batch_tokens 1")):
-        with pytest.raises(InputError, match=f"depends on what is computed beside it; use {way_out}"):
-            encoder(tmp_path, **options).embed(talks)
-    assert_own_passes(encoder(tmp_path, share=False, batch_tokens=1), talks)
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize(
+    "architecture, options",
+    [
+        ("LlamaForSequenceClassification", {}),
+        ("LlamaForSequenceClassification", {"original_max_position_embeddings": 60}),
+        ("Phi3ForSequenceClassification", {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 1}),
+    ],
+)
+def test_positions_scaled_by_the_longest_in_a_pass(architecture, options, share, tokenizer, tmp_path):
+    """Conversations on the two sides of the switch do not share a pass, even in one tree."""
+    a_model(architecture, tmp_path, tokenizer, rope_parameters=LONGROPE, **options)
+    if "original_max_position_embeddings" in options:  # it wins, once the model is loaded
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["rope_parameters"]["original_max_position_embeddings"] = 200
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    model = encoder(tmp_path, share=share)
+    talks = [*dialogue(4), *TALKS, exchange("the cat " * 40, "ok"), exchange("the cat " * 40, "no")]
+    lengths = [len(ids) for ids in model.tokeniser.tokens(talks)[0]]
+    assert min(lengths) < 60 < max(lengths) and len(lengths) == 18
+    assert_own_passes(model, talks)
 
 
 def test_a_window_of_its_own_is_noticed_at_the_first_longer_text(tokenizer, tmp_path, monkeypatch):

@@ -169,6 +169,11 @@ def hash_samples(digest, file):
             digest.update(opened.read(SAMPLE))
 
 
+# ------------------------------------------------------------------------------------------------
+# Positions: how many there are, and where a pass depends on the longest one in it
+# ------------------------------------------------------------------------------------------------
+
+
 def count_positions(model, config):
     """Tokens that the model has positions for; infinity where nothing says so."""
     config = config.get_text_config()
@@ -183,3 +188,19 @@ def count_positions(model, config):
             padding = getattr(module, "padding_idx", None)
             most = min(most, rows if padding is None else rows - padding - 1)
     return most
+
+
+def rotary_switch(config):
+    """Length of a pass beyond which all its positions are turned otherwise; infinity where it is not.
+
+    config: of the loaded model, as loading it may replace the length that config.json states.
+    Conversations on the two sides of it must not share a pass. (The "dynamic" kind switches at
+    max_position_embeddings, which no conversation passes.)
+    """
+    settings = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [settings, *settings.values()]  # one for all layers, or one a kind of layer
+    switches = [math.inf]
+    for kind in kinds:
+        if isinstance(kind, dict) and kind.get("rope_type") == "longrope":
+            switches.append(kind["original_max_position_embeddings"])
+    return min(switches)

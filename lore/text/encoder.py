@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from lore.common import InputError, pick_device, require
 from lore.text.attention import Packing, own_kernel, use_attention_along_paths
-from lore.text.checkpoint import Checkpoint, count_positions
+from lore.text.checkpoint import Checkpoint, count_positions, rotary_switch
 from lore.text.conversations import distinct, first_line, text_bytes
 from lore.text.packing import (
     batch_trees,
@@ -181,12 +181,22 @@ class Encoder:
         return Prepared(batches, left_out, counts)
 
     def arrange(self, groups, ids):
-        """Batches of trees of the token lists ids[i], each tree of numbers i in one group."""
-        trees = []
-        for group in groups:
-            tokenised = [i for i in group if ids[i] is not None]
-            trees.extend(pack_trees(tokenised, ids, self.tree_tokens))
-        return [*batch_trees(trees, self.batch_tokens, padded=not self.packs)]
+        """Batches of trees of the token lists ids[i], each tree of numbers i in one group.
+
+        Lists on the two sides of a rotary switch share no pass; the long side comes first.
+        """
+        switch = rotary_switch(self.model.config)
+        batches = []
+        for beyond in (True, False):
+            trees = []
+            for group in groups:
+                side = []
+                for i in group:
+                    if ids[i] is not None and (len(ids[i]) > switch) == beyond:
+                        side.append(i)
+                trees.extend(pack_trees(side, ids, self.tree_tokens))
+            batches.extend(batch_trees(trees, self.batch_tokens, padded=not self.packs))
+        return batches
 
     # --------------------------------------------------------------------------------- vectors ---
 
