@@ -21,12 +21,13 @@ differences are to the ridge solver's Bradley-Terry. A rival that cannot take a 
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from measure import HERE, ROOT, Clock, flags, judge
 from rivals import entry_of, mrm, ours, own_method, pal, parts, pref, rbd, vpl
 from rivals.data_sets import data_sets
 from rivals.ours import OURS, STARRED
-from rivals.overview import as_markdown, difference, overview, places_by_kind, plot, print_rows, rows_of
+from rivals.overview import as_markdown, difference, mean_places, overview, plot, print_rows, rows_of
 from rivals.splits_on_disk import file_name, save_population
 
 from lore.common import InputError, require, require_writable, start, written_whole
@@ -41,56 +42,81 @@ RIVALS = {
     "PAL-A": pal.fit,
 }
 MRM = ("MRM, last epoch", "MRM, best test epoch", "MRM, 20 steps of 0.1")
+ORDER = ("LoRe, published", "Bradley-Terry, published", "VPL", "PAL-A")  # of the paper's Table 1
 SOURCES = ("benchmarks/rivals/__init__.py",)  # of every method
 RIVAL_SOURCES = [f"benchmarks/rivals/{name}.py" for name in ("mrm", "pal", "pref", "rbd", "vpl")]
 OUR_SOURCES = ("benchmarks/rivals/ours.py", "lore/fit", "utils.py")
 
 
-def of_rival(rows, fit, groups, head, seed):
-    """{row: Entry, or the reason why there is none}; fit: (groups, head, seed) -> Rival, or one of each row."""
+class Method(NamedTuple):
+    """One fit, or some that share one."""
+
+    entries: object  # (groups, head, seed) -> {row: Entry, or the reason why there is none}
+    source: str  # hash of the files that decide what it gives, as they are when the study starts
+
+    @classmethod
+    def of(cls, entries, *files):
+        return cls(entries, parts.digest_of_sources([*SOURCES, *files]))
+
+
+def of_rival(name, fit, groups, head, seed):
     try:
-        made = fit(groups, head, seed)
+        return {name: entry_of(fit(groups, head, seed), name, groups, seed)}
     except InputError as error:
-        return dict.fromkeys(rows, str(error))
-    by_row = made if isinstance(made, dict) else dict.fromkeys(rows, made)
-    return {row: entry_of(rival, row, groups, seed) for row, rival in by_row.items()}
+        return {name: str(error)}
+
+
+def of_mrm(groups, head, seed):
+    try:
+        fits = mrm.fits(groups, head, seed)
+    except InputError as error:
+        return dict.fromkeys(MRM, str(error))
+    return {name: entry_of(rival, name, groups, seed) for name, rival in fits.items()}
 
 
 def methods():
-    """{part: what fits its rows, (groups, head, seed) -> {row: Entry or reason}; hash of the sources}"""
-    source = parts.digest_of_sources([*SOURCES, *OUR_SOURCES])
-    made_of = {name: (entries, source) for name, entries in ours.METHODS.items()}
-    source = parts.digest_of_sources([*SOURCES, *RIVAL_SOURCES])
+    """{name of a part: Method}"""
+    made_of = {}
+    for name, entries in ours.METHODS.items():
+        made_of[name] = Method.of(entries, *OUR_SOURCES)
     for name, fit in RIVALS.items():
-        made_of[name] = (partial(of_rival, [name], fit), source)
-    made_of["MRM"] = (partial(of_rival, MRM, mrm.fits), source)
+        made_of[name] = Method.of(partial(of_rival, name, fit), *RIVAL_SOURCES)
+    made_of["MRM"] = Method.of(of_mrm, *RIVAL_SOURCES)
     return made_of
 
 
 def study(name, make, args, made_of):
     """{row: [Entry, ..] or the reason why there are none} of a data set; make: seed -> (Groups, head).
 
-    What is among the parts already is not fitted again. made_of: methods(), as they were when the study began
+    made_of: methods(), as they were when the study began
     """
-    by_row = {}
+    entries = {}
+    reasons = {}
     for seed in range(args.seeds):
         print(f"{name}: population or split {seed + 1} of {args.seeds}", file=sys.stderr, flush=True)
         groups, head = make(seed)
-        data = parts.digest_of_data(groups, head)
-        entries = {}
-        for part, (fit, source) in made_of.items():
-            path = parts.part_path(args.output.with_suffix(".parts"), part, seed, data, source)
-            if not path.exists():
-                parts.save_part(path, fit(groups, head, seed))
-            entries |= parts.load_part(path, groups)
-        for method in dict.fromkeys(args.method):
-            entries |= own_method.entries(method, groups, head, seed)
-        for row, entry in entries.items():
-            by_row.setdefault(row, []).append(entry)
-    for row, entries in by_row.items():
-        reasons = [entry for entry in entries if isinstance(entry, str)]
-        by_row[row] = reasons[-1] if reasons else entries
-    return by_row
+        for of_method in results(groups, head, seed, args, made_of):
+            for row, entry in of_method.items():
+                if isinstance(entry, str):
+                    reasons[row] = entry
+                else:
+                    entries.setdefault(row, []).append(entry)
+    return entries | reasons
+
+
+def results(groups, head, seed, args, made_of):
+    """Yield {row: Entry, or the reason why there is none}, of one method after the other.
+
+    What is among the parts already is not fitted again.
+    """
+    data = parts.digest_of_data(groups, head)
+    for name, method in made_of.items():
+        path = parts.part_path(args.output.with_suffix(".parts"), name, seed, data, method.source)
+        if not path.exists():
+            parts.save_part(path, method.entries(groups, head, seed))
+        yield parts.load_part(path, groups)
+    for name in dict.fromkeys(args.method):
+        yield own_method.entries(name, groups, head, seed)
 
 
 def export(folder, made, seeds):
@@ -101,8 +127,8 @@ def export(folder, made, seeds):
             print(f"{path}.safetensors, .parquet: {name}")
 
 
-def judge_below(studies, method):
-    """Say which rivals of the literature a method is below on some data set, its interval without zero."""
+def significantly_below(studies, method):
+    """Texts of data set and rival of the literature below which a method is, its interval without zero."""
     below = []
     for data_set, entries in studies.items():
         for name in (*RIVALS, *MRM):
@@ -110,47 +136,67 @@ def judge_below(studies, method):
                 mean, _, high = difference(entries, method, name)
                 if high < 0:
                     below.append(f"{data_set}: {name}, {100 * mean:+.1f}")
-    judge(f"{method} is significantly below no rival ({'; '.join(below) or 'none'})", not below)
+    return below
 
 
-def described_rows(tables, made, seeds):
-    """All rows, each with the data set it is of."""
+def judge_order(data_set, rows):
+    """Whether published LoRe is above the others of the paper's Table 1, of those that took the data set."""
+    unseen = {row["method"]: row["unseen"] for row in rows if row["method"] in ORDER and "unseen" in row}
+    told = ", ".join(f"{name} {100 * accuracy:.1f}" for name, accuracy in unseen.items())
+    what = f"{data_set}: LoRe above the others, as in the paper ({told})"
+    judge(what, unseen[ORDER[0]] == max(unseen.values()))
+
+
+def places_by_kind(tables, made):
+    """{"all", "planted", "real": mean_places}, of the kinds that are there."""
+    kinds = {"all": tables}
+    for kind, planted in (("planted", True), ("real", False)):
+        of_kind = {name: rows for name, rows in tables.items() if made[name].planted == planted}
+        if of_kind:
+            kinds[kind] = of_kind
+    return {kind: mean_places(of_kind) for kind, of_kind in kinds.items()}
+
+
+def write_all(args, tables, made, places):
     rows = []
-    for name, of_set in tables.items():
-        about = {"data_set": name, "planted": made[name].planted, "populations": seeds}
+    for data_set, of_set in tables.items():
+        about = {"data_set": data_set, "planted": made[data_set].planted, "populations": args.seeds}
         if not about["planted"]:  # what benchmarks/paper.py asks for
-            groups, _ = made[name].make(0)
-            about |= {"model": made[name].model, "people": [*groups.sizes]}
+            groups, _ = made[data_set].make(0)
+            about |= {"model": made[data_set].model, "people": [*groups.sizes]}
         rows += [about | row for row in of_set]
-    return rows
+    save_results(args.output.with_suffix(""), rows, args, places=places)
+    lines = overview(tables, places)
+    print_aligned(lines)
+    with written_whole(args.output.with_suffix(".md")) as file:
+        file.write_text(as_markdown(lines))
+    plot(args.output.with_suffix(".png"), tables)
 
 
-def arguments():
-    parser = flags(__doc__, seeds=2)
+def main():
+    parser = flags(__doc__)
     parser.set_defaults(script="benchmarks/compare_rivals.py")  # so that results say what wrote them
-    add = parser.add_argument
-    add("--shared", type=Path, help="folder whose data/ holds the real comparisons")
+    parser.add_argument("--shared", type=Path, help="folder whose data/ holds the real comparisons")
     whose = "only what is prepared in FOLDER/RedditTLDR/data and its like [this repository]"
-    add("--prepared", type=Path, nargs="?", const=ROOT, metavar="FOLDER", help=whose)
-    add("--encoder", help="a text encoder")
-    add("--decoder", help="a decoder with a head, which is not used, for MT-Bench")
-    several = {"action": "extend", "nargs": "+", "default": []}
-    add("--sets", **several, help="only data sets whose name has this")
-    add("--output", type=Path, default=HERE / "results/rivals.json", help="FILE.json")
-    add("--method", **several, help="module:function of your own")
-    add("--export", type=Path, help="folder for the populations; nothing is fitted then")
+    parser.add_argument("--prepared", type=Path, nargs="?", const=ROOT, metavar="FOLDER", help=whose)
+    parser.add_argument("--encoder", help="a text encoder")
+    parser.add_argument("--decoder", help="a decoder with a head, which is not used, for MT-Bench")
+    parser.add_argument("--seeds", type=int, default=2, help="populations or splits of a data set")
+    parser.add_argument(
+        "--sets", action="extend", nargs="+", default=[], help="only data sets whose name has this"
+    )
+    parser.add_argument("--output", type=Path, default=HERE / "results/rivals.json", help="FILE.json")
+    parser.add_argument(
+        "--method", action="extend", nargs="+", default=[], help="module:function of your own"
+    )
+    parser.add_argument("--export", type=Path, help="folder for the populations; nothing is fitted then")
     args = parser.parse_args()
     require(args.seeds >= 1, f"--seeds {args.seeds}: at least one population of each kind is needed")
     require(args.output.suffix == ".json", f"--output {args.output}: name a file that ends in .json")
     require_writable(args.output)
+    clock = Clock()
     for method in args.method:
         own_method.function_named(method)
-    return args
-
-
-def main():
-    clock = Clock()
-    args = arguments()
     made = data_sets(args)
     if args.export:
         export(args.export, made, args.seeds)
@@ -163,15 +209,15 @@ def main():
         tables[name] = rows_of(studies[name])
         print_rows(name, tables[name])
     places = places_by_kind(tables, made)
-    rows = described_rows(tables, made, args.seeds)
-    save_results(args.output.with_suffix(""), rows, args, places=places)
-    lines = overview(tables, places)
-    print_aligned(lines)
-    with written_whole(args.output.with_suffix(".md")) as file:
-        file.write_text(as_markdown(lines))
-    plot(args.output.with_suffix(".png"), tables)
+    write_all(args, tables, made, places)
+    for name, rows in tables.items():
+        if "PersonalLLM" in name:
+            judge_order(name, rows)
     for method in (OURS, STARRED):
-        judge_below(studies, method)
+        below = significantly_below(studies, method)
+        judge(f"{method} is significantly below no rival ({'; '.join(below) or 'none'})", not below)
+    first = next(iter(places["all"]))
+    judge(f"{OURS} has the best mean place ({first})", first.startswith(OURS))
     print(f"{clock() / 60:.1f} minutes; results: {args.output}, .md, .png")
 
 

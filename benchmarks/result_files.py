@@ -10,8 +10,9 @@ from typing import NamedTuple
 import published
 from published import LORE, REFERENCE, Number
 
-from lore.common import require, told_as
+from lore.common import InputError, require
 from lore.fit.evaluation import TESTED
+from lore.report.statistics import NORMAL, quantile
 from lore.splits import identity_of
 
 # what a file raises that is no JSON, or holds something else than its script writes
@@ -27,22 +28,28 @@ class Answer(NamedTuple):
     number: Number
     percent: float
     interval: tuple  # low, high; 95 %
-    how: str  # protocol (paper, published code, that of RewardBench 2), splits, what is special to it
+    error: float  # standard error, in points
+    how: str  # splits, and what is special to it
+    protocol: str  # paper, published code, or that of RewardBench 2
     reasons: tuple  # why it cannot be compared; () = it can
     planted: bool
-    origin: str = ""  # file, commit and torch
+    path: Path = Path()
+    versions: str = ""
 
 
 def answers_of(path):
     """[Answer] of a file. InputError: it cannot be read, or answers nothing."""
-    with told_as("is no whole file of results of a script here", *FOREIGN):
+    try:
         report = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=refuse)
         script = report["settings"]["script"]
         require(script in READERS, f"written by {script}: nothing of it is in the paper")
-        commit = report.get("git_commit") or "unknown"
-        commit = commit[:9] + "+" * commit.endswith("+")  # "+": files differed from it
-        origin = f"commit {commit}, torch {report['environment']['torch']}"
-        answers = [answer._replace(origin=origin) for answer in READERS[script](report)]
+        origin = {"path": path, "versions": versions_of(report)}
+        answers = [answer._replace(**origin) for answer in READERS[script](report)]
+    except InputError:
+        raise
+    except FOREIGN as error:
+        words = f"{type(error).__name__}: {error}"
+        raise InputError(f"is no whole file of results of a script here ({words:.200})") from error
     require(answers, "holds no row that the paper has")
     return answers
 
@@ -51,29 +58,46 @@ def refuse(constant):
     raise ValueError(f"it holds {constant}, which is no number")
 
 
+def versions_of(report):
+    """Of the code and of torch; "+" where files differed from the commit."""
+    commit = report.get("git_commit") or "unknown"
+    return f"commit {commit[:9]}{'+' * commit.endswith('+')}, torch {report['environment']['torch']}"
+
+
 # ------------------------------------------------------------------------------------------------
 # The scripts' files
 # ------------------------------------------------------------------------------------------------
 
 
-def of_sweep(report):
+def of_personalllm(report):
+    return of_sweep(report, published.PERSONALLLM, f"a = {report['population']:g}")
+
+
+def of_tldr(report):
+    return of_sweep(report, published.TLDR, f"{report['max_train']} pairs")
+
+
+def of_prism(report):
+    return of_sweep(report, published.PRISM, published.HALF)
+
+
+def of_sweep(report, table, column):
     """Yield an Answer for each alpha, method and group."""
-    script = report["settings"]["script"]
-    table, column = published.PRISM, published.HALF
-    if script == "PersonalLLM/train_basis.py":
-        table, column = published.PERSONALLLM, f"a = {report['population']:g}"
-    elif script == "RedditTLDR/train_basis.py":
-        table, column = published.TLDR, f"{report['max_train']} pairs"
     in_paper = published.TABLES[table]
     require(column in in_paper, f"{table}, {column}: the paper has {', '.join(in_paper)}")
-    runs = Runs.of(report)
+    runs = runs_of(report)
     for method, row, ranks in rows_of_methods(report):
         alpha = None if method == REFERENCE else row["alpha"]
-        how = f"alpha {alpha:g}" if alpha else ""
-        how += f", K of {', '.join(map(str, ranks))}" if ranks else ""
-        alone = (f"K = {ranks[0]} alone, not cross-validated",) if len(ranks) == 1 else ()
+        protocol, reasons = runs.compared(table, alpha)
+        how = runs.repeats
+        if alpha:
+            how += f", alpha {alpha:g}"
+        if ranks:
+            how += f", K of {', '.join(map(str, ranks))}"
+        if len(ranks) == 1:
+            reasons = (*reasons, f"K = {ranks[0]} alone, not cross-validated")
         for group in TESTED:
-            yield runs.answer(Number(table, column, method, group), row, alpha, how, alone)
+            yield runs.answer(Number(table, column, method, group), row, how, protocol, reasons)
 
 
 def rows_of_methods(report):
@@ -95,21 +119,21 @@ def rows_of_methods(report):
 
 def of_curve(report):
     """Yield an Answer for each number of shots that the paper has."""
-    runs = Runs.of(report)
+    runs = runs_of(report)
     for row in report["rows"]:
         if row["shots"] in published.UNSEEN_BY_SHOTS and row["K"] == CURVE_RANK:
             number = Number(published.CURVE, f"{row['shots']} shots", LORE, "unseen")
-            yield runs.answer(number, row, row["alpha"], f"K = {CURVE_RANK}")
+            yield runs.answer(number, row, f"K = {CURVE_RANK}", *runs.compared(published.CURVE, row["alpha"]))
 
 
 def of_bench(report):
     """Yield an Answer for each subset of the reference head."""
-    runs = Runs.of(report)
+    runs = runs_of(report)
     for row in report["rows"]:
         for subset in published.BENCH_SCORES if row["reward"] == "reference head" else ():
             if subset in row:
                 number = Number(published.BENCH, subset, REFERENCE, "rows")
-                yield runs.answer(number, row, name=subset)
+                yield runs.answer(number, row, "K = 0", *runs.compared(published.BENCH, None), subset)
 
 
 def of_rivals(report):
@@ -120,19 +144,23 @@ def of_rivals(report):
         table, _, column = data_set.partition(", ")
         of_paper = kind in ("planted", "prepared") and column in published.TABLES.get(table, ())
         if method and of_paper and "reason" not in row:
-            fixed = published.PROTOCOLS[table][0]  # it has no other settings than the paper's
+            # it has no other settings than the paper's
+            fixed = published.PROTOCOLS[table][0]
             people = (0, 0) if kind == "planted" else row["people"]
             encoder = of_encoder(row.get("model"))
-            facts = (row["populations"], people, fixed.tests, kind == "planted", encoder)
+            runs = Runs(
+                fixed.settings, {}, row["populations"], people, fixed.tests, kind == "planted", encoder
+            )
             for group in TESTED:
-                yield Runs(fixed.settings, *facts).answer(Number(table, column, method, group), row)
+                number = Number(table, column, method, group)
+                yield runs.answer(number, row, runs.repeats, *runs.compared(table, None))
 
 
 READERS = {
-    "PersonalLLM/train_basis.py": of_sweep,
-    "RedditTLDR/train_basis.py": of_sweep,
+    "PersonalLLM/train_basis.py": of_personalllm,
+    "RedditTLDR/train_basis.py": of_tldr,
     "RedditTLDR/vary_fewshot.py": of_curve,
-    "PRISM/train_basis.py": of_sweep,
+    "PRISM/train_basis.py": of_prism,
     "PRISM/eval_rb2.py": of_bench,
     "benchmarks/compare_rivals.py": of_rivals,
 }
@@ -147,44 +175,23 @@ class Runs(NamedTuple):
     """The fits of a file."""
 
     settings: dict
+    ids: dict  # group -> {user ids} of all fits
     splits: int
     people: tuple  # seen, unseen of a fit
     tests: float  # pairs that a person is tested on, mean
     planted: bool
     encoder: tuple  # why its embeddings are not the paper's; () = they are
 
-    @classmethod
-    def of(cls, report):
-        """Those of a sweep, a curve or a benchmark."""
-        settings = report["settings"]
-        splits = len({row.get("seed") for row in report["rows"]}) if settings.get("resplit") is True else 1
-        people = (0, 0)
-        tests = 0.0
-        for row in report["rows"]:
-            groups = row.get("of_each_user") or {}
-            if row.get("variant") == "" and "unseen" in groups:
-                people = tuple(len(groups[name]["user"]) if name in groups else 0 for name in TESTED)
-                pairs = groups["unseen"]["pairs"]
-                tests = sum(pairs) / len(pairs)
-        planted = settings.get("synthetic") is True
-        return cls(settings, splits, people, tests, planted, of_encoder(report.get("model")))
+    @property
+    def repeats(self):
+        return f"{self.splits} split" + "s" * (self.splits > 1)
 
-    def answer(self, number, row, alpha=None, how="", reasons=(), name=None):
-        """The Answer of a row; name: of its accuracy, where that is not the group's.
-
-        Its protocol is that which comes nearest; what these fits differ in from it is why they cannot be compared.
-        """
-        name = name or number.group
-        low, high = row[f"{name}_interval"]
-        correct = 0 <= row[name] <= 1 and low <= row[name] <= high
-        require(correct, f"{name} is {row[name]} [{low}, {high}]: no accuracy with its interval")
-        protocols = [] if self.planted else published.PROTOCOLS[number.table]
-        differences = {protocol.name: self.differences(protocol, alpha) for protocol in protocols}
-        nearest = min(differences, key=lambda name: len(differences[name]), default="planted")
-        if not self.planted:
-            reasons = (*self.encoder, *differences[nearest], *reasons)
-        how = f"{nearest}, {splits_text(self.splits)}, {how}".replace(", ,", ",").removesuffix(", ")
-        return Answer(number, 100 * row[name], (100 * low, 100 * high), how, tuple(reasons), self.planted)
+    def compared(self, table, alpha):
+        """(name of the protocol that comes nearest, why the numbers cannot be compared all the same)."""
+        if self.planted:
+            return "planted", ()
+        nearest = min(published.PROTOCOLS[table], key=lambda protocol: len(self.differences(protocol, alpha)))
+        return nearest.name, (*self.encoder, *self.differences(nearest, alpha))
 
     def differences(self, protocol, alpha):
         """How these fits differ from a protocol, each in a few words."""
@@ -197,25 +204,58 @@ class Runs(NamedTuple):
             if expected and abs(count - expected) > PEOPLE_OFF * expected:
                 words.append(f"{count} {group} people, not {expected}")
         if self.splits < protocol.splits:
-            words.append(f"{splits_text(self.splits)}, not {protocol.splits}")
+            words.append(f"{self.repeats}, not {protocol.splits}")
         if self.tests < protocol.tests:
             words.append(f"tested on {self.tests:.0f} pairs each, not {protocol.tests} or more")
         if alpha is not None and alpha != protocol.alpha:
             words.append(f"alpha {alpha:g}, not {protocol.alpha:g}")
         return words
 
+    def answer(self, number, row, how, protocol, reasons, name=None):
+        """The Answer of a row; name: of its accuracy, where that is not the group's."""
+        name = name or number.group
+        low, high = row[f"{name}_interval"]
+        correct = 0 <= row[name] <= 1 and low <= row[name] <= high
+        require(correct, f"{name} is {row[name]} [{low}, {high}]: no accuracy with its interval")
+        users = len(self.ids.get(number.group, ())) or dict(zip(TESTED, self.people)).get(number.group, 0)
+        half = quantile(users) if "Student" in row.get("interval", "") else NORMAL  # in standard errors
+        error = 100 * (high - low) / 2 / half
+        interval = (100 * low, 100 * high)
+        return Answer(number, 100 * row[name], interval, error, how, protocol, tuple(reasons), self.planted)
 
-def splits_text(count):
-    return f"{count} split" + "s" * (count > 1)
+
+def runs_of(report):
+    """The Runs of a sweep, a curve or a benchmark."""
+    settings = report["settings"]
+    ids = {name: set() for name in TESTED}
+    seeds = set()
+    people = (0, 0)
+    tests = 0.0
+    for row in report["rows"]:
+        seeds.add(row.get("seed"))
+        groups = row.get("of_each_user") or {}
+        for name in ids.keys() & groups.keys():
+            ids[name].update(groups[name]["user"])
+        if row.get("variant") == "" and "unseen" in groups:
+            people = tuple(len(groups[name]["user"]) if name in groups else 0 for name in TESTED)
+            pairs = groups["unseen"]["pairs"]
+            tests = sum(pairs) / len(pairs)
+    splits = len(seeds) if settings.get("resplit") is True else 1
+    planted = settings.get("synthetic") is True
+    return Runs(settings, ids, splits, people, tests, planted, of_encoder(report.get("model")))
 
 
 def of_encoder(text):
     """Why embeddings are not those of the paper's reward model; () where they are."""
     identity = identity_of(text or "") or {}
-    name = Path(identity.get("model", ""))
-    in_cache = name.match(f"*--{published.ENCODER}/snapshots/*")
-    if name.name != published.ENCODER and not in_cache:
-        return (f"other encoder ({'/'.join(name.parts[-2:]) or 'not said'})",)
-    expected = {"pooling": "last", "head": "score"}
-    wrong = [name for name in expected if identity.get(name) != expected[name]]
-    return tuple(f"{name} {identity.get(name)}, not {expected[name]}" for name in wrong)
+    name = identity.get("model", "")
+    repository, folder, last = ("", "", "", *Path(name).parts)[-3:]  # as of a snapshot in the Hub's cache
+    if last != published.ENCODER and not (
+        folder == "snapshots" and repository.endswith(f"--{published.ENCODER}")
+    ):
+        return (f"other encoder ({'/'.join(Path(name).parts[-2:]) or 'not said'})",)
+    reasons = []
+    for setting, expected in (("pooling", "last"), ("head", "score")):
+        if identity.get(setting) != expected:
+            reasons.append(f"{setting} {identity.get(setting)}, not {expected}")
+    return tuple(reasons)

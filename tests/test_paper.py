@@ -30,8 +30,8 @@ def test_the_numbers_are_those_that_the_paper_prints():
 
 
 def test_every_command_names_a_script_and_its_flags():
-    for whole in {*chain.from_iterable(PAPER.COMMANDS.values())}:
-        for command in whole.split(" && "):
+    for whole in chain.from_iterable(PAPER.COMMANDS.values()):
+        for command in whole[1].split(" && "):
             _, script, *flags = command.split()
             status, out, _ = call_script(ROOT / script, "--help")
             given = {flag for flag in flags if flag.startswith("--")}
@@ -84,15 +84,20 @@ def test_a_row_is_reproduced_where_the_interval_holds_the_published_number(tmp_p
     lines, out, err = laid_beside(tmp_path, report())
     words = {}
     for line in lines:
-        words[line.split("  ")[0]] = line.split("]")[1].split()[:2] if "]" in line else None
-    assert words["150 pairs, reference, unseen"] == ["-0.3", "reproduced"]  # 57.0 +- 2.5
-    assert words["150 pairs, Bradley-Terry, seen"] == ["-0.2", "reproduced"]
-    assert words["150 pairs, LoRe, unseen"] == ["-2.7", "below"]
+        words[line.split("  ")[0]] = line.split("]")[1].split()[:3] if "]" in line else None
+    assert words["150 pairs, reference, unseen"] == ["-0.3", "-0.2", "reproduced"]  # 57.0 +- 2.5
+    assert words["150 pairs, Bradley-Terry, seen"] == ["-0.2", "-0.2", "reproduced"]
+    assert words["150 pairs, LoRe, unseen"] == ["-2.7", "-2.1", "below"]  # a std. error is 1.28
     assert "150 pairs, VPL, unseen" in out and "100 pairs, LoRe, seen" in words and not err
     assert "compare_rivals.py" in out  # the command of what was not run
-    lines, _, _ = laid_beside(tmp_path, report(cross_validated=[HEAD | {"K": "x"} | around(0.70)]))
+    student = report()
+    for row in (*student["summary"], *student["cross_validated"]):
+        row["interval"] = "users and prompts, Student's t"
+    lines, _, _ = laid_beside(
+        tmp_path, student | {"cross_validated": [student["summary"][-1] | around(0.70)]}
+    )
     (line,) = [line for line in lines if line.startswith("150 pairs, LoRe, unseen")]
-    assert "+3.3" in line and "above" in line
+    assert "+3.3" in line and "+2.8" in line and "above" in line  # half of an interval is 2.093 of them
 
 
 @pytest.mark.parametrize(
@@ -165,18 +170,22 @@ def test_vpl_and_pal_are_filled_by_the_rivals_on_the_same_embeddings(tmp_path):
 HEAD = report()["summary"][0]
 FOREIGN = "is no whole file of results"
 UNUSABLE = [
+    ("", FOREIGN),
     ("[1]", FOREIGN),
-    ('{"settings": {}}', f"{FOREIGN} of a script here: 'script'"),
+    ('{"settings": {}}', f"{FOREIGN} of a script here (KeyError: 'script')"),
     (json.dumps(report()).replace("0.57", "NaN"), "NaN, which is no number"),
     (json.dumps(report())[:-40], FOREIGN),
     (report(settings={"script": "OwnData/train_basis.py"}), "OwnData/train_basis.py: nothing of it"),
     (report(max_train=80), "80 pairs: the paper has 100 pairs, 150 pairs"),
+    (report(environment=None), FOREIGN),
+    (report(rows=[[1]]), FOREIGN),
     (report(summary=[], cross_validated=[]), "holds no row"),
     (
         report(summary=[HEAD | {"unseen": 1.7, "unseen_interval": [1.6, 1.8]}]),
         "unseen is 1.7 [1.6, 1.8]: no acc",
     ),
     (report(summary=[HEAD | {"seen_interval": [0.6, 0.7]}]), "seen is 0.57 [0.6, 0.7]: no accuracy with its"),
+    (report(summary=[HEAD | {"seen": "0.57"}]), FOREIGN),
 ]
 
 
@@ -258,4 +267,4 @@ def test_the_whole_path_from_upstream_files_to_the_page_on_a_tiny_reward_model(t
     # of 77 not VPL and PAL, nine of ten points of the curve, two populations, one of two columns of TL;DR
     assert out.splitlines()[-2].endswith("rows: 26 not comparable, 51 not run")
     html = page.read_text()
-    assert html.count("<table") == 5 and "reproduced" not in html and "a = 0.001, LoRe, unseen" in html
+    assert html.count("<svg") == 5 and "reproduced" not in html and "a = 0.001, LoRe, unseen" in html

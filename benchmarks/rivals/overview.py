@@ -1,16 +1,16 @@
 """What is said of all methods: a row each, places over the data sets, tables and a picture."""
 
 import numpy as np
-import pandas as pd
 
 from lore.common import written_whole
 from lore.report.pictures import empty_figure
 from lore.report.statistics import paired_difference, summarise
-from lore.report.text_tables import print_aligned
+from lore.report.text_tables import difference_text, print_aligned
 from rivals.ours import COMMON, HEAD
 
 RESAMPLES = 2000  # of the data sets, for the interval of a mean place
 TIE = 6  # decimals of an accuracy, beyond which two are equal
+COLUMNS = ("seen", "unseen", f"over {COMMON}", "log-loss", "s to fit", "ms a person", "numbers", "rank")
 ABSENT = "-"
 LEGEND = 1.4  # inches below the panels of the picture
 
@@ -25,14 +25,15 @@ def rows_of(entries):
     entries: {method: [Entry, ..] or the reason why there are none}
     """
     rows = []
+    reasons = []
     for method, by_seed in entries.items():
         if isinstance(by_seed, str):
-            rows.append({"method": method, "reason": by_seed})
+            reasons.append({"method": method, "reason": by_seed})
             continue
         (summary,) = summarise(cells_of(entries, method))
-        row = {"method": method, **summary}
         for name in ("alpha", "K", "variant"):  # of a sweep
-            del row[name]
+            del summary[name]
+        row = {"method": method, **summary}
         row["over_common"] = difference(entries, method, COMMON)
         row["seconds"] = float(np.mean([entry.seconds for entry in by_seed]))
         row["milliseconds_new"] = None
@@ -41,7 +42,8 @@ def rows_of(entries):
         row["numbers"] = by_seed[0].numbers
         row["ranks"] = [entry.rank for entry in by_seed if entry.rank is not None]
         rows.append(row)
-    rows.sort(key=lambda row: -row.get("unseen", -1.0))
+    rows.sort(key=lambda row: -row["unseen"])
+    rows += reasons
     places = places_of(rows)
     for row in rows:
         row["place"] = places.get(row["method"])
@@ -59,29 +61,26 @@ def difference(entries, method, baseline):
 
 def places_of(rows):
     """{method: place}; 1 = best on unseen people; equal ones share a mean place, those without a fit the last."""
+    import pandas as pd
+
     scores = {row["method"]: round(row.get("unseen", -1.0), TIE) for row in rows}
     scores.pop(HEAD, None)
     return pd.Series(scores).rank(ascending=False).to_dict()
 
 
-def places_by_kind(tables, made):
-    """{"all", "planted", "real": {method: [mean, low, high]}}, of the kinds that are there: of the places in all
-    their tables, drawn over tables, the best first. made: {name of a table: DataSet}"""
-    places = {name: {row["method"]: row["place"] for row in rows} for name, rows in tables.items()}
-    places = pd.DataFrame(places).dropna().astype(float)  # (methods, tables); the head has none
-    planted = np.array([made[name].planted for name in tables])
-    by_kind = {}
-    for kind, of_kind in (("all", planted | True), ("planted", planted), ("real", ~planted)):
-        if of_kind.any():
-            count = of_kind.sum()
-            drawn = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
-            of_tables = places.to_numpy()[:, of_kind]  # (methods, tables)
-            means = of_tables[:, drawn].mean(2)  # (methods, RESAMPLES)
-            low, high = np.percentile(means, (2.5, 97.5), axis=1)
-            intervals = np.stack([of_tables.mean(1), low, high], axis=1)
-            order = intervals[:, 0].argsort(kind="stable")
-            by_kind[kind] = dict(zip(places.index[order], intervals[order].tolist()))
-    return by_kind
+def mean_places(tables):
+    """{method: [mean, low, high]} of the places in all tables, drawn over tables, the best first."""
+    by_method = {}
+    for rows in tables.values():
+        for row in rows:
+            if row["place"] is not None:
+                by_method.setdefault(row["method"], []).append(row["place"])
+    places = np.array([*by_method.values()]).T  # (tables, methods)
+    drawn = np.random.default_rng(0).integers(len(places), size=(RESAMPLES, len(places)))
+    means = places[drawn].mean(1)  # (RESAMPLES, methods)
+    low, high = np.percentile(means, (2.5, 97.5), axis=0)
+    intervals = dict(zip(by_method, np.stack([places.mean(0), low, high], axis=1).tolist()))
+    return dict(sorted(intervals.items(), key=lambda item: item[1][0]))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -90,17 +89,37 @@ def places_by_kind(tables, made):
 
 
 def print_rows(data_set, rows):
-    """The rows of a data set as soon as they are there; results hold more of each."""
-    lines = [[data_set, "accuracy, log-loss", "s to fit"]]
+    lines = [[data_set, *COLUMNS]]
+    reasons = []
     for row in rows:
-        lines.append(
-            [row["method"], unseen_text(row), ABSENT if "reason" in row else f"{row['seconds']:.1f}"]
-        )
-    print_aligned(lines)
-    for row in rows:
+        texts = [""] * len(COLUMNS)
         if "reason" in row:
-            print(f"{row['method']}: {row['reason']}")
+            reasons.append(f"{row['method']}: {row['reason']}")
+        else:
+            texts = row_texts(row)
+        lines.append([row["method"], *texts])
+    print_aligned(lines)
+    for reason in reasons:
+        print(reason)
     print(flush=True)
+
+
+def row_texts(row):
+    texts = []
+    for group in ("seen", "unseen"):
+        if group in row:
+            low, high = row[f"{group}_interval"]
+            texts.append(f"{100 * row[group]:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
+        else:
+            texts.append(ABSENT)
+    texts.append(difference_text(row["over_common"]))
+    texts.append(log_loss_text(row))
+    texts.append(f"{row['seconds']:.1f}")
+    new = row["milliseconds_new"]
+    texts.append(ABSENT if new is None else f"{new:.1f}")
+    texts.append(ABSENT if row["numbers"] is None else str(row["numbers"]))
+    texts.append(" ".join(map(str, row["ranks"])) or ABSENT)
+    return texts
 
 
 def log_loss_text(row):
@@ -120,7 +139,7 @@ def unseen_text(row):
 def overview(tables, places):
     """Lines of texts: methods by their mean place over everything, a column per kind of place and per data set.
 
-    places: places_by_kind
+    places: {"all", "planted", "real": mean_places of these data sets}
     """
     lines = [["accuracy, log-loss", *(f"place: {kind}" for kind in places), *tables]]
     for method in (*places["all"], HEAD):
@@ -128,7 +147,8 @@ def overview(tables, places):
         for of_kind in places.values():
             line.append("{:.1f} [{:.1f}, {:.1f}]".format(*of_kind[method]) if method in of_kind else "")
         for rows in tables.values():
-            line += [unseen_text(row) for row in rows if row["method"] == method]
+            of_method = {row["method"]: row for row in rows}
+            line.append(unseen_text(of_method[method]))
         lines.append(line)
     return lines
 
