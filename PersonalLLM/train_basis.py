@@ -21,6 +21,7 @@ from lore.common import pick_device, start
 from lore.fit.evaluation import LORE
 from lore.report.pictures import plot_mixtures
 from lore.report.results import report_run
+from lore.report.text_tables import key_text, print_aligned
 from lore.settings import output_of, settings
 from lore.sweep_settings import repeats_of, run_options
 from utils import run
@@ -45,6 +46,24 @@ synthetic = False  # planted reward models instead of the prepared
 # Repeats, baselines, device: lore/sweep_settings.py; what --synthetic plants: people.py.
 
 
+def print_paper_table(populations, num_seen, num_unseen):
+    """As Table 1 of the paper: rank by rank, each population's seen, unseen and overall accuracy."""
+    summaries = list(populations.values())
+    keys = ["K", "alpha"] if len({row["alpha"] for row in summaries[0]} - {None}) > 1 else ["K"]
+    lines = [[*keys]]
+    for a in populations:
+        lines[0] += [f"a = {a:g}: seen", "unseen", "overall"]
+    for rows in zip(*summaries):
+        line = [key_text(rows[0], key) for key in keys]
+        for row in rows:
+            everybody = num_seen * row["seen"] + num_unseen * row["unseen"]
+            accuracies = (row["seen"], row["unseen"], everybody / (num_seen + num_unseen))
+            line += [f"{100 * accuracy:.1f}" for accuracy in accuracies]
+        lines.append(line)
+    print()
+    print_aligned(lines)
+
+
 def plot_learned(output, cells, sides, a, args):
     """OUTPUT_mixtures.png: true and learned mixtures of the seen, for the largest rank and first seed."""
     largest = (max(args.K_list), args.seed, LORE)
@@ -61,6 +80,7 @@ def main():
     device = pick_device(args.device)
     start_of_name = f"{output_of(args, 'train_basis')}{'_standardised' * args.standardise}"
     sides = people.sides_of(args)
+    populations = {}
     for a in args.dirichlet_list:
         print(f"\npeople mix the reward models with w ~ Dirichlet({a:g})")
         output = f"{start_of_name}_a{a:g}"
@@ -75,9 +95,10 @@ def main():
                 seeds=seeds, save=output, model=sides.model, **run_options(args),
             )  # fmt: skip
             cells += result.cells
-        report_run(output, cells, args, model=sides.model, population=a)
+        populations[a] = report_run(output, cells, args, model=sides.model, population=a)
         plot_learned(output, cells, sides, a, args)
-    print(f"results are in {args.results}, a JSON and its pictures of each population")
+    print_paper_table(populations, args.num_seen, args.num_unseen)
+    print(f"accuracy in percent; results are in {args.results}, a JSON and its pictures each")
 
 
 if __name__ == "__main__":

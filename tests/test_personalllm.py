@@ -1,4 +1,4 @@
-"""PersonalLLM/ from upstream columns to tables, as a user runs it."""
+"""PersonalLLM/ from upstream columns to the paper's table, as a user runs it."""
 
 import random
 import shutil
@@ -159,9 +159,11 @@ def test_a_prompt_with_a_response_too_long_is_left_out_whole(tmp_path, reward_mo
 # ------------------------------------------------------------------------------------------------
 
 
-def test_from_embeddings_to_a_table_and_pictures_of_each_population(prepared, tmp_path):
+def test_from_embeddings_to_the_papers_table_and_pictures(prepared, tmp_path):
     common = ("--data", prepared / "data", "--results", tmp_path)
-    printed(TRAIN, *common, *QUICK, "--K_list", 0, 1, 3, "--dirichlet_list", 0.001, 0.1)
+    out = printed(TRAIN, *common, *QUICK, "--K_list", 0, 1, 3, "--dirichlet_list", 0.001, 0.1)
+    header, *lines = out.strip().splitlines()[-5:-1]
+    assert header.split("  ")[0] == "K" and "a = 0.001: seen" in header and "overall" in header
     for a in ("0.001", "0.1"):
         output = tmp_path / f"train_basis_a{a}"
         rows = report(tmp_path / f"train_basis_a{a}.json")["rows"]
@@ -170,6 +172,8 @@ def test_from_embeddings_to_a_table_and_pictures_of_each_population(prepared, tm
             assert output.with_name(f"{output.name}{part}.png").exists()
         basis = load_basis(basis_path(output, 3, 0.0, 0), 32)
         assert len(basis.user_ids) == 6 and len(basis.unseen_ids) == 4
+    overall = [(6 * row["seen"] + 4 * row["unseen"]) / 10 for row in rows]  # of 0.1, the last column
+    assert [line.split()[-1] for line in lines] == [f"{100 * value:.1f}" for value in overall]
     flags = (*common, *FEW, "--dirichlet_list", 0.1, "--max_shots", 12, "--trials", 2, "--num_shots")
     printed(VARY, *flags, 1, 12)
     rows = report(tmp_path / "vary_fewshot_a0.1.json")["rows"]

@@ -1,5 +1,7 @@
 """Tiny randomly initialised models with a real tokenizer and chat template, and conversations for them."""
 
+import copy
+
 import torch
 from conftest import CHAT_TEMPLATE
 
@@ -35,7 +37,7 @@ def a_model(architecture, folder, tokenizer, **options):
 
     torch.manual_seed(0)
     family = architecture.removesuffix("Model").split("For")[0]
-    config = getattr(transformers, f"{family}Config")(vocab_size=len(tokenizer), **TINY | options)
+    config = getattr(transformers, f"{family}Config")(vocab_size=len(tokenizer), **copy.deepcopy(TINY | options))
     getattr(transformers, architecture)(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
