@@ -212,8 +212,10 @@ class Encoder:
         try:
             with mixed:
                 return module(**inputs)
+        except InputError:
+            raise
         except FAILURES as error:
-            if isinstance(error, InputError) or out_of_memory(error):
+            if out_of_memory(error):
                 raise
             reason = f"{type(error).__name__}: {first_line(error)}"
             if "packing" in inputs:
@@ -346,18 +348,22 @@ class Encoder:
         tally: of which this may be a piece; lines: where each stands, for the error of a long reply.
         """
         unique, row_of = distinct(conversations)
+        first = dict(zip(row_of[::-1], (lines or [])[::-1]))
+        return self.embed_counted(unique, tally, first), torch.tensor(row_of)
+
+    def embed_counted(self, unique, tally, lines=None):
+        """Vectors of distinct conversations, (c, d); lines: {number: where it stands}."""
         parts = split_into_parts(unique, self.packs)
-        texts = [[unique[row] for row in rows] for rows in parts]
+        texts = [[unique[i] for i in rows] for rows in parts]
         table = torch.empty(len(unique), self.num_features, dtype=self.dtype)
-        for rows, embedded in zip(parts, self.embed_parts(texts, tally)):
+        for rows, part, embedded in zip(parts, texts, self.embed_parts(texts, tally)):
             for number in embedded.left_out[:1]:
-                row = rows[number]
-                where = f"{lines[row_of.index(row)]}: " if lines else ""
+                where = f"{lines[rows[number]]}: " if lines else ""
                 limit = f"more than {self.tokeniser.longest} tokens (--max_length)"
-                reply = unique[row][-1]["content"]
+                reply = part[number][-1]["content"]
                 raise ReplyTooLong(f"{where}{limit} for the reply alone: {reply[:60]!r}")
             table[rows] = embedded.table
-        return table, torch.tensor(row_of)
+        return table
 
 
 def encoder_of(args):
