@@ -61,7 +61,8 @@ def flipped(content):
 BROKEN = [
     ("broken.json", TEXT + '{"a": \n', "broken.json, line 3: broken JSON"),
     ("number.json", TEXT + '{"a": ' + "1" * 5000 + "}\n", "line 3: broken JSON .*digits"),
-    ("page.json.gz", "<html>\n<b>rate limit</b>\n", "line 1: broken JSON .*download it again"),
+    ("page.json.gz", "<html>\n<b>rate limit</b>\n", "page.json.gz is a web page"),
+    ("pointer.json", "version https://git-lfs.github.com/spec/v1\noid 0\n", "is a Git LFS pointer"),
     ("number.json", TEXT + "1\n", "line 3: not a JSON object"),
     ("pretty.json", '{\n  "a": 1\n}\n', "line 1: broken JSON .*an object on every line"),
     ("cut.json.gz", packed(TEXT.encode() * 500)[:-20], "cut.json.gz: damaged file"),

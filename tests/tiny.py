@@ -37,7 +37,9 @@ def a_model(architecture, folder, tokenizer, **options):
 
     torch.manual_seed(0)
     family = architecture.removesuffix("Model").split("For")[0]
-    config = getattr(transformers, f"{family}Config")(vocab_size=len(tokenizer), **copy.deepcopy(TINY | options))
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=len(tokenizer), **copy.deepcopy(TINY | options)
+    )
     getattr(transformers, architecture)(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

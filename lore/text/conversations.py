@@ -27,6 +27,7 @@ SAVED_MARKS = ("state.json", "dataset_dict.json")  # files in a folder of datase
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, UnicodeError)
 END = object()  # behind the last value of a list
+STAND_INS = {b"<": "a web page", b"version https://git-lfs": "a Git LFS pointer"}  # in place of the data
 NOT_WHOLE = "cut off here? download it again"
 
 
@@ -40,10 +41,13 @@ def open_unpacked(path):
 def open_text(path, newline=None):
     """Its text in UTF-8, or in UTF-16 where it begins as that; a byte-order mark is no part of it.
 
-    newline: None = every line end is read as "\\n", "" = as it is.
+    newline: None = every line end is read as "\\n", "" = as it is. InputError: a failed download.
     """
     with open_unpacked(path) as file:
-        wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        beginning = file.read(80)
+    for mark, kind in STAND_INS.items():
+        require(not beginning.startswith(mark), f"{path} is {kind}, not the data; download it again")
+    wide = beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = "utf-16" if wide else "utf-8-sig"
     return io.TextIOWrapper(open_unpacked(path), encoding=encoding, newline=newline)
 
@@ -138,8 +142,9 @@ def read_csv(path, columns=None):
     csv.field_size_limit(LARGEST_CELL)
     quotes = f'a quote within a quoted cell is written twice, ""; {NOT_WHOLE}'
     with naming_damage(path), open_text(path, newline="") as file:
-        first = file.readline()
-        rows = csv.reader(chain([first], file), delimiter=max(DELIMITERS, key=first.count), strict=True)
+        lines = watched(path, file)
+        first = next(lines, "")
+        rows = csv.reader(chain([first], lines), delimiter=max(DELIMITERS, key=first.count), strict=True)
         with told_as(f"{path}, line 1: broken CSV", csv.Error, then=quotes):
             header = [name.strip() for name in next(rows, [])]
         positions = columns_of(path, header, columns)
@@ -153,6 +158,15 @@ def read_csv(path, columns=None):
                 counts = f"{len(cells)} cells for {len(header)} columns"
                 require(len(cells) == len(header), f"{where}: {counts}; {NOT_WHOLE}")
                 yield where, {name: cells[position] for name, position in positions.items()}
+
+
+def watched(path, file):
+    """The lines of a file; says so where the last one has no end, which a CSV file may have or have lost."""
+    line = "\n"
+    for line in file:
+        yield line
+    if not line.endswith(("\n", "\r")):
+        print(f"{path}: its last line has no end; if the file was cut off there, download it again")
 
 
 def columns_of(path, header, columns):
