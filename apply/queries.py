@@ -9,6 +9,7 @@ from rendered import (
     sign_of_template,
     special_tokens,
     split_thoughts,
+    without_empty_thoughts,
     without_ends,
     without_padding,
 )
@@ -161,12 +162,12 @@ class Reader:
         for message in talk:
             message["content"] = message["content"].strip()
         last = talk[-1]
-        reply = without_ends(last["content"], self.ends).strip()
-        thoughts, answer = split_thoughts(reply)
-        thinks = thoughts and answer.strip()
+        reply = without_empty_thoughts(without_ends(last["content"], self.ends))
+        thinks, answer = split_thoughts(reply)
         nothing = "of which this model's chat template knows nothing; send what follows them"
-        require(self.thinks or not thinks, f"{where}: its reply begins with thoughts, {nothing}")
-        last["content"] = reply if thinks else answer.strip()
+        is_known = self.thinks or not (thinks and answer.strip())
+        require(is_known, f"{where}: its reply begins with thoughts, {nothing}")
+        last["content"] = reply.strip() if answer.strip() else ""
         for message in talk:
             self.require_words(where, message["content"])
         if not last["content"]:

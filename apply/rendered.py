@@ -17,7 +17,7 @@ BEGIN = ("user", "system")
 USUAL = ("user", "assistant") * 3  # a conversation of three exchanges
 PROBE = re.compile(r"Probe\d+x")  # what is said in them
 LONGEST_TOKEN = 80  # characters of an end token that no tokenizer here knows
-DAY = r"[^\n<>]{4,40}?"  # as a template writes it
+THINKING = re.compile(r"<think(?:ing)?>(.*?)</think(?:ing)?>", re.DOTALL)
 OPENED = re.compile(r"\s*<think(?:ing)?>")
 CLOSED = re.compile(r"</think(?:ing)?>")
 # What trainers leave before and behind a text, whatever the tokenizer.
@@ -63,10 +63,11 @@ class ChatTemplate:
             ends |= self.learn(roles)
         for end in ends:  # where it also stands between two replies, it ends a text all the same
             self.marks["assistant"].pop(end, None)
+        starts = sorted(self.starts, key=len, reverse=True)
+        self.openings = [self.opening(start) for start in starts]
         self.patterns = {role: either(marks) for role, marks in self.marks.items()}
-        closing = {tokenizer.pad_token, tokenizer.eos_token}
-        self.padding = (closing | {tokenizer.bos_token}) - {None, ""}
-        self.ends = (closing | self.reply_ends(ends)) - {None, ""}
+        self.padding = {tokenizer.pad_token, tokenizer.eos_token} - {None, ""}
+        self.ends = self.padding | self.reply_ends(ends)
         self.thinks = self.reads_thinking()
 
     # ------------------------------------------------------------------------------- its marks ---
@@ -76,10 +77,10 @@ class ChatTemplate:
         talk = [{"role": role, "content": f"Probe{i}x"} for i, role in enumerate(roles)]
         ends = set()
         for prompted in (False, True):
-            text = self.render(talk, prompted) or ""
-            if PROBE.findall(text) != [message["content"] for message in talk]:
+            pieces = pieces_around(self.render(talk, prompted), talk)
+            if pieces is None:
                 continue
-            start, *marks, end = PROBE.split(text)
+            start, *marks, end = pieces
             if roles[0] in BEGIN:
                 self.starts.setdefault(start, roles[0])
             for role, following, mark in zip(roles, roles[1:], marks):
@@ -103,7 +104,7 @@ class ChatTemplate:
         for mark, role in self.marks["assistant"].items():
             if role != "assistant":  # as GLM's, which end in what opens the user's turn
                 texts.add(mark.strip())
-        return texts
+        return texts - {""}
 
     def render(self, talk, prompted=False):
         """The template's text, with the beginning of a reply behind it if prompted; None: it refuses."""
@@ -113,9 +114,14 @@ class ChatTemplate:
             return None
 
     def opening(self, start):
-        """A pattern of what follows the first tokens of a start, on whatever day it was rendered."""
-        rest = re.escape(without_padding(start, self.padding).lstrip())
-        return re.compile(r"\s*" + rest.replace(re.escape(TEMPLATE_DATE), DAY))
+        """(pattern of a start with its first special token however often, that token, the start itself)."""
+        first = ""
+        for token in self.special:
+            if start.startswith(token) and len(token) > len(first):
+                first = token
+        rest = re.escape(start.removeprefix(first).lstrip())
+        rest = rest.replace(re.escape(TEMPLATE_DATE), r"[^\n<>]{4,40}?")  # of the day it was rendered
+        return re.compile(rf"(?:{re.escape(first)})*\s*{rest}"), first, start
 
     def reads_thinking(self):
         """Whether it does anything about thoughts before a reply, but write them as they are."""
@@ -131,12 +137,12 @@ class ChatTemplate:
     def messages_of(self, text):
         """The conversation of which the template has written a text; None: it has not.
 
-        Whatever pads the text may stand around it, its first token may lack or be repeated, and a
-        reply may end as a sampler ends it.
+        Whatever pads the text may stand around it, its first special token may lack or be repeated,
+        and a reply may end as a sampler ends it.
         """
         text = without_padding(text, self.padding)
-        for start in sorted(self.starts, key=len, reverse=True):
-            begun = self.opening(start).match(text)
+        for pattern, _, start in self.openings_of(text):
+            begun = pattern.match(text)
             if begun is None:
                 continue
             talk = self.split(self.starts[start], text[begun.end() :])
@@ -144,6 +150,13 @@ class ChatTemplate:
             if asked and self.writes(talk, start):
                 return self.as_sent(talk)
         return None
+
+    def openings_of(self, text):
+        """Those whose first token a text has, and then those where it is clear although it lacks."""
+        whole = [opening for opening in self.openings if text.startswith(opening[1])]
+        lacking = [opening for opening in self.openings if opening not in whole]
+        bare = [first for _, first, start in self.openings if start.strip() == first]
+        return whole + [opening for opening in lacking if len(bare) < 2 or opening[1] not in bare]
 
     def split(self, role, text):
         """Messages of a text that begins within one of this role, each with the mark before it."""
@@ -193,6 +206,12 @@ def shapes():
         for before in ((), USUAL[:2], ("system", *USUAL[:2])):
             yield (*before, *pair)
             yield (*before, *pair, "assistant")
+
+
+def pieces_around(text, talk):
+    """What stands before, between and behind the messages of a text; None where they are not in order."""
+    in_order = [message["content"] for message in talk]
+    return PROBE.split(text) if text is not None and PROBE.findall(text) == in_order else None
 
 
 def either(texts):
@@ -261,13 +280,19 @@ def opening_of_reply(prompt):
     return opening[0].strip() if opening else None
 
 
+def without_empty_thoughts(text):
+    """A reply without the pair of tags that stand for no thoughts."""
+    thoughts = THINKING.match(text.lstrip())
+    if thoughts and not thoughts[1].strip():
+        return text.lstrip()[thoughts.end() :]
+    return text
+
+
 def split_thoughts(text):
-    """(thoughts that say something, or nothing; what a reply says after them)."""
-    opened = OPENED.match(text)
+    """(whether a reply begins with thoughts, what it says after them)."""
     closed = CLOSED.search(text)
-    if not opened and (closed is None or OPENED.search(text[: closed.start()])):
-        return "", text
-    begin = opened.end() if opened else 0
-    thoughts = text[begin : closed.start() if closed else None].strip()
-    answer = text[closed.end() :] if closed else ""
-    return (thoughts, answer) if thoughts else split_thoughts(answer)
+    if OPENED.match(text):
+        return True, text[closed.end() :] if closed else ""
+    if closed and not OPENED.search(text[: closed.start()]):
+        return True, text[closed.end() :]
+    return False, text
