@@ -49,7 +49,8 @@ class Scorer:
         """The same of their vectors: (talks,)"""
         rewards = self.basis.population(table)
         personal = [row for row, user in enumerate(users) if user is not None]
-        rewards[personal] = self.basis.log_odds_by_row(table[personal], [*filter(None, users)])
+        named = [users[row] for row in personal]
+        rewards[personal] = self.basis.log_odds_by_row(table[personal], named)
         return rewards
 
     def results(self, talks, users):
