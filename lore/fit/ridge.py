@@ -27,6 +27,7 @@ from lore.fit.comparisons import check_rank, pack
 from lore.fit.held_out import FOLDS, is_clear, surest
 from lore.fit.likelihood import LOGIT_SCALE, margins, negative_log_likelihood
 from lore.fit.mixtures import EVERYBODY, Fit, Prior
+from lore.fit.product import TallProduct
 from lore.fit.ridge_model import SEEN_STRENGTH, Form, Spreads
 from lore.fit.ridge_shared import EXACT, SharedSearch, while_last_is_best
 from lore.processes import agreed
@@ -152,11 +153,9 @@ class Search(SharedSearch):
 
     def tried(self, thetas, p, passes):
         """[Trial] of the first fold, from {Form: [theta]} on."""
-        thetas = self.descended(thetas, dict.fromkeys(thetas, p), passes, [0])
-        trials = []
-        for form, (theta,) in thetas.items():
-            trials.append(Trial(form, p, self.first_gain(theta, form, p), theta))
-        return trials
+        fits = self.descended(thetas, dict.fromkeys(thetas, p), passes, [0])
+        thetas = {form: theta for form, (theta,) in fits.items()}
+        return [Trial(form, p, gain, thetas[form]) for form, gain in self.first_gains(thetas, p)]
 
     def spreads_of(self, form, p):
         return Spreads(self.common[form.head].spreads.s, p)
@@ -168,11 +167,19 @@ class Search(SharedSearch):
         spreads = {form: self.spreads_of(form, ps[form]) for form in thetas}
         return self.problem.descend(thetas, spreads, [self.folds.fitted[fold] for fold in folds], passes)
 
-    def first_gain(self, theta, form, p):
-        """What the first fold's fit gains over Bradley-Terry on what both left out."""
-        ((W,), (Z,)) = self.of_folds([theta], form, self.spreads_of(form, p))
-        log_p = F.logsigmoid(margins(Z.double(), W, self.problem.user) / LOGIT_SCALE)
-        return self.gain(log_p, self.shared.log_p, self.folds.number == 0)
+    def first_gains(self, thetas, p):
+        """Yield (Form, what its fit gains over Bradley-Terry on what the first fold leaves out): {Form: theta}"""
+        if not thetas:
+            return
+        solutions = [
+            self.problem.solution(theta, form, self.spreads_of(form, p)) for form, theta in thetas.items()
+        ]
+        Vs, Ws = zip(*solutions)
+        rows = self.problem.rows[0]
+        for form, W, Z in zip(thetas, Ws, TallProduct.apply(self.problem.X[0], *Vs)):
+            logits = margins(Z.double(), W, self.problem.user[rows]) / LOGIT_SCALE
+            log_p = torch.zeros_like(self.shared.log_p).index_copy(0, rows, F.logsigmoid(logits))
+            yield form, self.gain(log_p, self.shared.log_p, self.folds.number == 0)
 
     def confirmed(self, promising):
         """The same fits by the other folds, {K: [theta of each fold]}; promising: {K: Trial}"""
