@@ -146,18 +146,25 @@ def test_chat_templates_by_name(reward_model, tmp_path):
     folder = shutil.copytree(reward_model, tmp_path / "model")
     template = (folder / "chat_template.jinja").read_text()
     clock = "{% if strftime_now('%Y') == '1999' %}x{% endif %}"
+
+    def embed_with(templates):
+        model = encoder(folder)
+        model.tokenizer.chat_template = model.checkpoint.choose_template(templates)
+        return model.embed(TALKS)
+
+    expected = encoder(reward_model).embed(TALKS)
+    assert torch.equal(embed_with({"default": template, "tool_use": "x"}), expected)
+    assert torch.equal(embed_with({"only": template}), expected)
+    with pytest.raises(InputError, match="no chat template called default, but rag, tool_use"):
+        embed_with({"tool_use": template, "rag": template})
+    with pytest.raises(InputError, match="no chat template"):
+        embed_with([template])
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    names = {"default": template + clock, "tool_use": "x"}
+    config["chat_template"] = [{"name": key, "template": text} for key, text in names.items()]
     (folder / "chat_template.jinja").unlink()
-
-    def embed_with(name):
-        config = json.loads((folder / "tokenizer_config.json").read_text())
-        named = {name: template + clock, "rag": "x"}
-        config["chat_template"] = [{"name": key, "template": text} for key, text in named.items()]
-        (folder / "tokenizer_config.json").write_text(json.dumps(config))
-        return encoder(folder).embed(TALKS)
-
-    assert torch.equal(embed_with("default"), encoder(reward_model).embed(TALKS))
-    with pytest.raises(InputError, match=r"no chat template for conversations .*no default"):
-        embed_with("tool_use")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert torch.equal(encoder(folder).embed(TALKS), expected)
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "config.json"])

@@ -87,12 +87,19 @@ class Checkpoint:
         tokenizer = self.load(AutoTokenizer)
         if not with_template:
             return tokenizer
-        hint = "a text encoder needs --pooling mean"
-        with told_as(f"{self.name} has no chat template for conversations", ValueError, then=hint):
-            template = tokenizer.get_chat_template()
+        template = self.choose_template(tokenizer.chat_template)
         clock = "strftime_now" in template
         tokenizer.chat_template = FIXED_DATE + template if clock else template
         return tokenizer
+
+    def choose_template(self, template):
+        """The one for plain conversations, where a tokenizer has several by name. InputError: none."""
+        named = template if isinstance(template, dict) else {"": template}
+        (template,) = named.values() if len(named) == 1 else [named.get("default")]
+        among = f" called default, but {', '.join(sorted(named))}" if len(named) > 1 else ""
+        hint = "so it is no reward model; a text encoder needs --pooling mean"
+        require(template and isinstance(template, str), f"{self.name} has no chat template{among}, {hint}")
+        return template
 
     def load_text_encoder(self, **options):
         """The body of any model, of an encoder-decoder its encoder. InputError: weights are missing."""

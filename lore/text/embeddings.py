@@ -128,8 +128,8 @@ class Run:
         table = f"{self.path}.safetensors"
         if not (Path(table).exists() and Path(f"{self.path}.parquet").exists()):
             return False
-        damaged = f"{table} or its .parquet is damaged"
-        damage = told_as(damaged, SafetensorError, ArrowException, then="delete both and start again")
+        kinds = (SafetensorError, ArrowException, OSError)
+        damage = told_as(f"{table} or its .parquet is damaged", *kinds, then="delete both and start again")
         with damage, safe_open(table, framework="pt") as file:
             header = file.metadata() or {}
             parquet.read_metadata(f"{self.path}.parquet")
