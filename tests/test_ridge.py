@@ -111,6 +111,18 @@ def test_every_prompt_is_held_out_whole_and_once():
     assert torch.equal(flipped.prompts(), unnamed.prompts())
 
 
+def test_people_are_asked_for_whole_choices_and_no_more_pairs_than_others():
+    """Fifty choices of three pairs each, by two people; few are counted in choices, as new people's are."""
+    n = 300
+    choice = torch.arange(n) // 3
+    user = torch.arange(2).repeat_interleave(n // 2)
+    data = Comparisons(torch.randn(n, 4), user, ("a", "b"), prompt=choice, choice=choice)
+    folds = Folds(data, 0, "cpu")
+    assert choice[folds.asked].bincount(minlength=100).unique().tolist() == [0, 3]
+    assert user[folds.asked].bincount().tolist() == [99, 99]
+    assert all(user[few].bincount().tolist() == [30, 30] for few in folds.few)
+
+
 def test_gain_is_a_weighted_mean_and_its_error_that_of_a_clustered_one():
     counts = torch.tensor([8, 8, 4, 12])
     users = [torch.randn(m, 6) for m in counts]

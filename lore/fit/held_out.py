@@ -31,8 +31,9 @@ class Folds:
             self.few.append(some_of_each(user, fitted, FEW_PAIRS, generator, choice))
         people = torch.randperm(len(train.user_ids), generator=generator)[:ASKED].to(device)
         asked = torch.isin(user, people)
-        pairs = 1 if choice is None else len(choice) / len(choice.unique())  # of a choice
-        self.asked = some_of_each(user, asked, ASKED_PAIRS / pairs, generator, choice)  # mask (n,)
+        of_choice = 1 if choice is None else len(choice) / len(choice.unique())  # pairs
+        most = max(1, ASKED_PAIRS // of_choice)
+        self.asked = some_of_each(user, asked, most, generator, choice)  # mask (n,)
 
     def held_out(self, by_fold):
         """What each fold says of all pairs, FOLDS x (n,) -> what is said by who left it out. (n,)"""
