@@ -83,6 +83,28 @@ def test_batches_and_neighbours_change_no_mixture(monkeypatch):
     assert torch.allclose(alone, together[2], atol=1e-4)
 
 
+def test_batches_side_by_side_have_the_bits_of_one_after_the_other(monkeypatch):
+    """And an error in one of them comes out, with the number of threads as it was."""
+    monkeypatch.setattr(mixtures, "BATCH", 30)
+    Z, prior = 100 * torch.randn(60, 3), Prior(torch.full((3,), 1 / 3), 1.0)
+    user = torch.arange(12).repeat_interleave(5)
+    threads = torch.get_num_threads()
+    by_threads = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            by_threads.append(solve_mixtures(Z, user, 12, prior))
+            assert torch.get_num_threads() == count
+        monkeypatch.setattr("lore.fit.simplex.NEWTON_STEPS", 2)
+        with pytest.raises(InputError, match="not certified"):
+            solve_mixtures(Z, user, 12, prior)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    alone, beside = by_threads
+    assert torch.equal(alone.W, beside.W) and torch.equal(alone.logits, beside.logits)
+
+
 def one_person(Z, prior, people=1):
     """All pairs are of person 0."""
     return solve_mixtures(Z, torch.zeros(len(Z), dtype=torch.long), people, prior, spread=True)
