@@ -171,12 +171,15 @@ class Search(SharedSearch):
         """Yield (Form, what its fit gains over Bradley-Terry on what the first fold leaves out): {Form: theta}"""
         if not thetas:
             return
-        solutions = [
-            self.problem.solution(theta, form, self.spreads_of(form, p)) for form, theta in thetas.items()
-        ]
-        Vs, Ws = zip(*solutions)
-        rows = self.problem.rows[0]
-        for form, W, Z in zip(thetas, Ws, TallProduct.apply(self.problem.X[0], *Vs)):
+        Vs = []
+        Ws = []
+        for form, theta in thetas.items():
+            V, W = self.problem.solution(theta, form, self.spreads_of(form, p))
+            Vs.append(V)
+            Ws.append(W)
+        rows = self.problem.rows[0]  # (m,) left out by the first fold
+        Zs = TallProduct.apply(self.problem.X[0], *Vs)  # (m, d) @ (d, K) -> (m, K), for each
+        for form, W, Z in zip(thetas, Ws, Zs):
             logits = margins(Z.double(), W, self.problem.user[rows]) / LOGIT_SCALE
             log_p = torch.zeros_like(self.shared.log_p).index_copy(0, rows, F.logsigmoid(logits))
             yield form, self.gain(log_p, self.shared.log_p, self.folds.number == 0)
