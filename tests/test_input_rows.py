@@ -32,15 +32,18 @@ CHOSEN, REJECTED = [ASK, SAY], [ASK, SAY | {"content": "c"}]
 
 
 def rows_in(path, rows):
-    """The rows of a file that pandas writes, or of JSON lines."""
-    if path.suffix == ".jsonl":
-        return [row for _, row in rows_of(texts.write(path, rows))]
+    """The rows of a file of JSON lines, or that pandas writes, in whose CSV files a list stands as JSON."""
     frame = pd.DataFrame(rows)
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
+    if path.suffix == ".jsonl":
+        texts.write(path, rows)
+    elif path.suffix == ".csv":
+        frame.map(lambda cell: cell if isinstance(cell, str) else json.dumps(cell)).to_csv(path, index=False)
     else:
         frame.to_parquet(path)
     return [row for _, row in rows_of(path)]
+
+
+kinds = pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 
 
 MESSAGES = [ASK, {"content": 'it\'s \\d "b"', "role": "assistant"}]
@@ -70,7 +73,7 @@ REPLIES = (
 
 
 @pytest.mark.parametrize("name", PRINTED)
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+@kinds
 def test_a_list_of_messages_that_became_a_text_is_refused(name, kind, tmp_path):
     row = {"prompt": "a?", "chosen": PRINTED[name], "rejected": "c", "user_id": "ann"}
     (found,) = rows_in(tmp_path / f"r.{kind}", [row])
@@ -85,42 +88,33 @@ def test_a_list_of_messages_that_became_a_text_is_refused(name, kind, tmp_path):
         candidates_of("here", {"prompt": "a?", "candidates": ["b", PRINTED[name]]})
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+@kinds
 def test_any_other_text_arrives_byte_for_byte(kind, tmp_path):
     rows = [{"prompt": f"{reply}?", "response": reply} for reply in REPLIES]
     for row, found in zip(rows, rows_in(tmp_path / f"r.{kind}", rows), strict=True):
         assert reply_of("here", found) == exchange(row["prompt"], row["response"])
 
 
-def test_lists_of_messages_are_one_in_every_kind_of_file(tmp_path):
-    row = {"user_id": "ann", "chosen": [ASK, SAY], "rejected": [ASK, SAY | {"content": "c"}]}
-    in_cells = {name: json.dumps(value) if name != "user_id" else value for name, value in row.items()}
-    for kind, written in (("jsonl", row), ("parquet", row), ("csv", in_cells)):
-        (found,) = rows_in(tmp_path / f"r.{kind}", [written])
-        assert judgement("here", found) == judgement("here", PAIR)
-    (found,) = rows_in(tmp_path / "c.csv", [{"prompt": "a?", "candidates": '["b", "c"]'}])
-    assert found["candidates"] == ["b", "c"]
+AGAIN, MARK = "follows another reply|at the end of its prompt", "response: .* as a chat template writes"
 
 
-def test_empty_cells_are_nothing_and_an_empty_prompt_is_none(tmp_path):
-    cells = PAIR | {"messages": "", "prompt_id": "", "split": " "}
-    for kind in ("jsonl", "csv", "parquet"):
-        (found,) = rows_in(tmp_path / f"r.{kind}", [cells])
-        assert judgement("here", found) == judgement("here", PAIR)
-    (found,) = rows_in(tmp_path / "e.csv", [PAIR | {"messages": "[]"}])
-    assert judgement("here", found) == judgement("here", PAIR)
-
-
-def test_a_prompt_that_holds_its_reply_is_refused():
-    for row in (
-        {"messages": [ASK, SAY], "response": "b"}, {"messages": [ASK, SAY, SAY]},
-        {"prompt": [ASK, SAY], "response": [SAY]}, {"prompt": "Human: a?\n\nAssistant: b", "response": "b"},
-        {"prompt": "### Instruction:\na?\n### Response:\nb", "response": "b"},
-        {"prompt": "<|user|>a?<|assistant|>\nb\n", "response": " b"},
+def test_a_prompt_that_holds_its_reply_and_texts_of_a_chat_template_are_refused():
+    for prompt, reply, words in (
+        ([ASK, SAY], "b", AGAIN), ([ASK, SAY], [SAY], AGAIN), ("Human: a?\n\nAssistant: b", "b", AGAIN),
+        ("### Instruction:\na?\n### Response:\nb", "b", AGAIN), ("<|user|>a?<|assistant|>\nb\n", " b", AGAIN),
+        ("<s><|user|>\nWhy?<|end|>\n<|assistant|>\n", "b", MARK), ("[INST] Why? [/INST]", "b", MARK),
+        ("<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n", "b", MARK),
+        ("Why?", "b</s>", MARK), ("Why?", "b<|eot_id|>\n", MARK),
     ):  # fmt: skip
-        with pytest.raises(InputError, match=r"follows another reply|at the end of its prompt"):
-            reply_of("here", row)
-    assert reply_of("here", {"prompt": "yes or no?", "response": "no?"})  # words alone may be so
+        with pytest.raises(InputError, match=words):
+            reply_of("here", {"prompt": prompt, "response": reply})
+    with pytest.raises(InputError, match=AGAIN):
+        reply_of("here", {"messages": [ASK, SAY, SAY]})
+    told = exchange("What does <|im_end|> mean?", "</s> ends a text in Llama 2.")
+    for talk in (told, exchange("yes or no?", "no?")):  # words alone may be so
+        prompt, reply = (message["content"] for message in talk)
+        assert reply_of("here", {"prompt": prompt, "response": reply}) == talk
+        assert reply_of("here", {"messages": talk}) == talk
 
 
 def test_other_keys_of_messages_stay_and_make_no_prompt_another():
@@ -245,13 +239,20 @@ AS_THEY_ARE = {
     "an open dialogue": {"prompt": HUMAN.rstrip(), "chosen": "b", "rejected": "c"},
     "a message each": {"prompt": "a?", "chosen": SAY, "rejected": REJECTED[1:]},
     "lists of their own": {"prompt": [ASK], "chosen": [SAY], "rejected": REJECTED[1:]},
+    "whole conversations": {"chosen": CHOSEN, "rejected": REJECTED},
+    "empty cells": PAIR | {"messages": "", "prompt_id": "", "split": " "},
+    "no messages": PAIR | {"messages": []},
+    "candidates": {"prompt": "a?", "candidates": ["b", "c"], "choice": "0"},
 }
 
 
 @pytest.mark.parametrize("name", AS_THEY_ARE)
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@kinds
 def test_other_layouts_are_read_as_they_are(name, kind, tmp_path):
-    (found,) = rows_in(tmp_path / f"r.{kind}", [{"user_id": "ann"} | AS_THEY_ARE[name]])
+    row = {"user_id": "ann"} | AS_THEY_ARE[name]
+    if kind == "csv" and any(isinstance(value, dict) for value in row.values()):
+        return  # no cell holds a message alone
+    (found,) = rows_in(tmp_path / f"r.{kind}", [row])
     assert judgement("here", found) == judgement("here", PAIR)
 
 
@@ -288,15 +289,3 @@ def test_what_is_deep_or_long_is_told_shortly(tmp_path):
             judgement("here", PAIR | row)
             [*rows_of(texts.write(tmp_path / "r.jsonl", [PAIR | row]))]
         assert len(str(told.value)) < 250
-
-
-def test_texts_that_a_chat_template_has_written_are_refused():
-    for prompt, reply in (
-        ("<s><|user|>\nWhy?<|end|>\n<|assistant|>\n", "b"), ("[INST] Why? [/INST]", "b"), ("Why?", "b</s>"),
-        ("<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n", "b"), ("Why?", "b<|eot_id|>\n"),
-    ):  # fmt: skip
-        with pytest.raises(InputError, match=r"here: response: .* as a chat template writes"):
-            reply_of("here", {"prompt": prompt, "response": reply})
-    told = exchange("What does <|im_end|> mean?", "</s> ends a text in Llama 2.")
-    assert reply_of("here", {"prompt": told[0]["content"], "response": told[1]["content"]}) == told
-    assert reply_of("here", {"messages": told}) == told
