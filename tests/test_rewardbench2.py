@@ -76,39 +76,31 @@ def test_a_row_is_one_over_the_number_of_replies_at_the_top():
     assert scored("Math", [("1", 1, scores)]).tolist() == [[1, 0, 0.5, 0.25, 0]]
 
 
-def test_ties_by_hand():
+def test_ties_by_hand(capsys):
+    pairs = [  # 2 correct, then incorrect ones: margin, D, accurate; of ref
+        ([5, 4, 1, 0], [9, 1, 2]),  # 3, 1, yes; 7
+        ([9, 5, 4, 0], [5, 3, 3]),  # 1, 4, yes; 2: margin < D
+        ([5, 5, 5, 1], [1, 2, 0]),  # 0, 0, no; -1: equal to the best wrong
+        ([4, 4, 1, 1], [2, 1, 1]),  # 3, 0, yes; 1: correct ones exactly equal
+    ]
     rows = []
-    for n, (tied, ref) in enumerate(
-        [  # 2 correct, then incorrect ones: margin, D, accurate; of ref
-            ([5, 4, 1, 0], [9, 1, 2]),  # 3, 1, yes; 7
-            ([9, 5, 4, 0], [5, 3, 3]),  # 1, 4, yes; 2: margin < D
-            ([5, 5, 5, 1], [1, 2, 0]),  # 0, 0, no; -1: equal to the best wrong
-            ([4, 4, 1, 1], [2, 1, 1]),  # 3, 0, yes; 1: correct ones exactly equal
-        ]
-    ):
+    for n, (tied, ref) in enumerate(pairs):
         rows += [(f"tied:{n}", 2, columns(tied)), (f"ref:{n}", 1, columns(ref))]
+    lonely = [("tied:4", 2, columns([1, 2, 3]))]  # counts for the accuracy alone
     # min(tied, ref) / D - 1; -1 / 0 and 1 / 0
     closeness = (np.tanh(3 / 1 - 1) + np.tanh(1 / 4 - 1) + -1 + 1) / 4
-    expected = 0.30 * 3 / 4 + 0.30 * 3 / 4 + 0.20 * 2 / 4 + 0.20 * 2 / 4 + 0.01 * closeness
-    value = scored("Ties", rows)[0, 0]
+    expected = 0.30 * 3 / 5 + 0.30 * 3 / 4 + 0.20 * 2 / 4 + 0.20 * 2 / 4 + 0.01 * closeness
+    value = scored("Ties", rows + lonely)[0, 0]
     assert value == pytest.approx(expected, abs=1e-12)
-    equal = columns([1, 1, 1])
-    of_equals = [("tied:0", 2, equal), ("ref:0", 1, columns([1, 1]))]
+    assert np.isnan(scored("Ties", lonely)).all()
+    BENCH.print_lonely([{"id": row_id, "subset": "Ties"} for row_id, *_ in rows + lonely])
+    assert "1 of 9 Ties rows lack their ref or tied partner" in capsys.readouterr().out
+    of_equals = [("tied:0", 2, columns([1, 1, 1])), ("ref:0", 1, columns([1, 1]))]
     assert scored("Ties", of_equals)[0, 0] == pytest.approx(0)  # 0 / 0 counts as zero
-    negative = [(row_id, correct, -scores) for row_id, correct, scores in rows]
+    negative = [(*row, -scores) for *row, scores in rows]
     two_heads = [(*row, np.concatenate([scores, -scores], axis=1)) for *row, scores in rows]
-    alone = scored("Ties", negative)[0, 0]
-    assert scored("Ties", two_heads)[0] == pytest.approx([value, alone])  # a head's score is its own
-
-
-def test_a_ties_row_without_its_partner_counts_for_accuracy_alone(capsys):
-    rows = [("tied:0", 2, columns([5, 4, 1])), ("ref:0", 1, columns([5, 4]))]
-    rows.append(("tied:1", 2, columns([1, 2, 3])))
-    expected = 0.30 / 2 + 0.30 + 0.20 * 1 + 0.20 * 0 + 0.01 * np.tanh(1 / 1 - 1)
-    assert scored("Ties", rows)[0, 0] == pytest.approx(expected)  # D = 1, tied margin 3, ref margin 1
-    assert np.isnan(scored("Ties", rows[2:])).all()
-    BENCH.print_lonely([{"id": row_id, "subset": "Ties"} for row_id, *_ in rows])
-    assert "1 of 3 Ties rows lack their ref or tied partner" in capsys.readouterr().out
+    each = [scored("Ties", some)[0, 0] for some in (rows, negative)]
+    assert scored("Ties", two_heads)[0] == pytest.approx(each)  # a head's score is its own
 
 
 def test_the_interval_over_rows_is_that_of_a_mean_of_subsets():
@@ -144,11 +136,11 @@ def test_the_two_rows_of_a_pair_are_drawn_together():
 def test_a_basis_that_lost_general_quality_is_called_so(capsys):
     names = ["reference head", "column 0", "mean mixture"]
     table = pd.DataFrame({"Math": [0.9, 0.5, 0.4], "Ties": [0.7, 0.6, 0.6]}, names)
-    RB2.print_lost(table)
-    out = capsys.readouterr().out
-    assert "mean mixture: -30.0 points above the reference head" in out and "overfitting" in out
-    RB2.print_lost(table * 0 + 0.5)
-    assert "overfitting" not in capsys.readouterr().out
+    for some, points in ((table, "-30.0"), (table * 0 + 0.5, "+0.0")):
+        RB2.print_lost(some)
+        out = capsys.readouterr().out
+        assert f"mean mixture: {points} points above the reference head" in out
+        assert ("overfitting" in out) == (points == "-30.0")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -168,30 +160,33 @@ def a_basis(tmp_path_factory):
 
 def test_heads_in_other_files_and_files_that_hold_none(tmp_path, a_basis):
     path, basis = a_basis
-    torch.save(basis.V, tmp_path / "V.pt")
-    torch.save({"V": basis.V, "W": basis.W}, tmp_path / "dict.pt")
-    np.save(tmp_path / "V.npy", basis.V.numpy())
-    torch.save(basis.V[:, :1].T, tmp_path / "weight.pt")  # (1, d), as score.weight
-    for name in ("V.pt", "dict.pt", "V.npy"):
-        heads, _ = RB2.load_heads(tmp_path / name, 32, [])
-        assert list(heads) == ["column 0", "column 1", "column 2"]
-        assert torch.equal(heads["column 2"], basis.V[:, 2])  # a copy
-    assert torch.equal(RB2.load_heads(tmp_path / "weight.pt", 32, [])[0]["column 0"], basis.V[:, 0])
-    everybody = RB2.load_heads(path, 32, ["all"])[0]
-    assert list(everybody)[-4:] == ["user1", "user2", "user3", "user9"]
-    torch.save({"weights": basis.V}, tmp_path / "other.pt")
-    torch.save(Counter, tmp_path / "code.pt")  # needs code to load: refused by weights_only
-    np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
+    for name, held in (
+        ("V.pt", basis.V), ("dict.pt", {"V": basis.V, "W": basis.W}), ("weight.pt", basis.V[:, :1].T),
+        ("other.pt", {"weights": basis.V}), ("code.pt", Counter),  # needs code: refused by weights_only
+    ):  # fmt: skip
+        torch.save(held, tmp_path / name)
+    for name, held in (
+        ("V", basis.V), ("three", np.ones((32, 2, 2))), ("none", np.ones((32, 0))), ("object", np.array([{}])),
+        ("complex", np.ones((32, 2), dtype=complex)), ("nan", np.full((32, 2), np.nan)),
+    ):  # fmt: skip
+        np.save(tmp_path / name, held)
     (tmp_path / "text.pt").write_text("no tensor")
     (tmp_path / "empty.npy").touch()
-    np.save(tmp_path / "three.npy", np.ones((32, 2, 2)))
-    np.save(tmp_path / "none.npy", np.ones((32, 0)))
-    np.save(tmp_path / "complex.npy", np.ones((32, 2), dtype=complex))
-    np.save(tmp_path / "nan.npy", np.full((32, 2), np.nan))
+    for name, columns in (
+        ("V.pt", 3),
+        ("dict.pt", 3),
+        ("V.npy", 3),
+        ("weight.pt", 1),
+    ):  # (1, d): score.weight
+        heads, _ = RB2.load_heads(tmp_path / name, 32, [])
+        assert list(heads) == [f"column {k}" for k in range(columns)]
+        assert torch.equal(torch.stack([*heads.values()], dim=1), basis.V[:, :columns])
+    everybody = RB2.load_heads(path, 32, ["all"])[0]
+    assert list(everybody)[-4:] == ["user1", "user2", "user3", "user9"]
     plain = "does not hold a plain tensor V"
     for name, width, users, words in (
-        *((name, 32, [], plain) for name in ("other.pt", "code.pt", "object.npy", "text.pt")),
-        *((f"{name}.npy", 32, [], plain) for name in ("empty", "three", "none", "complex")),
+        *((f"{name}.pt", 32, [], plain) for name in ("other", "code", "text")),
+        *((f"{name}.npy", 32, [], plain) for name in ("object", "empty", "three", "none", "complex")),
         ("nan.npy", 32, [], "holds NaN or infinity"),
         ("V.pt", 31, [], "rewards of width 32, but the embeddings have 31"),
         (path, 31, [], "basis of width 32, but the embeddings have 31"),
@@ -213,8 +208,11 @@ def test_every_head_gets_the_official_score_of_its_own_rewards(tmp_path, reward_
     path, basis = a_basis
     rows = bench()
     rows[0]["rejected"][0] = rows[0]["chosen"][0]  # an exact tie
-    source = bench_file(tmp_path, rows)
-    out = evaluate(tmp_path, source, reward_model, "--rm_head", path, "--users", "user2", "user9")
+    too_long = bench_row("long", rejected=("no", "the cat sat " * 60, "it"))  # its row is left out whole
+    source = bench_file(tmp_path, [too_long, *rows])
+    limit = ("--max_length", 60)
+    out = evaluate(tmp_path, source, reward_model, *limit, "--rm_head", path, "--users", "user2", "user9")
+    assert "4 of 108 rows left out" in out
     table = table_of(tmp_path)
     names = ["reference head", "column 0", "column 1", "column 2", "mean mixture", "user2", "user9"]
     assert table.index.tolist() == names
@@ -234,11 +232,10 @@ def test_every_head_gets_the_official_score_of_its_own_rewards(tmp_path, reward_
     assert np.allclose(table["Overall"], table[[*BENCH.SUBSETS]].mean(axis=1))
     rewards = report(tmp_path / "eval_rb2.json")["rows"]
     assert [row["reward"] for row in rewards] == names
-    assert (
-        rewards[0]["Ties"] == pytest.approx(table["Ties"].iloc[0]) and len(rewards[0]["Ties_interval"]) == 2
-    )
+    assert rewards[0]["Ties"] == pytest.approx(table["Ties"].iloc[0])
+    assert len(rewards[0]["Ties_interval"]) == 2
     assert "points above the reference head, mean of the subsets" in out
-    assert "rb2: done already" in evaluate(tmp_path, source, reward_model)  # another head needs no model
+    assert "rb2: done already" in evaluate(tmp_path, source, reward_model, *limit)  # of another head
 
 
 def test_rows_that_pandas_has_written_get_the_same_scores(tmp_path, reward_model):
@@ -257,43 +254,19 @@ def test_rows_that_pandas_has_written_get_the_same_scores(tmp_path, reward_model
     assert_one_line_error(done, "rb2.parquet was changed by others")
 
 
-def test_a_row_with_a_reply_too_long_is_left_out_whole(tmp_path, reward_model):
-    rows = bench()
-    long = rows[0] | {"rejected": ["no", "the cat sat " * 60, "it"]}
-    tables = []
-    for name, some in (("short", rows[1:]), ("long", [long, *rows[1:]])):
-        (tmp_path / name).mkdir()
-        source = bench_file(tmp_path / name, some)
-        out = evaluate(tmp_path / name, source, reward_model, "--max_length", 60)
-        tables.append(table_of(tmp_path / name))
-    assert "left out" in out
-    assert np.allclose(*tables, atol=1e-6)  # other texts beside them round the vectors otherwise
-
-
-def test_one_subset_or_the_first_rows(tmp_path, reward_model):
+def test_of_a_part_of_the_bench_there_is_no_overall(tmp_path, reward_model):
     source = bench_file(tmp_path, bench())
     out = evaluate(tmp_path, source, reward_model, "--subset", "precise if", "--limit", 2)
     assert "2 rows" in out and "percent; Overall is the mean of the six subsets, not all here" in out
     table = table_of(tmp_path, "eval_rb2_precise_if_first2")
     assert table.columns.tolist() == ["Precise IF", "Overall"] and np.isnan(table["Overall"]).all()
 
-
-def test_without_any_pair_of_ties_there_is_no_overall(tmp_path, reward_model):
     rows = [row for row in bench() if not row["id"].startswith("tied")]
     out = evaluate(tmp_path, bench_file(tmp_path, rows), reward_model)
     assert "not all here" in out and "3 of 3 Ties rows lack" in out
     assert "without any pair there is no score" in out
     table = table_of(tmp_path)
     assert np.isnan(table["Ties"]).all() and np.isnan(table["Overall"]).all()
-
-
-def test_a_wrong_width_is_noticed_before_anything_is_embedded(tmp_path, reward_model):
-    torch.save(torch.randn(31, 2), tmp_path / "V.pt")
-    source = bench_file(tmp_path, bench())
-    flags = ("--rm_head", tmp_path / "V.pt")
-    done = evaluate(tmp_path / "data", source, reward_model, *flags, call=call_script)
-    assert_one_line_error(done, "rewards of width 31, but the embeddings have 32")
-    assert not (tmp_path / "data").exists()
 
 
 BAD = [
@@ -315,18 +288,20 @@ def test_rows_that_the_bench_does_not_have_end_with_file_and_line(tmp_path, row,
     assert "bench.jsonl, line 2" in str(error.value) and words in str(error.value)
 
 
-def test_what_else_the_bench_refuses(tmp_path, text_encoder):
-    nowhere = call_script(SCRIPT, "--source", tmp_path / "none.jsonl")
-    assert_one_line_error(nowhere, "no file or folder here", "cannot be fetched")
+def test_what_else_the_bench_refuses(tmp_path, reward_model, text_encoder):
+    torch.save(torch.randn(31, 2), tmp_path / "V.pt")
     source = bench_file(tmp_path, bench()[:4])
-    for source_and_flags, words in (
+    again = write(tmp_path / "again.jsonl", [bench_row("ref:1", "Ties", prompt) for prompt in "ab"])
+    for source_and_flags, *words in (
+        ((tmp_path / "none.jsonl",), "no file or folder here", "cannot be fetched"),
         ((source, "--subset", "Math"), "holds no row of Math"),
         ((source, "--subset", "Maths"), "subset = Maths: use one of Factuality, Precise IF"),
         ((source, "--model", text_encoder, "--pooling", "mean"), "nothing to score"),
         ((source, "--users", "user1"), "name their basis with --rm_head"),
+        ((source, "--model", reward_model, "--rm_head", tmp_path / "V.pt"), "width 31, but the embeddings have 32"),
         ((tmp_path,), "is a folder; name the JSON-lines or parquet file"),
-    ):
-        assert_one_line_error(call_script(SCRIPT, "--source", *source_and_flags), words)
-    rows = [bench_row("ref:1", "Ties"), bench_row("ref:1", "Ties", "another")]
-    done = call_script(SCRIPT, "--source", bench_file(tmp_path, rows))
-    assert_one_line_error(done, "line 2", "ref:1 stands here for the second time")
+        ((again,), "line 2", "ref:1 stands here for the second time"),
+    ):  # fmt: skip
+        done = call_script(SCRIPT, "--data", tmp_path / "data", "--source", *source_and_flags)
+        assert_one_line_error(done, *words)
+    assert not (tmp_path / "data").exists()  # nothing was embedded
