@@ -144,7 +144,7 @@ def test_the_structure_written_down_for_planted_dialogues_is_the_real_one():
         assert sum(PEOPLE.replies_per_turn(count)) == count
 
 
-def test_a_turn_gives_one_pair_per_rejected_reply_and_says_what_it_leaves_out():
+def test_a_turn_gives_a_comparison_for_each_rejected_reply_and_says_what_it_leaves_out():
     counts = Counter()
     turns = []
     for user, chosen, rejected in (
@@ -155,11 +155,7 @@ def test_a_turn_gives_one_pair_per_rejected_reply_and_says_what_it_leaves_out():
         ("after", ["x"], ["y"]),
     ):
         turns.append({"user": [user], "chosen": chosen, "rejected": rejected})
-    assert PREPARE.clean(turns, counts) == [
-        {"prompt": "hi", "chosen": "yes", "rejected": ["no", "never"]},
-        {"prompt": "and?", "chosen": "", "rejected": []},
-        {"prompt": "then?", "chosen": "good", "rejected": ["bad"]},
-    ]
+    dialogue = {"dialogue": "c1", "user_id": "u", "turns": PREPARE.clean(turns, counts)}
     assert +counts == {
         "repeated chosen replies": 1,
         "pairs of identical replies": 1,
@@ -167,21 +163,14 @@ def test_a_turn_gives_one_pair_per_rejected_reply_and_says_what_it_leaves_out():
         "second chosen replies with another text": 1,
         "turns after a history that breaks off": 2,
     }
-
-
-def test_a_comparison_is_the_history_with_one_reply_or_the_other_as_text():
-    turns = [
-        {"prompt": "hi", "chosen": "yes", "rejected": ["no", "never"]},
-        {"prompt": "and?", "chosen": "good", "rejected": ["bad"]},
-    ]
-    records = list(GENERATE.comparisons({"dialogue": "c1", "user_id": "u", "turns": turns}))
+    records = list(GENERATE.comparisons(dialogue))
     plain = lambda talk: " | ".join(m["content"] for m in talk)
     assert [(r["turn"], plain(r["chosen"]), plain(r["rejected"])) for r in records] == [
         (0, "hi | yes", "hi | no"),
         (0, "hi | yes", "hi | never"),
-        (1, "hi | yes | and? | good", "hi | yes | and? | bad"),
+        (2, "hi | yes | and? |  | then? | good", "hi | yes | and? |  | then? | bad"),
     ]
-    assert [m["role"] for m in records[2]["chosen"]] == ["user", "assistant"] * 2
+    assert [m["role"] for m in records[2]["chosen"]] == ["user", "assistant"] * 3
 
 
 def test_only_a_dialogue_without_any_full_turn_is_left_out(tmp_path):
@@ -221,19 +210,11 @@ def test_another_split_or_other_types_of_the_same_values_leave_the_dialogues_as_
     assert before == written()
 
 
-def says(*message_):
-    """A dialogue with one message alone."""
-    return {"conversation_history": [message(*message_)]}
-
-
-SAID = [
-    (0, "model", "x", None),
-    (3, "user", "x"),
-    (-1, "user", "x"),
-    (0.5, "user", "x"),
-    (0, "user", ["a", "b"]),
+SAID = (
+    (0, "model", "x", None), (3, "user", "x"), (-1, "user", "x"), (0.5, "user", "x"), (0, "user", ["a", "b"]),
     (0, "system", "x"),
-]
+)  # fmt: skip
+NO_MESSAGE = "message 0 needs role user or model, content that is text, turn below 1"
 BAD = [
     ({"user_id": "stranger"}, "c0 is by 'stranger', who is not in survey.jsonl"),
     ({"user_id": ["user0"]}, "c0 is by ['user0']"),
@@ -241,10 +222,7 @@ BAD = [
     ({"conversation_turns": 1.5}, "needs conversation_turns"),
     ({"conversation_history": None}, "conversation_history"),
     ({"conversation_history": ["x"]}, "message 0: not an object"),
-    *(
-        (says(*wrong), "message 0 needs role user or model, content that is text, turn below 1")
-        for wrong in SAID
-    ),
+    *(({"conversation_history": [message(*wrong)]}, NO_MESSAGE) for wrong in SAID),
 ]
 
 
@@ -269,10 +247,11 @@ def test_files_that_are_not_the_data_end_with_one_line(tmp_path):
     ):
         (tmp_path / f"{name}.jsonl").write_text(content)
         assert_one_line_error(prepare(tmp_path, call=call_script), *words)
-    done = prepare(tmp_path / "nowhere", "--data", tmp_path, call=call_script)
-    assert_one_line_error(done, "nowhere is no folder here", "cannot be fetched")
-    done = prepare(tmp_path, "--seen_fraction", 1.0, call=call_script)
-    assert_one_line_error(done, "between 0 and 1")
+    for flags, *words in (
+        (("--source", tmp_path / "nowhere"), "nowhere is no folder here", "cannot be fetched"),
+        (("--seen_fraction", 1.0), "between 0 and 1"),
+    ):
+        assert_one_line_error(prepare(tmp_path, *flags, call=call_script), *words)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -375,8 +354,6 @@ def test_a_person_without_pairs_on_a_side_is_left_out_and_counted(prepared, caps
 def test_training_without_data_or_with_settings_that_cannot_be(prepared, tmp_path):
     flags = ("--data", tmp_path)
     split = tmp_path / "prism_split_ids_50.json"
-    for script in (TRAIN, VARY):
-        assert_one_line_error(call_script(script, *flags), "ids_50.json is missing", "prepare.py")
     for damaged in ('{"train_dialog_ids": []}', "null"):
         split.write_text(damaged)
         assert_one_line_error(call_script(TRAIN, *flags), "prism_split_ids_50.json is damaged")
@@ -414,26 +391,6 @@ def test_planted_dialogues_have_the_structure_and_the_accuracy_they_say():
     assert torch.equal(again.comparisons.table, table)  # the same draws
     turns = {3: [1, 2], 4: [2, 2], 5: [3, 2], 6: [4, 2], 9: [3, 2, 2, 2]}
     assert {count: PEOPLE.replies_per_turn(count) for count in turns} == turns
-
-
-def test_planted_people_from_the_shell(tmp_path):
-    common = ("--synthetic", "--results", tmp_path, "--alpha_list", 0)
-    few = ("--planted_users", 120, "--planted_features", 16, "--num_iterations", 300)
-    printed(TRAIN, *common, *few, "--K_list", 0, 1, 5, "--no-mark_best")
-    rows = report(tmp_path / "train_basis_synthetic.json")["rows"]
-    reference, bradley_terry, rank_5, best = (row["unseen"] for row in rows)
-    assert reference < bradley_terry < rank_5 < best
-    printed(VARY, *common, "--planted_users", 40, "--num_iterations", 20, "--trials", 2)
-
-
-def test_ridge_and_fresh_splits_from_the_shell(prepared, tmp_path):
-    flags = ("--data", prepared, "--results", tmp_path, "--solver", "ridge", "--K_list", 1, 2)
-    out = printed(TRAIN, *flags, "--repeats", 2, "--resplit")
-    assert "alpha_list = [10000.0] is not used" in out and "± std over splits" in out
-    rows = report(tmp_path / "train_basis.json")["rows"]
-    first, second = (row["of_each_user"]["train"]["user"] for row in rows if row["K"] == 1)
-    assert first != second
-    printed(VARY, *flags, "--trials", 3)
 
 
 def test_people_drawn_anew_are_as_many_and_their_dialogues_are_halved_again():

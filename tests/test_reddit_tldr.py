@@ -204,32 +204,6 @@ def test_from_comparisons_to_tables_pictures_and_bases(prepared, tmp_path):
     assert_one_line_error(done, "shots = 7", "6 to draw from")
 
 
-def test_planted_workers_need_nothing_and_rank_pays(tmp_path):
-    few = ("--planted_pairs", 100, "--planted_features", 16, "--num_iterations", 100)
-    out = printed(TRAIN, "--synthetic", "--results", tmp_path, *few, "--K_list", 0, 1, 4)
-    rows = {row["K"]: row for row in report(tmp_path / "train_basis_synthetic.json")["rows"]}
-    assert sum(line.startswith("best possible") for line in out.splitlines()) == 2  # two tables
-    assert "tested items on which others were trained: 0 of" in out
-    assert rows[4]["best"] and " * " in out
-    assert rows[0]["unseen"] < rows[1]["unseen"] < rows[4]["unseen"] - 0.05
-    assert rows[4]["unseen"] < rows["best"]["unseen"] and abs(rows["best"]["unseen"] - 0.9) < 0.02
-    assert (tmp_path / "train_basis_synthetic.png").exists()
-
-
-def test_ridge_baselines_and_fresh_splits_from_the_shell(prepared, tmp_path):
-    flags = ("--data", prepared, "--results", tmp_path, *FEW, "--solver", "ridge", "--K_list", 1, 2)
-    out = printed(TRAIN, *flags, "--baselines", "--repeats", 2, "--resplit", "--alpha_list", 3)
-    assert "alpha_list = [3.0] is not used" in out and "ridge, seed 1: held-out loss" in out
-    assert "± std over splits [95 % interval" in out
-    saved = report(tmp_path / "train_basis.json")
-    variants = {(row["K"], row["variant"]) for row in saved["summary"]}
-    assert {(1, ""), (2, "shuffled labels"), ("alone", "each user alone")} <= variants
-    first, second = (row["of_each_user"]["seen"]["user"] for row in saved["rows"] if row["K"] == "alone")
-    assert first != second
-    out = printed(VARY, *flags, "--num_shots", 1, 3, "--trials", 2)
-    assert "over Bradley-Terry, unseen" in out
-
-
 def test_one_prepared_side_needs_a_share_and_another_model_is_refused(prepared, tmp_path):
     validation = load_split(prepared / "validation", "")
     save_split(tmp_path / "validation", validation._replace(head=None))
@@ -243,10 +217,7 @@ def test_one_prepared_side_needs_a_share_and_another_model_is_refused(prepared, 
     assert_one_line_error(call_script(TRAIN, *flags), "embedded by different models", "another")
 
 
-def test_settings_that_cannot_be_end_with_one_line(prepared, tmp_path):
-    for script in (TRAIN, VARY):
-        done = call_script(script, "--data", tmp_path)
-        assert_one_line_error(done, "train.safetensors is missing", "python RedditTLDR/prepare.py")
+def test_settings_that_cannot_be_end_with_one_line(prepared):
     for flags, *words in (
         (("--K_lst", 3), "unrecognized arguments: --K_lst 3"),
         (("--rep", 2), "unrecognized arguments: --rep"),
