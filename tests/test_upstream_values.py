@@ -1,36 +1,29 @@
 """Values of upstream rows: what equals a value is taken, whatever its type; the rest is not."""
 
 import numpy as np
+import pytest
 
 from lore.upstream_values import as_list, content_key, finite_number, truth, whole_number
 
-
-def test_a_whole_number_is_what_equals_one():
-    for value in (3, 3.0, np.int64(3), np.float32(3), np.uint8(3)):
-        assert whole_number(value) == 3 and type(whole_number(value)) is int
-    for value in (True, np.True_, 3.5, "3", None, [3], float("nan"), float("inf"), np.array([3])):
-        assert whole_number(value) is None
-
-
-def test_truth_is_what_equals_true_or_false():
-    for value in (True, 1, 1.0, np.True_, np.int8(1)):
-        assert truth(value) is True
-    for value in (False, 0, 0.0, np.False_):
-        assert truth(value) is False
-    for value in (2, -1, "true", "1", None, float("nan"), []):
-        assert truth(value) is None
+NAN = float("nan")
+EQUAL = [  # what a function makes of values that are equal
+    (whole_number, 3, (3, 3.0, np.int64(3), np.float32(3), np.uint8(3))),
+    (whole_number, None, (True, np.True_, 3.5, "3", None, [3], NAN, float("inf"), np.array([3]))),
+    (truth, True, (True, 1, 1.0, np.True_, np.int8(1))),
+    (truth, False, (False, 0, 0.0, np.False_)),
+    (truth, None, (2, -1, "true", "1", None, NAN, [])),
+    (finite_number, 1.5, ("1.5", 1.5, np.float32(1.5))),
+    (finite_number, None, ("x", "", "nan", "inf", None, True, NAN, [1.0])),
+    (as_list, ["a"], (["a"], ("a",), np.array(["a"], dtype=object))),
+    (as_list, None, ("a", None, {"a": 1}, 5, np.array("a"))),
+]
 
 
-def test_a_finite_number_is_a_number_or_its_text():
-    assert [finite_number(value) for value in ("1.5", 2, np.float32(0.5))] == [1.5, 2.0, 0.5]
-    for value in ("x", "", "nan", "inf", None, True, float("nan"), [1.0]):
-        assert finite_number(value) is None
-
-
-def test_a_list_is_no_text():
-    assert as_list(["a"]) == as_list(("a",)) == as_list(np.array(["a"], dtype=object)) == ["a"]
-    for value in ("a", None, {"a": 1}, 5, np.array("a")):
-        assert as_list(value) is None
+@pytest.mark.parametrize("function, expected, values", EQUAL)
+def test_what_equals_a_value_is_taken_and_nothing_else(function, expected, values):
+    for value in values:
+        found = function(value)
+        assert found == expected and type(found) is type(expected), value
 
 
 def test_rows_of_equal_values_share_a_key_whatever_their_types():
