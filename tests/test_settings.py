@@ -33,14 +33,10 @@ start(lambda: print(vars(settings(globals(), shared))))
 '''
 
 
-@pytest.fixture
-def script(tmp_path):
+def test_every_setting_is_a_flag_and_what_the_script_states_goes_before_what_it_shares(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(root=str(ROOT)))
     (tmp_path / "shared.py").write_text(SHARED)
-    (tmp_path / "script.py").write_text(SCRIPT.format(root=str(ROOT)))
-    return tmp_path / "script.py"
-
-
-def test_every_setting_is_a_flag_and_what_the_script_states_goes_before_what_it_shares(script):
     stated = "{'K_list': [0, 1], 'rate': 0.5, 'alpha_list': [0, 1], 'scales': [1, 2.5], 'on': False, "
     stated += f"'name': 'a', 'size': 1.5, 'script': '{script.parent.name}/script.py'}}"  # it wrote a result
     assert printed(script).strip() == stated
@@ -54,8 +50,7 @@ def test_every_setting_is_a_flag_and_what_the_script_states_goes_before_what_it_
     script.write_text(script.read_text().replace("shared.name", '"mine"'))
     assert "'name': 'mine'" in printed(script)
 
-
-def test_a_setting_edited_to_a_whole_number_takes_fractions_but_for_counts(script):
+    # a setting edited to a whole number takes fractions, but for counts
     script.write_text(script.read_text().replace("rate = 0.5", "rate = 1"))
     out = printed(script, "--alpha_list", 0.5, "--scales", 0.5, "--rate", 0.5)
     assert "'rate': 0.5, 'alpha_list': [0.5], 'scales': [0.5]" in out
@@ -63,8 +58,8 @@ def test_a_setting_edited_to_a_whole_number_takes_fractions_but_for_counts(scrip
 
 
 CALL = re.compile(r"= settings\(globals\(\)(.*)\)")
-SCRIPTS = [file for file in sorted(ROOT.glob("[A-Za-z]*/*.py")) if CALL.search(file.read_text())]
-SCRIPTS = [file for file in SCRIPTS if file.parent.name != "tests"]
+FILES = [file for file in sorted(ROOT.glob("[A-Za-z]*/*.py")) if file.parent.name != "tests"]
+SCRIPTS = [file for file in FILES if CALL.search(file.read_text())]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda file: f"{file.parent.name}/{file.stem}")
