@@ -21,7 +21,6 @@ differences are to the ridge solver's Bradley-Terry. A rival that cannot take a 
 import sys
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from measure import HERE, ROOT, Clock, flags, judge
 from rivals import entry_of, mrm, ours, own_method, pal, parts, pref, rbd, vpl
@@ -43,20 +42,8 @@ RIVALS = {
 }
 MRM = ("MRM, last epoch", "MRM, best test epoch", "MRM, 20 steps of 0.1")
 ORDER = ("LoRe, published", "Bradley-Terry, published", "VPL", "PAL-A")  # of the paper's Table 1
-SOURCES = ("benchmarks/rivals/__init__.py",)  # of every method
-RIVAL_SOURCES = [f"benchmarks/rivals/{name}.py" for name in ("mrm", "pal", "pref", "rbd", "vpl")]
-OUR_SOURCES = ("benchmarks/rivals/ours.py", "lore/fit", "utils.py")
-
-
-class Method(NamedTuple):
-    """One fit, or some that share one."""
-
-    entries: object  # (groups, head, seed) -> {row: Entry, or the reason why there is none}
-    source: str  # hash of the files that decide what it gives, as they are when the study starts
-
-    @classmethod
-    def of(cls, entries, *files):
-        return cls(entries, parts.digest_of_sources([*SOURCES, *files]))
+RIVAL_SOURCES = [f"benchmarks/rivals/{name}.py" for name in ("__init__", "mrm", "pal", "pref", "rbd", "vpl")]
+OUR_SOURCES = ("benchmarks/rivals/__init__.py", "benchmarks/rivals/ours.py", "lore/fit", "utils.py")
 
 
 def of_rival(name, fit, groups, head, seed):
@@ -75,14 +62,16 @@ def of_mrm(groups, head, seed):
 
 
 def methods():
-    """{name of a part: Method}"""
-    made_of = {}
-    for name, entries in ours.METHODS.items():
-        made_of[name] = Method.of(entries, *OUR_SOURCES)
+    """{name of a part: (function, source)}, each one fit, or some that share one.
+
+    function: (groups, head, seed) -> {row: Entry, or the reason why there is none}; source: hash of the files
+    that decide what it gives, as they are when the study starts
+    """
+    of_ours, of_rivals = map(parts.digest_of_sources, (OUR_SOURCES, RIVAL_SOURCES))
+    made_of = {name: (entries, of_ours) for name, entries in ours.METHODS.items()}
     for name, fit in RIVALS.items():
-        made_of[name] = Method.of(partial(of_rival, name, fit), *RIVAL_SOURCES)
-    made_of["MRM"] = Method.of(of_mrm, *RIVAL_SOURCES)
-    return made_of
+        made_of[name] = (partial(of_rival, name, fit), of_rivals)
+    return made_of | {"MRM": (of_mrm, of_rivals)}
 
 
 def study(name, make, args, made_of):
@@ -110,10 +99,10 @@ def results(groups, head, seed, args, made_of):
     What is among the parts already is not fitted again.
     """
     data = parts.digest_of_data(groups, head)
-    for name, method in made_of.items():
-        path = parts.part_path(args.output.with_suffix(".parts"), name, seed, data, method.source)
+    for name, (entries, source) in made_of.items():
+        path = parts.part_path(args.output.with_suffix(".parts"), name, seed, data, source)
         if not path.exists():
-            parts.save_part(path, method.entries(groups, head, seed))
+            parts.save_part(path, entries(groups, head, seed))
         yield parts.load_part(path, groups)
     for name in dict.fromkeys(args.method):
         yield own_method.entries(name, groups, head, seed)
