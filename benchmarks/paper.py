@@ -12,18 +12,16 @@ reproduced: our 95 % interval holds the published number; above, below: it does 
 split or setting, which is named below the table. Planted people stand apart. docs/reproduce.md says what to run.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-from measure import ROOT, load_module
+from measure import ROOT, flags, load_module
 from published import COMMANDS, RIVALS_COMMAND, TABLES, published_numbers
 from result_files import answers_of
 
 from lore.common import InputError, behind_links, require, start, written_whole
 from lore.report.pictures import empty_figure, svg_of
 from lore.report.text_tables import Table, print_table
-from lore.settings import OneLineParser
 
 FOLDERS = ("RedditTLDR/results", "PRISM/results", "PersonalLLM/results", "benchmarks/results")
 COLUMNS = ("published", "ours [95 % interval]", "points", "std. errors", "verdict", "from")
@@ -171,8 +169,7 @@ def picture_of(numbers, answers):
 
 
 def arguments():
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = OneLineParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
+    parser = flags(__doc__)
     default = [ROOT / folder for folder in FOLDERS if (ROOT / folder).exists()]
     words = "folders or files of results [those of the data sets and the benchmarks]"
     parser.add_argument("--results", type=Path, nargs="+", metavar="FOLDER", default=default, help=words)

@@ -4,6 +4,7 @@ answers_of(path)    [Answer] of a .json of a train_basis.py, vary_fewshot.py, ev
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,21 +70,10 @@ def versions_of(report):
 # ------------------------------------------------------------------------------------------------
 
 
-def of_personalllm(report):
-    return of_sweep(report, published.PERSONALLLM, f"a = {report['population']:g}")
-
-
-def of_tldr(report):
-    return of_sweep(report, published.TLDR, f"{report['max_train']} pairs")
-
-
-def of_prism(report):
-    return of_sweep(report, published.PRISM, published.HALF)
-
-
-def of_sweep(report, table, column):
-    """Yield an Answer for each alpha, method and group."""
+def of_sweep(table, form, report):
+    """Yield an Answer for each alpha, method and group. form: of the column's name, filled by the report."""
     in_paper = published.TABLES[table]
+    column = form.format(**report)
     require(column in in_paper, f"{table}, {column}: the paper has {', '.join(in_paper)}")
     runs = runs_of(report)
     for method, row, ranks in rows_of_methods(report):
@@ -157,10 +147,10 @@ def of_rivals(report):
 
 
 READERS = {
-    "PersonalLLM/train_basis.py": of_personalllm,
-    "RedditTLDR/train_basis.py": of_tldr,
+    "PersonalLLM/train_basis.py": partial(of_sweep, published.PERSONALLLM, "a = {population:g}"),
+    "RedditTLDR/train_basis.py": partial(of_sweep, published.TLDR, "{max_train} pairs"),
     "RedditTLDR/vary_fewshot.py": of_curve,
-    "PRISM/train_basis.py": of_prism,
+    "PRISM/train_basis.py": partial(of_sweep, published.PRISM, published.HALF),
     "PRISM/eval_rb2.py": of_bench,
     "benchmarks/compare_rivals.py": of_rivals,
 }
