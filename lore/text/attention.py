@@ -39,35 +39,27 @@ class Packing:
 
     @cached_property
     def stretches(self):
-        return group_paths(self.paths, self.new, self.device)
+        """Conversations that bring about as many tokens to beginnings of about one length, together."""
+        alike = {}
+        for path, count in zip(self.paths, self.new):
+            key = count.bit_length(), count < len(path) and len(path).bit_length()
+            alike.setdefault(key, []).append((path, count))
+        return [Stretch(*zip(*group), self.device) for group in alike.values()]
 
     @cached_property
-    def lengths(self):
-        return Lengths(self.paths, self.new, self.device)
-
-
-class Lengths:
-    """The new tokens of all conversations, and their paths, each end to end: what flash attention takes."""
-
-    def __init__(self, paths, new, device):
-        lengths = [len(path) for path in paths]
-        self.path = torch.from_numpy(np.concatenate(paths)).to(device)  # (p,)
-        self.new_bounds = bounds(new).to(device)  # (c + 1,)
-        self.path_bounds = bounds(lengths).to(device)  # (c + 1,)
-        self.most_new = max(new)
-        self.longest = max(lengths)
-
-
-def bounds(lengths):
-    """Where stretches of these lengths begin, and the last one ends, in int32."""
-    return torch.tensor([0, *lengths]).cumsum(0).int()
+    def end_to_end(self):
+        """All paths end to end (p,), and of new tokens and of paths, as flash attention takes them, where each
+        conversation's begin and the last one's end, (c + 1,) int32, and how many there are of one at most."""
+        path = torch.from_numpy(np.concatenate(self.paths))
+        counts = [self.new, [len(path) for path in self.paths]]
+        bounds = [torch.tensor([0, *of_kind]).cumsum(0).int().to(self.device) for of_kind in counts]
+        return path.to(self.device), *bounds, *map(max, counts)
 
 
 class Stretch:
     """The new tokens of s conversations, at most n each, and their paths of at most m tokens.
 
-    Padded to (s, n) and (s, m), for attention alone; group_paths puts those together whose numbers
-    are alike.
+    Padded to (s, n) and (s, m), for attention alone.
     """
 
     def __init__(self, paths, new, device):
@@ -110,15 +102,6 @@ class Stretch:
         return self.masks[window, additive]
 
 
-def group_paths(paths, new, device):
-    """Stretches of conversations that bring about as many tokens to beginnings of about one length."""
-    alike = {}
-    for path, count in zip(paths, new):
-        key = count.bit_length(), count < len(path) and len(path).bit_length()
-        alike.setdefault(key, []).append((path, count))
-    return [Stretch(*zip(*group), device) for group in alike.values()]
-
-
 def own_kernel(model, eager):
     """The attention that the model would use for itself. InputError: it has none of its own."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -150,7 +133,7 @@ def attend_along_paths(
     if packing is None:
         raise InputError("this model does not hand on how its conversations are packed: use --no-share")
     if not packing.additive and flash_takes(query, value):
-        attended = attend_at_once(query, key, value, packing.lengths, scaling, sliding_window)
+        attended = attend_at_once(query, key, value, packing.end_to_end, scaling, sliding_window)
         return attended.unsqueeze(0), None
     # as values: where precision is mixed, queries are float32 and what kernels return is not
     result = value.new_empty(query.shape[2], query.shape[1], value.shape[3])  # (t, heads, width)
@@ -187,21 +170,20 @@ def flash_takes(query, value):
     return half and fits and on_nvidia and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
-def attend_at_once(query, key, value, lengths, scaling, window):
-    """All conversations of a pass, without padding and masks. window: tokens that one sees, None = all.
+def attend_at_once(query, key, value, end_to_end, scaling, window):
+    """All conversations of a pass, without padding and masks. end_to_end: of its Packing; window: tokens that
+    one sees, None = all.
 
     (1, heads, t, width) -> (t, heads, width)
     """
+    path, *lengths = end_to_end
     before = window - 1 if window else -1  # -1: all
     # as torch's own varlen_attn calls it, which before torch 2.12 refuses fewer heads of keys than of queries
     attended, *_ = torch.ops.aten._flash_attention_forward(
         by_token(query),
-        by_token(key).index_select(0, lengths.path),  # (p, heads, width)
-        by_token(value).index_select(0, lengths.path),  # (p, heads, width)
-        lengths.new_bounds,
-        lengths.path_bounds,
-        lengths.most_new,
-        lengths.longest,
+        by_token(key).index_select(0, path),  # (p, heads, width)
+        by_token(value).index_select(0, path),  # (p, heads, width)
+        *lengths,
         0.0,  # dropout
         not window,  # causal from the common end; a window says the same, and how far back
         return_debug_mask=False,

@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -111,10 +112,7 @@ def paths_of(batch):
 
 def members_of(batch):
     """The numbers of the conversations of a batch, in the order of their vectors."""
-    numbers = []
-    for tree in batch:
-        numbers.extend(tree.members)
-    return numbers
+    return [*chain.from_iterable(tree.members for tree in batch)]
 
 
 def split_batch(batch):
@@ -126,9 +124,7 @@ def split_batch(batch):
     if len(tree.members) == 1:
         size = len(tree.tokens)
         raise InputError(f"no memory for a conversation of {size} tokens; --max_length shortens it")
-    ids = {}
-    for number, path in zip(tree.members, tree.paths):
-        ids[number] = tree.tokens_along(path)
+    ids = dict(zip(tree.members, map(tree.tokens_along, tree.paths)))
     middle = len(tree.members) // 2
     return pack_trees(tree.members[:middle], ids), pack_trees(tree.members[middle:], ids)
 
