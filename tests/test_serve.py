@@ -24,7 +24,7 @@ from verl_reward import compute_score
 
 from lore.common import InputError
 from lore.fit.basis import Basis, load_basis, save_basis
-from lore.text.conversations import exchange
+from lore.text.conversations import distinct, exchange
 from lore.text.tokens import Tokeniser
 
 TURN = "{% for m in messages %}"
@@ -213,8 +213,9 @@ class TableEncoder:
     def __init__(self, table):
         self.table = table
 
-    def embed_counted(self, unique, tally):
-        return self.table[: len(unique)]
+    def embed_distinct(self, talks, tally):
+        unique, rows = distinct(talks)
+        return self.table[: len(unique)], rows
 
 
 def test_each_query_is_worth_what_it_is_to_its_own_user():

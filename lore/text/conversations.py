@@ -258,10 +258,6 @@ def find_file(source, name):
         return Path(hf_hub_download(source, name, repo_type="dataset"))
 
 
-def first_line(error):
-    return str(error).strip().split("\n", 1)[0]
-
-
 def data_files(paths):
     """The files to read, by name: no hidden ones (macOS lays "._NAME" beside each), none of the same content twice."""
     first_of = {}

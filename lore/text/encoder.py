@@ -15,7 +15,7 @@ from tqdm import tqdm
 from lore.common import InputError, pick_device, require
 from lore.text.attention import Packing, own_kernel, use_attention_along_paths
 from lore.text.checkpoint import Checkpoint, count_positions, rotary_switch
-from lore.text.conversations import distinct, first_line, text_bytes
+from lore.text.conversations import distinct, text_bytes
 from lore.text.packing import (
     batch_trees,
     count_computed,
@@ -165,10 +165,6 @@ class Encoder:
         rows = self.model.get_input_embeddings().weight.shape[0]
         return Tokeniser(self.name, self.tokenizer, self.pooling, longest, rows)
 
-    @cached_property
-    def kernel(self):
-        return own_kernel(self.model, eager=self.attention == "eager")
-
     # --------------------------------------------------------------------------------- batches ---
 
     def prepare(self, conversations):
@@ -217,7 +213,8 @@ class Encoder:
         except FAILURES as error:
             if out_of_memory(error):
                 raise
-            reason = f"{type(error).__name__}: {first_line(error)}"
+            first_line, _, _ = str(error).strip().partition("\n")
+            reason = f"{type(error).__name__}: {first_line}"
             if "packing" in inputs:
                 told = f"takes no packed conversations ({reason}): use --no-share"
             else:
@@ -236,7 +233,8 @@ class Encoder:
             tokens.extend(tree.tokens)
             depth.extend(tree.depth)
             new.extend(tree.new)
-        packing = Packing(paths, new, self.device, self.kernel, additive=self.attention == "eager")
+        eager = self.attention == "eager"
+        packing = Packing(paths, new, self.device, own_kernel(self.model, eager), additive=eager)
         states = self.call(
             self.model.base_model,
             input_ids=torch.tensor([tokens], device=self.device),  # (1, t)
@@ -349,21 +347,17 @@ class Encoder:
         """
         unique, row_of = distinct(conversations)
         first = dict(zip(row_of[::-1], (lines or [])[::-1]))
-        return self.embed_counted(unique, tally, first), torch.tensor(row_of)
-
-    def embed_counted(self, unique, tally, lines=None):
-        """Vectors of distinct conversations, (c, d); lines: {number: where it stands}."""
         parts = split_into_parts(unique, self.packs)
         texts = [[unique[i] for i in rows] for rows in parts]
         table = torch.empty(len(unique), self.num_features, dtype=self.dtype)
         for rows, part, embedded in zip(parts, texts, self.embed_parts(texts, tally)):
             for number in embedded.left_out[:1]:
-                where = f"{lines[rows[number]]}: " if lines else ""
+                where = f"{first[rows[number]]}: " if first else ""
                 limit = f"more than {self.tokeniser.longest} tokens (--max_length)"
                 reply = part[number][-1]["content"]
                 raise ReplyTooLong(f"{where}{limit} for the reply alone: {reply[:60]!r}")
             table[rows] = embedded.table
-        return table
+        return table, torch.tensor(row_of)
 
 
 def encoder_of(args):
