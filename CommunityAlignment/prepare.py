@@ -20,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from lore.common import progress, require, require_apart, start
+from lore.common import progress, require, start
 from lore.settings import settings
 from lore.splits import require_replaceable
 from lore.text import encoder_settings
@@ -108,14 +108,11 @@ def main():
     if not path.is_file():
         require(path.suffix not in (".csv", ".parquet", ".gz"), f"{path} is no file")
         path = find_file(args.source, FILE)
-    written = [args.data / f"comparisons.{kind}" for kind in ("safetensors", "parquet")]
-    require_apart(written, [path])
-    require_replaceable(args.data / "comparisons")
+    require_replaceable(args.data / "comparisons", path)
     wanted = [*COLUMNS, BALANCED] if args.balanced else COLUMNS
     reader = read_parquet if path.suffix.lower() == ".parquet" else read_csv
     frame = pd.DataFrame(read(reader(path, wanted), args))
     encoder = encoder_of(args)
-    args.data.mkdir(parents=True, exist_ok=True)
     made_from = content_hash(path).hex()
     # a choice stays or goes whole where a reply is too long
     embed_split(args.data / "comparisons", frame, encoder, made_from=made_from, whole="turn")

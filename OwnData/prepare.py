@@ -23,7 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from lore.common import require, require_apart, start
+from lore.common import require, start
 from lore.settings import settings
 from lore.splits import require_replaceable
 from lore.text import encoder_settings
@@ -41,7 +41,9 @@ limit = 0  # only the first N comparisons, for a smoke test; 0 = all
 
 
 def records(judgements):
-    """Comparisons as records for a data frame; prints what is kept and what is left out."""
+    """Comparisons as a data frame; prints what is kept and what is left out."""
+    import pandas as pd
+
     side, prompt_id = attrgetter("side"), attrgetter("prompt_id")
     some = "some rows have a split and some have none"
     require_one(judgements, lambda _: None, lambda judged: judged.side is not None, some)
@@ -51,16 +53,11 @@ def records(judgements):
     require_one(
         judgements, prompt_key, prompt_id, "the same prompt: give both one id, or leave prompt_id out"
     )
-    unique = []
-    for row in first_times(judgements):
-        judgement = judgements[row]
-        ids = {"user_id": judgement.user_id, "prompt": judgement.prompt_id, "side": judgement.side}
-        replies = {"chosen": judgement.chosen, "rejected": judgement.rejected}
-        unique.append({**ids, "row": row, **replies})
-    users = {judgement.user_id for judgement in judgements}
-    prompts = {judgement.prompt_id for judgement in judgements}
-    print(f"{len(unique)} comparisons by {len(users)} people on {len(prompts)} prompts")
-    return unique
+    rows = first_times(judgements)
+    frame = pd.DataFrame(judgements).rename(columns={"prompt_id": "prompt"}).iloc[rows].assign(row=rows)
+    people, prompts = frame["user_id"].nunique(), frame["prompt"].nunique()
+    print(f"{len(frame)} comparisons by {people} people on {prompts} prompts")
+    return frame[["user_id", "prompt", "side", "row", "chosen", "rejected"]]
 
 
 def require_one(judgements, key, value, words):
@@ -74,17 +71,11 @@ def require_one(judgements, key, value, words):
 
 def main():
     args = settings(globals(), encoder_settings)
-    import pandas as pd
-
     require(args.source, "which comparisons? name their file with --source")
-    kinds = ("safetensors", "parquet")
-    require_apart([args.data / f"comparisons.{kind}" for kind in kinds], [args.source])
-    require_replaceable(args.data / "comparisons")
+    require_replaceable(args.data / "comparisons", args.source)
     judgements = read_judgements(args.source, args.columns)
     encoder = encoder_of(args)
-    # a folder that cannot be made is better known before the embedding
-    args.data.mkdir(parents=True, exist_ok=True)
-    frame = pd.DataFrame(records(judgements)[: args.limit or None])
+    frame = records(judgements)[: args.limit or None]
     embed_split(args.data / "comparisons", frame, encoder, made_from=hash_of(judgements))
     print(f"embedded comparisons are in {args.data}")
 

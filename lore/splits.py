@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lore.common import InputError, require, told_as, written_whole
+from lore.common import InputError, require, require_apart, told_as, written_whole
 
 TABLE_ROWS = 8192  # embeddings handled at a time, so that a table is never copied whole
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
@@ -132,12 +132,14 @@ def read_table(path, made_by):
     return table, head, header
 
 
-def require_replaceable(path):
-    """InputError where PATH.parquet is a table of the user's own, which would be lost."""
+def require_replaceable(path, read):
+    """InputError where a Split cannot be written to PATH: see require_apart; PATH.parquet is there, a table of
+    the user's own, which would be lost. read: path of what it is made of."""
     import pyarrow
     import pyarrow.parquet
 
     file = Path(f"{path}.parquet")
+    require_apart([f"{path}.safetensors", file], [read])
     try:
         schema = pyarrow.parquet.read_schema(file)
         ours = pyarrow.types.is_integer(schema.field("chosen").type)  # rows of embeddings, no texts
