@@ -132,7 +132,6 @@ def main():
     output = args.results / f"eval_rb2{selected}"
     heads, learned_on = wanted_heads(args, encoder)
     args.results.mkdir(parents=True, exist_ok=True)
-    args.data.mkdir(parents=True, exist_ok=True)
     split = embedded(path, rows, encoder)
     if split.head is not None:
         heads = {REFERENCE: split.head[:, 0], **heads}

@@ -131,7 +131,6 @@ def main():
     args = settings(globals())
     possible = 0 < args.seen_fraction < 1 and 0 < args.train_fraction < 1
     require(possible, "seen_fraction and train_fraction lie between 0 and 1")
-    args.data.mkdir(parents=True, exist_ok=True)
     users = read_users(find_file(args.source, "survey.jsonl"))
     dialogues = read_dialogues(find_file(args.source, "conversations.jsonl"), users)
     print(f"{len(dialogues)} dialogues by {sum(map(bool, users.values()))} users")

@@ -94,7 +94,6 @@ def main():
     import pandas as pd
 
     encoder = encoder_of(args)
-    args.data.mkdir(parents=True, exist_ok=True)
     sides = {}
     questions = []
     for side in ("train", "test"):

@@ -92,11 +92,10 @@ def defaults_of(*modules, **changed):
 
 
 def output_of(args, name):
-    """RESULTS/NAME, of planted people RESULTS/NAME_synthetic; the folder is made before the fits.
+    """RESULTS/NAME, of planted people RESULTS/NAME_synthetic.
 
     InputError: what will be written there cannot be.
     """
     output = args.results / (f"{name}_synthetic" if args.synthetic else name)
     require_apart([f"{output}.json", f"{output}.png"], [])
-    args.results.mkdir(parents=True, exist_ok=True)
     return output
