@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lore.common import InputError, require
+from lore.common import InputError, require, told_as
 from lore.fit.comparisons import Comparisons
 from lore.fit.groups import Groups, names_of, print_groups
 from lore.fit.planted import Planted, drawn_from, planted_rewards, planted_turns
@@ -52,11 +52,10 @@ def load(folder):
     """The embedded dialogues and their split. InputError: missing, damaged, of other dialogues."""
     path = folder / "prism_split_ids_50.json"
     require(path.exists(), f"{path} is missing; make it with: {PREPARE} && {GENERATE}")
-    try:
+    again = f"make it again with: {PREPARE}"
+    with told_as(f"{path} is damaged", ValueError, TypeError, KeyError, then=again):
         written = json.loads(path.read_text("utf-8-sig"))
         ids = {name: written[name] for name in SPLIT_KEYS}
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is damaged ({error!r}); make it again with: {PREPARE}") from error
     prism = load_split(folder / "prism", f"{PREPARE} && {GENERATE}", needed=["user_id", "dialogue"])
     texts = folder / "dialogues.jsonl"
     if texts.exists() and hashlib.sha256(texts.read_bytes()).hexdigest() != prism.made_from:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lore.common import InputError, require
+from lore.common import require, told_as
 from lore.fit.basis import load_basis
 from lore.text.conversations import fetch_rows, read_rows
 from lore.upstream_values import as_list, content_key, whole_number
@@ -108,19 +108,15 @@ def columns(V):
 
 def load_plain(path, num_features):
     """V (d, K) of a .pt or .npy file that holds nothing else, or a dictionary with it. No code is run."""
-    try:
+    plain = f"{path} does not hold a plain tensor V of shape (d, K)"
+    with told_as(f"{path} cannot be read", OSError), told_as(plain, *UNUSABLE):
         if Path(path).suffix == ".pt":
             V = torch.load(path, map_location="cpu", weights_only=True)
         else:
             V = np.load(path, allow_pickle=False)
         V = torch.as_tensor(V["V"] if isinstance(V, dict) else V).detach()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    except UNUSABLE as error:
-        reason = (str(error).strip() or "an empty file").splitlines()[0]
-        raise InputError(f"{path} does not hold a plain tensor V of shape (d, K): {reason}") from error
     numbers = V.ndim in (1, 2) and V.numel() and not V.is_complex()
-    require(numbers, f"{path} does not hold a plain tensor V of shape (d, K), but {tuple(V.shape)} {V.dtype}")
+    require(numbers, f"{plain}, but {tuple(V.shape)} {V.dtype}")
     if V.shape == (1, num_features):
         return V.float().T  # as score.weight of a model
     return V.float().reshape(len(V), -1)  # (d,) or (d, K) -> (d, K)
