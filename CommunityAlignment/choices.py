@@ -6,7 +6,7 @@ import numpy as np
 
 from lore.fit.evaluation import ANOTHER, LORE, TESTED, Outcomes, score_cells
 from lore.report.statistics import by_user, summarise
-from lore.report.text_tables import accuracy_table, print_aligned, print_table
+from lore.report.text_tables import accuracy_table, accuracy_text, print_aligned, print_table
 
 LEAST_PEOPLE = 30  # of one kind, below which nothing is said of it
 PLURALITY = "plurality of others"
@@ -155,8 +155,8 @@ def consistency(frame):
     return {"share": share, "choices": len(same), "people": turns[again]["user_id"].nunique()}
 
 
-def by_trait(cell, frame, traits, least=LEAST_PEOPLE):
-    """{rows: of each value of a trait that `least` unseen people or more have, accuracy per pair with its
+def by_trait(cell, frame, traits):
+    """{rows: of each value of a trait that LEAST_PEOPLE unseen people or more have, accuracy per pair with its
     interval, and their mean mixture; too_few: [trait and value, people] of the others}, and of which fit.
 
     cell: of one fit; frame: everybody's pairs, with the columns of `traits`, "" = not said; what a
@@ -170,7 +170,7 @@ def by_trait(cell, frame, traits, least=LEAST_PEOPLE):
         for answer in sorted({*value} - {""}):
             said_it = value == answer
             people = int(said_it.sum())
-            if people < least:
+            if people < LEAST_PEOPLE:
                 few.append([f"{trait} {answer}", people])
                 continue
             of_kind = narrowed(cell, {"unseen": said_it[cell.outcomes["unseen"].user]})
@@ -211,10 +211,8 @@ def print_traits(report):
     fit = "unseen people of one fit: seed {seed}, K = {K}, alpha = {alpha:g}".format(**report["fit"])
     lines = [[fit, "people", "accuracy per pair", "mean mixture"]]
     for row in report["rows"]:
-        interval = [100 * value for value in row["unseen_interval"]]
-        accuracy = "{:.1f} [{:.1f}, {:.1f}]".format(100 * row["unseen"], *interval)
         mixture = " ".join(f"{share:.2f}" for share in row["mixture"])
-        lines.append([row["kind"], str(row["people"]), accuracy, mixture])
+        lines.append([row["kind"], str(row["people"]), accuracy_text(row, "unseen").strip(), mixture])
     print()
     print_aligned(lines)
     few = len(report["too_few"])

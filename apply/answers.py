@@ -70,7 +70,7 @@ class Answers:
 
     def read(self):
         """What the files say, read where they are others than before, whoever has changed them."""
-        if self.stamps == [stamp_of(self.path), stamp_of(self.aside)]:
+        if self.stamps == self.stamps_now():
             return
         self.mend(self.aside)  # first: what is cut off the other goes behind it
         self.mend(self.path)
@@ -84,7 +84,12 @@ class Answers:
                 self.unsure.append(row)
             elif said in self.unsure:
                 self.unsure.remove(said)
-        self.stamps = [stamp_of(self.path), stamp_of(self.aside)]
+        self.stamps = self.stamps_now()
+
+    def stamps_now(self):
+        """What is another where a file has changed. OSError: it is not there."""
+        files = map(os.stat, (self.path, self.aside))
+        return [(file.st_ino, file.st_size, file.st_mtime_ns) for file in files]
 
     def next_time(self):
         """Now, but after all that was answered before, whatever became of the clock."""
@@ -147,14 +152,6 @@ def is_ours(row):
 
 def now():
     return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def stamp_of(path):
-    """What is another where a file has changed; None where it is not there."""
-    if not path.exists():
-        return None
-    status = os.stat(path)
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def in_bytes(row):

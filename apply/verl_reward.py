@@ -14,6 +14,7 @@ Older versions of verl name the settings without `reward.`.
 import json
 import urllib.error
 import urllib.request
+from operator import methodcaller
 
 URL = "http://127.0.0.1:8000"
 SECONDS = 600  # for one answer, which may wait for others
@@ -30,16 +31,12 @@ def compute_score(data_source, solution_str, ground_truth, extra_info, url=URL, 
     prompt = extra_info["prompt"]
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
+    # tolist: a table of NumPy may hold the prompt
     query = [*prompt, {"role": "assistant", "content": solution_str}]
-    body = json.dumps({"query": [query], "labels": [extra_info["user_id"]]}, default=as_python)
+    body = json.dumps({"query": [query], "labels": [extra_info["user_id"]]}, default=methodcaller("tolist"))
     try:
         with urllib.request.urlopen(f"{url}/get_reward", body.encode(), timeout=SECONDS) as reply:
             answer = json.load(reply)
     except urllib.error.HTTPError as error:
         raise ValueError(json.load(error)["error"]) from error
     return {"score": answer["rewards"][0]} | answer["extra_logs"]
-
-
-def as_python(value):
-    """What a table of NumPy holds, as JSON has it."""
-    return value.tolist()

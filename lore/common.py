@@ -7,6 +7,7 @@ import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from safetensors import SafetensorError
@@ -214,24 +215,16 @@ def written_whole(path):
 # ------------------------------------------------------------------------------------------------
 
 
-class LogLines:
-    """A stream without a terminal, for a bar that believes it can draw over its last line."""
-
-    def __init__(self, stream):
-        self.stream = stream
-
-    def write(self, text):
-        if text.strip():
-            self.stream.write(text.strip() + "\n")
-
-    def flush(self):
-        self.stream.flush()
-
-
 def progress(steps, text, **options):
     """A tqdm bar for whatever takes longer than a few seconds; in a log file a line now and then."""
-    if not sys.stderr.isatty():
-        seconds = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS}
-        options = options | seconds | {"file": LogLines(sys.stderr)}
+    stream = sys.stderr
+    if not stream.isatty():
+
+        def write(text):  # the bar believes that it can draw over its last line
+            if text.strip():
+                stream.write(text.strip() + "\n")
+
+        lines = SimpleNamespace(write=write, flush=stream.flush)
+        options = options | {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS, "file": lines}
     options = {"delay": QUIET_SECONDS, "leave": False} | options
     return tqdm(steps, desc=text, disable=rank() > 0, **options)

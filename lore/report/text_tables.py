@@ -225,7 +225,7 @@ def ranks_text(rows):
     return ", ".join(map(str, ranks))
 
 
-def accuracy_text(row, name, over):
+def accuracy_text(row, name, over=None):
     """Mean, its spread over seeds, splits or trials, and, for what was held out, its interval."""
     text = f"{100 * row[name]:5.1f}"
     if over:

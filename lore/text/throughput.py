@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 
 from lore.common import progress
 from lore.processes import summed
@@ -31,7 +32,7 @@ class Tally:
 
     def __init__(self, size):
         """size: bytes of text that are to come."""
-        self.counts = dict.fromkeys(("texts", "plain", "tokens", "padded", *NOTES), 0)
+        self.counts = Counter(dict.fromkeys(("texts", "plain", "tokens", "padded", *NOTES), 0))
         self.size = size
         self.start = -math.inf  # of a process that has no part
         self.bar = None
@@ -48,8 +49,7 @@ class Tally:
             self.start = time.monotonic()
             options = {"unit": "B", "unit_scale": True, "mininterval": 1}
             self.bar = progress(None, "embedding", total=self.size, **options)
-        for name, number in counts.items():
-            self.counts[name] += number
+        self.counts.update(counts)
 
     def advance(self, counts, conversations):
         """Count a batch that is computed, and move the bar by its text."""
