@@ -20,7 +20,6 @@ import io
 import itertools
 import random
 import tempfile
-from collections import Counter
 from contextlib import redirect_stdout
 
 import torch
@@ -30,8 +29,7 @@ from prism import QUESTION_TOKENS, REPLY_TOKENS, dialogues
 from lore.common import require, start
 from lore.text.conversations import distinct, exchange, read_rows
 from lore.text.encoder import Encoder
-from lore.text.packing import split_into_parts
-from lore.text.throughput import count_tokens
+from lore.text.throughput import Tally
 
 WORDS = 8000
 PRECISIONS = ("float32", "bfloat16", "mixed")
@@ -146,16 +144,6 @@ def plain_vector(encoder, text):
     return states[0, -1].cpu()
 
 
-def tokens_computed(encoder, conversations):
-    """Tokens as trees, plain = each conversation by itself, padded, as embed has batched them: {name: sum}."""
-    sums = Counter()
-    for rows in split_into_parts(conversations, together=True):
-        part = [conversations[i] for i in rows]
-        for batch in encoder.prepare(part).batches:
-            sums.update(count_tokens(batch, padded=False))
-    return sums
-
-
 def quietly_timed(function, *arguments):
     with redirect_stdout(io.StringIO()):
         return timed(function, *arguments)
@@ -163,14 +151,13 @@ def quietly_timed(function, *arguments):
 
 def measure_round(plain, encoder, texts):
     """Seconds of every text of every comparison one at a time, of those that had not come before, and ours;
-    the largest difference of a coordinate between the two ways; tokens_computed: {name: number}."""
+    the largest difference of a coordinate between the two ways; counts of a Tally: {name: number}."""
     vectors, spent = zip(*(timed(plain_vector, plain, text) for text in texts))
-    table, ours = quietly_timed(encoder.embed, texts)
-    conversations, rows = distinct(texts)
-    once = sum(dict(zip(rows[::-1], spent[::-1])).values())  # the first time of each
-    error = (table - torch.stack(vectors)).abs().max().item()
-    numbers = {"every": sum(spent), "once": once, "ours": ours, "error": error}
-    return numbers | tokens_computed(encoder, conversations)
+    with Tally(0) as tally:
+        (table, rows), ours = timed(encoder.embed_distinct, texts, tally)
+    once = sum(dict(zip(rows.tolist()[::-1], spent[::-1])).values())  # the first time of each
+    error = (table[rows] - torch.stack(vectors)).abs().max().item()
+    return {"every": sum(spent), "once": once, "ours": ours, "error": error, **tally.counts}
 
 
 def measure_data_set(name, plain, encoder, args):

@@ -3,9 +3,10 @@
 import numpy as np
 
 from lore.common import written_whole
+from lore.fit.evaluation import TESTED
 from lore.report.pictures import empty_figure
 from lore.report.statistics import paired_difference, summarise
-from lore.report.text_tables import difference_text, print_aligned
+from lore.report.text_tables import Table, accuracy_text, difference_text, print_table
 from rivals.ours import COMMON, HEAD
 
 RESAMPLES = 2000  # of the data sets, for the interval of a mean place
@@ -89,7 +90,7 @@ def mean_places(tables):
 
 
 def print_rows(data_set, rows):
-    lines = [[data_set, *COLUMNS]]
+    lines = []
     reasons = []
     for row in rows:
         texts = [""] * len(COLUMNS)
@@ -98,28 +99,21 @@ def print_rows(data_set, rows):
         else:
             texts = row_texts(row)
         lines.append([row["method"], *texts])
-    print_aligned(lines)
-    for reason in reasons:
-        print(reason)
+    print_table(Table([data_set, *COLUMNS], lines, reasons))
     print(flush=True)
 
 
 def row_texts(row):
-    texts = []
-    for group in ("seen", "unseen"):
-        if group in row:
-            low, high = row[f"{group}_interval"]
-            texts.append(f"{100 * row[group]:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
-        else:
-            texts.append(ABSENT)
-    texts.append(difference_text(row["over_common"]))
-    texts.append(log_loss_text(row))
-    texts.append(f"{row['seconds']:.1f}")
     new = row["milliseconds_new"]
-    texts.append(ABSENT if new is None else f"{new:.1f}")
-    texts.append(ABSENT if row["numbers"] is None else str(row["numbers"]))
-    texts.append(" ".join(map(str, row["ranks"])) or ABSENT)
-    return texts
+    return [
+        *(accuracy_text(row, group).strip() if group in row else ABSENT for group in TESTED),
+        difference_text(row["over_common"]),
+        log_loss_text(row),
+        f"{row['seconds']:.1f}",
+        ABSENT if new is None else f"{new:.1f}",
+        ABSENT if row["numbers"] is None else str(row["numbers"]),
+        " ".join(map(str, row["ranks"])) or ABSENT,
+    ]
 
 
 def log_loss_text(row):

@@ -13,7 +13,8 @@ import torch
 from measure import ROOT
 
 from lore.common import told_as, written_whole
-from lore.fit.evaluation import Cell, Outcomes, share_right
+from lore.fit.evaluation import Cell, Outcomes
+from lore.report.statistics import by_user
 from rivals import Entry
 
 
@@ -71,15 +72,13 @@ def load_part(path, groups):
 
 
 def entry_of_row(row, seed, facts, stored, groups):
-    accuracy = {}
     outcomes = {}
     users = {}
     for name, (right, log_loss, error) in stored.items():
         group = getattr(groups, name)
         users[name] = group.user_ids
-        right = torch.tensor(right).double()
-        accuracy[name] = share_right(right, group.user.cpu(), len(group.user_ids)).numpy()
         choice = None if group.choice is None else group.choice.cpu().numpy()
-        arrays = (group.user.cpu().numpy(), group.item.numpy(), right.numpy(), np.array(log_loss))
+        arrays = (group.user.cpu().numpy(), group.item.numpy(), np.array(right, float), np.array(log_loss))
         outcomes[name] = Outcomes(*arrays, error, choice)
+    accuracy = {name: by_user(of_group.user, of_group.right) for name, of_group in outcomes.items()}
     return Entry(Cell(seed, None, row, accuracy, users, outcomes=outcomes), *facts)
