@@ -9,64 +9,44 @@ from tiny import NO_SYSTEM, TALKS, a_model, assert_own_passes, by_itself, dialog
 from lore.common import InputError
 from lore.text.conversations import exchange
 
-WINDOW_AND_ALL = ["sliding_attention", "full_attention", "sliding_attention"]
+WINDOW = {"head_dim": 8, "sliding_window": 8}
+WINDOW_AND_ALL = WINDOW | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 
 
 @pytest.mark.parametrize(
-    "architecture, options",
+    "family, options",
     [
-        ("LlamaForSequenceClassification", {}),
-        ("Qwen2ForSequenceClassification", {}),
-        ("Qwen3ForSequenceClassification", {"head_dim": 8}),
-        ("MistralForSequenceClassification", {"sliding_window": 8}),
-        ("GemmaForSequenceClassification", {"head_dim": 8}),
-        (
-            "Gemma2ForSequenceClassification",
-            {"head_dim": 8, "sliding_window": 8, "attn_logit_softcapping": 2.0},
-        ),
-        (
-            "Gemma3TextForSequenceClassification",
-            {"head_dim": 8, "sliding_window": 8, "layer_types": WINDOW_AND_ALL},
-        ),
+        ("Llama", {}), ("Qwen2", {}), ("Qwen3", {"head_dim": 8}), ("Mistral", {"sliding_window": 8}),
+        ("Gemma", {"head_dim": 8}), ("Gemma2", WINDOW | {"attn_logit_softcapping": 2.0}),
+        ("Gemma3Text", WINDOW_AND_ALL),
     ],
-)
-def test_any_decoder_gives_every_vector_of_its_own_pass(architecture, options, tokenizer, tmp_path, capsys):
-    """Windows, capped attention, more query heads than keys, pad = end token, no system prompt, padding on the left."""
+)  # fmt: skip
+def test_any_decoder_gives_every_vector_of_its_own_pass(
+    family, options, tokenizer, tmp_path, capsys, monkeypatch
+):
+    """Windows, capped attention, more query heads than keys, pad = end token, no system prompt, padding on the left;
+    and what a GPU computes in half precision, with flash attention's meaning in place of its kernel."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.padding_side, tokenizer.chat_template = "left", NO_SYSTEM
     assert tokenizer.pad_token == tokenizer.eos_token
+    architecture = f"{family}ForSequenceClassification"
     a_model(architecture, tmp_path, tokenizer, pad_token_id=tokenizer.pad_token_id, **options)
-    talks = [*dialogue(3), *TALKS]
+    talks = [*dialogue(3), *TALKS, TALKS[0]]
     packed, plain = (encoder(tmp_path, share=share, batch_tokens=400) for share in (True, False))
     for model in (packed, plain):
         table = assert_own_passes(model, talks)
-    said = "this model caps its attention" in capsys.readouterr().out
-    assert said == ("attn_logit_softcapping" in options)
+    capped = "this model caps its attention" in capsys.readouterr().out
+    assert capped == ("attn_logit_softcapping" in options)
     inputs = torch.tensor(packed.tokeniser.tokens(talks[:1])[0][0][None])
     with torch.no_grad():
         logit = by_itself(packed)(input_ids=inputs).logits
     assert (table[0] @ packed.head).item() == pytest.approx(logit.item(), abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    "architecture, options",
-    [
-        ("LlamaForSequenceClassification", {}),
-        ("Qwen3ForSequenceClassification", {"head_dim": 8}),
-        ("MistralForSequenceClassification", {"sliding_window": 8}),
-    ],
-)
-def test_one_call_for_all_lengths_gives_the_same_vectors(
-    architecture, options, tokenizer, tmp_path, monkeypatch
-):
-    """What a GPU computes in half precision, with flash attention's meaning in place of its kernel."""
-    model = encoder(a_model(architecture, tmp_path, tokenizer, **options), batch_tokens=400)
     calls = []
     monkeypatch.setattr("lore.text.attention.flash_takes", lambda query, value: True)
     kernel = "torch.ops.aten._flash_attention_forward"
     monkeypatch.setattr(kernel, lambda *a, **b: calls.append(1) or (flash(*a, **b), None))
-    assert_own_passes(model, [*dialogue(3), *TALKS, TALKS[0]])
-    assert calls
+    assert_own_passes(packed, talks)
+    assert capped != bool(calls)
 
 
 def flash(
@@ -90,18 +70,17 @@ def flash(
 
 
 def test_a_model_whose_attention_cannot_be_replaced_says_so(reward_model, monkeypatch, tokenizer, tmp_path):
-    bidirectional = a_model(
-        "GemmaForSequenceClassification", tmp_path, tokenizer, head_dim=8, is_causal=False
-    )
-    monkeypatch.setattr("transformers.models.gemma.modeling_gemma.GemmaAttention.forward", blind_attention)
-    with pytest.raises(InputError, match="depends on what is computed beside it; use --no-share"):
-        encoder(bidirectional).embed(TALKS)
+    from transformers.models.gemma.modeling_gemma import GemmaAttention
     from transformers.models.llama.modeling_llama import LlamaModel
 
+    options = {"head_dim": 8, "is_causal": False}
+    bidirectional = a_model("GemmaForSequenceClassification", tmp_path, tokenizer, **options)
+    monkeypatch.setattr(GemmaAttention, "forward", blind_attention)
+    with pytest.raises(InputError, match="depends on what is computed beside it; use --no-share"):
+        encoder(bidirectional).embed(TALKS)
     forward = LlamaModel.forward
-    monkeypatch.setattr(
-        LlamaModel, "forward", lambda self, *args, packing=None, **kw: forward(self, *args, **kw)
-    )
+    deaf = lambda *arguments, packing=None, **options: forward(*arguments, **options)
+    monkeypatch.setattr(LlamaModel, "forward", deaf)
     with pytest.raises(InputError, match="does not hand on how its conversations are packed: use --no-share"):
         encoder(reward_model).embed(TALKS)
 

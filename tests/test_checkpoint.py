@@ -95,17 +95,17 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("change, words", WRONG)
-def test_weights_of_another_model_are_refused(reward_model, tmp_path, change, words):
+LAYERS = {"score.2.weight": torch.ones(1, 32), "score.0.weight": torch.ones(32, 32)}
+WRONG = [(*wrong, "score") for wrong in WRONG]
+for head in ("score", "score.0", "score.2"):
+    WRONG.append((lambda w: without(w, "score.") | LAYERS, r"nothing uses its score.[02]", head))
+
+
+@pytest.mark.parametrize("change, words, head", WRONG)
+def test_weights_of_another_model_are_refused(reward_model, tmp_path, change, words, head):
     folder = rewritten(reward_model, tmp_path / "model", change)
     with pytest.raises(InputError, match=words):
-        encoder(folder).embed(TALKS)
-
-
-def test_a_text_encoder_saved_from_inside_a_wrapper_is_refused(text_encoder, tmp_path):
-    folder = rewritten(text_encoder, tmp_path / "model", lambda w: prefixed(w, "student."))
-    with pytest.raises(InputError, match=r"it lacks embeddings\.word_embeddings.weight"):
-        encoder(folder, "mean").embed(TALKS)
+        encoder(folder, head_name=head).embed(TALKS)
 
 
 def test_weights_that_may_lack_or_be_left_over(reward_model, text_encoder, tmp_path):
@@ -122,14 +122,9 @@ def test_weights_that_may_lack_or_be_left_over(reward_model, text_encoder, tmp_p
     bare = rewritten(text_encoder, tmp_path / "bare", lambda w: without(w, "pooler."))
     expected = encoder(text_encoder, "mean").embed(TALKS)
     assert torch.equal(encoder(bare, "mean").embed(TALKS), expected)
-
-
-@pytest.mark.parametrize("head", ["score", "score.0", "score.2"])
-def test_a_head_of_several_layers_is_refused_whichever_is_named(reward_model, tmp_path, head):
-    layers = {"score.2.weight": torch.ones(1, 32), "score.0.weight": torch.ones(32, 32)}
-    folder = rewritten(reward_model, tmp_path / "head", lambda w: without(w, "score.") | layers)
-    with pytest.raises(InputError, match=r"nothing uses its score.[02]"):
-        encoder(folder, head_name=head).embed(TALKS)
+    folder = rewritten(text_encoder, tmp_path / "wrapped", lambda w: prefixed(w, "student."))
+    with pytest.raises(InputError, match=r"it lacks embeddings\.word_embeddings.weight"):
+        encoder(folder, "mean").embed(TALKS)
 
 
 def test_a_configuration_that_does_not_count_its_outputs(reward_model, tmp_path):
@@ -144,27 +139,21 @@ def test_a_configuration_that_does_not_count_its_outputs(reward_model, tmp_path)
 
 def test_chat_templates_by_name(reward_model, tmp_path):
     folder = shutil.copytree(reward_model, tmp_path / "model")
-    template = (folder / "chat_template.jinja").read_text()
-    clock = "{% if strftime_now('%Y') == '1999' %}x{% endif %}"
-
-    def embed_with(templates):
-        model = encoder(folder)
-        model.tokenizer.chat_template = model.checkpoint.choose_template(templates)
-        return model.embed(TALKS)
-
-    expected = encoder(reward_model).embed(TALKS)
-    assert torch.equal(embed_with({"default": template, "tool_use": "x"}), expected)
-    assert torch.equal(embed_with({"only": template}), expected)
+    choose = encoder(folder).checkpoint.choose_template
+    for templates in ({"default": "x", "tool_use": "y"}, {"only": "x"}):
+        assert choose(templates) == "x"
     with pytest.raises(InputError, match="no chat template called default, but rag, tool_use"):
-        embed_with({"tool_use": template, "rag": template})
+        choose({"tool_use": "x", "rag": "y"})
     with pytest.raises(InputError, match="no chat template"):
-        embed_with([template])
+        choose(["x"])
+    template = (folder / "chat_template.jinja").read_text()
     config = json.loads((folder / "tokenizer_config.json").read_text())
+    clock = "{% if strftime_now('%Y') == '1999' %}x{% endif %}"
     names = {"default": template + clock, "tool_use": "x"}
     config["chat_template"] = [{"name": key, "template": text} for key, text in names.items()]
     (folder / "chat_template.jinja").unlink()
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    assert torch.equal(encoder(folder).embed(TALKS), expected)
+    assert torch.equal(encoder(folder).embed(TALKS), encoder(reward_model).embed(TALKS))
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "config.json"])

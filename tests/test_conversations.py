@@ -10,7 +10,6 @@ from lore.common import InputError
 from lore.text import json_text
 from lore.text.conversations import data_files, distinct, exchange, fetch_rows, read_json_lines, read_rows
 
-TALKS = [exchange("the cat", "sat on the mat"), exchange("hello", "ok")]
 ROWS = [{"a": 1}, {"a": 2}]
 TEXT = '{"a": 1}\n{"a": 2}\n'
 
@@ -20,34 +19,32 @@ def packed(content):
 
 
 def test_repeats_are_found_and_lists_in_place_of_text_are_refused():
-    unique, rows = distinct([TALKS[0], TALKS[1], TALKS[0]])
-    assert unique == TALKS[:2] and rows == [0, 1, 0]
+    talks = [exchange("the cat", "sat on the mat"), exchange("hello", "ok")]
+    assert distinct([*talks, talks[0]]) == (talks, [0, 1, 0])
     with pytest.raises(InputError, match=r"content of a message is a list, not text: \"\['a', 'b'"):
         distinct([exchange("question", ["a", "b"])])
     with pytest.raises(InputError, match="half a character"):
         distinct([exchange("question", "a \udfff b")])
 
 
-@pytest.mark.parametrize(
-    "name, content",
-    [
-        ("plain.json", TEXT.encode()),
-        ("packed.jsonl.gz", packed(TEXT.encode())),
-        ("packed under a plain name.json", packed(TEXT.encode())),
-        ("plain under a packed name.json.gz", TEXT.encode()),
-        ("marked.json", TEXT.encode("utf-8-sig")),
-        ("marked and packed.json", packed(TEXT.encode("utf-8-sig"))),
-        ("joined.json", b"".join(line.encode("utf-8-sig") for line in TEXT.splitlines(True))),
-        ("wide.json", TEXT.encode("utf-16")),
-        ("windows.json", TEXT.replace("\n", "\r\n").encode()),
-    ],
-)
-def test_json_lines_however_they_are_stored(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    assert list(read_json_lines(tmp_path / name)) == [(1, ROWS[0]), (2, ROWS[1])]
+STORED = {
+    "plain.json": TEXT.encode(),
+    "packed.jsonl.gz": packed(TEXT.encode()),
+    "packed under a plain name.json": packed(TEXT.encode()),
+    "plain under a packed name.json.gz": TEXT.encode(),
+    "marked.json": TEXT.encode("utf-8-sig"),
+    "marked and packed.json": packed(TEXT.encode("utf-8-sig")),
+    "joined.json": b"".join(line.encode("utf-8-sig") for line in TEXT.splitlines(True)),
+    "wide.json": TEXT.encode("utf-16"),
+    "windows.json": TEXT.replace("\n", "\r\n").encode(),
+}
 
 
-def test_blank_lines_and_line_separators_of_unicode_are_no_rows(tmp_path):
+def test_json_lines_however_they_are_stored(tmp_path):
+    for name, content in STORED.items():
+        (tmp_path / name).write_bytes(content)
+        assert list(read_json_lines(tmp_path / name)) == [(1, ROWS[0]), (2, ROWS[1])], name
+    # blank lines and line separators of Unicode are no rows
     (tmp_path / "a.json").write_text('\n{"a": 1}\n  \n\n{"a": "x\u2028y\x85z"}\n\n', encoding="utf-8")
     assert list(read_json_lines(tmp_path / "a.json")) == [(2, ROWS[0]), (5, {"a": "x\u2028y\x85z"})]
     (tmp_path / "empty.json").write_text("")
@@ -127,6 +124,8 @@ def test_folders_of_datasets_are_read_split_by_split(tmp_path):
     for name in ("alone", "single", "single:train", "both:train", "both/train", "files"):
         source = f"{tmp_path}/{name}"
         assert [*read_rows(source)] == [(f"{source}, row {number}", row) for number, row in enumerate(ROWS)]
+    found = [*fetch_rows(str(tmp_path / "files"), split="train")]
+    assert found == [(f"{tmp_path}/files, train row {number}", row) for number, row in enumerate(ROWS)]
     (tmp_path / "empty").mkdir()
     for source, words in (
         (f"{tmp_path}/both", f"name a split as {tmp_path}/both:SPLIT, of train, test"),
@@ -155,12 +154,6 @@ def test_rows_of_a_table_are_counted_whatever_its_index(tmp_path):
     (tmp_path / "b.parquet").write_text("no table")
     with pytest.raises(InputError, match=r"b.parquet cannot be read: "):
         list(read_rows(tmp_path / "b.parquet"))
-
-
-def test_rows_of_a_loader_say_their_split(tmp_path):
-    (tmp_path / "test.jsonl").write_text(TEXT)
-    found = [*fetch_rows(str(tmp_path), split="test")]
-    assert found == [(f"{tmp_path}, test row {number}", row) for number, row in enumerate(ROWS)]
 
 
 def test_hidden_files_and_second_copies_are_not_read(tmp_path, capsys):

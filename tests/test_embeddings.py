@@ -13,14 +13,8 @@ from lore.text.encoder import Encoder
 
 
 def a_frame():
-    return pd.DataFrame(
-        {
-            "user_id": ["u", "v", "v"],
-            "prompt": ["p", "q", "p"],
-            "chosen": [TALKS[0], TALKS[1], TALKS[3]],
-            "rejected": [TALKS[3], TALKS[2], TALKS[0]],
-        }
-    )
+    sides = {"chosen": [TALKS[0], TALKS[1], TALKS[3]], "rejected": [TALKS[3], TALKS[2], TALKS[0]]}
+    return pd.DataFrame({"user_id": ["u", "v", "v"], "prompt": ["p", "q", "p"], **sides})
 
 
 def test_a_split_is_embedded_once(reward_model, tmp_path, monkeypatch, capsys):
@@ -29,16 +23,12 @@ def test_a_split_is_embedded_once(reward_model, tmp_path, monkeypatch, capsys):
     assert split.frame[["chosen", "rejected"]].to_numpy().tolist() == [[0, 2], [1, 3], [2, 0]]
     assert torch.equal(split.table, encoder(reward_model).embed([TALKS[i] for i in (0, 1, 3, 2)]))
     assert torch.equal(split.head, encoder(reward_model).head)
+    (tmp_path / "train.parquet").unlink()  # killed between the two files: made again
+    embed_split(tmp_path / "train", a_frame(), encoder(reward_model))
+    assert len(load_split(tmp_path / "train", "prepare").frame) == 3
     monkeypatch.setattr(Encoder, "forward", lambda *_: pytest.fail("embedded again"))
     embed_split(tmp_path / "train", a_frame(), encoder(reward_model))
     assert capsys.readouterr().out.strip().endswith("done already")
-
-
-def test_a_half_finished_split_is_made_again(reward_model, tmp_path):
-    embed_split(tmp_path / "train", a_frame(), encoder(reward_model))
-    (tmp_path / "train.parquet").unlink()  # killed between the two files
-    embed_split(tmp_path / "train", a_frame(), encoder(reward_model))
-    assert len(load_split(tmp_path / "train", "prepare").frame) == 3
 
 
 def test_a_split_of_another_model_or_text_is_not_overwritten(reward_model, text_encoder, tmp_path):
@@ -60,12 +50,10 @@ def test_pairs_with_a_reply_that_is_too_long_are_left_out_and_counted(reward_mod
     embed_split(tmp_path / "train", frame, encoder(reward_model, max_length=60))
     assert "train: 1 of 3 rows left out" in capsys.readouterr().out
     split = load_split(tmp_path / "train", "prepare")
-    assert split.frame["user_id"].tolist() == ["u", "v"]
-    assert split.frame["prompt"].tolist() == ["p", "p"]
-    chosen = encoder(reward_model).embed([TALKS[0], TALKS[3]])
-    assert torch.allclose(split.table[split.frame["chosen"].to_numpy()], chosen, atol=1e-5)
-    rejected = encoder(reward_model).embed([TALKS[3], TALKS[0]])
-    assert torch.allclose(split.table[split.frame["rejected"].to_numpy()], rejected, atol=1e-5)
+    assert split.frame[["user_id", "prompt"]].to_numpy().tolist() == [["u", "p"], ["v", "p"]]
+    for side, talks in (("chosen", TALKS[::3]), ("rejected", TALKS[::-3])):
+        expected = encoder(reward_model).embed(talks)
+        assert torch.allclose(split.table[split.frame[side].to_numpy()], expected, atol=1e-5)
     assert len(split.table) == 3  # TALKS 0, 1 and 3, and no row that nothing was written to
 
 
@@ -85,14 +73,12 @@ def test_rows_that_belong_together_are_left_out_together(reward_model, tmp_path,
     assert torch.allclose(split.table[split.frame["reply"].to_numpy()], expected, atol=1e-5)
 
 
-def test_no_row_left_is_one_line(reward_model, tmp_path):
-    frame = a_frame()[:1].copy()
-    frame["rejected"] = [exchange("hello?", LONG)]
-    with pytest.raises(InputError, match="no row is left; a larger --max_length"):
-        embed_split(tmp_path / "train", frame, encoder(reward_model, max_length=60))
-
-
-def test_a_reply_whose_row_means_nothing_alone_ends_the_run(reward_model, tmp_path):
-    frame = pd.DataFrame({"reply": [exchange("x?", "a"), exchange("x?", LONG)]})
-    with pytest.raises(InputError, match="longer than the model takes is the reply 'the cat sat"):
-        embed_split(tmp_path / "a", frame, encoder(reward_model, max_length=60), columns=["reply"])
+def test_no_row_left_and_a_reply_whose_row_means_nothing_alone_end_the_run(reward_model, tmp_path):
+    frame = pd.DataFrame({"short": [exchange("x?", "a")] * 2, "long": [exchange("x?", LONG)] * 2})
+    for columns, words in (
+        (["short", "long"], "no row is left; a larger --max_length"),
+        (["long"], "longer than the model takes is the reply 'the cat sat"),
+    ):
+        model = encoder(reward_model, max_length=60)
+        with pytest.raises(InputError, match=words):
+            embed_split(tmp_path / "-".join(columns), frame[columns], model, columns)

@@ -22,13 +22,6 @@ def totals(batches, padded):
     return sums
 
 
-def test_a_process_without_a_part_reports_nothing(capsys):
-    with Tally(0) as tally:
-        pass
-    tally.report()
-    assert capsys.readouterr().out == ""
-
-
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("batch_tokens", [1, 100000])
 def test_a_tree_gives_every_vector_of_its_own_pass(reward_model, attention, batch_tokens, capsys):
@@ -68,6 +61,10 @@ def test_the_plain_way_pads_and_shares_nothing(reward_model, capsys):
     assert_own_passes(plain, dialogue(2))
     padding = f"{1 - counts['tokens'] / counts['padded']:.1%} padding"
     assert f"0% saved by sharing, {padding}" in capsys.readouterr().out
+    with Tally(0) as tally:  # of a process without a part
+        pass
+    tally.report()
+    assert capsys.readouterr().out == ""
 
 
 def test_batches_are_halved_where_the_memory_does_not_suffice(reward_model, monkeypatch, capsys):
@@ -103,11 +100,8 @@ def test_running_out_of_real_memory_is_told_from_other_errors(reward_model, monk
     assert out_of_memory(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"))
     assert not out_of_memory(RuntimeError("shapes do not match"))
 
-    def broken(*_):
-        raise RuntimeError("shapes do not match")
-
-    monkeypatch.setattr(Encoder, "forward", broken)
-    with pytest.raises(RuntimeError, match="shapes do not match"):
+    monkeypatch.setattr(Encoder, "forward", lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
         encoder(reward_model).embed(TALKS)
 
 
@@ -144,14 +138,12 @@ def test_of_an_encoder_decoder_the_encoder_is_used(name, tokenizer, tmp_path):
 
 
 def test_what_a_model_fails_on_is_one_line(reward_model):
-    model = encoder(reward_model, share=False)
-    model.model.model.norm.weight = torch.nn.Parameter(torch.ones(31))
-    with pytest.raises(InputError, match=r"fails on \d+ tokens in float32 \(RuntimeError: The size"):
-        model.embed(TALKS)
-    model = encoder(reward_model)
-    model.model.model.norm.weight = torch.nn.Parameter(torch.ones(31))
-    with pytest.raises(InputError, match=r"takes no packed conversations .*: use --no-share"):
-        model.embed(TALKS)
+    fails = r"fails on \d+ tokens in float32 \(RuntimeError: The size"
+    for share, words in ((False, fails), (True, "takes no packed conversations .*: use --no-share")):
+        model = encoder(reward_model, share=share)
+        model.model.model.norm.weight = torch.nn.Parameter(torch.ones(31))
+        with pytest.raises(InputError, match=words):
+            model.embed(TALKS)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -172,14 +164,10 @@ def test_mixed_precision_keeps_states_in_float32_and_rounds_less(reward_model, a
 def test_an_encoder_with_fewer_states_than_tokens_is_refused(text_encoder, monkeypatch):
     """Some pool as they go, so that a state stands for several tokens."""
     from transformers import BertModel
+    from transformers.modeling_outputs import BaseModelOutput
 
     forward = BertModel.forward
-
-    def pooled(self, *arguments, **options):
-        outputs = forward(self, *arguments, **options)
-        outputs.last_hidden_state = outputs.last_hidden_state[:, ::2]
-        return outputs
-
+    pooled = lambda *inputs, **options: BaseModelOutput(forward(*inputs, **options).last_hidden_state[:, ::2])
     monkeypatch.setattr(BertModel, "forward", pooled)
     with pytest.raises(InputError, match="no state for every token"):
         encoder(text_encoder, "mean").embed(TALKS)
