@@ -64,9 +64,7 @@ def frame_of(folder):
     return load_split(folder / "data/comparisons", "").frame
 
 
-# ------------------------------------------------------------------------------------------------
-# prepare.py
-# ------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------- prepare.py ---
 
 
 def test_a_turn_is_its_history_its_prompt_and_the_replies_that_were_not_preferred(tmp_path, reward_model):
@@ -196,9 +194,7 @@ def test_a_file_that_is_none_and_one_that_would_be_lost_are_one_line(tmp_path, t
     refused([conversation()], "would be lost")
 
 
-# ------------------------------------------------------------------------------------------------
-# The mains
-# ------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------ The mains ---
 
 
 @pytest.fixture(scope="module")

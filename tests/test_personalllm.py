@@ -80,9 +80,6 @@ def prepared(tmp_path_factory, reward_model):
     return folder
 
 
-# ------------------------------------------------------------------------------------------------
-
-
 def test_every_response_has_its_own_vector_and_its_own_scores(prepared, reward_model):
     original, split = upstream(20), load(prepared, "train")
     assert list(split.frame) == ["prompt", "response", "reply", *NAMES] and len(split.frame) == 160
@@ -154,9 +151,6 @@ def test_a_prompt_with_a_response_too_long_is_left_out_whole(tmp_path, reward_mo
     assert sides.train.scores.shape == (5, 8, 10)
     scores = [train[f"response_1_{name}"][3] for name in NAMES]  # the next prompt's, not moved
     assert sides.train.scores[2, 0].tolist() == scores
-
-
-# ------------------------------------------------------------------------------------------------
 
 
 def test_from_embeddings_to_the_papers_table_and_pictures(prepared, tmp_path):

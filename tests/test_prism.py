@@ -88,9 +88,7 @@ def prepared(tmp_path_factory, reward_model):
     return folder / "data"
 
 
-# ------------------------------------------------------------------------------------------------
-# prepare.py
-# ------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------- prepare.py ---
 
 
 REAL = SHARED / "prism"
@@ -254,9 +252,7 @@ def test_files_that_are_not_the_data_end_with_one_line(tmp_path):
         assert_one_line_error(prepare(tmp_path, *flags, call=call_script), *words)
 
 
-# ------------------------------------------------------------------------------------------------
-# generate-prism-embeddings.py
-# ------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------- generate-prism-embeddings.py ---
 
 
 def test_every_vector_is_that_of_its_own_conversation(prepared, reward_model):
@@ -293,9 +289,7 @@ def test_the_first_dialogues_only_and_what_is_missing(prepared, text_encoder, tm
     assert split.frame["dialogue"].unique().tolist() == ["c0", "c1", "c2"] and split.head is None
 
 
-# ------------------------------------------------------------------------------------------------
-# train_basis.py, vary_fewshot.py
-# ------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------- train_basis.py, vary_fewshot.py ---
 
 
 def test_from_embeddings_to_table_picture_and_bases(prepared, tmp_path):

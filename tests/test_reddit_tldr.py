@@ -74,9 +74,7 @@ def prepared(tmp_path_factory, reward_model):
     return folder / "data"
 
 
-# ------------------------------------------------------------------------------------------------
-# prepare.py
-# ------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------- prepare.py ---
 
 
 def test_empty_and_identical_texts_are_counted_and_left_out(tmp_path, text_encoder):
@@ -154,9 +152,7 @@ def test_sources_without_a_comparison_end_with_one_line(tmp_path, text_encoder):
     assert_one_line_error(done, "holds no batch files")
 
 
-# ------------------------------------------------------------------------------------------------
-# people.py
-# ------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------ people.py ---
 
 
 def test_no_worker_and_no_comparison_is_on_two_sides():
@@ -180,9 +176,7 @@ def test_no_worker_and_no_comparison_is_on_two_sides():
     assert {*seen, *unseen} - {*without.train.user_ids, *without.unseen.user_ids} == gone
 
 
-# ------------------------------------------------------------------------------------------------
-# train_basis.py, vary_fewshot.py
-# ------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------- train_basis.py, vary_fewshot.py ---
 
 
 def test_from_comparisons_to_tables_pictures_and_bases(prepared, tmp_path):
@@ -232,9 +226,6 @@ def test_settings_that_cannot_be_end_with_one_line(prepared):
         (("--results", prepared / "train.parquet"), "train.parquet"),
     ):
         assert_one_line_error(call_script(TRAIN, "--data", prepared, *FEW, *flags), *words)
-
-
-# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason=f"no real comparisons at {SHARED}: LORE_SHARED")
