@@ -80,16 +80,24 @@ def prepared(tmp_path_factory, reward_model):
     return folder
 
 
-def test_every_response_has_its_own_vector_and_its_own_scores(prepared, reward_model):
-    original, split = upstream(20), load(prepared, "train")
-    assert list(split.frame) == ["prompt", "response", "reply", *NAMES] and len(split.frame) == 160
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_every_response_has_its_own_vector_and_its_own_scores(prepared, tmp_path, reward_model, rewritten):
+    """As prepared, and as others have rewritten it: rows and columns in another order, other columns."""
+    for name in ("train", "test"):
+        side = load(prepared, name)
+        assert list(side.frame) == ["prompt", "response", "reply", *NAMES]
+        frame = side.frame.sample(frac=1, random_state=3).rename_axis("row").assign(length=7, note="x")
+        save_split(tmp_path / name, side._replace(frame=frame[[*reversed(list(frame))]]))
+    sides = PEOPLE.load(tmp_path if rewritten else prepared / "data")
+    assert sides.head.shape == (32, 1)
     alone = encoder(reward_model, share=False)
-    for row in split.frame.iloc[::23].itertuples():
-        talk = exchange(original["prompt"][row.prompt], original[f"response_{row.response + 1}"][row.prompt])
-        assert torch.allclose(split.table[row.reply], alone.embed([talk])[0], atol=1e-5)
-        for name in NAMES:
-            assert getattr(row, name) == original[f"response_{row.response + 1}_{name}"][row.prompt]
-    assert split.head.shape == (32, 1)
+    for side, original in ((sides.train, upstream(20)), (sides.test, upstream(7, seed=1))):
+        assert side.scores.shape == (len(original), 8, 10)
+        for prompt, response in ((0, 0), (3, 7), (6, 2)):
+            row, text = original.loc[prompt], f"response_{response + 1}"
+            vector = side.table[side.reply[prompt, response]]
+            assert torch.allclose(vector, alone.embed([exchange(row["prompt"], row[text])])[0], atol=1e-5)
+            assert side.scores[prompt, response].tolist() == [row[f"{text}_{name}"] for name in NAMES]
 
 
 def test_parts_odd_texts_and_a_second_run(tmp_path, text_encoder):
@@ -113,18 +121,20 @@ def test_parts_odd_texts_and_a_second_run(tmp_path, text_encoder):
     assert out.count("done already") == 2
     done = prepare(tmp_path, text_encoder, *MEAN, "--limit", 3, call=call_script)
     assert_one_line_error(done, "take the same settings and text (--limit)")
-    shutil.copy(tmp_path / "train-00000-of-00002.csv", tmp_path / "train.csv")
-    (tmp_path / "train-00000-of-00002.csv").write_text("prompt")
+    (tmp_path / "train.csv").write_text("prompt")
     done = prepare(tmp_path, text_encoder, *MEAN, call=call_script)  # do they hold the same?
-    assert_one_line_error(
-        done, "one train.parquet, .csv or .jsonl, or its parts", "-of-00002.csv", "train.csv"
-    )
+    needed = "one train.parquet, .csv or .jsonl, or its parts"
+    assert_one_line_error(done, needed, "-of-00002.csv", "train.csv")
+    for file in tmp_path.glob("train*.csv"):
+        file.unlink()
+    done = prepare(tmp_path, text_encoder, *MEAN, call=call_script)
+    assert_one_line_error(done, f"{needed} train-00000-of-00001.., is needed: none")
 
 
 def test_what_prepare_refuses(tmp_path, text_encoder):
     good = upstream(3)
     name = "response_3_gemma_2b"
-    for bad, *words in (
+    for bad, words in (
         (good.drop(columns="response_2_beaver_7b"), "row 0 has no number in response_2_beaver_7b"),
         (good.drop(columns="prompt"), "row 0: prompt is missing or no text"),
         (good.drop(columns="response_4"), "row 0: response_4 is missing"),
@@ -136,10 +146,7 @@ def test_what_prepare_refuses(tmp_path, text_encoder):
     ):
         write(tmp_path, good, bad)
         done = prepare(tmp_path, text_encoder, *MEAN, call=call_script)
-        assert_one_line_error(done, "test", *words)
-    (tmp_path / "empty").mkdir()
-    done = prepare(tmp_path / "empty", text_encoder, *MEAN, call=call_script)
-    assert_one_line_error(done, "train.parquet, .csv or .jsonl", "none")
+        assert_one_line_error(done, "test", words)
 
 
 def test_a_prompt_with_a_response_too_long_is_left_out_whole(tmp_path, reward_model):
@@ -181,18 +188,14 @@ def test_a_pair_is_the_best_against_the_worst_of_the_eight():
     sides = planted(50, 20, 8)
     train, test, *_ = sides
     groups, weights = drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
-    assert [len(g.user_ids) for g in groups] == [5, 5, 4, 4]
-    assert [g.counts.unique().tolist() for g in groups] == [[7], [20], [3], [20]]
+    assert [g.counts.tolist() for g in groups] == [[7] * 5, [20] * 5, [3] * 4, [20] * 4]
     assert_people_are_apart(groups)
-    for group, prompts in zip(groups[:2], (train, test)):
-        pairs = zip(group.user.tolist(), group.chosen.tolist(), group.rejected.tolist())
-        for user, chosen, rejected in pairs:
-            prompt = chosen // 8
-            score = prompts.scores[prompt] @ weights[user]
-            assert prompts.reply[prompt, score.argmax()] == chosen
-            assert prompts.reply[prompt, score.argmin()] == rejected
     for group, side in zip(groups, (train, test, train, test)):
         assert group.table is side.table  # nothing is copied
+    for group, side in zip(groups[:2], sides):
+        for user, chosen, rejected in zip(group.user, group.chosen.tolist(), group.rejected.tolist()):
+            score = side.scores[chosen // 8] @ weights[user]
+            assert [*side.reply[chosen // 8, [score.argmax(), score.argmin()]]] == [chosen, rejected]
     pairs = set(zip(groups.train.user.tolist(), (groups.train.chosen // 8).tolist()))
     assert len(pairs) == 35  # each prompt once per person
 
@@ -200,9 +203,7 @@ def test_a_pair_is_the_best_against_the_worst_of_the_eight():
 def test_a_population_does_not_depend_on_the_others():
     sides = planted(50, 20, 8)
     first, weights = drawn(sides, 0.01, 5, 4, 7, 3, seed=1)
-    again, same = drawn(sides, 0.01, 5, 4, 7, 3, seed=1)
-    assert np.array_equal(weights, same)  # the same draws
-    assert all(torch.equal(*groups) for groups in zip(*[[g.chosen for g in x] for x in (first, again)]))
+    assert np.array_equal(weights, drawn(sides, 0.01, 5, 4, 7, 3, seed=1)[1])  # the same draws
     # fewer people, more prompts: the same people
     more, some = drawn(sides, 0.01, 3, 6, 9, 5, seed=1)
     assert np.array_equal(weights[:3], some)
@@ -231,33 +232,12 @@ def test_prompts_whose_responses_are_all_equal_are_left_out_and_counted(capsys):
         drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
 
 
-def test_a_prepared_side_that_others_rewrote_has_its_own_scores_and_texts(prepared, tmp_path):
-    for name in ("train", "test"):
-        side = load(prepared, name)
-        frame = side.frame.sample(frac=1, random_state=3).rename_axis("row").assign(length=7, note="x")
-        save_split(tmp_path / name, side._replace(frame=frame[[*reversed(list(frame))]]))
-    sides = PEOPLE.load(tmp_path)
-    for name, side, original in (
-        ("train", sides.train, upstream(20)),
-        ("test", sides.test, upstream(7, seed=1)),
-    ):
-        frame = load(prepared, name).frame.set_index(["prompt", "response"])
-        for prompt, response in ((0, 0), (3, 7), (6, 2)):
-            scores = [original[f"response_{response + 1}_{name}"][prompt] for name in NAMES]
-            assert np.allclose(side.scores[prompt, response], scores)
-            assert side.reply[prompt, response] == frame["reply"][prompt, response]
-
-
 def test_standardise_is_heard_and_has_results_of_its_own(prepared, tmp_path):
     flags = ("--data", prepared / "data", "--results", tmp_path, *QUICK, "--dirichlet_list", 0.1)
     for more in ((), ("--standardise",)):
         printed(TRAIN, *flags, *more, "--K_list", 0)
     rows = [report(tmp_path / f"train_basis{kind}_a0.1.json")["rows"] for kind in ("", "_standardised")]
     assert rows[0] != rows[1]
-    sides = planted(50, 20, 8)
-    sides.train.scores[..., 2] = 1.0
-    with pytest.raises(InputError, match="reward model number 2 gives all training responses one"):
-        sides.standardised()
 
 
 def test_standardised_scores_have_one_scale_taken_from_training():
@@ -267,6 +247,9 @@ def test_standardised_scores_have_one_scale_taken_from_training():
     assert np.allclose(ours.scores.mean((0, 1)), 0) and np.allclose(ours.scores.std((0, 1)), 1)
     scale, shift = wide[0].scores.std((0, 1)), wide[0].scores.mean((0, 1))
     assert np.allclose(tests.scores * scale + shift, wide[1].scores)
+    sides.train.scores[..., 2] = 1.0
+    with pytest.raises(InputError, match="reward model number 2 gives all training responses one"):
+        sides.standardised()
 
 
 def test_planted_reward_models_agree_as_much_as_they_say():
