@@ -1,14 +1,12 @@
 """Models on the Hub and in folders: loaded whole, or refused in one line."""
 
-import json
 import math
 import shutil
 
 import pytest
 import torch
 from huggingface_hub import constants
-from safetensors.torch import load_file, save_file
-from tiny import LONGROPE, TALKS, a_model, encoder
+from tiny import LONGROPE, TALKS, a_model, edit_json, encoder, rewritten
 
 from lore.common import InputError
 from lore.text.checkpoint import count_positions, rotary_switch
@@ -58,14 +56,6 @@ def test_a_reward_model_has_a_template_and_a_head(reward_model, text_encoder, to
         encoder(reward_model, attention="flash_attention_2")
     with pytest.raises(InputError, match="dtype: use auto"):
         encoder(reward_model, dtype="int8")
-
-
-def rewritten(model, folder, change):
-    """A copy of a model's folder with other tensors. change: {name: tensor} -> the same"""
-    shutil.copytree(model, folder)
-    weights = change(load_file(folder / "model.safetensors"))
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    return folder
 
 
 def prefixed(weights, prefix):
@@ -129,10 +119,7 @@ def test_weights_that_may_lack_or_be_left_over(reward_model, text_encoder, tmp_p
 
 def test_a_configuration_that_does_not_count_its_outputs(reward_model, tmp_path):
     folder = shutil.copytree(reward_model, tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    for key in ("num_labels", "id2label", "label2id"):
-        config.pop(key, None)
-    (folder / "config.json").write_text(json.dumps(config))
+    edit_json(folder / "config.json", num_labels=None, id2label=None, label2id=None)
     assert torch.equal(encoder(folder).embed(TALKS), encoder(reward_model).embed(TALKS))
     assert torch.equal(encoder(folder).head, encoder(reward_model).head)
 
@@ -146,13 +133,12 @@ def test_chat_templates_by_name(reward_model, tmp_path):
         choose({"tool_use": "x", "rag": "y"})
     with pytest.raises(InputError, match="no chat template"):
         choose(["x"])
-    template = (folder / "chat_template.jinja").read_text()
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    clock = "{% if strftime_now('%Y') == '1999' %}x{% endif %}"
-    names = {"default": template + clock, "tool_use": "x"}
-    config["chat_template"] = [{"name": key, "template": text} for key, text in names.items()]
+    template = (
+        folder / "chat_template.jinja"
+    ).read_text() + "{% if strftime_now('%Y') == '1999' %}x{% endif %}"
     (folder / "chat_template.jinja").unlink()
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    named = [{"name": "default", "template": template}, {"name": "tool_use", "template": "x"}]
+    edit_json(folder / "tokenizer_config.json", chat_template=named)
     assert torch.equal(encoder(folder).embed(TALKS), encoder(reward_model).embed(TALKS))
 
 

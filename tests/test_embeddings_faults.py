@@ -57,6 +57,10 @@ def at_third_part(what):
     return save
 
 
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def be_killed(_, file):
     Path(file).write_bytes(b"half a part")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -66,14 +70,13 @@ def in_processes(count, model, path, killed=None):
     """Exit statuses of processes, forked from this one, that make one run; the `killed` one at its third part."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+        address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
     sys.stdout.flush()
     children = []
     for rank in range(count):
         child = os.fork()
         if child == 0:
-            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
-            os.environ |= {"MASTER_ADDR": "localhost"} | {name: str(value) for name, value in ranks.items()}
+            os.environ |= address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
             if rank == killed:
                 embeddings.save_file = at_third_part(be_killed)
             try:
@@ -84,22 +87,21 @@ def in_processes(count, model, path, killed=None):
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def small_parts():
     threads = torch.get_num_threads()
-    monkeypatch.setattr(packing, "PART_BYTES", PART_BYTES)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "PART_BYTES", PART_BYTES)
+        yield
     torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(reward_model, tmp_path_factory):
     """The bytes of a run to which nothing happens."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "PART_BYTES", PART_BYTES)
-        embed(reward_model, folder / "train")
-    return bytes_of(folder / "train")
+    path = tmp_path_factory.mktemp("undisturbed") / "train"
+    embed(reward_model, path)
+    return bytes_of(path)
 
 
 def bytes_of(path):
@@ -113,8 +115,7 @@ def parts(path):
 def assert_done(path, undisturbed):
     """What is there is byte for byte what one undisturbed process of one thread makes, and nothing else."""
     assert bytes_of(path) == undisturbed
-    names = sorted(file.name for file in path.parent.iterdir())
-    assert names == ["train.parquet", "train.safetensors"]
+    assert {file.name for file in path.parent.iterdir()} == {"train.parquet", "train.safetensors"}
 
 
 def test_a_run_killed_within_a_part_goes_on(reward_model, tmp_path, undisturbed, monkeypatch, capsys):
@@ -139,15 +140,8 @@ def test_a_run_killed_within_a_part_goes_on(reward_model, tmp_path, undisturbed,
 @pytest.mark.parametrize("ended_in", ["merge", "cleaning"])
 def test_an_end_at_the_end_loses_nothing(reward_model, tmp_path, undisturbed, ended_in, monkeypatch, capsys):
     path = tmp_path / "train"
-
-    def end(_):
-        raise KeyboardInterrupt
-
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        if ended_in == "merge":
-            patch.setattr(Run, "merge", end)
-        else:
-            patch.setattr(embeddings, "delete_parts", end)
+        patch.setattr(*((Run, "merge") if ended_in == "merge" else (embeddings, "delete_parts")), interrupt)
         embed(reward_model, path)
     assert len(parts(path)) == PARTS
     if ended_in == "merge":
@@ -183,10 +177,6 @@ def test_a_full_disk_ends_it_with_one_line_and_it_goes_on(reward_model, tmp_path
 
 def interrupted(model, path, **options):
     """Two parts are finished, then Ctrl-C."""
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embeddings, "save_file", at_third_part(interrupt))
         with pytest.raises(KeyboardInterrupt):

@@ -1,11 +1,7 @@
 """Vectors that would be wrong are refused, whenever in a run they come."""
 
-import json
-
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
-from tiny import LONGROPE, TALKS, a_model, assert_own_passes, by_itself, dialogue, encoder
+from tiny import LONGROPE, TALKS, a_model, assert_own_passes, dialogue, edit_json, encoder, rewritten
 
 from lore.common import InputError
 from lore.text.attention import Stretch
@@ -14,20 +10,19 @@ from lore.text.conversations import exchange
 
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize(
-    "architecture, options",
+    "family, options",
     [
-        ("LlamaForSequenceClassification", {}),
-        ("LlamaForSequenceClassification", {"original_max_position_embeddings": 60}),
-        ("Phi3ForSequenceClassification", {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 1}),
+        ("Llama", {}),
+        ("Llama", {"original_max_position_embeddings": 60}),
+        ("Phi3", {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 1}),
     ],
 )
-def test_positions_scaled_by_the_longest_in_a_pass(architecture, options, share, tokenizer, tmp_path):
+def test_positions_scaled_by_the_longest_in_a_pass(family, options, share, tokenizer, tmp_path):
     """Conversations on the two sides of the switch do not share a pass, even in one tree."""
-    a_model(architecture, tmp_path, tokenizer, rope_parameters=LONGROPE, **options)
+    a_model(f"{family}ForSequenceClassification", tmp_path, tokenizer, rope_parameters=LONGROPE, **options)
     if "original_max_position_embeddings" in options:  # it wins, once the model is loaded
-        config = json.loads((tmp_path / "config.json").read_text())
-        config["rope_parameters"]["original_max_position_embeddings"] = 200
-        (tmp_path / "config.json").write_text(json.dumps(config))
+        longer = LONGROPE | {"original_max_position_embeddings": 200}
+        edit_json(tmp_path / "config.json", rope_parameters=longer)
     model = encoder(tmp_path, share=share)
     talks = [*dialogue(4), *TALKS, exchange("the cat " * 40, "ok"), exchange("the cat " * 40, "no")]
     lengths = [len(ids) for ids in model.tokeniser.tokens(talks)[0]]
@@ -55,28 +50,21 @@ def test_a_window_of_its_own_is_noticed_at_the_first_longer_text(tokenizer, tmp_
 @pytest.mark.parametrize("dtype, number", [("float32", float("nan")), ("float16", 1e5)])
 def test_no_finite_vector_is_told_with_text_and_dtype(reward_model, tmp_path, dtype, number, tokenizer):
     """Only the text with one token is hit, and it comes last."""
-    folder = tmp_path / "model"
-    by_itself(encoder(reward_model)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    weights = load_file(folder / "model.safetensors")
     (row,) = tokenizer("Q", add_special_tokens=False)["input_ids"]
-    weights["model.embed_tokens.weight"][row] = number
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    model = encoder(folder, dtype=dtype, batch_tokens=1)
+
+    def hit(weights):
+        weights["model.embed_tokens.weight"][row] = number
+        return weights
+
+    model = encoder(rewritten(reward_model, tmp_path / "model", hit), dtype=dtype, batch_tokens=1)
     assert model.embed(TALKS).isfinite().all()
-    message = f"gives NaN or infinity for the text 'a Q' with --dtype {dtype}"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"gives NaN or infinity for the text 'a Q' with --dtype {dtype}"):
         model.embed([*TALKS, exchange("x", "a Q")])
 
 
 def test_a_mean_that_sees_padding_is_refused_and_its_way_out_is_right(tokenizer, tmp_path):
     """Fourier mixing has no mask: padding beside a longer text is mixed in."""
-    from transformers import FNetConfig, FNetModel
-
-    torch.manual_seed(0)
-    config = FNetConfig(vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
-    FNetModel(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    a_model("FNetModel", tmp_path, tokenizer)
     with pytest.raises(InputError, match=r"depends on what is .* beside it; use --batch_tokens 1"):
         encoder(tmp_path, "mean", attention="eager").embed(TALKS)
     model = encoder(tmp_path, "mean", attention="eager", batch_tokens=1)
@@ -93,11 +81,11 @@ def test_every_longest_text_so_far_is_compared(reward_model, monkeypatch):
         compare(tokens, vector)
 
     monkeypatch.setattr(model.checks, "compare", look_and_compare)
+    lengths = [len(ids) for ids in model.tokeniser.tokens(TALKS)[0]]
     model.embed([TALKS[0]])
-    first = len(model.tokeniser.tokens([TALKS[0]])[0][0])
-    assert max(compared) == first
+    assert max(compared) == lengths[0]
     compared.clear()
     model.embed([TALKS[3]])  # shorter
     assert not compared
     model.embed([TALKS[1], TALKS[1], TALKS[0]])
-    assert set(compared) == {len(model.tokeniser.tokens([TALKS[1]])[0][0])}
+    assert set(compared) == {lengths[1]}

@@ -1,9 +1,12 @@
 """Tiny randomly initialised models with a real tokenizer and chat template, and conversations for them."""
 
 import copy
+import json
+import shutil
 
 import torch
 from conftest import CHAT_TEMPLATE
+from safetensors.torch import load_file, save_file
 
 from lore.text.conversations import exchange
 from lore.text.encoder import Encoder
@@ -43,6 +46,20 @@ def a_model(architecture, folder, tokenizer, **options):
     getattr(transformers, architecture)(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def rewritten(model, folder, change):
+    """A copy of a model's folder with other tensors. change: {name: tensor} -> the same"""
+    shutil.copytree(model, folder)
+    weights = change(load_file(folder / "model.safetensors"))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def edit_json(file, **values):
+    """Change values of a JSON file; None takes one away."""
+    config = json.loads(file.read_text()) | values
+    file.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
 
 
 def by_itself(model):
