@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import re
 import unicodedata
 
 import numpy as np
@@ -71,29 +70,26 @@ def test_a_turn_is_its_history_its_prompt_and_the_replies_that_were_not_preferre
     rows = [conversation(0, 2), conversation(1, 3, "bob", first_turn_prompt='the "cat",\nsat?')]
     out = prepare(tmp_path, rows, reward_model)
     assert "2 conversations by 2 people: 5 choices (15 pairs) on 5 items" in out
-    frame = frame_of(tmp_path)
+    split = load_split(tmp_path / "data/comparisons", "")
+    frame = split.frame
     assert frame["turn"].value_counts().tolist() == [3] * 5
     assert frame.groupby("user_id")["place"].max().to_dict() == {"ann": 1, "bob": 2}
     assert frame["group"].nunique() == 2 and frame["item"].nunique() == 5
     assert {*frame["country"]} == {"india"} and {*frame["political"]} == {""}
-    split = load_split(tmp_path / "data/comparisons", "")
     talk = []
     for turn in TURNS[:2]:
         reply = rows[0][f"{turn}_turn_response_b"].removesuffix("<|end_of_text|>")
         talk += exchange(rows[0][f"{turn}_turn_prompt"], reply)
-    (expected,) = encoder(reward_model).embed([talk])
-    row = frame[(frame["user_id"] == "ann") & (frame["place"] == 1)]["chosen"].iloc[0]
-    assert torch.allclose(split.table[row], expected, atol=1e-5)
+    row = frame.query("user_id == 'ann' and place == 1")["chosen"].iloc[0]
+    assert torch.allclose(split.table[row], encoder(reward_model).embed([talk])[0], atol=1e-5)
 
 
 def test_an_item_is_the_same_whatever_its_letters_and_its_form_of_an_accent(tmp_path, text_encoder):
     row = conversation(0, 1, "ann", preferred="response_a", first_turn_prompt="Où est le café ?")
-    relettered = row | {"conversation_id": "c9", "annotator_id": "bob"}
-    for name, reply in zip(REPLIES, reversed(REPLIES)):
-        relettered[name] = row[reply]
-    relettered["first_turn_preferred_response"] = "response_d"
-    decomposed = row | {"conversation_id": "c10"}
-    decomposed["first_turn_prompt"] = unicodedata.normalize("NFD", row["first_turn_prompt"])
+    relettered = row | {name: row[reply] for name, reply in zip(REPLIES, reversed(REPLIES))}
+    relettered |= {"conversation_id": "c9", "first_turn_preferred_response": "response_d"}
+    prompt = unicodedata.normalize("NFD", row["first_turn_prompt"])
+    decomposed = row | {"conversation_id": "c10", "first_turn_prompt": prompt}
     prepare(tmp_path, [row, relettered, decomposed], text_encoder, *MEAN)
     frame = frame_of(tmp_path)
     assert frame[["item", "group"]].nunique().tolist() == [1, 1] and frame["chosen"].nunique() == 2
@@ -111,8 +107,8 @@ def test_every_trap_is_counted(tmp_path, text_encoder):
         conversation(6, 0),
         conversation(7, 1, "joe", "hi"),
     ]
-    out = prepare(tmp_path, rows, text_encoder, *MEAN)
-    for line in (
+    lines = prepare(tmp_path, rows, text_encoder, *MEAN).splitlines()
+    assert {line.removeprefix("left out: ") for line in lines if line.startswith("left out")} == {
         "1 x conversations that miss a turn: what comes after it",
         "2 x turns without a preferred reply, and those after them",
         "4 x replies equal to the preferred one",
@@ -120,18 +116,15 @@ def test_every_trap_is_counted(tmp_path, text_encoder):
         "1 x choices between equal replies",
         "1 x conversations that are there twice",
         "1 x conversations of fewer than 1 choices",
-    ):
-        assert f"left out: {line}\n" in out, (line, out)
-    assert "6 conversations by 1 people: 5 choices (13 pairs)" in out
-    out = prepare(
-        tmp_path, tmp_path / "c.csv", text_encoder, *MEAN, "--lang", "hi", "--data", tmp_path / "hi"
-    )
-    assert "1 conversations by 1 people" in out
+    }
+    assert any("6 conversations by 1 people: 5 choices (13 pairs)" in line for line in lines)
+    other = ("--lang", "hi", "--data", tmp_path / "hi")
+    assert "1 conversations by 1 people" in prepare(tmp_path, tmp_path / "c.csv", text_encoder, *MEAN, *other)
 
 
-def test_what_is_asked_for_is_kept_and_parquet_is_the_same(tmp_path, text_encoder):
+def test_what_is_asked_for_is_kept_and_parquet_is_the_same(tmp_path, text_encoder, reward_model):
     rows = [conversation(i, 1 + i % 3, f"p{i % 2}") for i in range(6)]
-    rows[4][SCRIPT.BALANCED] = "False"
+    rows[4] |= {SCRIPT.BALANCED: "False", "second_turn_response_a": "the cat sat " * 60}
     source = written(tmp_path / "c.csv", rows)
     frame = pd.DataFrame(rows).replace("", None)
     frame[SCRIPT.BALANCED] = frame[SCRIPT.BALANCED] == "True"
@@ -143,20 +136,18 @@ def test_what_is_asked_for_is_kept_and_parquet_is_the_same(tmp_path, text_encode
         assert "5 conversations by 2 people" in out
         frames.append(frame_of(tmp_path / name[:3]))
     assert frames[0].equals(frames[1]) and frames[0].equals(frames[2])
-    out = prepare(tmp_path / "a", source, text_encoder, *MEAN, "--min_turns", 2)
-    assert "4 conversations" in out and "2 x conversations of fewer than 2 choices" in out
-    out = prepare(tmp_path / "b", source, text_encoder, *MEAN, "--first_turn_only", "--limit", 2)
-    assert "2 conversations by 2 people: 2 choices (6 pairs)" in out
+    for name, flags, *said in (
+        ("a", ("--min_turns", 2), "4 conversations", "2 x conversations of fewer than 2 choices"),
+        ("b", ("--first_turn_only", "--limit", 2), "2 conversations by 2 people: 2 choices (6 pairs)"),
+    ):
+        out = prepare(tmp_path / name, source, text_encoder, *MEAN, *flags)
+        assert all(words in out for words in said)
+    prepare(tmp_path / "long", source, reward_model, "--max_length", 60)  # the choice goes as a whole
+    assert frame_of(tmp_path / "long").groupby("place").size().tolist() == [18, 9, 6]
     for value, meant in (("True", True), (" 1", True), (True, True), (0.0, False), ("", False)):
         assert SCRIPT.is_true("here", value) == meant
     with pytest.raises(InputError, match="neither true nor false"):
         SCRIPT.is_true("here", "yes")
-
-
-def test_a_choice_with_a_reply_too_long_is_left_out_whole(tmp_path, reward_model):
-    rows = [conversation(0, 2, second_turn_response_a="the cat sat " * 60), conversation(1)]
-    assert "left out" in prepare(tmp_path, rows, reward_model, "--max_length", 60)
-    assert frame_of(tmp_path)["place"].tolist() == [0] * 6
 
 
 BAD = [
@@ -223,8 +214,12 @@ def test_from_choices_to_tables(answers, tmp_path):
     common = ("--data", answers, "--results", tmp_path, *QUICK)
     for likelihood in ("pairs", "softmax"):
         out = printed(TRAIN, *common, "--K_list", 0, 1, 2, "--likelihood", likelihood, "--who")
-        assert "split by group: of" in out and " 0 are on the training side as well" in out
-        assert "who had been asked the same before" in out and "plurality of others" in out
+        for words in (
+            " 0 are on the training side",
+            "who had been asked the same before",
+            "plurality of others",
+        ):
+            assert words in out
     saved = report(tmp_path / "train_basis.json")
     assert saved["consistency"]["choices"] >= 8 and saved["settings"]["split"] == "group"
     assert saved["who"]["rows"] == [] and saved["by_choice"] and saved["of_shared_items"]
@@ -233,17 +228,11 @@ def test_from_choices_to_tables(answers, tmp_path):
     rows = report(tmp_path / "train_basis_turn.json")["by_choice"]
     assert not any("unseen_over_shuffled" in row for row in rows)
 
-
-def test_chance_is_that_of_all_splits(answers, tmp_path):
-    flags = ("--data", answers, "--results", tmp_path, *QUICK, "--K_list", 0, "--who")
-    out = printed(TRAIN, *flags, "--repeats", 2, "--resplit")
+    out = printed(TRAIN, *common, "--K_list", 0, "--who", "--repeats", 2, "--resplit")
     assert "unseen people of one fit: seed 0, K = 0" in out
-    chances = []
-    for seed in range(2):
-        groups = PEOPLE.split(PEOPLE.load(answers), "group", 2, 32, 0.5, "pairs", seed)
-        chances.append(CHOICES.chance(groups.unseen))
-    assert chances[0] != chances[1]
-    assert re.search("chance: (.*) %", out)[1] == f"{100 * sum(chances) / 2:.1f}"
+    splits = [PEOPLE.split(PEOPLE.load(answers), "group", 2, 32, 0.5, "pairs", seed) for seed in range(2)]
+    first, second = (CHOICES.chance(groups.unseen) for groups in splits)
+    assert first != second and f"chance: {50 * (first + second):.1f} %" in out  # that of all splits
 
 
 def test_settings_that_cannot_be_end_with_one_line(answers):
@@ -258,11 +247,11 @@ def test_settings_that_cannot_be_end_with_one_line(answers):
 def test_planted_tastes_are_found_by_group_and_the_split_by_turn_flatters():
     few = {"planted_people": 60, "planted_conversations": 30, "planted_prompts": 30, "planted_features": 64}
     prepared = PEOPLE.plant(defaults_of(PEOPLE, seed=0, planted_popularity=1.5, **few))
-    results = []
+    of_deal = {}
     for deal, ranks in (("turn", [1]), ("group", [1, 2])):
         groups = PEOPLE.split(prepared, deal, 5, 32, 0.5, "pairs", 0)
-        results.append(run(ranks, [0.0], None, *groups, *groups.sizes, "cpu", solver="ridge"))
-    by_turn, by_group = results
+        of_deal[deal] = run(ranks, [0.0], None, *groups, *groups.sizes, "cpu", solver="ridge")
+    by_turn, by_group = of_deal.values()
     assert by_group.cells[0].both_sides["unseen"][0] == 0
     assert by_turn.cells[0].both_sides["unseen"][0] >= 25
     assert by_turn.unseen[0] > by_group.unseen[0] + 0.02
