@@ -3,8 +3,10 @@
 import hashlib
 import json
 import random
+import re
 import shutil
 from collections import Counter
+from itertools import chain
 
 import pandas as pd
 import pytest
@@ -31,9 +33,8 @@ def user(name, completed=6):
     return {"user_id": name, "num_completed_conversations": completed, "survey_only": not completed}
 
 
-def message(turn, role, content, chosen=None):
-    reply = {"model_name": "m", "score": 50, "if_chosen": chosen, "within_turn_id": 0}
-    return {"turn": turn, "role": role, "content": content} | (reply if role != "user" else {})
+def message(turn, role, content, **of_reply):
+    return {"turn": turn, "role": role, "content": content, **of_reply}
 
 
 def conversation(name, user_id, turns):
@@ -41,10 +42,10 @@ def conversation(name, user_id, turns):
     history = []
     for turn, (question, chosen, rejected) in enumerate(turns):
         history += [message(turn, "user", question)] if question is not None else []
-        history += [message(turn, "model", reply, True) for reply in chosen]
-        history += [message(turn, "model", reply, False) for reply in rejected]
-    row = {"conversation_id": name, "user_id": user_id, "conversation_type": "unguided"}
-    return {**row, "conversation_turns": len(turns), "conversation_history": history}
+        for choice, replies in ((True, chosen), (False, rejected)):
+            history += [message(turn, "model", reply, if_chosen=choice, score=50) for reply in replies]
+    row = {"conversation_id": name, "user_id": user_id, "conversation_turns": len(turns)}
+    return row | {"conversation_history": history}
 
 
 def put(folder, users, conversations):
@@ -53,18 +54,17 @@ def put(folder, users, conversations):
     write(folder / "conversations.jsonl", conversations)
 
 
-def upstream(folder, people=10, dialogues=6, seed=0):
-    """Made-up dialogues whose choices are drawn at random."""
-    rng = random.Random(seed)
+def upstream(folder):
+    """Made-up dialogues, six each of ten people, whose choices are drawn at random."""
+    rng = random.Random(0)
     rows = []
-    for i in range(people):
-        for _ in range(dialogues):
-            turns = []
-            for turn in range(rng.randint(2, 3)):
-                replies = [f"{text(rng, 2, 6)} {rng.random():.6f}" for _ in range(2 if turn else 4)]
-                turns.append((text(rng, 2, 6), replies[:1], replies[1:]))
-            rows.append(conversation(f"c{len(rows)}", f"user{i}", turns))
-    put(folder, [*(user(f"user{i}") for i in range(people)), user("idle", 0)], rows)
+    for number in range(60):
+        turns = []
+        for turn in range(rng.randint(2, 3)):
+            chosen, *rejected = (f"{text(rng, 2, 6)} {rng.random():.6f}" for _ in range(2 if turn else 4))
+            turns.append((text(rng, 2, 6), [chosen], rejected))
+        rows.append(conversation(f"c{number}", f"user{number // 6}", turns))
+    put(folder, [*(user(f"user{i}") for i in range(10)), user("idle", 0)], rows)
 
 
 def prepare(folder, *flags, call=printed):
@@ -92,21 +92,16 @@ def prepared(tmp_path_factory, reward_model):
 
 
 REAL = SHARED / "prism"
-real = pytest.mark.skipif(not REAL.exists(), reason=f"no real ids at {REAL}: LORE_SHARED")
 
 
-def real_ids():
-    """(user of each dialogue, number of its replies): the real ones."""
-    users = pd.read_csv(REAL / "local_clusters_opening_prompt_0-05.csv.gz")
-    replies = pd.read_csv(REAL / "local_clusters_model_response_0-05.csv.gz")
-    user_of = users.set_index("conversation_id")["user_id"]
-    return user_of, replies.groupby("conversation_id").size()
-
-
-@real
+@pytest.mark.skipif(not REAL.exists(), reason=f"no real ids at {REAL}: LORE_SHARED")
 def test_the_published_split_of_the_real_ids_byte_for_byte(tmp_path):
     """The real ids and replies per dialogue; the texts are made up."""
-    user_of, replies = real_ids()
+    opening, reply = (
+        REAL / f"local_clusters_{kind}_0-05.csv.gz" for kind in ("opening_prompt", "model_response")
+    )
+    user_of = pd.read_csv(opening).set_index("conversation_id")["user_id"]
+    replies = pd.read_csv(reply).groupby("conversation_id").size()
     users = {f"user{i}": [] for i in range(1500)}
     rows = []
     for name in sorted(user_of.index, key=lambda name: int(name[1:])):
@@ -122,19 +117,12 @@ def test_the_published_split_of_the_real_ids_byte_for_byte(tmp_path):
     content = (tmp_path / "data/prism_split_ids_50.json").read_bytes()
     assert len(content) == 161034 and hashlib.sha256(content).hexdigest() == PUBLISHED
     assert "left out: dialogue c2536 of user469" in out and "8010 dialogues by 1396 users" in out
-    assert "1029 seen and 258 unseen users" in out
-    assert "3861 training and 3866 test dialogues" in out
-    assert json.loads(content)["train_dialog_ids"][:4] == ["c7428", "c7454", "c7487", "c2530"]
-    halves = PEOPLE.split_users(users, 0.5, 0.5, 6, 123)  # halved before users are left out
-    assert (len(halves["seen_user_ids"]), len(halves["unseen_user_ids"])) == (651, 636)
+    assert "1029 seen and 258 unseen users" in out and "3861 training and 3866 test dialogues" in out
+    sizes = lambda *split: [len(ids) for ids in PEOPLE.split_users(*split).values()][2:]
+    assert sizes(users, 0.5, 0.5, 6, 123) == [651, 636]  # halved before users are left out
     busy = {user: ids for user, ids in users.items() if len(ids) >= 6}
-    halves = PEOPLE.split_users(busy, 0.5, 0.5, 1, 0)  # as --resplit --seen_fraction 0.5 does
-    assert (len(halves["seen_user_ids"]), len(halves["unseen_user_ids"])) == (643, 644)
-
-
-@real
-def test_the_structure_written_down_for_planted_dialogues_is_the_real_one():
-    user_of, replies = real_ids()
+    assert sizes(busy, 0.5, 0.5, 1, 0) == [643, 644]  # as --resplit --seen_fraction 0.5 does
+    # the structure that is written down for planted dialogues
     dialogues = user_of.value_counts().value_counts()
     assert replies.value_counts().to_dict() == PEOPLE.DIALOGUES_OF_REPLIES
     assert {count: dialogues[count] for count in (6, 7)} == PEOPLE.PEOPLE_OF_DIALOGUES
@@ -196,20 +184,15 @@ def test_another_split_or_other_types_of_the_same_values_leave_the_dialogues_as_
     before = written()
     same, another = written("--seen_fraction", 0.5, "--seed", 1)
     assert before[0] == same and before[1] != another  # so that a new split needs no new embedding
-    users, rows = (read(tmp_path / f"{name}.jsonl") for name in ("survey", "conversations"))
-    for row in users:
-        row["num_completed_conversations"] = float(row["num_completed_conversations"])
-    for row in rows:
-        for said in row["conversation_history"]:
-            said["turn"] = float(said["turn"])
-            if "if_chosen" in said:
-                said["if_chosen"] = int(said["if_chosen"])
-    put(tmp_path, users, rows)
+    for name in ("survey", "conversations"):
+        file = tmp_path / f"{name}.jsonl"
+        floats = re.sub(r'((turns?|completed_conversations)": \d+)', r"\1.0", file.read_text())
+        file.write_text(floats.replace('"if_chosen": true', '"if_chosen": 1').replace("false", "0"))
     assert before == written()
 
 
 SAID = (
-    (0, "model", "x", None), (3, "user", "x"), (-1, "user", "x"), (0.5, "user", "x"), (0, "user", ["a", "b"]),
+    (0, "model", "x"), (3, "user", "x"), (-1, "user", "x"), (0.5, "user", "x"), (0, "user", ["a", "b"]),
     (0, "system", "x"),
 )  # fmt: skip
 NO_MESSAGE = "message 0 needs role user or model, content that is text, turn below 1"
@@ -257,9 +240,7 @@ def test_files_that_are_not_the_data_end_with_one_line(tmp_path):
 
 def test_every_vector_is_that_of_its_own_conversation(prepared, reward_model):
     split = load_split(prepared / "prism", "")
-    records = []
-    for row in read(prepared / "dialogues.jsonl"):
-        records += GENERATE.comparisons(row)
+    records = [*chain.from_iterable(map(GENERATE.comparisons, read(prepared / "dialogues.jsonl")))]
     assert len(records) == len(split.frame)
     alone = encoder(reward_model, share=False)
     for record, row in list(zip(records, split.frame.itertuples()))[::7]:
@@ -273,16 +254,13 @@ def test_every_vector_is_that_of_its_own_conversation(prepared, reward_model):
 
 def test_the_first_dialogues_only_and_what_is_missing(prepared, text_encoder, tmp_path):
     flags = ("--pooling", "mean", "--limit", 3)
+    done = generate(tmp_path, text_encoder, *flags, call=call_script)
+    assert_one_line_error(done, "dialogues.jsonl is missing", "PRISM/prepare.py")
     source = tmp_path / "data/dialogues.jsonl"
     source.parent.mkdir()
-    for rows, *words in (
-        (None, "dialogues.jsonl is missing", "PRISM/prepare.py"),
-        ([{"user_id": "u"}], "line 1: no dialogue"),
-        ([], "holds no comparison"),
-    ):
-        if rows is not None:
-            write(source, rows)
-        assert_one_line_error(generate(tmp_path, text_encoder, *flags, call=call_script), *words)
+    for rows, words in (([{"user_id": "u"}], "line 1: no dialogue"), ([], "holds no comparison")):
+        write(source, rows)
+        assert_one_line_error(generate(tmp_path, text_encoder, *flags, call=call_script), words)
     write(source, read(prepared / "dialogues.jsonl"))
     generate(tmp_path, text_encoder, *flags)
     split = load_split(tmp_path / "data/prism", "")
@@ -311,21 +289,27 @@ def test_from_embeddings_to_table_picture_and_bases(prepared, tmp_path):
     assert (tmp_path / "vary_fewshot.png").exists() and (tmp_path / "train_basis.png").exists()
 
 
-def test_no_person_and_no_dialogue_is_on_two_sides(prepared):
+@pytest.mark.parametrize(
+    "anew", [{}, {"seed": 3}, {"seed": 3, "seen_fraction": 0.5}]
+)  # the last as in the paper
+def test_no_person_and_no_dialogue_is_on_two_sides(prepared, anew):
     dialogues = PEOPLE.load(prepared)
-    groups = PEOPLE.split(dialogues)
+    groups = PEOPLE.split(dialogues, **anew)
     assert_people_are_apart(groups)
-    for train, test in ((groups.train, groups.seen), (groups.few_shot_train, groups.unseen)):
-        rows = [set(g.chosen.tolist()) | set(g.rejected.tolist()) for g in (train, test)]
-        assert not rows[0] & rows[1]
+    assert groups.sizes == ((5, 5) if "seen_fraction" in anew else (8, 2))
     frame = dialogues.comparisons.frame
+    of_group = []  # its dialogues
     for group in groups:
         pairs = list(zip(group.chosen.tolist(), group.rejected.tolist()))
         rows = frame.set_index(["chosen", "rejected"]).loc[pairs]
         assert rows["user_id"].tolist() == [group.user_ids[user] for user in group.user.tolist()]
-        shots = group.shot.tolist()
-        assert len({*zip(rows["dialogue"], shots)}) == len({*shots})
-    assert sum(map(len, groups)) == len(frame)
+        of_group.append({*rows["dialogue"]})
+        assert len({*zip(rows["dialogue"], group.shot.tolist())}) == len({*group.shot.tolist()})
+        assert len(of_group[-1]) == 3 * len(group.user_ids)  # half of each one's
+    assert sum(map(len, of_group)) == len(set.union(*of_group)) == 60
+    same = [{*groups.train.user_ids} == {*dialogues.ids["seen_user_ids"]}]
+    same.append(of_group[0] | of_group[2] == {*dialogues.ids["train_dialog_ids"]})
+    assert same == [not anew] * 2
 
 
 def test_a_person_without_pairs_on_a_side_is_left_out_and_counted(prepared, capsys):
@@ -354,8 +338,7 @@ def test_training_without_data_or_with_settings_that_cannot_be(prepared, tmp_pat
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     done = call_script(VARY, *flags, "--num_shots", 1, 4)
     assert_one_line_error(done, "no unseen person has 4 training dialogues")
-    with open(tmp_path / "dialogues.jsonl", "a") as file:  # prepared again from other texts
-        file.write('{"dialogue": "new"}\n')
+    (tmp_path / "dialogues.jsonl").write_text("{}\n")  # prepared again from other texts
     done = call_script(TRAIN, *flags)
     assert_one_line_error(done, "was made of another", "run again: python PRISM/generate")
     for wrong, *words in (
@@ -368,10 +351,12 @@ def test_training_without_data_or_with_settings_that_cannot_be(prepared, tmp_pat
 
 
 def test_planted_dialogues_have_the_structure_and_the_accuracy_they_say():
-    dialogues = PEOPLE.plant(defaults_of(PEOPLE, seed=5, planted_users=120))
-    ids = dialogues.ids
+    dialogues = PEOPLE.plant(defaults_of(PEOPLE, seed=0))
     table, frame, *_, population = dialogues.comparisons
-    assert len(ids["seen_user_ids"]) == 96 and len(ids["unseen_user_ids"]) == 24
+    anew = PEOPLE.drawn_anew(dialogues, seed=3, seen_fraction=0)  # some have seven dialogues
+    for ids in (dialogues.ids, anew):
+        assert len(ids["seen_user_ids"]) == 160 and len(ids["unseen_user_ids"]) == 40
+        assert abs(len(ids["train_dialog_ids"]) - 600) <= 2
     pairs = frame.groupby(["dialogue", "turn"]).size()
     first = pairs.index.get_level_values("turn") == 0
     assert pairs[first].max() == 3 and pairs[~first].unique().tolist() == [1]
@@ -380,20 +365,8 @@ def test_planted_dialogues_have_the_structure_and_the_accuracy_they_say():
     X = table[frame["chosen"].tolist()] - table[frame["rejected"].tolist()]
     right = (X @ population.V * W).sum(1) > 0
     assert right.double().mean().item() == pytest.approx(0.9, abs=0.01)
-    again = PEOPLE.plant(defaults_of(PEOPLE, seed=5, planted_users=120))
+    again = PEOPLE.plant(defaults_of(PEOPLE, seed=0))
     assert again.comparisons.frame.equals(frame)
     assert torch.equal(again.comparisons.table, table)  # the same draws
     turns = {3: [1, 2], 4: [2, 2], 5: [3, 2], 6: [4, 2], 9: [3, 2, 2, 2]}
     assert {count: PEOPLE.replies_per_turn(count) for count in turns} == turns
-
-
-def test_people_drawn_anew_are_as_many_and_their_dialogues_are_halved_again():
-    dialogues = PEOPLE.plant(defaults_of(PEOPLE, seed=0))
-    ids = dialogues.ids
-    anew = PEOPLE.drawn_anew(dialogues, seed=3, seen_fraction=0)
-    for key in ("seen_user_ids", "unseen_user_ids", "train_dialog_ids"):
-        assert abs(len(anew[key]) - len(ids[key])) <= 2 and {*anew[key]} != {*ids[key]}
-    assert not {*anew["train_dialog_ids"]} & {*anew["test_dialog_ids"]}
-    assert not {*anew["seen_user_ids"]} & {*anew["unseen_user_ids"]}
-    halved = PEOPLE.drawn_anew(dialogues, seed=3, seen_fraction=0.5)  # as in the paper
-    assert len(halved["seen_user_ids"]) == len(halved["unseen_user_ids"]) == 100
