@@ -32,21 +32,20 @@ def row(worker="w0", post="the cat sat", texts=(" short", " longer one"), choice
     return {"info": info, "summaries": summaries, **fields, "extra": {"confidence": 9}}
 
 
-def news():
-    """A CNN/DM row of the batch files: an article and no post."""
-    return row() | {"info": {"id": "x", "site": "dailymail", "title": "t", "article": "long"}}
+# a CNN/DM row of the batch files: an article and no post
+NEWS = row() | {"info": {"id": "x", "site": "dailymail", "title": "t", "article": "long"}}
 
 
-def many_rows(workers=6, per_side=8):
+def many_rows(workers=6):
+    """Sixteen of each worker, half of them of each side."""
     rng = random.Random(0)
     rows = []
-    for split, count in (("train", per_side), ("valid1", per_side // 2), ("valid2", per_side // 2)):
+    for split, count in (("train", 8), ("valid1", 4), ("valid2", 4)):
         posts = [text(rng, 20) for _ in range(30)]
-        for w in range(workers):
-            for _ in range(count):
-                texts = (text(rng, 4), text(rng, 9))
-                choice = (w + rng.randrange(4) // 3) % 2
-                rows.append(row(f"w{w}", rng.choice(posts), texts, choice, split))
+        for number in range(workers * count):
+            texts = (text(rng, 4), text(rng, 9))
+            choice = (number // count + rng.randrange(4) // 3) % 2
+            rows.append(row(f"w{number // count}", rng.choice(posts), texts, choice, split))
     return rows
 
 
@@ -65,8 +64,8 @@ def prepared(tmp_path_factory, reward_model):
     """data/ made by prepare.py from batch files with a tiny reward model."""
     folder = tmp_path_factory.mktemp("reddit")
     rows = many_rows()
-    put(folder, "batch0.json", rows[: len(rows) // 2])
-    put(folder, "batch1.jsonl.gz", [*rows[len(rows) // 2 :], news()])
+    put(folder, "batch0.json", rows[:48])
+    put(folder, "batch1.jsonl.gz", [*rows[48:], NEWS])
     out = prepare(folder, reward_model)
     for side in ("train", "validation"):
         assert f"{side}: 48 comparisons by 6 workers" in out
@@ -77,25 +76,31 @@ def prepared(tmp_path_factory, reward_model):
 # ----------------------------------------------------------------------------------- prepare.py ---
 
 
-def test_empty_and_identical_texts_are_counted_and_left_out(tmp_path, text_encoder):
+def test_what_is_no_comparison_or_one_again_is_counted_and_left_out(tmp_path, text_encoder):
     same = row(texts=(" same ", "same"))
-    put(tmp_path, "b.json", [row(post="  "), same, row(texts=("", "x")), row(), row(choice=1), news()])
-    out = prepare(tmp_path, text_encoder, *MEAN)
-    assert "train: 2 comparisons by 1 workers on 1 posts" in out
-    for words in ("2 x empty post or summary", "1 x two identical summaries", "1 x news"):
+    rows = [row(post="  "), same, row(texts=("", "x")), row(), row(choice=1), NEWS, row("w1")]
+    put(tmp_path, "b.json", rows)
+    put(tmp_path, "copy.json.gz", rows)  # the same file under another name
+    put(tmp_path, "other.json", [row(choice=choice) | {"batch": "other"} for choice in range(2)])
+    out = prepare(tmp_path, text_encoder, *MEAN, "--limit", 2)
+    assert "train: 3 comparisons by 2 workers on 1 posts" in out
+    counted = (
+        "2 x empty post or summary",
+        "1 x two identical summaries",
+        "1 x news",
+        "2 x the same judgement again",
+    )
+    for words in (*counted, "copy.json.gz holds the same as"):
         assert words in out
     split = load_split(tmp_path / "data/train", "")
     assert split.frame[["chosen", "rejected"]].to_numpy().tolist() == [[0, 1], [1, 0]]
-    talks = [exchange("the cat sat", reply) for reply in ("short", "longer one")]
-    vectors = encoder(text_encoder, "mean").embed(talks)  # the first one won
-    assert torch.allclose(
-        split.table[split.frame.loc[0, ["chosen", "rejected"]].tolist()], vectors, atol=1e-5
-    )
+    talks = [exchange("the cat sat", reply) for reply in ("short", "longer one")]  # the first one won
+    assert torch.allclose(split.table, encoder(text_encoder, "mean").embed(talks), atol=1e-5)
 
 
 def test_what_others_have_rewritten_is_the_same_comparisons(tmp_path, text_encoder):
     """choice 1.0 is 1, a list from parquet is an array, the index says nothing, what a row lacks is null."""
-    rows = [*many_rows(workers=3), news()]
+    rows = [*many_rows(workers=3), NEWS]
     put(tmp_path / "plain", "b.json", rows)
     frame = pd.DataFrame(rows).astype({"choice": float})
     put(tmp_path / "floats", "b.json", json.loads(frame.to_json(orient="records")))
@@ -111,17 +116,6 @@ def test_what_others_have_rewritten_is_the_same_comparisons(tmp_path, text_encod
         tables += [load_split(tmp_path / name / "data" / side, "") for side in ("train", "validation")]
     for number, split in enumerate(tables):
         assert split.frame.equals(tables[number % 2].frame) and split.table.equal(tables[number % 2].table)
-
-
-def test_the_same_judgement_is_counted_once_and_said(tmp_path, text_encoder):
-    rows = many_rows(workers=2)
-    put(tmp_path, "batch1.json", rows)
-    put(tmp_path, "copy.json.gz", rows)  # the same file under another name
-    put(tmp_path, "other.json", [row | {"batch": "other"} for row in rows[:5]])
-    out = prepare(tmp_path, text_encoder, *MEAN, "--limit", 3)
-    assert "train: 16 comparisons by 2 workers" in out and "5 x the same judgement again" in out
-    assert "copy.json.gz holds the same as" in out
-    assert len(load_split(tmp_path / "data/train", "").frame) == 3
 
 
 BAD = [
@@ -144,12 +138,9 @@ def test_rows_that_no_comparison_has_end_with_file_and_line(tmp_path, text_encod
 
 
 def test_sources_without_a_comparison_end_with_one_line(tmp_path, text_encoder):
-    put(tmp_path, "b.json", [news()])
-    done = prepare(tmp_path, text_encoder, *MEAN, call=call_script)
-    assert_one_line_error(done, "no comparison of Reddit posts")
-    (tmp_path / "b.json").unlink()
-    done = prepare(tmp_path, text_encoder, *MEAN, call=call_script)
-    assert_one_line_error(done, "holds no batch files")
+    for words in ("holds no batch files", "no comparison of Reddit posts"):
+        assert_one_line_error(prepare(tmp_path, text_encoder, *MEAN, call=call_script), words)
+        put(tmp_path, "b.json", [NEWS])
 
 
 # ------------------------------------------------------------------------------------ people.py ---
