@@ -76,44 +76,31 @@ def test_the_loss_is_the_mean_over_choices_of_each_person(softmax):
     model = LoRe(None, 0.0, 8, 12, 3, 5, 0.5, generator=torch.Generator().manual_seed(0))
     loss, _ = model(data)
     logits = margins(data.differences(model.V) @ model.V, model.W.softmax(1), data.user) / LOGIT_SCALE
-    by_person = torch.zeros(8)
-    for person in range(8):
-        of_choices = []
-        for turn in data.choice[data.user == person].unique():
-            own = logits[data.choice == turn]
-            whole = F.pad(-own, (1, 0)).log_softmax(0)[0] if softmax else F.logsigmoid(own).mean()
-            of_choices.append(-whole)
-        by_person[person] = torch.stack(of_choices).mean()
-    assert loss.item() == pytest.approx(by_person.sum().item(), rel=1e-5)
+    of_choices = {}  # of each person
+    for turn in data.choice.unique():
+        of_pairs = logits[data.choice == turn]
+        whole = F.pad(-of_pairs, (1, 0)).log_softmax(0)[0] if softmax else F.logsigmoid(of_pairs).mean()
+        of_choices.setdefault(data.user[data.choice == turn][0].item(), []).append(-whole.item())
+    assert loss.item() == pytest.approx(sum(map(np.mean, of_choices.values())), rel=1e-5)
 
 
-def twice(frame):
-    """Each pair a second time, as of the same choice."""
-    return pd.concat([frame, frame]).sort_values("user_id", kind="stable")
-
-
-@pytest.mark.parametrize("own", [0.0, 30.0])
-def test_a_pair_twice_in_one_choice_tells_a_mixture_nothing_new(own):
-    frame, table = turns(replies=2)
-    V = torch.randn(12, 3, generator=torch.Generator().manual_seed(1)) * 100
-    prior = Prior(torch.full((3,), 1 / 3), 1.0, own)
-    found = []
-    for data in (pairs_of(frame, table), pairs_of(twice(frame), table)):
-        (Z,) = project(data, [V])
-        found.append(solve_mixtures(Z, data.user, 8, prior, data, spread=True))
-    assert torch.allclose(found[0].W, found[1].W, atol=1e-4)
-    assert torch.allclose(found[0].spread, found[1].spread, atol=1e-4)
-    if own:
-        assert torch.allclose(found[0].deviations.vector(3), found[1].deviations.vector(3), atol=1e-2)
-
-
-def test_a_pair_twice_in_one_choice_tells_the_ridge_solver_nothing_new():
+def test_a_pair_twice_in_one_choice_tells_nothing_new():
     frame, table = turns(people=12, each=16, replies=2)
-    once = fit_ridge(pairs_of(frame, table), [2])[2]
-    again = fit_ridge(pairs_of(twice(frame), table), [2])[2]
-    assert once.V.shape == again.V.shape
-    cosine = F.cosine_similarity(once.V @ once.W.T, again.V @ again.W.T, dim=0)
-    assert cosine.min() > 0.99
+    twice = pd.concat([frame, frame]).sort_values("user_id", kind="stable")
+    once, again = pairs_of(frame, table), pairs_of(twice, table)
+    V = torch.randn(12, 3, generator=torch.Generator().manual_seed(1)) * 100
+    for deviation_spread in (0.0, 30.0):
+        prior = Prior(torch.full((3,), 1 / 3), 1.0, deviation_spread)
+        first, second = (
+            solve_mixtures(project(data, [V])[0], data.user, 12, prior, data, spread=True) for data in (once, again)
+        )  # fmt: skip
+        assert torch.allclose(first.W, second.W, atol=1e-4)
+        assert torch.allclose(first.spread, second.spread, atol=1e-4)
+        if deviation_spread:
+            assert torch.allclose(first.deviations.vector(3), second.deviations.vector(3), atol=1e-2)
+    first, second = (fit_ridge(data, [2])[2] for data in (once, again))
+    assert first.V.shape == second.V.shape
+    assert F.cosine_similarity(first.V @ first.W.T, second.V @ second.W.T, dim=0).min() > 0.99
     with pytest.raises(InputError, match="pairs only"):
         fit_ridge(pairs_of(frame, table, softmax=True), [2])
 
@@ -143,25 +130,26 @@ def groups_of(frame, table):
     return Groups(seen, seen, unseen, unseen)
 
 
+def first_places(groups, V):
+    """By one reward, those of a group."""
+    margin = {name: project(group, [V])[0][:, 0] for name, group in groups._asdict().items()}
+    return CHOICES.first_places(Cell(0, 0.0, 1).scored(margin, groups))
+
+
 def test_the_first_place_is_right_where_all_pairs_are():
     frame, table = turns()
     groups = groups_of(frame, table)
     V = torch.randn(12, 1, generator=torch.Generator().manual_seed(2)) * 50
-    margin = {name: project(group, [V])[0][:, 0] for name, group in groups._asdict().items()}
-    first = CHOICES.first_places(Cell(0, 0.0, 1).scored(margin, groups))
-    rewards = (table @ V)[:, 0].numpy()
+    first = first_places(groups, V)
+    rewards = (table @ V)[:, 0] / LOGIT_SCALE
+
+    def of_choice(pairs):
+        replies = rewards[[pairs["chosen"].iloc[0], *pairs["rejected"]]]
+        return float(replies.argmax() == 0), -replies.log_softmax(0)[0].item()
+
+    expected = frame.groupby(["user_id", "turn"])[["chosen", "rejected"]].apply(of_choice)
     for name, users in (("seen", ["p0", "p1", "p2", "p3"]), ("unseen", ["p4", "p5", "p6", "p7"])):
-        right, loss = [], []
-        for user in users:
-            own = frame[frame["user_id"] == user].groupby("turn")
-            won, lost = [], []
-            for _, turn in own:
-                replies = [turn["chosen"].iloc[0], *turn["rejected"]]
-                won.append(rewards[replies].argmax() == 0)
-                scaled = torch.tensor(rewards[replies]) / LOGIT_SCALE
-                lost.append(-scaled.log_softmax(0)[0].item())
-            right.append(np.mean(won))
-            loss.append(np.mean(lost))
+        right, loss = np.mean([[*expected[user]] for user in users], axis=1).T
         assert first.accuracy[name] == pytest.approx(right)
         outcomes = first.outcomes[name]
         by_user = np.bincount(outcomes.user, outcomes.log_loss) / np.bincount(outcomes.user)
@@ -177,8 +165,7 @@ def test_the_plurality_of_others_leaves_the_person_out():
     rows += [("p0", 8, "c", 4, 5), ("p2", 9, "d", 6, 7)]  # nobody else was asked
     frame = pd.DataFrame(rows, columns=["user_id", "turn", "item", "chosen", "rejected"])
     groups = groups_of(frame, torch.randn(8, 3))
-    margin = {name: torch.ones(len(group)) for name, group in groups._asdict().items()}
-    first = CHOICES.first_places(Cell(0, 0.0, 1).scored(margin, groups))
+    first = first_places(groups, torch.ones(3, 1))
     found, kept = CHOICES.plurality(first, groups, frame)
     assert kept["seen"].tolist() == [True, True, False, True, True]
     # p0: a: others 0, 0, 1 -> right; b: others 2, 3, 3 -> wrong; p1 alike
@@ -195,9 +182,7 @@ def test_the_plurality_of_others_leaves_the_person_out():
     assert {row["K"] for row in shared} == {CHOICES.PLURALITY, 1}
     alone = frame[frame["item"].isin(["c", "d"])]
     lonely = groups_of(alone, torch.randn(8, 3))
-    margin = {name: torch.ones(1) for name in Groups._fields}
-    first = CHOICES.first_places(Cell(0, 0.0, 1).scored(margin, lonely))
-    assert CHOICES.of_shared_items([first], lonely, alone) == []
+    assert CHOICES.of_shared_items([first_places(lonely, torch.ones(3, 1))], lonely, alone) == []
 
 
 def test_how_often_people_agree_with_themselves():
