@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from tiny import TALKS, assert_own_passes, dialogue, encoder, prepare
+from tiny import TALKS, a_model, assert_own_passes, dialogue, encoder, prepare
 
 from lore.common import InputError
 from lore.text.conversations import exchange
@@ -23,9 +23,9 @@ def totals(batches, padded):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("batch_tokens", [1, 100000])
+@pytest.mark.parametrize("batch_tokens", [1, 300, 100000])
 def test_a_tree_gives_every_vector_of_its_own_pass(reward_model, attention, batch_tokens, capsys):
-    talks = [*dialogue(4), *TALKS, *dialogue(3, name="another"), *dialogue(1, name="short")]
+    talks = [*dialogue(6), *TALKS, *dialogue(3, name="another"), *dialogue(1, name="short")]
     random.Random(0).shuffle(talks)
     model = encoder(reward_model, attention=attention, batch_tokens=batch_tokens)
     assert_own_passes(model, talks)
@@ -34,22 +34,15 @@ def test_a_tree_gives_every_vector_of_its_own_pass(reward_model, attention, batc
     prefixes = {tuple(tokens[: n + 1]) for tokens in ids for n in range(len(tokens))}
     batches = prepare(model, talks)
     counts = totals(batches, padded=False)
+    trees = [tree for batch in batches for tree in batch]
+    assert sorted(i for tree in trees for i in tree.members) == list(range(len(talks)))
+    assert all(len(tree.tokens) <= batch_tokens for tree in trees if len(tree.members) > 1)  # else it is cut
     opening = len(model.tokeniser.tokens([exchange("", "")])[0][0])  # of the template, at most: once a tree
-    if batch_tokens > 1:  # each distinct beginning once
-        assert 0 <= counts["tokens"] - len(prefixes) <= opening * sum(map(len, batches))
+    if batch_tokens > 300:  # each distinct beginning once
+        assert 0 <= counts["tokens"] - len(prefixes) <= opening * len(trees)
     assert counts["plain"] == sum(map(len, ids)) and counts["padded"] == counts["tokens"]
     saved = f"{1 - counts['tokens'] / counts['plain']:.0%} saved by sharing, 0.0% padding"
     assert f"{len(talks)} texts, {counts['tokens']} tokens computed ({saved}): " in told
-
-
-def test_a_tree_is_cut_where_it_grows_too_large(reward_model):
-    talks = dialogue(6)
-    small = encoder(reward_model, batch_tokens=300)
-    trees = [tree for batch in prepare(small, talks) for tree in batch]
-    sizes = [len(tree.tokens) for tree in trees if len(tree.members) > 1]
-    assert len(trees) > 1 and max(sizes) <= 300
-    assert sorted(i for tree in trees for i in tree.members) == list(range(len(talks)))
-    assert_own_passes(small, talks)
 
 
 def test_the_plain_way_pads_and_shares_nothing(reward_model, capsys):
@@ -126,15 +119,11 @@ def test_mean_pooling_is_the_mean_over_the_texts_own_tokens(text_encoder):
 def test_of_an_encoder_decoder_the_encoder_is_used(name, tokenizer, tmp_path):
     import transformers
 
-    sizes = {"d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
-    if name == "BartModel":
-        sizes = {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 64}
-    kind = getattr(transformers, "BartConfig" if name == "BartModel" else "T5Config")
-    torch.manual_seed(0)
-    whole = getattr(transformers, name)(kind(vocab_size=400, d_model=32, **sizes)).eval()
-    whole.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    assert_own_passes(encoder(tmp_path, "mean"), TALKS, whole.get_encoder())
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    sizes |= {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 64}
+    a_model(name, tmp_path, tokenizer, **sizes)
+    whole = getattr(transformers, name).from_pretrained(tmp_path)
+    assert_own_passes(encoder(tmp_path, "mean"), TALKS, whole.get_encoder().eval())
 
 
 def test_what_a_model_fails_on_is_one_line(reward_model):

@@ -12,7 +12,7 @@ from lore.report.statistics import summarise
 
 
 def around(values, half):
-    return pytest.approx([values.mean() - half, values.mean() + half], abs=0.1 * half)
+    return pytest.approx([values.mean() - half, values.mean() + half], abs=0.03 * half)
 
 
 def test_differences_are_paired_by_user_whatever_the_order():

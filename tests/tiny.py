@@ -39,7 +39,7 @@ def a_model(architecture, folder, tokenizer, **options):
     import transformers
 
     torch.manual_seed(0)
-    family = architecture.removesuffix("Model").split("For")[0]
+    family = architecture.removesuffix("Model").removesuffix("Encoder").split("For")[0]
     config = getattr(transformers, f"{family}Config")(
         vocab_size=len(tokenizer), **copy.deepcopy(TINY | options)
     )
