@@ -61,10 +61,6 @@ def prepare(folder, model, *flags, call=printed):
     return call(FOLDER / "prepare.py", *common, *flags)
 
 
-def load(folder, side):
-    return load_split(folder / "data" / side, "", columns=["reply"])
-
-
 FEW = ("--num_seen", 6, "--num_unseen", 4, "--train_prompts", 8, "--num_iterations", 20)
 QUICK = (*FEW, "--few_shot_prompts", 3)
 MEAN = ("--pooling", "mean")
@@ -73,9 +69,11 @@ MEAN = ("--pooling", "mean")
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, reward_model):
     folder = tmp_path_factory.mktemp("personalllm")
-    write(folder, upstream(20), upstream(7, seed=1))
-    out = prepare(folder, reward_model)
-    assert "train: 20 prompts, 8 responses each" in out
+    train = upstream(21)
+    train.loc[2, "response_5"] = "the cat sat " * 60  # too long: the prompt is left out whole
+    write(folder, train, upstream(7, seed=1))
+    out = prepare(folder, reward_model, "--max_length", 100)
+    assert "train: 21 prompts, 8 responses each" in out and "8 of 168 rows left out" in out
     assert "test: 7 prompts" in out and "% saved" in out
     return folder
 
@@ -84,17 +82,17 @@ def prepared(tmp_path_factory, reward_model):
 def test_every_response_has_its_own_vector_and_its_own_scores(prepared, tmp_path, reward_model, rewritten):
     """As prepared, and as others have rewritten it: rows and columns in another order, other columns."""
     for name in ("train", "test"):
-        side = load(prepared, name)
+        side = load_split(prepared / f"data/{name}", "", columns=["reply"])
         assert list(side.frame) == ["prompt", "response", "reply", *NAMES]
         frame = side.frame.sample(frac=1, random_state=3).rename_axis("row").assign(length=7, note="x")
         save_split(tmp_path / name, side._replace(frame=frame[[*reversed(list(frame))]]))
     sides = PEOPLE.load(tmp_path if rewritten else prepared / "data")
     assert sides.head.shape == (32, 1)
     alone = encoder(reward_model, share=False)
-    for side, original in ((sides.train, upstream(20)), (sides.test, upstream(7, seed=1))):
+    for side, original in ((sides.train, upstream(21).drop(index=2)), (sides.test, upstream(7, seed=1))):
         assert side.scores.shape == (len(original), 8, 10)
         for prompt, response in ((0, 0), (3, 7), (6, 2)):
-            row, text = original.loc[prompt], f"response_{response + 1}"
+            row, text = original.iloc[prompt], f"response_{response + 1}"
             vector = side.table[side.reply[prompt, response]]
             assert torch.allclose(vector, alone.embed([exchange(row["prompt"], row[text])])[0], atol=1e-5)
             assert side.scores[prompt, response].tolist() == [row[f"{text}_{name}"] for name in NAMES]
@@ -114,9 +112,9 @@ def test_parts_odd_texts_and_a_second_run(tmp_path, text_encoder):
     out = prepare(tmp_path, text_encoder, *MEAN)
     assert "train: 6 prompts" in out and "holds the same as" in out
     assert "warning: prompts on both the training and the test side: 1" in out
-    frame = load(tmp_path, "train").frame
-    assert frame["prompt"].tolist() == np.repeat(np.arange(6), 8).tolist()
-    assert frame["gemma_2b"][41] == pytest.approx(train["response_2_gemma_2b"][5])
+    sides = PEOPLE.load(tmp_path / "data")
+    assert sides.train.scores.shape == (6, 8, 10)
+    assert sides.train.scores[5, 1, 0] == pytest.approx(train["response_2_gemma_2b"][5])
     out = prepare(tmp_path, text_encoder, *MEAN)  # data/ lies in --source
     assert out.count("done already") == 2
     done = prepare(tmp_path, text_encoder, *MEAN, "--limit", 3, call=call_script)
@@ -147,17 +145,6 @@ def test_what_prepare_refuses(tmp_path, text_encoder):
         write(tmp_path, good, bad)
         done = prepare(tmp_path, text_encoder, *MEAN, call=call_script)
         assert_one_line_error(done, "test", words)
-
-
-def test_a_prompt_with_a_response_too_long_is_left_out_whole(tmp_path, reward_model):
-    train = upstream(6)
-    train.loc[2, "response_5"] = "the cat sat " * 60
-    write(tmp_path, train, upstream(3, seed=1))
-    assert "left out" in prepare(tmp_path, reward_model, "--max_length", 100)
-    sides = PEOPLE.load(tmp_path / "data")
-    assert sides.train.scores.shape == (5, 8, 10)
-    scores = [train[f"response_1_{name}"][3] for name in NAMES]  # the next prompt's, not moved
-    assert sides.train.scores[2, 0].tolist() == scores
 
 
 def test_from_embeddings_to_the_papers_table_and_pictures(prepared, tmp_path):
@@ -276,7 +263,7 @@ def test_what_training_refuses(prepared, tmp_path):
         (("--num_unseen", 0), "at least one person each"),
     ):
         assert_one_line_error(call_script(TRAIN, "--data", prepared / "data", *QUICK, *extra), *words)
-    train, test = load(prepared, "train"), load(prepared, "test")
+    train, test = (load_split(prepared / f"data/{name}", "", columns=["reply"]) for name in ("train", "test"))
     frame = test.frame
     narrow = {"table": test.table[:, :31], "head": test.head[:31]}
     save_split(tmp_path / "train", train)

@@ -12,27 +12,19 @@ from lore.common import InputError
 from lore.text.conversations import exchange
 
 
-def test_rendered_chat_is_golden_with_one_beginning_token(reward_model):
-    model = encoder(reward_model)
-    (tokens,), counts = model.tokeniser.tokens([exchange(" the cat ", "sat")])
-    text = "<s><|user|>\nthe cat<|end|>\n<|assistant|>\nsat<|end|>\n"
-    assert model.tokenizer.decode(tokens) == text and counts == {"cut": 0, "cut_replies": 0}
-
-
-def test_text_encoder_joins_messages_plainly(text_encoder):
-    model = encoder(text_encoder, "mean")
-    (tokens,), _ = model.tokeniser.tokens([exchange("the cat", "sat")])
-    assert model.tokenizer.decode(tokens, skip_special_tokens=True) == "the cat\n\nsat"
-
-
-def test_a_template_that_looks_at_the_clock_does_not(reward_model, tmp_path):
-    shutil.copytree(reward_model, tmp_path / "model")
+def test_rendered_texts_are_golden_with_one_beginning_token(reward_model, text_encoder, tmp_path):
+    """A reward model's template, one that looks at the clock, and messages joined plainly."""
+    clock = shutil.copytree(reward_model, tmp_path / "model")
     template = "{{ bos_token }}{{ strftime_now('%d %b %Y') }} {{ date_string }}"
     template += "{{ messages[0]['content'] }}{{ messages[1]['content'] }}"
-    (tmp_path / "model/chat_template.jinja").write_text(template)
-    model = encoder(tmp_path / "model")
-    text = model.tokenizer.decode(model.tokeniser.tokens([exchange("the cat", "sat")])[0][0])
-    assert text == "<s>26 Jul 2024 26 Jul 2024the catsat"
+    (clock / "chat_template.jinja").write_text(template)
+    for model, text in (
+        (encoder(reward_model), "<s><|user|>\nthe cat<|end|>\n<|assistant|>\nsat<|end|>\n"),
+        (encoder(clock), "<s>26 Jul 2024 26 Jul 2024 the cat sat"),
+        (encoder(text_encoder, "mean"), "<s> the cat \n\nsat"),
+    ):
+        (tokens,), counts = model.tokeniser.tokens([exchange(" the cat ", "sat")])
+        assert model.tokenizer.decode(tokens) == text and counts == {"cut": 0, "cut_replies": 0}
 
 
 def test_the_last_token_is_read_even_when_it_is_the_pad_token(reward_model):
@@ -45,23 +37,19 @@ def test_the_last_token_is_read_even_when_it_is_the_pad_token(reward_model):
 
 
 def test_long_conversations_lose_their_oldest_tokens_and_are_counted(reward_model, text_encoder, capsys):
-    history = [
-        *exchange("an old question", "an old answer"),
-        *exchange("the cat sat on the mat " * 20, "and the dog"),
-    ]
+    old = exchange("an old question", "an old answer")
+    history = [*old, *exchange("the cat sat on the mat " * 20, "and the dog")]
     talks = [history, exchange("x", "y")]
-    whole, longest = encoder(reward_model), 60
-    assert len(whole.tokeniser.tokens(talks)[0][0]) > 2 * longest
-    short = encoder(reward_model, max_length=longest)
+    whole, _ = encoder(reward_model).tokeniser.tokens(talks)
+    short = encoder(reward_model, max_length=60)
     ids, counts = short.tokeniser.tokens(talks)
     assert counts == {"cut": 1, "cut_replies": 0}
-    assert ids[1].tolist() == whole.tokeniser.tokens(talks)[0][1].tolist()
+    assert 58 <= len(ids[0]) <= 60 < len(whole[0]) / 2 and ids[1].tolist() == whole[1].tolist()
     # turns stay, the first two empty, then the end of the question, then the reply
     text = short.tokenizer.decode(ids[0])
     empty = "<s><|user|>\n<|end|>\n<|assistant|>\n<|end|>\n<|user|>\n"
     assert text.startswith(empty) and text.endswith("mat<|end|>\n<|assistant|>\nand the dog<|end|>\n")
     assert text[len(empty) :].split("<|end|>")[0] in history[2]["content"]
-    assert longest - 2 <= len(ids[0]) <= longest
     assert encoder(reward_model, max_length=10**6).tokeniser.longest == 512  # as the model takes
     short.embed(talks)
     told = "1 of 2 conversations are too long: the oldest part of their prompt is left out"
@@ -77,16 +65,17 @@ def test_long_conversations_lose_their_oldest_tokens_and_are_counted(reward_mode
     assert len(tokens) == 12 and counts == {"cut": 0, "cut_replies": 1}  # a text encoder has no choice
 
 
-@pytest.mark.parametrize(
-    "talk",
-    [
-        exchange("the cat sat on the mat " * 2000, "and the dog"),
-        [*exchange("and the dog", "the cat sat on the mat " * 2000), *exchange("x", "y")],
-        exchange("x", "the cat sat on the mat " * 2000),
-        [*exchange("hi", "hello") * 100, *exchange("the cat sat on the mat " * 2000, "y")],
-        exchange("x" + " " * 20_000 + "x", "y"),
-    ],
-)
+LONG = "the cat sat on the mat " * 2000
+LONG_TALKS = [
+    exchange(LONG, "and the dog"),
+    [*exchange("and the dog", LONG), *exchange("x", "y")],
+    exchange("x", LONG),
+    [*exchange("hi", "hello") * 100, *exchange(LONG, "y")],
+    exchange("x" + " " * 20_000 + "x", "y"),
+]
+
+
+@pytest.mark.parametrize("talk", LONG_TALKS)
 def test_what_is_cut_off_anyway_is_not_tokenised(reward_model, talk, monkeypatch):
     model = encoder(reward_model, max_length=60)
     whole = encoder(reward_model, max_length=60)
@@ -178,17 +167,16 @@ def test_texts_that_have_the_same_tokens_are_counted(reward_model, text_encoder,
 
 
 def test_what_stands_beside_the_content_is_read_or_refused(reward_model, text_encoder):
-    calls = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "", "tool_calls": []}]
+    ask, say = exchange("a?", "ok")
+    done = {"role": "tool", "content": "done"}
     talks = []
     for tool in ("tide", "sink"):
-        call = calls[1] | {"tool_calls": [{"type": "function", "function": {"name": tool}}]}
-        done = {"role": "tool", "content": "done"}
-        talks.append([calls[0], call, done, {"role": "assistant", "content": "ok"}])
+        call = {"tool_calls": [{"type": "function", "function": {"name": tool}}]}
+        talks.append([ask, say | {"content": ""} | call, done, say])
     model = encoder(reward_model)
-    with pytest.raises(InputError, match="does not read the tool_calls of a message"):
-        model.embed(talks)
-    with pytest.raises(InputError, match="does not read the tool_calls of a message"):
-        encoder(text_encoder, "mean").embed(talks)
+    for deaf in (model, encoder(text_encoder, "mean")):
+        with pytest.raises(InputError, match="does not read the tool_calls of a message"):
+            deaf.embed(talks)
     named = [[{**message, "name": name} for message in TALKS[0]] for name in ("ann", "bob")]
     alike = model.embed(named)
     assert torch.equal(alike[0], alike[1])  # this template writes no names: the same tokens
