@@ -137,10 +137,12 @@ def test_ids_have_one_spelling_and_a_missing_one_is_none():
             identifier("here", {"user_id": value}, "user_id")
 
 
-def test_a_prompt_in_two_spellings_is_one_prompt(tmp_path):
+def test_a_prompt_in_two_spellings_is_one_prompt(tmp_path, capsys):
     prompts = ["Why not?", "Why not? ", "Why\r\nnot?", "why not?", "Why\u00a0not?", "Wh\u200by not?"]
     rows = [PAIR | {"prompt": prompt} for prompt in prompts]
-    judgements = read_judgements(texts.write(tmp_path / "r.jsonl", rows))
+    open_question = {"user_id": "ann", "prompt": "a?", "candidates": ["b", "c"], "choice": None}
+    judgements = read_judgements(texts.write(tmp_path / "r.jsonl", [*rows, open_question]))
+    assert "left out: 1 x an empty choice" in capsys.readouterr().out
     assert len({judged.prompt_id for judged in judgements}) == 1
     assert [judged.chosen[0]["content"] for judged in judgements] == prompts
     assert first_times(judgements) == [0]  # and one judgement
@@ -149,14 +151,6 @@ def test_a_prompt_in_two_spellings_is_one_prompt(tmp_path):
         read_judgements(texts.write(tmp_path / "r.jsonl", rows))
     other = judgement("here", PAIR | {"prompt": "Why not now?"})
     assert prompt_key(other) != prompt_key(judgements[0])
-
-
-def test_a_choice_of_two_candidates_is_a_comparison(tmp_path, capsys):
-    row = {"user_id": "ann", "prompt": "a?", "candidates": ["b", "c"]}
-    rows = [row | {"choice": choice} for choice in (0, 1.0, None)]
-    first, second = read_judgements(texts.write(tmp_path / "r.jsonl", rows))
-    assert first.chosen == second.rejected and first.chosen[-1]["content"] == "b"
-    assert "left out: 1 x an empty choice" in capsys.readouterr().out
 
 
 SYSTEM = {"role": "system", "content": "be good"}
@@ -242,7 +236,9 @@ AS_THEY_ARE = {
     "whole conversations": {"chosen": CHOSEN, "rejected": REJECTED},
     "empty cells": PAIR | {"messages": "", "prompt_id": "", "split": " "},
     "no messages": PAIR | {"messages": []},
-    "candidates": {"prompt": "a?", "candidates": ["b", "c"], "choice": "0"},
+    "the first candidate": {"prompt": "a?", "candidates": ["b", "c"], "choice": 0},
+    "the second candidate": {"prompt": "a?", "candidates": ["c", "b"], "choice": 1.0},
+    "context of something else": PAIR | {"context": "of a paper"},
 }
 
 
@@ -259,7 +255,6 @@ def test_other_layouts_are_read_as_they_are(name, kind, tmp_path):
 def test_what_only_looks_like_a_layout_stays_what_it_is():
     written = PAIR | {"prompt": "Write a dialogue", "chosen": HUMAN + "b"}
     assert judgement("here", written).chosen[1]["content"] == HUMAN + "b"
-    assert judgement("here", PAIR | {"context": "of a paper"}) == judgement("here", PAIR)
 
 
 def test_columns_of_other_names_are_named(tmp_path):
