@@ -67,14 +67,20 @@ def frame_of(folder):
 
 
 def test_a_turn_is_its_history_its_prompt_and_the_replies_that_were_not_preferred(tmp_path, reward_model):
-    rows = [conversation(0, 2), conversation(1, 3, "bob", first_turn_prompt='the "cat",\nsat?')]
+    """Whatever their letters, and its form of an accent."""
+    rows = [conversation(0, 2, first_turn_prompt="Où est le café ?")]
+    rows.append(conversation(1, 3, "bob", first_turn_prompt='the "cat",\nsat?'))
+    letters = {name: rows[0][reply] for name, reply in zip(REPLIES, reversed(REPLIES))}
+    prompt = unicodedata.normalize("NFD", rows[0]["first_turn_prompt"])
+    rows.append(conversation(2, 1, "eve", preferred="response_c", first_turn_prompt=prompt, **letters))
     out = prepare(tmp_path, rows, reward_model)
-    assert "2 conversations by 2 people: 5 choices (15 pairs) on 5 items" in out
+    assert "3 conversations by 3 people: 6 choices (18 pairs) on 5 items" in out  # one of them twice
     split = load_split(tmp_path / "data/comparisons", "")
     frame = split.frame
-    assert frame["turn"].value_counts().tolist() == [3] * 5
-    assert frame.groupby("user_id")["place"].max().to_dict() == {"ann": 1, "bob": 2}
+    assert frame["turn"].value_counts().tolist() == [3] * 6
+    assert frame.groupby("user_id")["place"].max().to_dict() == {"ann": 1, "bob": 2, "eve": 0}
     assert frame["group"].nunique() == 2 and frame["item"].nunique() == 5
+    assert frame["chosen"].nunique() == 6  # a text is read as it is written
     assert {*frame["country"]} == {"india"} and {*frame["political"]} == {""}
     talk = []
     for turn in TURNS[:2]:
@@ -82,17 +88,6 @@ def test_a_turn_is_its_history_its_prompt_and_the_replies_that_were_not_preferre
         talk += exchange(rows[0][f"{turn}_turn_prompt"], reply)
     row = frame.query("user_id == 'ann' and place == 1")["chosen"].iloc[0]
     assert torch.allclose(split.table[row], encoder(reward_model).embed([talk])[0], atol=1e-5)
-
-
-def test_an_item_is_the_same_whatever_its_letters_and_its_form_of_an_accent(tmp_path, text_encoder):
-    row = conversation(0, 1, "ann", preferred="response_a", first_turn_prompt="Où est le café ?")
-    relettered = row | {name: row[reply] for name, reply in zip(REPLIES, reversed(REPLIES))}
-    relettered |= {"conversation_id": "c9", "first_turn_preferred_response": "response_d"}
-    prompt = unicodedata.normalize("NFD", row["first_turn_prompt"])
-    decomposed = row | {"conversation_id": "c10", "first_turn_prompt": prompt}
-    prepare(tmp_path, [row, relettered, decomposed], text_encoder, *MEAN)
-    frame = frame_of(tmp_path)
-    assert frame[["item", "group"]].nunique().tolist() == [1, 1] and frame["chosen"].nunique() == 2
 
 
 def test_every_trap_is_counted(tmp_path, text_encoder):

@@ -60,7 +60,9 @@ def test_ridge_baselines_and_fresh_splits(name, tmp_path):
     assert first["log_loss"] != second["log_loss"]
     out = started(name, "vary_fewshot", tmp_path, *flags, "--num_shots", 1, 2, "--trials", 2)
     assert "ridge, seed 0: held-out loss" in out and "over Bradley-Terry, unseen" in out
-    assert len([*tmp_path.glob("vary_fewshot_synthetic*.json")]) == 1
+    (file,) = tmp_path.glob("vary_fewshot_synthetic*.json")
+    assert [(row["K"], row["shots"]) for row in report(file)["rows"]] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert file.with_suffix(".png").exists()
 
 
 @pytest.mark.parametrize("script", ["train_basis", "vary_fewshot"])

@@ -181,10 +181,7 @@ def test_from_comparisons_to_tables_pictures_and_bases(prepared, tmp_path):
     basis = load_basis(tmp_path / "train_basis_K2_alpha0_seed0.safetensors", 32)
     assert basis.V.shape == (32, 2) and len(basis.user_ids) == len(basis.W) == 3
     assert basis.model == load_split(prepared / "train", "").model != ""  # so eval_rb2 warns
-    out = printed(VARY, *common, "--K_list", 1, 2, "--num_shots", 2, 4, "--trials", 3)
-    rows = report(tmp_path / "vary_fewshot.json")["rows"]
-    assert [(row["K"], row["shots"]) for row in rows] == [(1, 2), (1, 4), (2, 2), (2, 4)]
-    assert (tmp_path / "vary_fewshot.png").exists() and (tmp_path / "train_basis.png").exists()
+    assert (tmp_path / "train_basis.png").exists()
     done = call_script(VARY, *common, "--num_shots", 7)
     assert_one_line_error(done, "shots = 7", "6 to draw from")
 

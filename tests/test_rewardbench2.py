@@ -254,7 +254,6 @@ def test_of_a_part_of_the_bench_there_is_no_overall(tmp_path, reward_model):
     assert "2 rows" in out and "percent; Overall is the mean of the six subsets, not all here" in out
     table = table_of(tmp_path, "eval_rb2_precise_if_first2")
     assert table.columns.tolist() == ["Precise IF", "Overall"] and np.isnan(table["Overall"]).all()
-
     rows = [row for row in bench() if not row["id"].startswith("tied")]
     out = evaluate(tmp_path, bench_file(tmp_path, rows), reward_model)
     assert "not all here" in out and "3 of 3 Ties rows lack" in out
