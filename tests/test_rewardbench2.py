@@ -204,8 +204,8 @@ def test_every_head_gets_the_official_score_of_its_own_rewards(tmp_path, reward_
     rows[0]["rejected"][0] = rows[0]["chosen"][0]  # an exact tie
     too_long = bench_row("long", rejected=("no", "the cat sat " * 60, "it"))  # its row is left out whole
     source = bench_file(tmp_path, [too_long, *rows])
-    limit = ("--max_length", 60)
-    out = evaluate(tmp_path, source, reward_model, *limit, "--rm_head", path, "--users", "user2", "user9")
+    flags = ("--max_length", 60, "--rm_head", path, "--users", "user2", "user9")
+    out = evaluate(tmp_path, source, reward_model, *flags)
     assert "4 of 108 rows left out" in out
     table = table_of(tmp_path)
     names = ["reference head", "column 0", "column 1", "column 2", "mean mixture", "user2", "user9"]
@@ -229,22 +229,14 @@ def test_every_head_gets_the_official_score_of_its_own_rewards(tmp_path, reward_
     assert rewards[0]["Ties"] == pytest.approx(table["Ties"].iloc[0])
     assert len(rewards[0]["Ties_interval"]) == 2
     assert "points above the reference head, mean of the subsets" in out
-    assert "rb2: done already" in evaluate(tmp_path, source, reward_model, *limit)  # of another head
-
-
-def test_rows_that_pandas_has_written_get_the_same_scores(tmp_path, reward_model):
-    """num_correct 1.0, replies as arrays, a row twice and one of Ties twice."""
-    rows = bench()
-    frame = pd.DataFrame([*rows, rows[0], rows[-1]]).astype({"num_correct": float})
+    # as pandas writes it: num_correct 1.0, replies as arrays, a row twice and one of Ties twice
+    frame = pd.DataFrame([too_long, *rows, rows[0], rows[-1]]).astype({"num_correct": float})
     frame.to_parquet(tmp_path / "bench.parquet")
-    plain = evaluate(tmp_path, bench_file(tmp_path, rows), reward_model)
-    before = (tmp_path / "eval_rb2.csv").read_bytes()
-    out = evaluate(tmp_path, tmp_path / "bench.parquet", reward_model)
-    assert "2 rows that stand there a second time" in out and "second time" not in plain
-    assert before == (tmp_path / "eval_rb2.csv").read_bytes()  # of the very same table of embeddings
-    assert "done already" in out
+    again = evaluate(tmp_path, tmp_path / "bench.parquet", reward_model, *flags)
+    assert "2 rows that stand there a second time" in again and "second time" not in out
+    assert "rb2: done already" in again and table.equals(table_of(tmp_path))
     pd.read_parquet(tmp_path / "rb2.parquet")[::-1].to_parquet(tmp_path / "rb2.parquet")
-    done = evaluate(tmp_path, tmp_path / "bench.parquet", reward_model, call=call_script)
+    done = evaluate(tmp_path, source, reward_model, *flags, call=call_script)
     assert_one_line_error(done, "rb2.parquet was changed by others")
 
 
