@@ -94,23 +94,25 @@ def hash_tensors(tensors):
 
 @dataclass
 class Run:
-    """What is to be embedded, and where it goes.
+    """What is to be embedded, and where it goes; the fields are the arguments of embed_split.
 
-    path: of the Split; folder: of its parts; frame: with row numbers of the conversations in
-    `columns`; whole, made_from: see embed_split; conversations: the distinct ones; parts: lists of
-    their numbers; made_of: all that the result depends on; keys: one for each part.
+    frame: from here on with row numbers of the conversations; conversations: the distinct ones; folder: of
+    the parts, lists of their numbers; made_of: all that the result depends on; keys: one for each part.
     """
 
     path: Path
-    folder: Path
     frame: object
-    columns: list
-    whole: str
-    conversations: list
     encoder: Encoder
+    columns: list
     made_from: str
+    whole: str
 
     def __post_init__(self):
+        self.folder = Path(f"{self.path}.parts")
+        talks = itertools.chain.from_iterable(self.frame[column] for column in self.columns)
+        self.conversations, rows = distinct(talks)
+        numbers = np.array(rows).reshape(len(self.columns), len(self.frame))
+        self.frame = self.frame.reset_index(drop=True).assign(**dict(zip(self.columns, numbers)))
         content = [self.encoder.identity, self.frame.to_csv(), self.made_from]
         digest = hashlib.sha256(json.dumps(content).encode())
         for conversation in self.conversations:
@@ -266,21 +268,11 @@ def embed_split(path, frame, encoder, columns=("chosen", "rejected"), made_from=
     it). Several processes share the parts; what they make does not depend on how many there are.
     InputError where PATH, or what is there of it, was made of other text or in another way.
     """
-    path = Path(path)
-    talks = []
-    for column in columns:
-        talks.extend(frame[column])
-    conversations, rows = distinct(talks)
-    frame = frame.reset_index(drop=True)
-    for column, numbers in zip(columns, np.array(rows).reshape(len(columns), len(frame))):
-        frame[column] = numbers
-    folder = Path(f"{path}.parts")
-    run = Run(path, folder, frame, list(columns), whole, conversations, encoder, made_from)
-
+    run = Run(Path(path), frame, encoder, list(columns), made_from, whole)
     with ExitStack() as held:
         pending = from_first(lambda: run.start(held))
         if pending is not None:
-            print(f"{path}: {len(frame)} rows, {len(conversations)} distinct conversations")
+            print(f"{path}: {len(frame)} rows, {len(run.conversations)} distinct conversations")
             run.compute(pending[rank() :: world()])
             from_first(run.merge)
-    delete_parts(folder)
+    delete_parts(run.folder)
