@@ -210,8 +210,7 @@ def main():
         imported = f"{prefix}.{args.format}.json"
         require_format(imported, args.format)
         results.append(imported)
-    read = [path for path in (args.basis, args.input, args.known) if path]
-    require_rows(args.output, read, "told", results)
+    require_rows(args.output, [args.basis, args.input, args.known], "told", results)
     require_results(prefix, args.output, picture=True)
     judgements, answers, asked = asked_before(args, basis)
     rows = questions_in(args, asked)

@@ -16,11 +16,9 @@ With --model, each prompt of FILE (prompt, chosen, rejected) is a round, its rep
 reward is that of the head; a text encoder has none, there it is the mean difference of chosen and rejected.
 """
 
-import io
 import itertools
 import random
 import tempfile
-from contextlib import redirect_stdout
 
 import torch
 from measure import flags, judge, ratio, timed
@@ -144,11 +142,6 @@ def plain_vector(encoder, text):
     return states[0, -1].cpu()
 
 
-def quietly_timed(function, *arguments):
-    with redirect_stdout(io.StringIO()):
-        return timed(function, *arguments)
-
-
 def measure_round(plain, encoder, texts):
     """Seconds of every text of every comparison one at a time, of those that had not come before, and ours;
     the largest difference of a coordinate between the two ways; counts of a Tally: {name: number}."""
@@ -233,11 +226,12 @@ def measure_model(args):
     spent = {name: [] for name in encoders}
     tables = {name: [] for name in encoders}
     wins = {name: [] for name in encoders}  # e(chosen) - e(rejected)
-    for encoder in encoders.values():
-        quietly_timed(encoder.embed, rounds[0][0][:2])  # loads the model, warms up
-    for texts, pairs in rounds:
+    for texts, pairs in [(rounds[0][0][:2], None), *rounds]:
         for name, encoder in encoders.items():
-            table, seconds = quietly_timed(encoder.embed, texts)
+            with Tally(0) as tally:
+                (table, _), seconds = timed(encoder.embed_distinct, texts, tally)
+            if pairs is None:  # has loaded the model, and warmed up
+                continue
             chosen, rejected = table.float()[pairs.T]  # (2, pairs, d)
             spent[name].append(seconds)
             tables[name].append(table.float())

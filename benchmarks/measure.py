@@ -1,6 +1,5 @@
 """What the benchmarks share: seconds, ratios of rounds, peak memory, verdicts, and the way to the code they measure."""
 
-import argparse
 import importlib.util
 import os
 import statistics
@@ -19,8 +18,7 @@ from lore.settings import OneLineParser
 
 def flags(docstring, **defaults):
     """A parser whose --help begins with a script's docstring; a flag of its type for each default."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = OneLineParser(description=docstring, formatter_class=layout, allow_abbrev=False)
+    parser = OneLineParser(docstring)
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"[{default}]")
     return parser

@@ -16,6 +16,12 @@ SEEDS = 2**32  # NumPy's legacy generator takes none from here on
 
 
 class OneLineParser(argparse.ArgumentParser):
+    """A parser whose --help begins with a script's docstring, and whose errors are InputErrors."""
+
+    def __init__(self, docstring):
+        as_written = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=docstring, formatter_class=as_written, allow_abbrev=False)
+
     def error(self, message):
         raise InputError(f"{message} (--help lists the flags)")
 
@@ -27,8 +33,7 @@ def settings(script, *shared):
     and that help. shared: modules with a block of their own, which several scripts have in common;
     what the script states itself goes before it.
     """
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = OneLineParser(description=script["__doc__"], formatter_class=as_written, allow_abbrev=False)
+    parser = OneLineParser(script["__doc__"])
     names = set()
     for module in (script, *map(vars, shared)):
         for name, meaning in stated(module["__file__"]):
