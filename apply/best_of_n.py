@@ -92,9 +92,9 @@ def choose(row, users, doubts, vote):
         best, tied = best_of(replies, rewards)
         added["best"] = dict(zip(users, best.tolist()))
         gains = torch.from_numpy(rewards.max(0) - rewards[common[0]])  # (P,)
-        for column in doubts.columns(users):
+        for column, user in enumerate(users) if doubts.known else ():
             pair = row.vectors[best[column], None], row.vectors[common]
-            gains[column] = doubts.tempered(users[column], *pair, gains[column, None])
+            gains[column] = doubts.tempered(user, *pair, gains[column, None])
         added["gain"] = dict(zip(users, gains.tolist()))
         added["tied"] = {users[column]: equals for column, equals in tied.items()}
     if vote:

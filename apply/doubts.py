@@ -21,10 +21,6 @@ class Doubts:
             p = torch.sigmoid(basis.log_odds(X, [user]).double())  # (m, 1)
             self.known[user] = Known.of(basis.prior, self.pairs(X), (p * (1 - p)).T)
 
-    def columns(self, users):
-        """Numbers of those of some users of whom something is known."""
-        return [column for column, user in enumerate(users) if user in self.known] if self.known else []
-
     def pairs(self, X):
         """PersonPairs of some differences of vectors (m, d)."""
         z = (X @ self.basis.V).double() / LOGIT_SCALE  # (m, d) @ (d, K)

@@ -134,21 +134,16 @@ def answer_of(results, unscored, logs=None):
     return answer | {"errors": errors} if any(errors) else answer
 
 
-def list_of(item, results, unscored, logs):
-    """The same as vLLM's and SGLang's lists, which have numbers alone. InputError: a query has no reward."""
+def list_of(key, constants, results, unscored, logs):
+    """The same as vLLM's and SGLang's lists, which have numbers alone, each under a key beside some constants.
+
+    InputError: a query has no reward.
+    """
     answer = answer_of(results, unscored, logs)
     if None in answer["rewards"]:
         raise InputError(answer["errors"][answer["rewards"].index(None)])
-    data = [{"index": number} | item(reward) for number, reward in enumerate(answer["rewards"])]
+    data = [{"index": number, key: [reward], **constants} for number, reward in enumerate(answer["rewards"])]
     return {"object": "list", "data": data} | ({"extra_logs": logs} if logs else {})
-
-
-def as_class(reward):
-    return {"label": None, "probs": [reward], "num_classes": 1}
-
-
-def as_embedding(reward):
-    return {"object": "embedding", "embedding": [reward]}
 
 
 def one_line(error, where=""):
@@ -199,8 +194,8 @@ def application(basis, encoder, reader, args):
             return answer_of(await queue.ask(talks, users), args.unscored, logs)
 
     answering("/get_reward", reader.queries, answer_of)
-    answering("/classify", reader.inputs, partial(list_of, as_class))
-    answering("/v1/embeddings", reader.inputs, partial(list_of, as_embedding))
+    answering("/classify", reader.inputs, partial(list_of, "probs", {"label": None, "num_classes": 1}))
+    answering("/v1/embeddings", reader.inputs, partial(list_of, "embedding", {"object": "embedding"}))
 
     @app.get("/users")
     async def users():

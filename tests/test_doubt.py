@@ -124,7 +124,7 @@ def test_of_whom_a_basis_holds_answers_the_log_odds_of_any_pair_allow_for_doubt(
     )
     basis = StoredAnswers(torch.randn(4, 5), frame).stored_in(basis)
     doubts = Doubts(basis, ["bob", "ann"])
-    assert doubts.columns(["bob", "ann"]) == [1]
+    assert [*doubts.known] == ["ann"]
     pair = torch.randn(2, 1, 5)
     log_odds = torch.tensor([1.5])
     assert doubts.tempered("bob", *pair, log_odds) is log_odds
