@@ -77,35 +77,29 @@ def methods():
 def study(name, make, args, made_of):
     """{row: [Entry, ..] or the reason why there are none} of a data set; make: seed -> (Groups, head).
 
-    made_of: methods(), as they were when the study began
+    made_of: methods(), as they were when the study began. What is among the parts already is not fitted again.
     """
+    folder = args.output.with_suffix(".parts")
     entries = {}
     reasons = {}
     for seed in range(args.seeds):
         print(f"{name}: population or split {seed + 1} of {args.seeds}", file=sys.stderr, flush=True)
         groups, head = make(seed)
-        for of_method in results(groups, head, seed, args, made_of):
-            for row, entry in of_method.items():
-                if isinstance(entry, str):
-                    reasons[row] = entry
-                else:
-                    entries.setdefault(row, []).append(entry)
+        data = parts.digest_of_data(groups, head)
+        of_split = {}
+        for method, (entries_of, source) in made_of.items():
+            path = parts.part_path(folder, method, seed, data, source)
+            if not path.exists():
+                parts.save_part(path, entries_of(groups, head, seed))
+            of_split |= parts.load_part(path, groups)
+        for method in dict.fromkeys(args.method):
+            of_split |= own_method.entries(method, groups, head, seed)
+        for row, entry in of_split.items():
+            if isinstance(entry, str):
+                reasons[row] = entry
+            else:
+                entries.setdefault(row, []).append(entry)
     return entries | reasons
-
-
-def results(groups, head, seed, args, made_of):
-    """Yield {row: Entry, or the reason why there is none}, of one method after the other.
-
-    What is among the parts already is not fitted again.
-    """
-    data = parts.digest_of_data(groups, head)
-    for name, (entries, source) in made_of.items():
-        path = parts.part_path(args.output.with_suffix(".parts"), name, seed, data, source)
-        if not path.exists():
-            parts.save_part(path, entries(groups, head, seed))
-        yield parts.load_part(path, groups)
-    for name in dict.fromkeys(args.method):
-        yield own_method.entries(name, groups, head, seed)
 
 
 def export(folder, made, seeds):
