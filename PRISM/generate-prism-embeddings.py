@@ -58,9 +58,9 @@ def main():
     encoder = encoder_of(args)
     dialogues = list(islice(read_json_lines(source), args.limit or None))
     records = []
-    for number, row in dialogues:
+    for where, row in dialogues:
         whole = {"dialogue", "user_id", "turns"} <= row.keys()
-        require(whole, f"{source}, line {number}: no dialogue with its turns; {hint}")
+        require(whole, f"{where}: no dialogue with its turns; {hint}")
         records += comparisons(row)
     require(records, f"{source} holds no comparison")
     made_from = hashlib.sha256(source.read_bytes()).hexdigest()

@@ -39,8 +39,7 @@ EMPTY = "EMPTY STRING"  # how upstream writes a reply without text
 def read_users(path):
     """Users who completed a conversation, in survey order -> {user_id: []}, to be filled."""
     users = {}
-    for number, row in read_json_lines(path):
-        place = f"{path}, line {number}"
+    for place, row in read_json_lines(path):
         user = row.get("user_id")
         completed = whole_number(row.get("num_completed_conversations"))
         whole = isinstance(user, str) and completed is not None
@@ -79,8 +78,7 @@ def read_dialogues(path, users):
     Those without a full turn are left out; the turns are those of read_turns.
     """
     dialogues = {}
-    for number, row in read_json_lines(path):
-        place = f"{path}, line {number}"
+    for place, row in read_json_lines(path):
         dialogue = row.get("conversation_id")
         user = row.get("user_id")
         new = isinstance(dialogue, str) and dialogue not in dialogues

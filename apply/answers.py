@@ -76,10 +76,10 @@ class Answers:
         self.mend(self.path)
         self.rows = read_answers(self.path)
         self.unsure = []
-        for number, row in read_json_lines(self.aside):
+        for where, row in read_json_lines(self.aside):
             said = row.get("of") if row.get("event") == TAKEN_BACK else row
             usable = row.get("event") == CUT or is_answer(said)
-            require(usable, f"{self.aside}, line {number}: not a line of session.py")
+            require(usable, f"{where}: not a line of session.py")
             if row["event"] == CANNOT_SAY:
                 self.unsure.append(row)
             elif said in self.unsure:
@@ -125,8 +125,8 @@ def read_answers(path):
     """The rows of SESSIONS. InputError: it is not there, or has a line of something else."""
     require(Path(path).exists(), f"{path} is missing: nobody has answered yet")
     rows = []
-    for number, row in read_json_lines(path):
-        require(is_ours(row), f"{path}, line {number}: not a line of session.py")
+    for where, row in read_json_lines(path):
+        require(is_ours(row), f"{where}: not a line of session.py")
         rows.append(row)
     return rows
 

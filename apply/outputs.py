@@ -55,7 +55,7 @@ def require_rows(path, read, field, beside=()):
     require_output(path, read, ROWS, beside)
 
     def is_ours(file):
-        row = next(read_json_lines(file), (0, {}))[1]
+        _, row = next(read_json_lines(file), ("", {}))
         return field in row and row.keys() & {*REPLIES}
 
     require_ours(path, is_ours)

@@ -42,11 +42,14 @@ STORED = {
 
 def test_json_lines_however_they_are_stored(tmp_path):
     for name, content in STORED.items():
-        (tmp_path / name).write_bytes(content)
-        assert list(read_json_lines(tmp_path / name)) == [(1, ROWS[0]), (2, ROWS[1])], name
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert list(read_json_lines(path)) == [(f"{path}, line {i + 1}", ROWS[i]) for i in range(2)]
     # blank lines and line separators of Unicode are no rows
-    (tmp_path / "a.json").write_text('\n{"a": 1}\n  \n\n{"a": "x\u2028y\x85z"}\n\n', encoding="utf-8")
-    assert list(read_json_lines(tmp_path / "a.json")) == [(2, ROWS[0]), (5, {"a": "x\u2028y\x85z"})]
+    path = tmp_path / "a.json"
+    path.write_text('\n{"a": 1}\n  \n\n{"a": "x\u2028y\x85z"}\n\n', encoding="utf-8")
+    expected = [(f"{path}, line 2", ROWS[0]), (f"{path}, line 5", {"a": "x\u2028y\x85z"})]
+    assert list(read_json_lines(path)) == expected
     (tmp_path / "empty.json").write_text("")
     assert not list(read_json_lines(tmp_path / "empty.json"))
 

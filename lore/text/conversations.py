@@ -59,7 +59,7 @@ def naming_damage(path):
 
 
 def read_json_lines(path):
-    """Yield (line number, object) of a JSON-lines file, packed or not; blank lines hold nothing.
+    """Yield (file and line, object) of a JSON-lines file, packed or not; blank lines hold nothing.
 
     InputError, with file and line: what is no JSON object, a file that is something else.
     """
@@ -70,7 +70,7 @@ def read_json_lines(path):
                 where = f"{path}, line {number}"
                 with broken_json(where):
                     row = json.loads(line)
-                yield number, as_object(row, where)
+                yield where, as_object(row, where)
 
 
 def read_json(path):
@@ -82,8 +82,7 @@ def read_json(path):
         if sign == "[":
             yield from rows_of_list(path, values_of_list(file))
             return
-    for number, row in read_json_lines(path):
-        yield f"{path}, line {number}", row
+    yield from read_json_lines(path)
 
 
 def rows_of_list(path, values):
