@@ -1,6 +1,6 @@
 """Rivals of LoRe over fixed embeddings, one module each, written from the equations of their papers.
 
-    fit(groups, head, seed) -> Rival        groups: lore.fit.comparisons.Groups; head: (d, 1) or None
+    fit(groups, head, seed) -> Rival        groups: lore.fit.groups.Groups; head: (d, 1) or None
 
 All use what the published code does by default; where one departs from it, its first lines say how and why.
 InputError: a rival that cannot take the data, or whose fit diverges. Beside them: LoRe itself (ours.py), a
@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from measure import timed
 
 from lore.common import require
 from lore.fit.evaluation import TESTED, Cell
+from lore.fit.groups import SEEN_USERS
 from lore.fit.likelihood import LOGIT_SCALE
 
 
@@ -75,14 +77,16 @@ def bradley_terry(log_odds):
     return -F.logsigmoid(log_odds).mean()
 
 
-def over_groups(name, groups, log_odds, seen, unseen):
-    """{group: log_odds(group, what is known of its people)}, of seen or of unseen ones.
+def rival_of(name, groups, log_odds, seen, new_people, seconds, numbers):
+    """The Rival by log_odds(group, what is known of its people): of the seen ones, whose fit took so many seconds,
+    and of the unseen ones new_people(their known pairs), which is timed here.
 
     InputError: the fit of the rival of this name has diverged.
     """
+    unseen, seconds_new = timed(new_people, groups.few_shot_train)
     result = {}
     for group_name, group in groups._asdict().items():
-        people = seen if group_name in ("train", "seen") else unseen
-        result[group_name] = log_odds(group, people)
+        with torch.no_grad():
+            result[group_name] = log_odds(group, seen if group_name in SEEN_USERS else unseen)
         require(result[group_name].isfinite().all(), f"{name} diverged ({group_name})")
-    return result
+    return Rival(result, seconds, seconds_new, numbers)

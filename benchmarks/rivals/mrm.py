@@ -14,9 +14,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from measure import Clock
+from measure import timed
 
-from rivals import Rival, bradley_terry, differences, over_groups, rows_by_user
+from rivals import bradley_terry, differences, rival_of, rows_by_user
 
 K = 2
 RATE = 1e-3
@@ -71,8 +71,8 @@ def outer_loss(X, V, s, generator):
     return bradley_terry(log_odds(query, s - step(g, RATE)))
 
 
-def meta_fit(X, user, seed, look):
-    """V (d, K), s (K,); look(V, s) is called every LOOK epochs."""
+def meta_fit(X, user, seed):
+    """Yield V (d, K), s (K,), every LOOK epochs."""
     generator = torch.Generator().manual_seed(seed)
     d = X.shape[1]
     V = ((2 * torch.rand(d, K, generator=generator) - 1) / d**0.5).requires_grad_()
@@ -92,15 +92,12 @@ def meta_fit(X, user, seed, look):
             adam.step()
             schedule.step()
         if epoch % LOOK == LOOK - 1:
-            look(V.detach().clone(), s.detach().clone())
+            yield V.detach().clone(), s.detach().clone()
 
 
 def fits(groups, head, seed):
     """{name: Rival} of one meta-fit."""
-    epochs = []
-    clock = Clock()
-    meta_fit(*differences(groups.train), seed, lambda *epoch: epochs.append(epoch))
-    seconds = clock()
+    epochs, seconds = timed(lambda: [*meta_fit(*differences(groups.train), seed)])
 
     def rival(V, s, **how):
         """how: of `adapted`, for seen and unseen people."""
@@ -113,12 +110,7 @@ def fits(groups, head, seed):
             X, user = differences(group)
             return log_odds(X @ V, person_s, user)
 
-        seen = of_people(groups.train)
-        clock()
-        unseen = of_people(groups.few_shot_train)
-        seconds_new = clock()
-        odds = over_groups("MRM", groups, of_pairs, seen, unseen)
-        return Rival(odds, seconds, seconds_new, K)
+        return rival_of("MRM", groups, of_pairs, of_people(groups.train), of_people, seconds, K)
 
     rivals = [rival(*epoch) for epoch in epochs]
     return {

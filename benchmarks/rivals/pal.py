@@ -4,11 +4,13 @@ f: d -> 512 -> 512 with GELU; Q (B, d), rows of unit length. Adam: f and Q at 1e
 New people: w alone, AdamW. Departure: batches of 4 pairs where there are few, larger ones above STEPS steps an epoch.
 """
 
+from functools import partial
+
 import torch
 from measure import Clock
 from torch import nn
 
-from rivals import Rival, bradley_terry, over_groups, replies
+from rivals import bradley_terry, replies, rival_of
 
 B = 2
 WIDTH = 512
@@ -53,13 +55,8 @@ def fit(groups, head, seed):
             odds = model.log_odds(chosen[rows], rejected[rows], model.w[user[rows]])
             bradley_terry(odds).backward()
             adam.step()
-    seconds = clock()
-    w = new_people(model, groups.few_shot_train)
-    seconds_new = clock()
-    with torch.no_grad():
-        of_group = lambda group, w: model.log_odds(*replies(group), w[group.user])
-        log_odds = over_groups("PAL", groups, of_group, model.w, w)
-    return Rival(log_odds, seconds, seconds_new, B)
+    of_group = lambda group, w: model.log_odds(*replies(group), w[group.user])
+    return rival_of("PAL", groups, of_group, model.w, partial(new_people, model), clock(), B)
 
 
 def new_people(model, few):

@@ -14,7 +14,7 @@ import torch
 from measure import Clock
 
 from lore.common import require
-from rivals import Rival, bradley_terry, differences, over_groups
+from rivals import bradley_terry, differences, rival_of
 
 J = 6
 RANK = 100
@@ -86,19 +86,17 @@ def fit(groups, head, seed):
         (bradley_terry(log_odds(X[rows], user[rows], A, lam)) + FEATURES * features).backward()
         sgd.step()
     A = A.detach()
-    seconds = clock()
-    X_few, few = differences(groups.few_shot_train)
-    new = new_people(X_few @ A, few, len(groups.unseen.user_ids), generator)
-    seconds_new = clock()
     of_group = lambda group, lam: log_odds(*differences(group), A, lam)
-    odds = over_groups("PReF", groups, of_group, lam.detach(), new)
-    return Rival(odds, seconds, seconds_new, J)
+    of_few = lambda few: new_people(few, A, generator)
+    return rival_of("PReF", groups, of_group, lam.detach(), of_few, clock(), J)
 
 
-def new_people(Z, user, C, generator):
+def new_people(few, A, generator):
     """lam (C, J) of the mean of each person's -log P, by NEW_STEPS of gradient descent."""
-    lam = torch.randn(C, J, generator=generator)
-    m = torch.bincount(user, minlength=C)[user]
+    X, user = differences(few)
+    Z = X @ A  # (m, d) @ (d, J)
+    lam = torch.randn(len(few.user_ids), J, generator=generator)
+    m = few.counts[user]
     for _ in range(NEW_STEPS):
         p = torch.sigmoid(-(Z * lam[user]).sum(1)) / m
         lam = lam.index_add(0, user, NEW_RATE * p[:, None] * Z)

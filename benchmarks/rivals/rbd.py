@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from measure import Clock
 
-from rivals import Rival, bradley_terry, differences, over_groups
+from rivals import bradley_terry, differences, rival_of
 
 K = 8
 POPULATION = 0.01
@@ -103,13 +103,8 @@ def new_people(X, user, C, V, w, person=PERSON):
 
 def fit(groups, head, seed, person=PERSON):
     clock = Clock()
-    X, user = differences(groups.train)
     generator = torch.Generator().manual_seed(seed)
-    V, w, delta = joint_fit(X, user, len(groups.train.user_ids), generator, person)
-    seconds = clock()
-    X_few, few = differences(groups.few_shot_train)
-    new = new_people(X_few, few, len(groups.unseen.user_ids), V, w, person)
-    seconds_new = clock()
+    V, w, delta = joint_fit(*differences(groups.train), len(groups.train.user_ids), generator, person)
     of_group = lambda group, delta: log_odds(*differences(group), V, w, delta)
-    odds = over_groups("RBD", groups, of_group, delta, new)
-    return Rival(odds, seconds, seconds_new, K)
+    of_few = lambda few: new_people(*differences(few), len(few.user_ids), V, w, person)
+    return rival_of("RBD", groups, of_group, delta, of_few, clock(), K)

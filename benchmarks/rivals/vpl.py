@@ -9,12 +9,13 @@ As published, z = mu, not of that length, when people are tested: a mismatch of 
 
 import itertools
 import math
+from functools import partial
 
 import torch
 from measure import Clock
 from torch import nn
 
-from rivals import Rival, bradley_terry, over_groups, replies, rows_by_user
+from rivals import bradley_terry, replies, rival_of, rows_by_user
 
 WIDTH = 512
 CONTEXT = 8
@@ -88,14 +89,9 @@ def fit(groups, head, seed):
             adam.step()
             number += 1
     seconds = clock()
-    with torch.no_grad():
-        z = everybody(model, groups.train)
-        clock()
-        z_new = everybody(model, groups.few_shot_train)
-        seconds_new = clock()
-        of_group = lambda group, z: model.log_odds(*replies(group), z[group.user])
-        log_odds = over_groups("VPL", groups, of_group, z, z_new)
-    return Rival(log_odds, seconds, seconds_new, WIDTH)
+    of_group = lambda group, z: model.log_odds(*replies(group), z[group.user])
+    z = everybody(model, groups.train)
+    return rival_of("VPL", groups, of_group, z, partial(everybody, model), seconds, WIDTH)
 
 
 def share(number, total):
@@ -106,6 +102,7 @@ def share(number, total):
     return 0.5 * (1 + math.cos(math.pi * (number - warm) / max(1, total - warm)))
 
 
+@torch.no_grad()
 def everybody(model, group):
     """mu of each person's known pairs. (C, WIDTH)"""
     pairs = torch.cat(replies(group), 1)
