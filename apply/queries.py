@@ -3,16 +3,7 @@
 import json
 import math
 
-from rendered import (
-    ChatTemplate,
-    opening_of_reply,
-    sign_of_template,
-    special_tokens,
-    split_thoughts,
-    without_empty_thoughts,
-    without_ends,
-    without_padding,
-)
+import rendered
 
 from lore.common import InputError, require
 from lore.text.checkpoint import Checkpoint
@@ -35,19 +26,19 @@ class Reader:
     def __init__(self, encoder, policy=None):
         self.encoder = encoder
         tokenizer = encoder.tokenizer
-        self.special = special_tokens(tokenizer)
+        self.special = rendered.special_tokens(tokenizer)
         self.ends = {tokenizer.eos_token, tokenizer.pad_token} - {None}
         self.padding = self.ends | {tokenizer.bos_token, tokenizer.cls_token} - {None}
         self.thinks = False  # whether the model's template does something about thoughts
         self.templates = []
         if policy is not None:
-            template = ChatTemplate(Tokeniser("--policy", policy, "last", math.inf, 0))
+            template = rendered.ChatTemplate(Tokeniser("--policy", policy, "last", math.inf, 0))
             none = "--policy: its chat template writes nothing behind a prompt"
             require(template.marks["user"], none)
             self.templates.append(template)
             self.special |= template.special
         if encoder.pooling == "last":
-            template = ChatTemplate(encoder.tokeniser)
+            template = rendered.ChatTemplate(encoder.tokeniser)
             self.templates.append(template)
             self.thinks = template.thinks
         for template in self.templates:
@@ -122,7 +113,7 @@ class Reader:
 
     def conversation(self, where, query, prompt):
         """The messages of a query, whichever of the three forms it has. InputError: none, no reply."""
-        prompt = without_padding(prompt, self.padding) if isinstance(prompt, str) else ""
+        prompt = rendered.without_padding(prompt, self.padding) if isinstance(prompt, str) else ""
         if isinstance(query, str) and query.strip():
             talk = self.taken_apart(where, query, prompt) or self.plain(where, query, prompt)
         elif isinstance(query, list):
@@ -147,13 +138,13 @@ class Reader:
 
     def plain(self, where, text, prompt):
         """A prompt and its reply, of a text that begins with its prompt. InputError: another text."""
-        text = without_ends(without_padding(text, self.padding), self.ends)
+        text = rendered.without_ends(rendered.without_padding(text, self.padding), self.ends)
         begins = text.startswith(prompt) or text == prompt.rstrip()
         if not prompt.strip() or not begins:
             self.require_words(where, text)
             neither = "is not of this model's chat template, and does not begin with its prompt"
             raise InputError(f"{where} {neither}")
-        opening = opening_of_reply(prompt)
+        opening = rendered.opening_of_reply(prompt)
         require(not opening, f"{where}: its prompt ends in {opening!r}, of another chat template?")
         return exchange(prompt, text[len(prompt) :])
 
@@ -162,8 +153,8 @@ class Reader:
         for message in talk:
             message["content"] = message["content"].strip()
         last = talk[-1]
-        reply = without_empty_thoughts(without_ends(last["content"], self.ends))
-        thinks, answer = split_thoughts(reply)
+        reply = rendered.without_empty_thoughts(rendered.without_ends(last["content"], self.ends))
+        thinks, answer = rendered.split_thoughts(reply)
         nothing = "of which this model's chat template knows nothing; send what follows them"
         is_known = self.thinks or not (thinks and answer.strip())
         require(is_known, f"{where}: its reply begins with thoughts, {nothing}")
@@ -178,7 +169,7 @@ class Reader:
         """InputError: a text with signs of a chat template, or messages, where words alone should be."""
         lists = f"{where} has messages that have become a text; send them as a list"
         require(not holds_messages(text), lists)
-        sign = sign_of_template(text, self.special)
+        sign = rendered.sign_of_template(text, self.special)
         require(sign not in self.special, f"{where} has {sign} where its chat template writes none")
         other = "of a chat template that is not this model's (--policy)"
         require(sign is None, f"{where} has {sign}, {other}")
