@@ -108,23 +108,19 @@ def as_object(row, where):
 
 
 def read_rows(source):
-    """Yield (file and line, row as a dictionary) of a file, a folder or a data set of the Hub.
+    """(file and line, row as a dictionary) pairs of a file, a folder or a data set of the Hub, one by one.
 
     A file is parquet by its content, a table of cells by its name, a list or lines of JSON by its first
     sign. A few rows are in memory at a time. Every cell of a table is text.
     """
     if not Path(source).is_file():
-        yield from read_data_set(source)
-        return
+        return read_data_set(source)
     if is_table(source):
-        yield from read_csv(source)
-        return
+        return read_csv(source)
     with open(source, "rb") as file:
-        is_parquet = file.read(len(PARQUET_MARK)) == PARQUET_MARK
-    if is_parquet or Path(source).suffix.lower() == ".parquet":
-        yield from read_parquet(source)
-    else:
-        yield from read_json(source)
+        is_marked = file.read(len(PARQUET_MARK)) == PARQUET_MARK
+    is_parquet = is_marked or Path(source).suffix.lower() == ".parquet"
+    return read_parquet(source) if is_parquet else read_json(source)
 
 
 def is_table(path):
