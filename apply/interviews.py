@@ -1,5 +1,6 @@
 """People who are asked, chosen questions or random ones, and how well they are then known: planted or real people."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -26,9 +27,8 @@ def agreement_after_each(pool, people, count, way):
     for step in range(count + 1):
         known = [person.answers[asked] for person, asked in zip(people, numbers)]
         fits = mixtures_of(pool, known)
-        agreed.append(
-            [agreement(rewards_by(pool, *fit), person) for *fit, person in zip(known, fits, people)]
-        )
+        rewards = map(partial(rewards_by, pool), known, fits)
+        agreed.append([*map(agreement, rewards, people)])
         if step == count:
             return torch.tensor(agreed).T
         for person, asked, pairs, mixtures in zip(people, numbers, known, fits):

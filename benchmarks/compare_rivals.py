@@ -159,20 +159,18 @@ def write_all(args, tables, made, places):
 def main():
     parser = flags(__doc__)
     parser.set_defaults(script="benchmarks/compare_rivals.py")  # so that results say what wrote them
-    parser.add_argument("--shared", type=Path, help="folder whose data/ holds the real comparisons")
+    add = parser.add_argument
+    several = {"action": "extend", "nargs": "+", "default": []}
     whose = "only what is prepared in FOLDER/RedditTLDR/data and its like [this repository]"
-    parser.add_argument("--prepared", type=Path, nargs="?", const=ROOT, metavar="FOLDER", help=whose)
-    parser.add_argument("--encoder", help="a text encoder")
-    parser.add_argument("--decoder", help="a decoder with a head, which is not used, for MT-Bench")
-    parser.add_argument("--seeds", type=int, default=2, help="populations or splits of a data set")
-    parser.add_argument(
-        "--sets", action="extend", nargs="+", default=[], help="only data sets whose name has this"
-    )
-    parser.add_argument("--output", type=Path, default=HERE / "results/rivals.json", help="FILE.json")
-    parser.add_argument(
-        "--method", action="extend", nargs="+", default=[], help="module:function of your own"
-    )
-    parser.add_argument("--export", type=Path, help="folder for the populations; nothing is fitted then")
+    add("--shared", type=Path, help="folder whose data/ holds the real comparisons")
+    add("--prepared", type=Path, nargs="?", const=ROOT, metavar="FOLDER", help=whose)
+    add("--encoder", help="a text encoder")
+    add("--decoder", help="a decoder with a head, which is not used, for MT-Bench")
+    add("--seeds", type=int, default=2, help="populations or splits of a data set")
+    add("--sets", help="only data sets whose name has this", **several)
+    add("--output", type=Path, default=HERE / "results/rivals.json", help="FILE.json")
+    add("--method", help="module:function of your own", **several)
+    add("--export", type=Path, help="folder for the populations; nothing is fitted then")
     args = parser.parse_args()
     require(args.seeds >= 1, f"--seeds {args.seeds}: at least one population of each kind is needed")
     require(args.output.suffix == ".json", f"--output {args.output}: name a file that ends in .json")

@@ -136,11 +136,10 @@ def of_rivals(report):
         if method and of_paper and "reason" not in row:
             # it has no other settings than the paper's
             fixed = published.PROTOCOLS[table][0]
-            people = (0, 0) if kind == "planted" else row["people"]
+            planted = kind == "planted"
+            people = (0, 0) if planted else row["people"]
             encoder = of_encoder(row.get("model"))
-            runs = Runs(
-                fixed.settings, {}, row["populations"], people, fixed.tests, kind == "planted", encoder
-            )
+            runs = Runs(fixed.settings, {}, row["populations"], people, fixed.tests, planted, encoder)
             for group in TESTED:
                 number = Number(table, column, method, group)
                 yield runs.answer(number, row, runs.repeats, *runs.compared(table, None))
@@ -239,10 +238,9 @@ def of_encoder(text):
     """Why embeddings are not those of the paper's reward model; () where they are."""
     identity = identity_of(text or "") or {}
     name = identity.get("model", "")
-    repository, folder, last = ("", "", "", *Path(name).parts)[-3:]  # as of a snapshot in the Hub's cache
-    if last != published.ENCODER and not (
-        folder == "snapshots" and repository.endswith(f"--{published.ENCODER}")
-    ):
+    repository, folder, last = ("", "", "", *Path(name).parts)[-3:]
+    in_cache = folder == "snapshots" and repository.endswith(f"--{published.ENCODER}")  # of the Hub
+    if last != published.ENCODER and not in_cache:
         return (f"other encoder ({'/'.join(Path(name).parts[-2:]) or 'not said'})",)
     reasons = []
     for setting, expected in (("pooling", "last"), ("head", "score")):

@@ -86,9 +86,8 @@ def shots_figure(path, shot="pairs"):
     The band is the std over trials.
     """
     rows = rows_of(path, "rows")
-    figure, axes = new_figure(
-        f"{shot} known of each unseen user (shots)", "accuracy on unseen users, new prompts (%)"
-    )
+    known = f"{shot} known of each unseen user (shots)"
+    figure, axes = new_figure(known, "accuracy on unseen users, new prompts (%)")
     numbers = rows["shots"][rows["shots"] != "all"]
     behind = numbers.max() + 1 if len(numbers) else 1  # where "all" stands
     rows["x"] = rows["shots"].replace("all", behind).astype(int)

@@ -58,10 +58,8 @@ def print_rounding(cells):
         n = len(fits[0].outcomes["train"].user)
         V = fits[0].fit.V
         if not rounded_alike(n, len(V), ranks, V.device):
-            print(
-                "this machine rounds a fit by what is fitted beside it: a rank alone (--K_list K)"
-                " gives another row"
-            )
+            beside = "this machine rounds a fit by what is fitted beside it"
+            print(f"{beside}: a rank alone (--K_list K) gives another row")
 
 
 def report_few_shot(path, result, args, shot="pairs", **more):
@@ -121,9 +119,7 @@ def few_shot_rows(result):
 @by_first_process
 def save_results(path, rows, args, **more):
     """PATH.json: settings, versions, git commit, rows, and what else is given."""
-    environment = {"python": sys.version.split()[0]}
-    for name in ("torch", "numpy"):
-        environment[name] = version(name)
+    environment = {"python": sys.version.split()[0], "torch": version("torch"), "numpy": version("numpy")}
     made_by = {"settings": vars(args), "environment": environment, "git_commit": git_commit()}
     with written_whole(f"{path}.json") as file:
         file.write_text(as_json({**made_by, "rows": rows, **more}) + "\n")

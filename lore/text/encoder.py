@@ -273,10 +273,8 @@ class Encoder:
         parts = split_batch(batch)
         if size <= self.fits:
             self.fits = max(count_computed(part, not self.packs) for part in parts)
-            tqdm.write(
-                f"not enough memory for {size} tokens at a time: {self.fits} from here on (--batch_tokens)",
-                file=sys.stderr,
-            )
+            told = f"not enough memory for {size} tokens at a time"
+            tqdm.write(f"{told}: {self.fits} from here on (--batch_tokens)", file=sys.stderr)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return torch.cat([self.vectors(part) for part in parts])
