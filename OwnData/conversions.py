@@ -224,10 +224,8 @@ def group_of(beside):
 
 def fields_beside(row):
     """What a comparison has beside its texts. InputError: it is nobody's."""
-    words = (
-        "no person in it: nothing personal can be learnt. If a column says who judged, --columns user_id=THAT"
-    )
-    require("user_id" in row, f"{words}; {there(row)}")
+    hint = "If a column says who judged, --columns user_id=THAT"
+    require("user_id" in row, f"no person in it: nothing personal can be learnt. {hint}; {there(row)}")
     beside = {"user_id": row["user_id"]}
     prompt_id = row.get("prompt_id", row.get("question_id"))
     for name, value in (("prompt_id", prompt_id), ("split", row.get("split"))):

@@ -50,9 +50,8 @@ def records(judgements):
     apart = "what was trained on cannot be tested on: one split for each prompt, or none"
     require_one(judgements, prompt_id, side, apart)
     # or it could be both trained on and tested on
-    require_one(
-        judgements, prompt_key, prompt_id, "the same prompt: give both one id, or leave prompt_id out"
-    )
+    same = "the same prompt: give both one id, or leave prompt_id out"
+    require_one(judgements, prompt_key, prompt_id, same)
     rows = first_times(judgements)
     frame = pd.DataFrame(judgements).rename(columns={"prompt_id": "prompt"}).iloc[rows].assign(row=rows)
     people, prompts = frame["user_id"].nunique(), frame["prompt"].nunique()

@@ -102,7 +102,6 @@ def require_folder(path):
 @contextmanager
 def whole_folder(path):
     """A temporary folder that is renamed to PATH when the block ends well, removed otherwise."""
-    require_folder(path)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")

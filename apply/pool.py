@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 import questions
-from lore.common import InputError, require
+from lore.common import require
 from lore.splits import load_split
 from lore.text.embeddings import embed_split
 from lore.text.input_rows import candidates_of, common_start, is_nothing, judgement, rows_of
@@ -67,8 +67,8 @@ def read_pool(path):
             replies = {"user_id": "a person", "chosen": candidates[0], "rejected": candidates[1]}
             judgement(where, prompt.carried | replies)  # what is written must be readable
         prompts.append(prompt)
-    if not any(len(prompt.talks) > 1 for prompt in prompts):
-        raise InputError(f"{path} has no prompt with two different candidates: nothing to ask about")
+    to_ask = any(len(prompt.talks) > 1 for prompt in prompts)
+    require(to_ask, f"{path} has no prompt with two different candidates: nothing to ask about")
     return prompts
 
 
@@ -120,10 +120,10 @@ class Pool(questions.Pool):
         rows = []
         for judged in judgements:
             for talk in (judged.chosen, judged.rejected):
-                reply = talk[-1]["content"]
-                known = as_read(talk) in self.row_of
-                require(known, f"no vector of the reply {reply[:60]!r}: start the session again")
-                rows.append(self.row_of[as_read(talk)])
+                row = self.row_of.get(as_read(talk))
+                reply = f"the reply {talk[-1]['content'][:60]!r}"
+                require(row is not None, f"no vector of {reply}: start the session again")
+                rows.append(row)
         return questions.rows_of_pairs(rows)
 
 

@@ -8,7 +8,7 @@ import json
 
 from outputs import require_ours
 
-from lore.common import InputError, written_whole
+from lore.common import require, written_whole
 from lore.text.input_rows import common_start
 from lore.text.layouts import as_text
 
@@ -48,8 +48,7 @@ FORMATS = {"argilla": argilla, "labelstudio": labelstudio}
 
 def require_format(path, name):
     """Before questions are written for a tool. InputError: no such tool, a file of something else."""
-    if name not in FORMATS:
-        raise InputError(f"--format {name}: one of {', '.join(FORMATS)}")
+    require(name in FORMATS, f"--format {name}: one of {', '.join(FORMATS)}")
 
     def is_ours(file):
         first = json.loads(file.read_text(encoding="utf-8"))[0]
@@ -64,9 +63,11 @@ def question_of(file_and_line, pair):
     replies = []
     for talk in pair:
         reply = talk[len(asked) :]
-        if len(reply) != 1 or reply[0].keys() != {"role", "content"}:
-            text = "a reply that is more than a text, which no --format shows; ask with the page or with JSON lines"
-            raise InputError(f"{file_and_line}: {text}")
+        is_text = len(reply) == 1 and reply[0].keys() == {"role", "content"}
+        more = (
+            "a reply that is more than a text, which no --format shows; ask with the page or with JSON lines"
+        )
+        require(is_text, f"{file_and_line}: {more}")
         replies.append(reply[0]["content"])
     return asked, *replies
 

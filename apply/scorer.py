@@ -79,9 +79,8 @@ def require_unknown(unknown):
 def number_of(unscored):
     """The setting as a number; None where it says nothing. InputError: it is neither."""
     number = finite_number(unscored)
-    require(
-        number is not None or unscored in (None, ""), f"unscored = {unscored}: neither a number nor nothing"
-    )
+    usable = number is not None or unscored in (None, "")
+    require(usable, f"unscored = {unscored}: neither a number nor nothing")
     return number
 
 

@@ -36,7 +36,7 @@ from scorer import Scorer, number_of, require_unknown, reward_of
 from server import LOOPBACK, bound, require_server, run
 
 import saved_basis
-from lore.common import InputError, shortened, start
+from lore.common import InputError, require, shortened, start
 from lore.settings import settings
 from lore.text.conversations import content_hash, text_bytes
 from saved_basis import encoder_of_basis, open_basis
@@ -215,8 +215,7 @@ def main():
     require_server(args.port)
     args.unscored = number_of(args.unscored)
     require_unknown(args.unknown)
-    if args.max_queries < 1:
-        raise InputError("--max_queries 0: at least one is needed")
+    require(args.max_queries >= 1, "--max_queries 0: at least one is needed")
     encoder = encoder_of_basis(args.basis, basis, args)
     reader = Reader(encoder, policy_tokenizer(args.policy))
     encoder.load()

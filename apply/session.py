@@ -110,8 +110,8 @@ class Session:
         require(user, "a name is needed")
         require(len(user) <= LONGEST_NAME, f"a name has at most {LONGEST_NAME} characters")
         folded = user.casefold()
-        if folded in {each.casefold() for each in self.basis.everybody}:
-            raise InputError(f"{user} stands in the basis already; take another name")
+        is_new = folded not in map(str.casefold, self.basis.everybody)
+        require(is_new, f"{user} stands in the basis already; take another name")
         for row in (*self.answers.rows, *self.answers.unsure):
             if row["user_id"].casefold() == folded:
                 return row["user_id"]
@@ -374,9 +374,8 @@ def main():
     answers = None if reads else Answers(args.output)
     rows = read_answers(args.output) if reads else answers.rows
     if args.rule != RANDOM and is_one_for_all(basis.prior):
-        print(
-            f"{args.basis} has one reward for everybody: no question tells more than another; --rule random"
-        )
+        one = f"{args.basis} has one reward for everybody"
+        print(f"{one}: no question tells more than another; --rule random")
         args.rule = RANDOM
     numbered = enumerate(rows, 1)
     judgements = judgements_of((f"{args.output}, line {number}", row) for number, row in numbered)

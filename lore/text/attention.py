@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from lore.common import InputError
+from lore.common import require
 
 ALONG_PATHS = "along_paths"  # name under which transformers knows this attention
 WIDEST_HEAD = 256  # numbers of a head that flash attention takes
@@ -51,7 +51,7 @@ class Packing:
         """All paths end to end (p,), and of new tokens and of paths, as flash attention takes them, where each
         conversation's begin and the last one's end, (c + 1,) int32, and how many there are of one at most."""
         path = torch.from_numpy(np.concatenate(self.paths))
-        counts = [self.new, [len(path) for path in self.paths]]
+        counts = [self.new, [*map(len, self.paths)]]
         bounds = [torch.tensor([0, *of_kind]).cumsum(0).int().to(self.device) for of_kind in counts]
         return path.to(self.device), *bounds, *map(max, counts)
 
@@ -110,8 +110,8 @@ def own_kernel(model, eager):
         return sdpa_attention_forward
     # every architecture keeps its eager attention (caps, sinks) under this name beside its model
     module = importlib.import_module(type(model).__module__)
-    if not hasattr(module, "eager_attention_forward"):
-        raise InputError(f"{type(model).__name__} has no replaceable attention: use --no-share")
+    replaceable = hasattr(module, "eager_attention_forward")
+    require(replaceable, f"{type(model).__name__} has no replaceable attention: use --no-share")
     return module.eager_attention_forward
 
 
@@ -130,8 +130,8 @@ def attend_along_paths(
 
     query, key, value: (1, heads, t, width) -> (1, t, heads, width)
     """
-    if packing is None:
-        raise InputError("this model does not hand on how its conversations are packed: use --no-share")
+    unknown = "this model does not hand on how its conversations are packed: use --no-share"
+    require(packing is not None, unknown)
     if not packing.additive and flash_takes(query, value):
         attended = attend_at_once(query, key, value, packing.end_to_end, scaling, sliding_window)
         return attended.unsqueeze(0), None
@@ -139,17 +139,11 @@ def attend_along_paths(
     result = value.new_empty(query.shape[2], query.shape[1], value.shape[3])  # (t, heads, width)
     for stretch in packing.stretches:
         mask = stretch.mask(sliding_window, query.dtype if packing.additive else None)
-        options["is_causal"] = mask is None
-        attended, _ = packing.kernel(
-            module,
-            gather_rows(query, stretch.row),
-            gather_rows(key, stretch.path),
-            gather_rows(value, stretch.path),
-            mask,
-            scaling=scaling,
-            sliding_window=sliding_window,
-            **options,
-        )
+        options |= {"is_causal": mask is None, "scaling": scaling, "sliding_window": sliding_window}
+        new = gather_rows(query, stretch.row)
+        keys = gather_rows(key, stretch.path)
+        values = gather_rows(value, stretch.path)
+        attended, _ = packing.kernel(module, new, keys, values, mask, **options)
         # (s, n, heads, width) -> (s * n, heads, width), without the padding
         result[stretch.target] = attended.flatten(0, 1)[stretch.taken]
     return result.unsqueeze(0), None

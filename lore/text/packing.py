@@ -3,11 +3,12 @@
 import json
 import math
 from itertools import chain
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
 
-from lore.common import InputError
+from lore.common import require
 
 PART_BYTES = 2**19  # of text: what a crash may cost, seconds of a GPU or minutes of a CPU
 
@@ -112,7 +113,7 @@ def paths_of(batch):
 
 def members_of(batch):
     """The numbers of the conversations of a batch, in the order of their vectors."""
-    return [*chain.from_iterable(tree.members for tree in batch)]
+    return [*chain.from_iterable(map(attrgetter("members"), batch))]
 
 
 def split_batch(batch):
@@ -121,9 +122,8 @@ def split_batch(batch):
         middle = len(batch) // 2
         return batch[:middle], batch[middle:]
     (tree,) = batch
-    if len(tree.members) == 1:
-        size = len(tree.tokens)
-        raise InputError(f"no memory for a conversation of {size} tokens; --max_length shortens it")
+    size = f"a conversation of {len(tree.tokens)} tokens"
+    require(len(tree.members) > 1, f"no memory for {size}; --max_length shortens it")
     ids = dict(zip(tree.members, map(tree.tokens_along, tree.paths)))
     middle = len(tree.members) // 2
     return pack_trees(tree.members[:middle], ids), pack_trees(tree.members[middle:], ids)
