@@ -1,8 +1,10 @@
 """apply/ end to end on a basis of a tiny reward model, and what it refuses."""
 
 import json
+import math
 import re
 import shutil
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -23,17 +25,22 @@ from lore.text.conversations import exchange
 APPLY = ROOT / "apply"
 
 
-def apply(name, *flags):
-    return call_script(APPLY / f"{name}.py", *flags)
+def apply(name, basis, source, output, *flags):
+    """A script of apply/ with what is not None of its files: (exit status, stdout, stderr)."""
+    files = {"--basis": basis, "--input": source, "--output": output}
+    named = [(flag, file) for flag, file in files.items() if file is not None]
+    return call_script(APPLY / f"{name}.py", *chain(*named), *flags)
 
 
-def good(done):
-    assert done[0] == 0, done[2]
-    return done[1]
+def applied(*arguments):
+    """What it prints, where it ends well."""
+    status, out, err = apply(*arguments)
+    assert status == 0, err
+    return out
 
 
 def scored(basis, rows, output, *flags):
-    good(apply("score", "--basis", basis, "--input", rows, "--output", output, *flags))
+    applied("score", basis, rows, output, *flags)
     return texts.read(output)
 
 
@@ -65,14 +72,17 @@ def test_scores_are_those_of_each_persons_own_head(with_deviations, rows, tmp_pa
 
 
 def test_an_encoder_that_has_changed_is_refused(basis, rows, tmp_path, text_encoder):
-    flags = ("--basis", basis, "--input", rows, "--output", tmp_path / "o.jsonl", "--model")
+    files = (basis, rows, tmp_path / "o.jsonl")
     moved = shutil.copytree(json.loads(load_basis(basis).model)["model"], tmp_path / "moved")
-    good(apply("score", *flags, moved))  # the same, elsewhere
-    template = (moved / "chat_template.jinja").read_text()
-    (moved / "chat_template.jinja").write_text(template + "!")
-    assert_one_line_error(apply("score", *flags, moved), "version", "not the same model, template")
-    assert_one_line_error(apply("score", *flags, text_encoder), "not the same model")
-    assert_one_line_error(apply("score", *flags, tmp_path / "none"), "no folder", "--model")
+    applied("score", *files, "--model", moved)  # the same, elsewhere
+    with open(moved / "chat_template.jinja", "a") as template:
+        template.write("!")
+    for model, *words in (
+        (moved, "version", "not the same model, template"),
+        (text_encoder, "not the same model"),
+        (tmp_path / "none", "no folder", "--model"),
+    ):
+        assert_one_line_error(apply("score", *files, "--model", model), *words)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -88,7 +98,7 @@ def test_new_people_are_taken_in_and_everything_else_takes_them(basis, rows, tmp
     pairs += [row | {"user_id": "eve", "split": "test"} for row in everybody[-9:]]
     source = texts.write(tmp_path / "new.jsonl", pairs)
     output = tmp_path / "adapted.safetensors"
-    out = good(apply("adapt", "--basis", basis, "--input", source, "--output", output))
+    out = applied("adapt", basis, source, output)
     assert "certificate" in out and "left out: 9 x of a test side (split), 1 people: eve" in out
     saved, before = load_basis(output), load_basis(basis)
     assert saved.unseen_ids == (*before.unseen_ids, *names) and saved.V.equal(before.V)
@@ -101,10 +111,8 @@ def test_new_people_are_taken_in_and_everything_else_takes_them(basis, rows, tmp
     assert saved.held_out == before.held_out and {*before.pairs} < {*saved.pairs}
     assert "ann" in scored(output, rows, tmp_path / "o.jsonl", "--users", "ann")[0]["rewards"]
     single = texts.write(tmp_path / "single.jsonl", [{**everybody[0], "user_id": "cem"}])
-    flags = ("--basis", basis, "--input", single, "--output")
-    lost = "2 people, such as ann, who would be lost"
-    assert_one_line_error(apply("adapt", *flags, output), lost)
-    assert "too few prompts to say" in good(apply("adapt", *flags, tmp_path / "cem.safetensors"))
+    assert_one_line_error(apply("adapt", basis, single, output), "2 people, such as ann, who would be lost")
+    assert "too few prompts to say" in applied("adapt", basis, single, tmp_path / "cem.safetensors")
 
 
 def test_answers_are_added_to_earlier_ones_or_replace_them(with_deviations, tmp_path):
@@ -117,9 +125,8 @@ def test_answers_are_added_to_earlier_ones_or_replace_them(with_deviations, tmp_
     bob = [row | {"user_id": "bob"} for row in rows[:3]]
 
     def taken_in(before, name, rows, *flags):
-        source = texts.write(tmp_path / f"{name}.jsonl", rows)
-        output = tmp_path / f"{name}.safetensors"
-        out = good(apply("adapt", "--basis", before, "--input", source, "--output", output, *flags))
+        source, output = texts.write(tmp_path / f"{name}.jsonl", rows), tmp_path / f"{name}.safetensors"
+        out = applied("adapt", before, source, output, *flags)
         return output, load_basis(output), out
 
     first, known, _ = taken_in(with_deviations, "first", rows[:5] + bob)
@@ -135,18 +142,16 @@ def test_answers_are_added_to_earlier_ones_or_replace_them(with_deviations, tmp_
         for mine, theirs in zip(basis.parameters_of(["bob"]), known.parameters_of(["bob"])):
             assert mine.equal(theirs)
         assert len(basis.answered) == basis.pairs["ann"] + 3 and basis.prior.mean.equal(known.prior.mean)
-    flags = ("--input", tmp_path / "first.jsonl", "--output", tmp_path / "at_once.safetensors")
-    lost = apply("adapt", "--basis", with_deviations, *flags)
+    lost = apply("adapt", with_deviations, tmp_path / "first.jsonl", tmp_path / "at_once.safetensors")
     assert_one_line_error(lost, "7 answers, such as of ann, which would be lost")
     upper = texts.write(tmp_path / "upper.jsonl", [rows[0] | {"user_id": "ANN"}])
-    flags = ("--basis", first, "--input", upper, "--output", tmp_path / "upper.safetensors")
-    assert_one_line_error(apply("adapt", *flags), "upper.jsonl, line 1", "has a user ann already")
+    done = apply("adapt", first, upper, tmp_path / "upper.safetensors")
+    assert_one_line_error(done, "upper.jsonl, line 1", "has a user ann already")
     # of a person of the fit the basis holds no answers
-    seen = texts.write(tmp_path / "seen.jsonl", [row | {"user_id": known.user_ids[0]} for row in rows])
-    flags = ("--basis", first, "--input", seen, "--output", tmp_path / "seen.safetensors")
-    assert_one_line_error(apply("adapt", *flags), "seen.jsonl, line 1", "already", "--replace")
-    good(apply("adapt", *flags, "--replace"))
-    replaced = load_basis(tmp_path / "seen.safetensors")
+    seen = [row | {"user_id": known.user_ids[0]} for row in rows]
+    done = apply("adapt", first, texts.write(tmp_path / "seen.jsonl", seen), tmp_path / "x.safetensors")
+    assert_one_line_error(done, "seen.jsonl, line 1", "already", "--replace")
+    _, replaced, _ = taken_in(first, "seen", seen, "--replace")
     assert replaced.everybody == known.everybody and not replaced.W[0].equal(known.W[0])
     assert replaced.W[1:].equal(known.W[1:]) and replaced.pairs[known.user_ids[0]] == len(rows)
 
@@ -158,12 +163,12 @@ def test_answers_are_added_to_earlier_ones_or_replace_them(with_deviations, tmp_
 
 def test_the_best_of_n_is_the_best_scored(basis, rows, tmp_path):
     replies = [row["response"] for row in texts.read(rows)]
-    # words again, and in lines that end otherwise: no other reply, no tie, and no rival in a vote
+    # words again, and in lines that end otherwise: no other reply, no tie
     row = {"prompt": "the cat?", "candidates": [*replies, *(f"{reply} \r\n" for reply in replies)]}
     source = texts.write(tmp_path / "candidates.jsonl", [row])
     output = tmp_path / "chosen.jsonl"
-    flags = ("--basis", basis, "--input", source, "--output", output, "--everybody", "--vote")
-    assert "1 prompts; population: 0 with ties" in good(apply("best_of_n", *flags))
+    out = applied("best_of_n", basis, source, output, "--everybody", "--vote")
+    assert "1 prompts; population: 0 with ties" in out
     (chosen,) = texts.read(output)
     by_score = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
     for user, best in chosen["best"].items():
@@ -172,14 +177,6 @@ def test_the_best_of_n_is_the_best_scored(basis, rows, tmp_path):
         gain = rewards[best] - rewards[chosen["population_best"]]
         assert chosen["gain"][user] == pytest.approx(gain, abs=1e-4)
     assert chosen["tied"] == {} and chosen["population_tied"] == [] and chosen["vote"]["borda"] in range(4)
-    # everybody likes the same one best: that it is there twice costs it no majority
-    saved = load_basis(basis)
-    alike = torch.zeros_like(saved.W).index_fill(1, torch.tensor([0]), 1.0)
-    save_basis(tmp_path / "alike.safetensors", saved._replace(W=alike, mean=alike[0].clone()))
-    flags = ("--basis", tmp_path / "alike.safetensors", *flags[2:-2], "--vote", "--users")
-    good(apply("best_of_n", *flags, *saved.user_ids))
-    (chosen,) = texts.read(output)
-    assert chosen["vote"]["majority"] == chosen["population_best"]
 
 
 def test_votes_and_ties_that_one_can_count_by_hand():
@@ -199,13 +196,13 @@ def test_votes_and_ties_that_one_can_count_by_hand():
 
 def test_a_person_named_population_is_not_the_population():
     script = load_script(APPLY / "best_of_n.py")
-    fields = {"prompt": "a?", "candidates": ["b", "c", "d"]}
+    users, fields = ["population"], {"prompt": "a?", "candidates": ["b", "c", "d"]}
     rewards = torch.tensor([[1.0], [0.0], [1.0]])  # of the person: 0 and 2 are tied
     row = saved_basis.Row("here", fields, torch.eye(3), torch.tensor([2.0, 2.0, 0.0]), rewards)
-    basis = Basis(torch.ones(3, 1), torch.ones(1, 1), ("population",), torch.ones(0, 1), ())
-    chosen = script.choose(row, ["population"], script.Doubts(basis, ["population"]), vote=False)
+    basis = Basis(torch.ones(3, 1), torch.ones(1, 1), users, torch.ones(0, 1), ())
+    chosen = script.choose(row, users, script.Doubts(basis, users), vote=False)
     assert (chosen["population_tied"], chosen["tied"]) == ([1], {"population": [2]})
-    assert script.counts_of(chosen, ["population"]).tolist() == [[0], [0], [1]]
+    assert script.counts_of(chosen, users).tolist() == [[0], [0], [1]]
 
 
 def test_a_basis_that_is_worse_than_none_says_so(basis, rows, tmp_path):
@@ -217,8 +214,7 @@ def test_a_basis_that_is_worse_than_none_says_so(basis, rows, tmp_path):
     for personal, words in ((0.8, "worse than none"), (0.66, "makes it worse"), (0.6, "")):
         save_basis(path, saved._replace(held_out={"personal": personal, "population": 0.65}))
         for name, source in (("score", rows), ("best_of_n", candidates)):
-            flags = ("--basis", path, "--input", source, "--output", tmp_path / f"{name}.jsonl")
-            out = good(apply(name, *flags))
+            out = applied(name, path, source, tmp_path / f"{name}.jsonl")
             assert ("beware" in out) == bool(words) and words in out
 
 
@@ -242,8 +238,8 @@ def test_different_questions_are_chosen_from_the_pool_and_tried_out(pool, basis,
         messages = exchange(f" {row['prompt'].upper()}", "")[:1]
         again.append({"messages": messages, "candidates": row["candidates"]})
     source = texts.write(tmp_path / "pool.jsonl", pool + again)
-    flags = ("--basis", with_deviations, "--input", source, "--output", tmp_path / "asked.jsonl")
-    out = good(apply("ask", *flags, "--questions", 8, "--trials", 20, "--format", "labelstudio"))
+    ask = ("ask", with_deviations, source, tmp_path / "asked.jsonl")
+    out = applied(*ask, "--questions", 8, "--trials", 20, "--format", "labelstudio")
     asked = texts.read(tmp_path / "asked.jsonl")
     tasks = json.loads((tmp_path / "asked.labelstudio.json").read_text())
     lefts = [row["candidates"][0] for row in asked]
@@ -254,12 +250,12 @@ def test_different_questions_are_chosen_from_the_pool_and_tried_out(pool, basis,
     rows = json.loads((tmp_path / "asked.json").read_text())["rows"]
     assert rows[0]["chosen"] == rows[0]["random"] <= rows[-1]["best"] and len(rows) == 9
     assert (tmp_path / "asked.png").exists() and "chosen minus random" in out
-    out = good(apply("ask", *flags, "--questions", len(pool) + 1, "--trials", 2))
+    out = applied(*ask, "--questions", len(pool) + 1, "--trials", 2)
     assert f"no more than {len(texts.read(tmp_path / 'asked.jsonl'))} questions of the pool" in out
     texts.write(source, pool[:1])
-    assert_one_line_error(apply("ask", *flags), "1 different pairs")
+    assert_one_line_error(apply(*ask), "1 different pairs")
     first = basis.with_name("train_basis_K1_alpha0_seed0.safetensors")
-    assert_one_line_error(apply("ask", "--basis", first, *flags[2:]), "one reward for everybody")
+    assert_one_line_error(apply("ask", first, *ask[2:]), "one reward for everybody")
 
 
 def test_a_second_round_goes_on_from_the_answers_wherever_they_are(
@@ -270,8 +266,7 @@ def test_a_second_round_goes_on_from_the_answers_wherever_they_are(
 
     def ask(name, basis, count, *flags):
         output = tmp_path / f"{name}.jsonl"
-        common = ("--basis", basis, "--input", source, "--output", output, "--trials", 2)
-        out = good(apply("ask", *common, "--questions", count, *flags))
+        out = applied("ask", basis, source, output, "--trials", 2, "--questions", count, *flags)
         return texts.read(output), out
 
     first, _ = ask("first", with_deviations, 3)
@@ -288,7 +283,7 @@ def test_a_second_round_goes_on_from_the_answers_wherever_they_are(
     # from the file of a basis: the same person, known by the same answers
     mine = texts.write(tmp_path / "mine.jsonl", [row | {"user_id": "ann"} for row in answered])
     adapted = tmp_path / "adapted.safetensors"
-    good(apply("adapt", "--basis", with_deviations, "--input", mine, "--output", adapted))
+    applied("adapt", with_deviations, mine, adapted)
     third, _ = ask("third", adapted, 3, "--user", "ann")
     for row, again in zip(second, third):
         assert again == row | {"user_id": "ann", "told": pytest.approx(row["told"], rel=1e-2)}
@@ -301,7 +296,6 @@ def test_a_second_round_goes_on_from_the_answers_wherever_they_are(
         rows, _ = ask("next", with_deviations, 4, "--known", texts.write(answers, known))
         orders.add(tuple(row["prompt"] for row in rows))
     assert len(orders) == 2
-    common = ("--basis", adapted, "--input", source, "--output", tmp_path / "x.jsonl")
     two = texts.write(tmp_path / "two.jsonl", [answered[0] | {"user_id": user} for user in "ab"])
     for *flags, words in (
         ("--user", "eve", "no user eve"),
@@ -311,7 +305,7 @@ def test_a_second_round_goes_on_from_the_answers_wherever_they_are(
         ("--known", texts.write(answers, [answered[0] | {"choice": 5}]), "line 1: choice is 5"),
         ("--known", two, "whose"),
     ):
-        assert_one_line_error(apply("ask", *common, *flags), words)
+        assert_one_line_error(apply("ask", adapted, source, tmp_path / "x.jsonl", *flags), words)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -336,29 +330,29 @@ def logits_of(folder, rows):
 def test_an_exported_head_gives_the_rewards_of_score_and_says_what_it_is(basis, rows, tmp_path):
     user = load_basis(basis).unseen_ids[0]
     lines = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
-    flags = ("--basis", basis, "--output")
-    good(apply("export", *flags, tmp_path / "first", "--user", user))
-    logits = logits_of(tmp_path / "first", rows)[:, 0].tolist()
-    assert logits == pytest.approx([row["rewards"][user] for row in lines], abs=1e-4)
-    good(apply("export", *flags, tmp_path / "population", "--copy"))
-    logits = logits_of(tmp_path / "population", rows)[:, 0].tolist()
-    assert logits == pytest.approx([row["population"] for row in lines], abs=1e-4)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "first")  # who cuts long texts keeps the reply
+    first, population = tmp_path / "first", tmp_path / "population"
+    for folder, flags, rewards in (
+        (first, ("--user", user), [row["rewards"][user] for row in lines]),
+        (population, ("--copy",), [row["population"] for row in lines]),
+    ):
+        applied("export", basis, None, folder, *flags)
+        assert logits_of(folder, rows)[:, 0].tolist() == pytest.approx(rewards, abs=1e-4)
+    tokenizer = AutoTokenizer.from_pretrained(first)  # who cuts long texts keeps the reply
     sides = tokenizer.truncation_side, tokenizer.padding_side, tokenizer.model_max_length
     assert sides == ("left", "right", 512)
-    config = json.loads((tmp_path / "first/config.json").read_text())
+    config = texts.report(first / "config.json")
     assert config["pad_token_id"] not in (config["eos_token_id"], config["bos_token_id"])
     assert config["problem_type"] == "regression" and config["id2label"] == {"0": "reward"}
-    assert (tmp_path / "first/model-00001-of-00002.safetensors").is_symlink()
-    assert not [path for path in (tmp_path / "population").iterdir() if path.is_symlink()]
-    card = (tmp_path / "first/README.md").read_text()
+    assert (first / "model-00001-of-00002.safetensors").is_symlink()
+    assert not [path for path in population.iterdir() if path.is_symlink()]
+    card = (first / "README.md").read_text()
     for words in (f"person {user}", "known by 6 comparisons", 'license: "unknown"', "log-loss"):
         assert words in card, words
     folder = json.loads(load_basis(basis).model)["model"]
     assert folder not in card and "base_model" not in card  # of this machine alone
-    assert_one_line_error(apply("export", *flags, tmp_path / "first"), "is there already")
-    assert_one_line_error(apply("export", *flags, tmp_path / "x", "--user", "x"), "no user x")
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith("x")]
+    assert_one_line_error(apply("export", basis, None, first), "is there already")
+    assert_one_line_error(apply("export", basis, None, tmp_path / "x", "--user", "x"), "no user x")
+    assert not [*tmp_path.glob("x*")]
 
 
 def test_a_licence_is_what_the_head_of_a_card_says(tmp_path):
@@ -387,13 +381,13 @@ def test_what_is_exported_is_what_was_scored(basis, rows, tmp_path, monkeypatch,
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
     identity = json.dumps(encoder(model).identity)
     save_basis(tmp_path / "b.safetensors", load_basis(basis)._replace(model=identity))
-    flags = ("--basis", tmp_path / "b.safetensors", "--output", tmp_path / "out")
+    export = ("export", tmp_path / "b.safetensors", None, tmp_path / "out")
     if not whole_counts:
         monkeypatch.setattr(checkpoint_export, "weight_files", lambda _: index["weight_map"])
-        done = apply("export", *flags)
+        done = apply(*export)
         assert done[0] == 2 and "does not score as it did" in done[2] and not (tmp_path / "out").exists()
         return
-    good(apply("export", *flags))
+    applied(*export)
     lines = scored(tmp_path / "b.safetensors", rows, tmp_path / "scored.jsonl")
     logits = logits_of(tmp_path / "out", rows)[:, 0].tolist()
     assert logits == pytest.approx([row["population"] for row in lines], abs=1e-4)
@@ -403,7 +397,7 @@ def test_what_is_exported_is_what_was_scored(basis, rows, tmp_path, monkeypatch,
 def test_heads_and_mixtures_give_everybodys_rewards(basis, with_deviations, rows, tmp_path, own):
     basis = with_deviations if own else basis
     lines = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
-    good(apply("export", "--basis", basis, "--output", tmp_path / "all", "--all"))
+    applied("export", basis, None, tmp_path / "all", "--all")
     logits = logits_of(tmp_path / "all", rows)
     with safe_open(tmp_path / "all/mixtures.safetensors", framework="pt") as file:
         rewards = logits @ file.get_tensor("W").T
@@ -422,12 +416,12 @@ def test_heads_and_mixtures_give_everybodys_rewards(basis, with_deviations, rows
 FETCHES = r"<(script|link|img|iframe|object|base)\b|[ '\"](src|srcset|href)=['\"](?!#)|@import|url\((?!#)"
 
 
-def test_the_page_says_what_the_table_says_and_fetches_nothing(trained):
-    results = ("--input", trained / "results/train_basis.json", "--output")
-    good(apply("report", *results, trained / "p.html", "--texts", trained / "own.jsonl.gz"))
-    text = (trained / "p.html").read_text()
+def test_the_page_says_what_the_table_says_and_fetches_nothing(trained, tmp_path):
+    results, page = trained / "results/train_basis.json", tmp_path / "p.html"
+    applied("report", None, results, page, "--texts", trained / "own.jsonl.gz")
+    text = page.read_text()
     assert not re.findall(FETCHES, text)
-    for row in json.loads((trained / "results/train_basis.json").read_text())["summary"]:
+    for row in texts.report(results)["summary"]:
         low, high = [100 * value for value in row["unseen_interval"]]
         assert f"{100 * row['unseen']:.1f} [{low:.1f}, {high:.1f}]" in text
     parts = ("basis reward 2", "wrong", "Bradley-Terry", "git commit", "std over trials")
@@ -435,11 +429,9 @@ def test_the_page_says_what_the_table_says_and_fetches_nothing(trained):
     for part in (*parts, *said, "People&#x27;s mixtures", "cosine to head", "log-loss: mean over users"):
         assert part in text, part
     assert text.count("<svg") == 3
-    other = texts.write(trained / "other.jsonl", texts.comparisons(seed=9))
-    done = apply("report", *results, trained / "p.html", "--texts", other)
-    assert_one_line_error(done, "is not the file")
-    done = apply("report", "--input", other, "--output", "x")
-    assert_one_line_error(done, "is no .json of")
+    other = texts.write(tmp_path / "other.jsonl", texts.comparisons(seed=9))
+    assert_one_line_error(apply("report", None, results, page, "--texts", other), "is not the file")
+    assert_one_line_error(apply("report", None, other, "x"), "is no .json of")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -447,39 +439,48 @@ def test_the_page_says_what_the_table_says_and_fetches_nothing(trained):
 # ------------------------------------------------------------------------------------------------
 
 
-def test_bad_rows_are_named_and_nothing_is_written(basis, tmp_path):
-    cases = [
-        ("score", {"prompt": "a?", "response": ""}, "empty"),
-        ("score", {"prompt": "a?", "response": float("nan")}, "response is nothing"),
-        ("score", {"response": "b"}, "a prompt or messages"),
-        ("best_of_n", {"prompt": "a?", "candidates": []}, "no list of candidates"),
-        ("best_of_n", {"prompt": "a?", "candidates": ["b", None]}, "candidates[1]"),
-        ("ask", {"prompt": "a?", "candidates": ["b"]}, "two different candidates"),
-        ("ask", {"prompt": "a?", "candidates": ["b", "b"]}, "two different candidates"),
-        ("adapt", {"user_id": "u", "prompt": "a", "chosen": "b", "rejected": "b"}, "the same"),
-        ("score", {"prompt": "a?", "response": "the cat " * 2000}, "for the reply alone"),
-        ("score", {"prompt": "a?", "response": "b", "population": 1}, "would be lost"),
-    ]
-    for name, row, words in cases:
-        source = texts.write(tmp_path / "bad.jsonl", [row])
-        output = tmp_path / ("out.safetensors" if name == "adapt" else "out.jsonl")
-        done = apply(name, "--basis", basis, "--input", source, "--output", output)
-        assert done[0] == 2 and words in done[2] and "bad.jsonl, line 1" in done[2], (row, done)
-        assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
+BAD_ROWS = [
+    ("score", {"prompt": "a?", "response": ""}, "empty"),
+    ("score", {"prompt": "a?", "response": float("nan")}, "response is nothing"),
+    ("score", {"response": "b"}, "a prompt or messages"),
+    ("best_of_n", {"prompt": "a?", "candidates": []}, "no list of candidates"),
+    ("best_of_n", {"prompt": "a?", "candidates": ["b", None]}, "candidates[1]"),
+    ("ask", {"prompt": "a?", "candidates": ["b"]}, "two different candidates"),
+    ("ask", {"prompt": "a?", "candidates": ["b", "b"]}, "two different candidates"),
+    ("adapt", {"user_id": "u", "prompt": "a", "chosen": "b", "rejected": "b"}, "the same"),
+    ("score", {"prompt": "a?", "response": "the cat " * 2000}, "for the reply alone"),
+    ("score", {"prompt": "a?", "response": "b", "population": 1}, "would be lost"),
+    *[
+        ("score", {"prompt": "a?", "response": "b", "x": x}, ", x: ")
+        for x in (math.inf, "\ud800", [math.inf])
+    ],
+]
+
+
+@pytest.mark.parametrize("name, row, words", BAD_ROWS)
+def test_a_bad_row_is_named_and_nothing_is_written(basis, tmp_path, name, row, words):
+    source = texts.write(tmp_path / "bad.jsonl", [row])
+    output = tmp_path / ("out.safetensors" if name == "adapt" else "out.jsonl")
+    status, _, err = apply(name, basis, source, output)  # behind a bar, where the model had to run
+    assert status == 2 and words in err and "bad.jsonl, line 1" in err, err
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
 
 
 def test_what_is_missing_unknown_or_twice_is_said(basis, rows, tmp_path):
-    planted = tmp_path / "planted.safetensors"
+    planted, output = tmp_path / "planted.safetensors", tmp_path / "o.jsonl"
     save_basis(planted, load_basis(basis)._replace(model=""))
-    for name, flags, words in (
-        ("score", {"--basis": ""}, "--basis"),
-        ("score", {"--users": "x"}, "no user x"),
-        ("score", {"--users": "0 --users 0"}, "twice"),
-        ("score", {"--users": "0 --everybody"}, "one of the two"),
-        ("best_of_n", {"--vote": ""}, "--vote: whose?"),
-        ("score", {"--input": tmp_path / "no"}, "is no file"),
-        ("score", {"--basis": planted}, "no encoder"),
+    for name, files, flags, words in (
+        ("score", (None, rows, output), "", "--basis"),
+        ("score", (planted, rows, output), "", "no encoder"),
+        ("score", (basis, tmp_path / "no", output), "", "is no file"),
+        ("score", (basis, rows, output), "--users x", "no user x"),
+        ("score", (basis, rows, output), "--users 0 --users 0", "twice"),
+        ("score", (basis, rows, output), "--users 0 --everybody", "one of the two"),
+        ("best_of_n", (basis, rows, output), "--vote", "--vote: whose?"),
+        ("serve", (basis, None, None), "--unscored nan", "unscored = nan"),
+        ("serve", (basis, None, None), "--max_queries 0", "--max_queries 0"),
+        ("serve", (basis, None, None), "--port 0", "--port 0"),
+        ("serve", (basis, None, None), "--unknown drop", "unknown = drop"),
+        ("serve", (basis, None, None), f"--policy {ROOT}", "--policy: "),
     ):
-        flags = {"--basis": basis, "--input": rows, "--output": tmp_path / "o.jsonl"} | flags
-        given = " ".join(f"{flag} {value}" for flag, value in flags.items() if value or flag == "--vote")
-        assert_one_line_error(apply(name, *given.split()), words)
+        assert_one_line_error(apply(name, *files, *flags.split()), words)

@@ -9,35 +9,31 @@ import pandas as pd
 import pytest
 import texts
 import torch
-from conftest import ROOT, assert_one_line_error, call_script
+from conftest import ROOT, assert_one_line_error, call_script, printed
 from safetensors import safe_open
-from safetensors.torch import save_file
-from test_apply import apply, good
+from safetensors.torch import load_file, save_file
+from test_apply import applied, apply
 
 import saved_basis
 from lore.common import InputError
 from lore.fit.basis import load_basis, save_basis
 from lore.text.conversations import read_rows
 
-R = {"prompt": "the cat?", "response": "sat"}
 PAIR = {"prompt": "the cat?", "candidates": ["sat", "lay on the mat"]}
 
 
-def flags(basis, source, output):
-    return "--basis", basis, "--input", source, "--output", output
-
-
 def test_tables_pass_through_and_nothing_is_null(basis, tmp_path):
+    output = tmp_path / "o.jsonl"
     table = [PAIR | {"n": 1.0, "day": pd.Timestamp("2026-01-02")}, PAIR | {"n": None}]
     pd.DataFrame(table).to_parquet(tmp_path / "p.parquet")
-    good(apply("best_of_n", *flags(basis, tmp_path / "p.parquet", tmp_path / "o.jsonl")))
-    first, second = texts.read(tmp_path / "o.jsonl")
+    applied("best_of_n", basis, tmp_path / "p.parquet", output)
+    first, second = texts.read(output)
     assert first["candidates"] == PAIR["candidates"] and first["day"].startswith("2026-01-02")
     assert (first["n"], second["n"], second["day"]) == (1.0, None, None)
-    cells = {"prompt": "the cat?", "candidates": json.dumps(PAIR["candidates"])}
+    cells = PAIR | {"candidates": json.dumps(PAIR["candidates"])}
     pd.DataFrame([cells]).to_csv(tmp_path / "c.csv", index=False)
-    good(apply("best_of_n", *flags(basis, tmp_path / "c.csv", tmp_path / "o.jsonl")))
-    assert texts.read(tmp_path / "o.jsonl")[0]["candidates"] == PAIR["candidates"]
+    applied("best_of_n", basis, tmp_path / "c.csv", output)
+    assert texts.read(output)[0]["candidates"] == PAIR["candidates"]
 
 
 def test_every_row_of_a_table_has_its_cells(tmp_path):
@@ -51,15 +47,6 @@ def test_every_row_of_a_table_has_its_cells(tmp_path):
             list(read_rows(tmp_path / "bad.csv"))
 
 
-@pytest.mark.parametrize("value", ["1e400", '"\\ud800"', "[1e400]"])
-def test_what_json_cannot_say_is_told_before_the_model_runs(basis, tmp_path, value):
-    line = json.dumps(R)
-    (tmp_path / "r.jsonl").write_text(f'{line}\n{line[:-1]}, "x": {value}}}\n')
-    done = apply("score", *flags(basis, tmp_path / "r.jsonl", tmp_path / "o.jsonl"))
-    assert_one_line_error(done, "r.jsonl, line 2, x: ")
-    assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]
-
-
 # ------------------------------------------------------------------------------------------------
 # Outputs
 # ------------------------------------------------------------------------------------------------
@@ -71,20 +58,22 @@ def judged(count, user="u"):
 
 
 @pytest.fixture
-def written(trained, basis, tmp_path, rows):
-    """written(name, output): a script of apply/ on an input of its own, with few questions where it asks any."""
+def given(trained, basis, tmp_path, rows):
+    """Of each script of apply/ the basis and the input, and flags for few questions where it asks any."""
     pool = texts.write(tmp_path / "pool.jsonl", [PAIR | {"prompt": f"the cat {i}?"} for i in range(8)])
-    new = texts.write(tmp_path / "new.jsonl", judged(4))
-    results = ("--input", trained / "results/train_basis.json")
-    given = {
-        "score": ("--basis", basis, "--input", rows),
-        "best_of_n": ("--basis", basis, "--input", pool),
-        "ask": ("--basis", basis, "--questions", 2, "--trials", 3, "--input", pool),
-        "adapt": ("--basis", basis, "--input", new),
-        "report": results,
-        "export": ("--basis", basis),
+    return {
+        "score": (basis, rows),
+        "best_of_n": (basis, pool),
+        "ask": (basis, pool, "--questions", 2, "--trials", 3),
+        "adapt": (basis, texts.write(tmp_path / "new.jsonl", judged(4))),
+        "report": (None, trained / "results/train_basis.json"),
+        "export": (basis, None),
     }
-    return lambda name, output: apply(name, *given[name], "--output", output), given
+
+
+def write(name, given, output):
+    basis, source, *flags = given[name]
+    return apply(name, basis, source, output, *flags)
 
 
 OUTPUTS = {
@@ -97,11 +86,8 @@ OUTPUTS = {
 
 
 @pytest.mark.parametrize("name", [*OUTPUTS, "export"])
-def test_what_cannot_be_written_or_would_be_lost_is_told_before_the_model(
-    name, written, tmp_path, monkeypatch
-):
+def test_what_cannot_be_written_or_would_be_lost_is_told_before_the_model(name, given, tmp_path, monkeypatch):
     monkeypatch.setattr(saved_basis, "encoder_of_basis", None)  # nobody comes this far
-    write, given = written
     output = OUTPUTS.get(name, "o")
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -115,40 +101,40 @@ def test_what_cannot_be_written_or_would_be_lost_is_told_before_the_model(
     paths = ["", "/dev/null", mine, mine / "notes" / output, mine / output, mine / f"link-{output}"]
     if name != "export":
         paths += [mine / f"o.{kind}" for kind in ("csv", "parquet", "png", "txt", "jsonl.zst")]
-        paths.append(given[name][-1])  # what is read
+        paths.append(given[name][1])  # what is read
     # what is written beside it; a field of the same name is no mark of the script
     beside = {"adapt": ("b", "c"), "ask": ("b", "c", "picture"), "score": ("cities",)}
     paths += [mine / f"{stem}{Path(output).suffix}" for stem in beside.get(name, ())]
     before = {path: path.read_bytes() for path in mine.iterdir()}
     for path in paths:
-        assert_one_line_error(write(name, path), str(path).partition(".")[0] or "--output")
+        assert_one_line_error(write(name, given, path), str(path).partition(".")[0] or "--output")
     assert {path: path.read_bytes() for path in mine.iterdir()} == before
     assert (mine / f"link-{output}").is_symlink()
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_what_a_script_has_written_it_replaces_and_links_stay(name, written, tmp_path):
-    write, _ = written
+def test_what_a_script_has_written_it_replaces_and_links_stay(name, given, tmp_path):
     output = tmp_path / OUTPUTS[name]
     (tmp_path / "far").mkdir()
     output.symlink_to(tmp_path / "far" / output.name)
     if name == "adapt":  # which writes no picture
         output.with_name("o.png").write_text("mine")
-    good(write(name, output))
-    good(write(name, output))
+    for _ in range(2):
+        status, _, err = write(name, given, output)
+        assert status == 0, err
     assert output.is_symlink() and (tmp_path / "far" / output.name).stat().st_size
     assert not [*tmp_path.glob("**/*.tmp")]
 
 
-def test_a_basis_takes_no_other_basis_s_place(trained, basis, written, tmp_path):
+def test_a_basis_takes_no_other_basis_s_place(trained, basis, given, tmp_path):
     """Nor the results beside it, though the same people stand in both."""
-    write, _ = written
     results = shutil.copytree(trained / "results", tmp_path / "results")
     first = results / "train_basis_K1_alpha0_seed0.safetensors"
     copied = shutil.copy(basis, results / "copy.safetensors")
     for path in (first, copied):
-        assert_one_line_error(write("adapt", path), "not written by this")
-    assert_one_line_error(write("adapt", results / "train_basis.safetensors"), "train_basis.json is there")
+        assert_one_line_error(write("adapt", given, path), "not written by this")
+    done = write("adapt", given, results / "train_basis.safetensors")
+    assert_one_line_error(done, "train_basis.json is there")
 
 
 def test_nothing_is_written_over_what_is_read(basis, rows, tmp_path):
@@ -158,10 +144,10 @@ def test_nothing_is_written_over_what_is_read(basis, rows, tmp_path):
     before = {path: path.read_bytes() for path in (known, pool, source, rows)}
     common = ("--model", "x", "--data", tmp_path)
     cases = [
-        apply("adapt", *flags(basis, known, tmp_path / "me.safetensors")),
-        apply("ask", *flags(basis, pool, tmp_path / "pool.jsonl")),
-        apply("ask", *flags(basis, pool, tmp_path / "new.json")),
-        apply("score", *flags(basis, rows, basis)),
+        apply("adapt", basis, known, tmp_path / "me.safetensors"),
+        apply("ask", basis, pool, tmp_path / "pool.jsonl"),
+        apply("ask", basis, pool, tmp_path / "new.json"),
+        apply("score", basis, rows, basis),
         call_script(ROOT / "OwnData/prepare.py", "--source", source, *common),
     ]
     for done in cases:
@@ -182,21 +168,19 @@ def test_a_judgement_again_tells_nothing_new(basis, tmp_path):
     people = []
     for ids in ([7], ["7.0", 7, "7 "]):
         source = texts.write(tmp_path / "k.jsonl", [row for user in ids for row in judged(4, user)])
-        out = good(apply("adapt", *flags(basis, source, tmp_path / f"{len(ids)}.safetensors")))
+        out = applied("adapt", basis, source, tmp_path / f"{len(ids)}.safetensors")
         people.append(texts.report(tmp_path / f"{len(ids)}.json")["rows"])
     assert people[0] == people[1] and "8 x the same judgement again" in out
 
 
 def test_a_page_of_the_few_shot_curve_alone_and_of_no_results(trained, tmp_path):
-    results = trained / "results/vary_fewshot.json"
-    good(apply("report", "--input", results, "--output", tmp_path / "p.html"))
-    assert "Accuracy against what is known" in (tmp_path / "p.html").read_text()
-    whole = json.loads((trained / "results/train_basis.json").read_text())
+    page = tmp_path / "p.html"
+    applied("report", None, trained / "results/vary_fewshot.json", page)
+    assert "Accuracy against what is known" in page.read_text()
+    whole = texts.report(trained / "results/train_basis.json")
     for bad in ({"rows": [{}]}, {"rows": 5}, {"summary": []}, {"summary": None}, {"settings": []}):
-        path = tmp_path / "bad.json"
-        path.write_text(json.dumps(whole | bad))
-        done = apply("report", "--input", path, "--output", tmp_path / "q.html")
-        assert_one_line_error(done, "is no .json of train_basis.py")
+        source = texts.write(tmp_path / "bad.json", [whole | bad])
+        assert_one_line_error(apply("report", None, source, page), "is no .json of train_basis.py")
 
 
 def test_a_page_shows_what_is_of_its_run_escapes_ids_and_tells_them_apart(trained, model, tmp_path):
@@ -208,14 +192,14 @@ def test_a_page_shows_what_is_of_its_run_escapes_ids_and_tells_them_apart(traine
     results = shutil.copytree(trained / "results", tmp_path / "results")  # of other people
     common = ("--data", tmp_path / "data", "--results", results, "--min_comparisons", 3)
     fit = ("--solver", "adam", "--num_iterations", 20, "--K_list", 1, 2, "--max_few_shot", 4)
-    out = good(call_script(ROOT / "OwnData/train_basis.py", *common, *fit))
+    out = printed(ROOT / "OwnData/train_basis.py", *common, *fit)
     few = "fewer than 3 comparisons on one of the sides (--min_comparisons): bob"
     assert f"left out: 1 of 7 people with {few}" in out
     assert "comparisons to train on, of people beyond --max_few_shot 4" in out
-    page = ("--input", results / "train_basis.json", "--output", tmp_path / "p.html")
+    page = ("report", None, results / "train_basis.json", tmp_path / "p.html")
     replies = ("--texts", tmp_path / "own.jsonl.gz")
-    good(apply("report", *page, *replies, "--replies", 0))
-    text = (tmp_path / "p.html").read_text()
+    applied(*page, *replies, "--replies", 0)
+    text = page[-1].read_text()
     assert "<img" not in text and "Accuracy against what is known" not in text
     assert "vary_fewshot.json, written 20" in text and "a curve of other people" in text
     labels = re.findall('text-anchor="end">([^<]*)<title>', text)
@@ -224,47 +208,39 @@ def test_a_page_shows_what_is_of_its_run_escapes_ids_and_tells_them_apart(traine
     path = results / "train_basis_K2_alpha0_seed0.safetensors"
     saved = load_basis(path)
     save_basis(path, saved._replace(held_out={"personal": 0.5, "population": 0.5}))
-    good(apply("report", *page))
-    text = (tmp_path / "p.html").read_text()
+    applied(*page)
+    text = page[-1].read_text()
     assert "K2_alpha0_seed0.safetensors: a basis of another run" in text and "mixtures" not in text
     save_basis(path, saved._replace(model='{"model": "another"}'))
-    assert_one_line_error(
-        apply("report", *page, *replies), "was learned on", "of which the prepared texts are"
-    )
+    done = apply(*page, *replies)
+    assert_one_line_error(done, "was learned on", "of which the prepared texts are")
 
 
-TEXTS = ("model", "version", "pooling", "dtype")
-ENCODER = dict.fromkeys((*TEXTS, "head"), "x") | {"max_length": 9}
-DAMAGE = {
-    "V of one dimension": ({"V": torch.ones(32)}, {}, "V has shape"),
-    "whole numbers": ({"W": torch.ones(3, 3).int()}, {}, "no floating-point"),
-    "no mixtures": ({"W": torch.full((3, 3), 5.0)}, {}, "no mixtures"),
-    "ids that are a text": ({}, {"user_ids": '"abc"'}, "not a list of texts"),
-    "ids that are lists": ({}, {"user_ids": "[[1], [2], [3]]"}, "not a list of texts"),
-    "an id twice": ({}, {"user_ids": '["a", "a", "b"]'}, "a stands for two people"),
-    "a prior below none": ({}, {"strength": "-1"}, "strength -1"),
-    "a loss that is none": ({}, {"held_out": '{"personal": "x"}'}, "held_out"),
-    "answers on replies that are not there": (
-        {"answers": torch.ones(1, 32), "answered": torch.tensor([[0, 0, 1, 5, 5]])},
-        {},
-        "replies without vectors",
-    ),
-    "vectors of no answers": ({"answers": torch.ones(1, 32)}, {}, "replies without vectors"),
-    "an encoder of nothing": ({}, {"model": '{"model": "x"}'}, "no encoder"),
-}
-for name in TEXTS:
-    DAMAGE[f"{name} of its encoder"] = ({}, {"model": json.dumps(ENCODER | {name: 7})}, f"says {name} = 7")
+NAMED = ("model", "version", "pooling", "dtype")
+ENCODER = dict.fromkeys((*NAMED, "head"), "x") | {"max_length": 9}
+ANSWERS = {"answers": torch.ones(1, 32)}
+DAMAGE = [
+    ({"V": torch.ones(32)}, {}, "V has shape"),
+    ({"W": torch.ones(3, 3).int()}, {}, "no floating-point"),
+    ({"W": torch.full((3, 3), 5.0)}, {}, "no mixtures"),
+    ({}, {"user_ids": '"abc"'}, "not a list of texts"),
+    ({}, {"user_ids": "[[1], [2], [3]]"}, "not a list of texts"),
+    ({}, {"user_ids": '["a", "a", "b"]'}, "a stands for two people"),
+    ({}, {"strength": "-1"}, "strength -1"),
+    ({}, {"held_out": '{"personal": "x"}'}, "held_out"),
+    (ANSWERS | {"answered": torch.tensor([[0, 0, 1, 5, 5]])}, {}, "replies without vectors"),
+    (ANSWERS, {}, "replies without vectors"),
+    ({}, {"model": '{"model": "x"}'}, "no encoder"),
+    *[({}, {"model": json.dumps(ENCODER | {name: 7})}, f"says {name} = 7") for name in NAMED],
+]
 
 
-@pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_basis_is_one_line(basis, rows, tmp_path, name):
-    tensors, header, words = DAMAGE[name]
+@pytest.mark.parametrize("tensors, header, words", DAMAGE)
+def test_a_damaged_basis_is_one_line(basis, rows, tmp_path, tensors, header, words):
     with safe_open(basis, framework="pt") as file:
-        held = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         said = file.metadata()
-    save_file(held | tensors, tmp_path / "b.safetensors", said | header)
-    done = apply("score", *flags(tmp_path / "b.safetensors", rows, tmp_path / "o"))
-    assert_one_line_error(done, words)
+    save_file(load_file(basis) | tensors, tmp_path / "b.safetensors", said | header)
+    assert_one_line_error(apply("score", tmp_path / "b.safetensors", rows, tmp_path / "o"), words)
 
 
 def test_a_damaged_table_or_manifest_is_one_line(tmp_path, model):
