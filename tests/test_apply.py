@@ -51,9 +51,7 @@ def vectors_of(basis, rows):
     return encoder(folder).embed(talks)
 
 
-# ------------------------------------------------------------------------------------------------
-# score
-# ------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------- score ---
 
 
 @pytest.mark.parametrize("block", [saved_basis.BLOCK, 1])
@@ -85,9 +83,7 @@ def test_an_encoder_that_has_changed_is_refused(basis, rows, tmp_path, text_enco
         assert_one_line_error(apply("score", *files, "--model", model), *words)
 
 
-# ------------------------------------------------------------------------------------------------
-# adapt
-# ------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------- adapt ---
 
 
 def test_new_people_are_taken_in_and_everything_else_takes_them(basis, rows, tmp_path):
@@ -96,10 +92,11 @@ def test_new_people_are_taken_in_and_everything_else_takes_them(basis, rows, tmp
     pairs = [row | {"user_id": names[row["user_id"]], "split": "train"} for row in everybody[:-9]]
     pairs[:4] = [row | {"prompt_id": "one"} for row in pairs[:4]]  # two pairs each
     pairs += [row | {"user_id": "eve", "split": "test"} for row in everybody[-9:]]
-    source = texts.write(tmp_path / "new.jsonl", pairs)
+    source = texts.write(tmp_path / "new.jsonl", [*pairs, pairs[0] | {"user_id": "ann "}])
     output = tmp_path / "adapted.safetensors"
     out = applied("adapt", basis, source, output)
-    assert "certificate" in out and "left out: 9 x of a test side (split), 1 people: eve" in out
+    assert "certificate" in out and "left out: 1 x the same judgement again" in out
+    assert "left out: 9 x of a test side (split), 1 people: eve" in out
     saved, before = load_basis(output), load_basis(basis)
     assert saved.unseen_ids == (*before.unseen_ids, *names) and saved.V.equal(before.V)
     assert torch.allclose(saved.W_unseen.sum(1), torch.ones(len(saved.unseen_ids)), atol=1e-5)
@@ -156,9 +153,7 @@ def test_answers_are_added_to_earlier_ones_or_replace_them(with_deviations, tmp_
     assert replaced.W[1:].equal(known.W[1:]) and replaced.pairs[known.user_ids[0]] == len(rows)
 
 
-# ------------------------------------------------------------------------------------------------
-# best_of_n
-# ------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------- best_of_n ---
 
 
 def test_the_best_of_n_is_the_best_scored(basis, rows, tmp_path):
@@ -218,9 +213,7 @@ def test_a_basis_that_is_worse_than_none_says_so(basis, rows, tmp_path):
             assert ("beware" in out) == bool(words) and words in out
 
 
-# ------------------------------------------------------------------------------------------------
-# ask
-# ------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------- ask ---
 
 
 @pytest.fixture
@@ -308,9 +301,7 @@ def test_a_second_round_goes_on_from_the_answers_wherever_they_are(
         assert_one_line_error(apply("ask", adapted, source, tmp_path / "x.jsonl", *flags), words)
 
 
-# ------------------------------------------------------------------------------------------------
-# export
-# ------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------ export ---
 
 
 def logits_of(folder, rows):
@@ -408,9 +399,7 @@ def test_heads_and_mixtures_give_everybodys_rewards(basis, with_deviations, rows
         assert common.item() == pytest.approx(row["population"], abs=1e-3)
 
 
-# ------------------------------------------------------------------------------------------------
-# report
-# ------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------ report ---
 
 
 FETCHES = r"<(script|link|img|iframe|object|base)\b|[ '\"](src|srcset|href)=['\"](?!#)|@import|url\((?!#)"
@@ -434,9 +423,7 @@ def test_the_page_says_what_the_table_says_and_fetches_nothing(trained, tmp_path
     assert_one_line_error(apply("report", None, other, "x"), "is no .json of")
 
 
-# ------------------------------------------------------------------------------------------------
-# All of them
-# ------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------- All of them ---
 
 
 BAD_ROWS = [

@@ -47,25 +47,22 @@ def test_every_row_of_a_table_has_its_cells(tmp_path):
             list(read_rows(tmp_path / "bad.csv"))
 
 
-# ------------------------------------------------------------------------------------------------
-# Outputs
-# ------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------- Outputs ---
 
 
-def judged(count, user="u"):
-    row = {"user_id": user, "chosen": "sat on it", "rejected": "lay"}
-    return [row | {"prompt": f"the cat {i}?"} for i in range(count)]
+ABOUT_CATS = [{"prompt": f"the cat {number}?"} for number in range(8)]
+JUDGED = [{"user_id": "u", "chosen": "sat on it", "rejected": "lay"} | asked for asked in ABOUT_CATS[:4]]
 
 
 @pytest.fixture
 def given(trained, basis, tmp_path, rows):
     """Of each script of apply/ the basis and the input, and flags for few questions where it asks any."""
-    pool = texts.write(tmp_path / "pool.jsonl", [PAIR | {"prompt": f"the cat {i}?"} for i in range(8)])
+    pool = texts.write(tmp_path / "pool.jsonl", [PAIR | asked for asked in ABOUT_CATS])
     return {
         "score": (basis, rows),
         "best_of_n": (basis, pool),
         "ask": (basis, pool, "--questions", 2, "--trials", 3),
-        "adapt": (basis, texts.write(tmp_path / "new.jsonl", judged(4))),
+        "adapt": (basis, texts.write(tmp_path / "new.jsonl", JUDGED)),
         "report": (None, trained / "results/train_basis.json"),
         "export": (basis, None),
     }
@@ -138,7 +135,7 @@ def test_a_basis_takes_no_other_basis_s_place(trained, basis, given, tmp_path):
 
 
 def test_nothing_is_written_over_what_is_read(basis, rows, tmp_path):
-    known = texts.write(tmp_path / "me.json", judged(4))
+    known = texts.write(tmp_path / "me.json", JUDGED)
     pool = texts.write(tmp_path / "pool.json", [PAIR] * 30)
     source = texts.write(tmp_path / "comparisons.parquet", texts.comparisons())
     before = {path: path.read_bytes() for path in (known, pool, source, rows)}
@@ -159,18 +156,7 @@ def test_nothing_is_written_over_what_is_read(basis, rows, tmp_path):
     assert before == {path: path.read_bytes() for path in before}
 
 
-# ------------------------------------------------------------------------------------------------
-# People, pages, bases
-# ------------------------------------------------------------------------------------------------
-
-
-def test_a_judgement_again_tells_nothing_new(basis, tmp_path):
-    people = []
-    for ids in ([7], ["7.0", 7, "7 "]):
-        source = texts.write(tmp_path / "k.jsonl", [row for user in ids for row in judged(4, user)])
-        out = applied("adapt", basis, source, tmp_path / f"{len(ids)}.safetensors")
-        people.append(texts.report(tmp_path / f"{len(ids)}.json")["rows"])
-    assert people[0] == people[1] and "8 x the same judgement again" in out
+# ---------------------------------------------------------------------------- People, pages, bases ---
 
 
 def test_a_page_of_the_few_shot_curve_alone_and_of_no_results(trained, tmp_path):

@@ -1,10 +1,8 @@
 """OwnData/ end to end: a file of comparisons in, table and basis out; and what it refuses."""
 
-import json
-
 import pytest
 import texts
-from conftest import ROOT, SHARED, assert_one_line_error, call_script
+from conftest import ROOT, SHARED, assert_one_line_error, call_script, printed
 
 from lore.fit.basis import load_basis
 from lore.splits import identity_of, load_split
@@ -15,22 +13,20 @@ FEW = ("--min_comparisons", 3, "--max_few_shot", 4, "--num_iterations", 30)
 
 def test_a_file_becomes_vectors_a_table_a_basis_and_a_curve(trained, tmp_path, model):
     flags = ("--data", trained / "data", "--results", tmp_path, *FEW, "--K_list", 0, 1, 2)
-    done = call_script(FOLDER / "train_basis.py", *flags)
-    assert done[0] == 0, done[2]
-    assert "prompts trained on: 6, tested on: 6, both: 0" in done[1]
-    assert "0 of 6 (seen), 0 of 6 (unseen)" in done[1]  # through other people either
+    out = printed(FOLDER / "train_basis.py", *flags)
+    assert "prompts trained on: 6, tested on: 6, both: 0" in out
+    assert "0 of 6 (seen), 0 of 6 (unseen)" in out  # through other people either
     basis = load_basis(tmp_path / "train_basis_K2_alpha0_seed0.safetensors", 32)
     assert identity_of(basis.model)["model"] == str(model) and len(basis.everybody) == 6
     assert basis.mean is not None
-    rows = json.loads((trained / "results/vary_fewshot.json").read_text())["rows"]
+    rows = texts.report(trained / "results/vary_fewshot.json")["rows"]
     assert [row["shots"] for row in rows] == [1, 3]
 
 
 def test_synthetic_finds_the_planted_people(tmp_path):
     few = ("--planted_people", 40, "--planted_features", 32, "--K_list", 1, 3)
-    done = call_script(FOLDER / "train_basis.py", "--synthetic", "--results", tmp_path, *few)
-    assert done[0] == 0, done[2]
-    summary = json.loads((tmp_path / "train_basis_synthetic.json").read_text())["summary"]
+    printed(FOLDER / "train_basis.py", "--synthetic", "--results", tmp_path, *few)
+    summary = texts.report(tmp_path / "train_basis_synthetic.json")["summary"]
     by_rank = {row["K"]: row["unseen"] for row in summary}
     assert by_rank[3] > by_rank[1] + 0.04 and by_rank["best"] > 0.85
 
@@ -42,8 +38,8 @@ def test_a_split_of_the_file_holds(tmp_path, reward_model):
         row["split"] = "train" if row["prompt"] in prompts[:8] else "validation"
     assert texts.prepare(tmp_path, rows, reward_model)[0] == 0
     flags = ("--data", tmp_path / "data", "--results", tmp_path, *FEW, "--K_list", 1)
-    done = call_script(FOLDER / "train_basis.py", *flags)
-    assert "prompts trained on: 8, tested on: 4, both: 0" in done[1], done[2]
+    out = printed(FOLDER / "train_basis.py", *flags)
+    assert "prompts trained on: 8, tested on: 4, both: 0" in out
 
 
 def test_message_lists_and_texts_are_the_same_comparisons(tmp_path, reward_model):
@@ -61,7 +57,7 @@ def test_message_lists_and_texts_are_the_same_comparisons(tmp_path, reward_model
     Dataset.from_list(saved).save_to_disk(tmp_path / "saved")
     columns = ("--columns", "user_id=annotator", "prompt=question")
     flags = ("--source", tmp_path / "saved", *columns, "--model", reward_model, "--data", tmp_path / "data")
-    assert call_script(FOLDER / "prepare.py", *flags)[0] == 0
+    printed(FOLDER / "prepare.py", *flags)
     tables.append(load_split(tmp_path / "data/comparisons", ""))
     for table in tables[1:]:
         assert table.table.equal(tables[0].table) and table.frame.equals(tables[0].frame)
@@ -99,11 +95,9 @@ def test_real_judgments_with_a_tiny_encoder(tmp_path, text_encoder):
     """About the pipeline: a random encoder learns nothing, and must not seem to."""
     source = SHARED / "mtbench/comparisons.jsonl.gz"
     common = ("--source", source, "--model", text_encoder, "--pooling", "mean", "--max_length", 32)
-    done = call_script(FOLDER / "prepare.py", *common, "--data", tmp_path)
-    assert done[0] == 0, done[2]
-    assert "2528 comparisons by 59 people on 80 prompts" in done[1]
+    out = printed(FOLDER / "prepare.py", *common, "--data", tmp_path)
+    assert "2528 comparisons by 59 people on 80 prompts" in out
     flags = ("--data", tmp_path, "--results", tmp_path, "--K_list", 1, "--solver", "adam")
-    done = call_script(FOLDER / "train_basis.py", *flags, "--num_iterations", 30)
-    assert done[0] == 0, done[2]
-    (row,) = json.loads((tmp_path / "train_basis.json").read_text())["summary"]
+    printed(FOLDER / "train_basis.py", *flags, "--num_iterations", 30)
+    (row,) = texts.report(tmp_path / "train_basis.json")["summary"]
     assert 0.3 < row["unseen"] < 0.75, "far from chance: look for a leak"

@@ -10,7 +10,7 @@ import texts
 import torch
 from conftest import ROOT
 from person import Person, opened
-from test_apply import apply, good, scored
+from test_apply import applied, scored
 
 from lore.common import InputError
 from lore.fit.basis import load_basis
@@ -32,7 +32,7 @@ def test_a_person_is_what_adapt_makes_of_the_same_rows(request, deviations, rows
     pairs = [*ROWS, ROWS[0], ROWS[1] | {"split": "test"}]
     adapted, saved = tmp_path / "adapted.safetensors", tmp_path / "saved.safetensors"
     source = texts.write(tmp_path / "rows.jsonl.gz", pairs)
-    good(apply("adapt", "--basis", path, "--input", source, "--output", adapted))
+    applied("adapt", path, source, adapted)
     person = Person(*opened(path), user_id=ROWS[0]["user_id"])
     said = person.fit(pairs)
     person.save(saved)
@@ -40,7 +40,7 @@ def test_a_person_is_what_adapt_makes_of_the_same_rows(request, deviations, rows
         stored = getattr(load_basis(saved), name)
         same = torch.equal(stored, value) if isinstance(value, torch.Tensor) else stored == value
         assert same, name
-    assert json.loads(adapted.with_suffix(".json").read_text())["rows"] == [json.loads(json.dumps(said))]
+    assert texts.report(adapted.with_suffix(".json"))["rows"] == [json.loads(json.dumps(said))]
     user = person.user_id
     for row in scored(saved, rows, tmp_path / "scored.jsonl", "--users", user):
         reward = person.rewards(row["prompt"], [row["response"]])

@@ -80,14 +80,11 @@ def test_pref_needs_pairs_that_several_people_judged(population):
     groups, head = population
     with pytest.raises(InputError, match="no overlap"):
         pref.fit(groups, head, 0)
-    same = Comparisons(
-        torch.randn(6, 4), torch.tensor([0, 0, 1, 1]), ("a", "b"),
-        torch.tensor([0, 2, 1, 2]), torch.tensor([1, 3, 0, 3]),
-    )  # fmt: skip
-    number, sign = pref.pairs_of(same)
+    first, second = torch.tensor([0, 2, 1, 2]), torch.tensor([1, 3, 0, 3])
+    of_both = (torch.randn(6, 4), torch.tensor([0, 0, 1, 1]), ("a", "b"))
+    number, sign = pref.pairs_of(Comparisons(*of_both, first, second))
     assert number.tolist() == [0, 1, 0, 1] and sign.tolist() == [1, 1, -1, 1]
-    swapped = Comparisons(same.table, same.user, same.user_ids, same.rejected, same.chosen)
-    assert torch.equal(pref.pairs_of(swapped)[1], -sign)
+    assert torch.equal(pref.pairs_of(Comparisons(*of_both, second, first))[1], -sign)
 
 
 def test_mrm_takes_the_first_step_of_adam():
@@ -189,10 +186,8 @@ def test_the_study_tells_of_all_and_goes_on_where_it_was(quick, tmp_path, monkey
     monkeypatch.setattr(mrm, "fits", refuse)
     monkeypatch.setattr(study, "RIVALS", dict.fromkeys(study.RIVALS, refuse))
     compare(monkeypatch, "--output", output)
-    again = json.loads(output.read_text())["rows"]
-    stays = ("over_common", "unseen_log_loss", "seconds", "reason")
-    for row in again:
-        for name in stays:
+    for row in json.loads(output.read_text())["rows"]:
+        for name in ("over_common", "unseen_log_loss", "seconds", "reason"):
             assert row.get(name) == rows[row["method"]].get(name)
     part = next(output.with_suffix(".parts").iterdir())
     part.write_bytes(b"half")
@@ -206,14 +201,11 @@ def test_a_method_sees_nothing_of_whom_the_test_pairs_prefer(population):
     shuffled = dataclasses.replace(unseen, chosen=unseen.rejected, rejected=unseen.chosen)
     train, few, _ = splits_on_disk.pairs_for_method(groups, head)
     for group in (shuffled, unseen.shuffled(3)):
-        again = splits_on_disk.pairs_for_method(groups._replace(unseen=group), head)
-        for before, after in (
-            (train, again[0]),
-            (few._replace(test=None), again[1]),
-            (few.test, again[1].test),
-        ):
-            for tensor, other in zip(before[:7], after[:7]):
-                assert tensor is other is None or torch.equal(tensor, other)
+        train_again, few_again, _ = splits_on_disk.pairs_for_method(groups._replace(unseen=group), head)
+        before = (*train[:7], *few._replace(test=None)[:7], *few.test[:7])
+        after = (*train_again[:7], *few_again[:7], *few_again.test[:7])
+        for tensor, other in zip(before, after):
+            assert tensor is other is None or torch.equal(tensor, other)
     assert few.test.left_preferred is None and few.test.test is None and train.test is None
     assert not {*train.person.tolist()} & {*few.person.tolist()}
     assert {*few.person.tolist()} == {*few.test.person.tolist()}
@@ -251,35 +243,29 @@ def test_the_head_as_a_method_is_as_right_as_its_row_and_an_error_shows_where(
     assert "return few.nothing_such" in str(error.value.__cause__)
 
 
-@pytest.mark.parametrize(
-    ("method", "words"),
-    [
-        ("nowhere:fit", "No module named 'nowhere'"),
-        ("numpy", "module:function"),
-        ("numpy:nothing_such", "nothing_such"),
-        ("numpy:pi", "a float, not a function"),
-    ],
-)
-def test_a_method_that_is_not_there_is_told_in_a_line(method, words):
-    with pytest.raises(InputError, match=f"--method {method}.*{words}"):
-        own_method.function_named(method)
+def log_odds_of(answer):
+    return own_method.as_log_odds("my:fit", answer, 3)
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("use", "given", "words"),
     [
-        (None, "NoneType"),
-        ([1.0, 2.0], r"shape \(2,\): 3 log-odds"),
-        ([0.0, float("nan"), 1.0], "NaN"),
-        (np.array([0.0, 1e300, 1.0]), "infinity"),
-        ([True, False, True], "bool"),
-        ([0.2, 0.7, 0.9], "between 0 and 1"),
+        (own_method.function_named, "nowhere:fit", "--method nowhere:fit.*No module named 'nowhere'"),
+        (own_method.function_named, "numpy", "--method numpy.*module:function"),
+        (own_method.function_named, "numpy:nothing_such", "--method numpy:nothing_such.*nothing_such"),
+        (own_method.function_named, "numpy:pi", "--method numpy:pi.*a float, not a function"),
+        (log_odds_of, None, "NoneType"),
+        (log_odds_of, [1.0, 2.0], r"shape \(2,\): 3 log-odds"),
+        (log_odds_of, [0.0, float("nan"), 1.0], "NaN"),
+        (log_odds_of, np.array([0.0, 1e300, 1.0]), "infinity"),
+        (log_odds_of, [True, False, True], "bool"),
+        (log_odds_of, [0.2, 0.7, 0.9], "between 0 and 1"),
     ],
 )
-def test_what_are_no_log_odds_is_told_in_a_line(answer, words):
+def test_a_method_that_is_not_there_and_what_are_no_log_odds_are_told_in_a_line(use, given, words):
     with pytest.raises(InputError, match=words):
-        own_method.as_log_odds("my:fit", answer, 3)
-    assert own_method.as_log_odds("my:fit", np.array([-1, 2, 0]), 3).tolist() == [-1, 2, 0]
+        use(given)
+    assert log_odds_of(np.array([-1, 2, 0])).tolist() == [-1, 2, 0]
 
 
 def test_the_splits_are_read_in_three_lines(population, tmp_path, monkeypatch):

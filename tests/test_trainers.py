@@ -16,15 +16,17 @@ def reward(basis):
     return reward_function(basis)
 
 
+def by_score(basis, rows, output, users):
+    """What apply/score.py says of each row to its user, None = the population."""
+    lines = scored(basis, rows, output, "--everybody")
+    return [row["rewards"].get(user, row["population"]) for row, user in zip(lines, users)]
+
+
 @pytest.fixture
 def expected(basis, rows, tmp_path):
-    """What apply/score.py says of REPLIES: [rewards of each of four people, the population's first]."""
-    lines = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
+    """REPLIES to the population and three people: (users, rewards)."""
     people = [None, *load_basis(basis).everybody[:3]]
-    rewards = []
-    for row, user in zip(lines, people):
-        rewards.append(row["population"] if user is None else row["rewards"][user])
-    return people, rewards
+    return people, by_score(basis, rows, tmp_path / "scored.jsonl", people)
 
 
 def standard():
@@ -37,7 +39,7 @@ def conversational():
 
 
 @pytest.mark.parametrize("form", [standard, conversational])
-def test_rewards_are_those_of_score_in_both_formats(reward, expected, form):
+def test_rewards_are_those_of_score_in_both_formats(basis, reward, expected, form):
     people, rewards = expected
     prompts, completions = form()
     logged = {}
@@ -46,13 +48,8 @@ def test_rewards_are_those_of_score_in_both_formats(reward, expected, form):
     found = reward(prompts=prompts, completions=completions, user_id=people, **columns)
     assert found == pytest.approx(rewards, abs=1e-4) and {*map(type, found)} == {float}
     assert logged == {"unknown_users": 0, "unscored": 0} and reward.__name__ == "personal_reward"
-
-
-def test_all_completions_may_be_one_persons(basis, expected):
-    people, rewards = expected
-    prompts, completions = standard()
-    found = reward_function(basis, user=people[2])(prompts=prompts, completions=completions)
-    assert found[2] == pytest.approx(rewards[2], abs=1e-4)
+    of_one = reward_function(basis, user=people[2])(prompts=prompts, completions=completions)
+    assert of_one[2] == pytest.approx(rewards[2], abs=1e-4)
 
 
 def test_a_completion_without_a_reward_is_none_and_counted(basis, reward):
@@ -68,36 +65,29 @@ def test_a_completion_without_a_reward_is_none_and_counted(basis, reward):
     assert found[1:] == [-2.0, -2.0, None] and logged == {"unknown_users": 4, "unscored": 3}
 
 
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"user_id": ["nobody"]}, "no user nobody"),
-        ({"user_id": [float("nan")]}, "no user id"),
-        ({"user_id": ["nan"]}, "no id"),
-        ({"user_id": []}, "0 user_id for 1 prompts"),
-        ({"user_id": None}, "whose rewards"),
-        ({"completions": []}, "0 completions for 1 prompts"),
-        ({"completions": [[{"role": "assistant", "content": "sat"}]]}, "a str and a list"),
-        ({"prompts": ["<|im_start|>user\nthe cat?"]}, "chat template"),
-    ],
-)
-def test_what_cannot_be_meant_ends_the_run(reward, changed, words):
-    asked = {"prompts": ["the cat? "], "completions": ["sat"], "user_id": [None]}
+ONE = {"prompts": ["the cat? "], "completions": ["sat"], "user_id": [None]}
+REFUSED = [  # a call, or settings before the run
+    (ONE | {"user_id": ["nobody"]}, "no user nobody"),
+    (ONE | {"user_id": [float("nan")]}, "no user id"),
+    (ONE | {"user_id": ["nan"]}, "no id"),
+    (ONE | {"user_id": []}, "0 user_id for 1 prompts"),
+    (ONE | {"user_id": None}, "whose rewards"),
+    (ONE | {"completions": []}, "0 completions for 1 prompts"),
+    (ONE | {"completions": [[{"role": "assistant", "content": "sat"}]]}, "a str and a list"),
+    (ONE | {"prompts": ["<|im_start|>user\nthe cat?"]}, "chat template"),
+    ({"user": "nobody"}, "no user nobody"),
+    ({"unknown": "drop"}, "refuse or population"),
+    ({"maximum": 3}, "no setting"),
+    ({"unscored": "none"}, "neither a number nor"),
+    ({"unscored": float("nan")}, "neither a number nor"),
+    ({"policy": texts.__file__}, "--policy"),
+]
+
+
+@pytest.mark.parametrize(("given", "words"), REFUSED)
+def test_what_cannot_be_meant_ends_the_run(basis, reward, given, words):
     with pytest.raises(InputError, match=words):
-        reward(**asked | changed)
-
-
-def test_settings_are_refused_before_the_run(basis):
-    for settings, words in (
-        ({"user": "nobody"}, "no user nobody"),
-        ({"unknown": "drop"}, "refuse or population"),
-        ({"maximum": 3}, "no setting"),
-        ({"unscored": "none"}, "neither a number nor"),
-        ({"unscored": float("nan")}, "neither a number nor"),
-        ({"policy": texts.__file__}, "--policy"),
-    ):
-        with pytest.raises(InputError, match=words):
-            reward_function(basis, **settings)
+        reward(**given) if "prompts" in given else reward_function(basis, **given)
 
 
 @pytest.mark.parametrize("form", [standard, conversational])
@@ -138,8 +128,6 @@ def test_trl_trains_on_them(basis, model, form, tmp_path, monkeypatch):
         if not isinstance(prompt, str):
             prompt, completion = prompt[0]["content"], completion[0]["content"]
         rows.append({"prompt": prompt.strip(), "response": completion.strip()})
-    lines = scored(
-        basis, texts.write(tmp_path / "rows.jsonl", rows), tmp_path / "scored.jsonl", "--everybody"
-    )
-    for row, user, number in zip(lines, columns["user_id"], rewards):
-        assert number == pytest.approx(row["population"] if user is None else row["rewards"][user], abs=1e-4)
+    source = texts.write(tmp_path / "rows.jsonl", rows)
+    expected = by_score(basis, source, tmp_path / "scored.jsonl", columns["user_id"])
+    assert rewards == pytest.approx(expected, abs=1e-4)
