@@ -39,39 +39,37 @@ def applied(*arguments):
     return out
 
 
-def scored(basis, rows, output, *flags):
-    applied("score", basis, rows, output, *flags)
-    return texts.read(output)
-
-
-def vectors_of(basis, rows):
-    """Embeddings of the replies of a file, by the model of a basis."""
-    folder = json.loads(load_basis(basis).model)["model"]
-    talks = [exchange(row["prompt"], row["response"]) for row in texts.read(rows)]
-    return encoder(folder).embed(talks)
+def by_score(basis, rows, output):
+    """{user: rewards of the rows of a file}, as score.py writes them; None is the population."""
+    applied("score", basis, rows, output, "--everybody")
+    lines = texts.read(output)
+    rewards = {user: [line["rewards"][user] for line in lines] for user in load_basis(basis).everybody}
+    return rewards | {None: [line["population"] for line in lines]}
 
 
 # ------------------------------------------------------------------------------------------- score ---
 
 
 @pytest.mark.parametrize("block", [saved_basis.BLOCK, 1])
-def test_scores_are_those_of_each_persons_own_head(with_deviations, rows, tmp_path, monkeypatch, block):
+def test_scores_are_those_of_each_persons_own_head(
+    with_deviations, model, rows, tmp_path, monkeypatch, block
+):
     monkeypatch.setattr(saved_basis, "BLOCK", block)
-    lines = scored(with_deviations, rows, tmp_path / "scored.jsonl", "--everybody")
+    rewards = by_score(with_deviations, rows, tmp_path / "scored.jsonl")
     saved = load_basis(with_deviations)
+    talks = [exchange(row["prompt"], row["response"]) for row in texts.read(rows)]
+    vectors = encoder(model).embed(talks)
     W, E = torch.cat([saved.W, saved.W_unseen]), torch.cat([saved.E, saved.E_unseen])
-    for row, e in zip(lines, vectors_of(with_deviations, rows)):
-        personal = (e @ saved.V @ W.T + e @ E.T) / LOGIT_SCALE
-        assert [*row["rewards"].values()] == pytest.approx(personal.tolist(), abs=1e-4)
-        assert [*row["rewards"]] == [*saved.everybody]
-        expected = (e @ saved.V @ saved.W.mean(0)).item() / LOGIT_SCALE
-        assert row["population"] == pytest.approx(expected, abs=1e-4)
-    assert [row["id"] for row in lines] == [0, 1, 2, 3]
+    expected = dict(zip(saved.everybody, (vectors @ saved.V @ W.T + vectors @ E.T).T))
+    expected[None] = vectors @ saved.V @ saved.W.mean(0)
+    for user, values in expected.items():
+        assert rewards[user] == pytest.approx((values / LOGIT_SCALE).tolist(), abs=1e-4)
+    assert [row["id"] for row in texts.read(tmp_path / "scored.jsonl")] == [0, 1, 2, 3]
 
 
-def test_an_encoder_that_has_changed_is_refused(basis, rows, tmp_path, text_encoder):
+def test_an_encoder_that_has_changed_is_refused(basis, model, rows, tmp_path, text_encoder):
     files = (basis, rows, tmp_path / "o.jsonl")
-    moved = shutil.copytree(json.loads(load_basis(basis).model)["model"], tmp_path / "moved")
+    moved = shutil.copytree(model, tmp_path / "moved")
     applied("score", *files, "--model", moved)  # the same, elsewhere
     with open(moved / "chat_template.jinja", "a") as template:
         template.write("!")
@@ -100,13 +98,14 @@ def test_new_people_are_taken_in_and_everything_else_takes_them(basis, rows, tmp
     saved, before = load_basis(output), load_basis(basis)
     assert saved.unseen_ids == (*before.unseen_ids, *names) and saved.V.equal(before.V)
     assert torch.allclose(saved.W_unseen.sum(1), torch.ones(len(saved.unseen_ids)), atol=1e-5)
-    for row in json.loads((tmp_path / "adapted.json").read_text())["rows"]:
+    for row in texts.report(tmp_path / "adapted.json")["rows"]:
         assert row["gap"] <= 1e-6 and row["pairs"] in (5, 6) and len(row["spread"]) == 3
         assert 0 <= row["leave_one_out"] <= 1 and saved.words[row["user_id"]] == row["word"]
         assert saved.pairs[row["user_id"]] == row["pairs"]
         assert row["prompts_left_out"] == row["pairs"] - 1
     assert saved.held_out == before.held_out and {*before.pairs} < {*saved.pairs}
-    assert "ann" in scored(output, rows, tmp_path / "o.jsonl", "--users", "ann")[0]["rewards"]
+    applied("score", output, rows, tmp_path / "o.jsonl", "--users", "ann")
+    assert [*texts.read(tmp_path / "o.jsonl")[0]["rewards"]] == ["ann"]
     single = texts.write(tmp_path / "single.jsonl", [{**everybody[0], "user_id": "cem"}])
     assert_one_line_error(apply("adapt", basis, single, output), "2 people, such as ann, who would be lost")
     assert "too few prompts to say" in applied("adapt", basis, single, tmp_path / "cem.safetensors")
@@ -165,9 +164,9 @@ def test_the_best_of_n_is_the_best_scored(basis, rows, tmp_path):
     out = applied("best_of_n", basis, source, output, "--everybody", "--vote")
     assert "1 prompts; population: 0 with ties" in out
     (chosen,) = texts.read(output)
-    by_score = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
+    of_everybody = by_score(basis, rows, tmp_path / "scored.jsonl")
     for user, best in chosen["best"].items():
-        rewards = [line["rewards"][user] for line in by_score]
+        rewards = of_everybody[user]
         assert best == max(range(4), key=rewards.__getitem__)
         gain = rewards[best] - rewards[chosen["population_best"]]
         assert chosen["gain"][user] == pytest.approx(gain, abs=1e-4)
@@ -234,13 +233,13 @@ def test_different_questions_are_chosen_from_the_pool_and_tried_out(pool, basis,
     ask = ("ask", with_deviations, source, tmp_path / "asked.jsonl")
     out = applied(*ask, "--questions", 8, "--trials", 20, "--format", "labelstudio")
     asked = texts.read(tmp_path / "asked.jsonl")
-    tasks = json.loads((tmp_path / "asked.labelstudio.json").read_text())
+    tasks = texts.report(tmp_path / "asked.labelstudio.json")
     lefts = [row["candidates"][0] for row in asked]
     assert [task["data"]["left"] for task in tasks] == lefts and "Pairwise" in out
     assert len({row["prompt"] for row in asked}) == 8 == len(asked)
     assert all(row["told"] > 0 for row in asked)
     assert f"left out: {len(again)} x the same question again" in out
-    rows = json.loads((tmp_path / "asked.json").read_text())["rows"]
+    rows = texts.report(tmp_path / "asked.json")["rows"]
     assert rows[0]["chosen"] == rows[0]["random"] <= rows[-1]["best"] and len(rows) == 9
     assert (tmp_path / "asked.png").exists() and "chosen minus random" in out
     out = applied(*ask, "--questions", len(pool) + 1, "--trials", 2)
@@ -305,29 +304,23 @@ def test_a_second_round_goes_on_from_the_answers_wherever_they_are(
 
 
 def logits_of(folder, rows):
-    load = AutoModelForSequenceClassification.from_pretrained
-    model, report = load(folder, output_loading_info=True)
+    model, report = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     assert not report["missing_keys"] and not report["mismatched_keys"]
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    rendered = []
-    for row in texts.read(rows):
-        talk = exchange(row["prompt"], row["response"])
-        rendered.append(tokenizer.apply_chat_template(talk, tokenize=False))
+    talks = [exchange(row["prompt"], row["response"]) for row in texts.read(rows)]
+    rendered = tokenizer.apply_chat_template(talks, tokenize=False)
     batch = tokenizer(rendered, return_tensors="pt", padding=True, add_special_tokens=False)
     with torch.no_grad():
         return model.eval()(**batch).logits
 
 
-def test_an_exported_head_gives_the_rewards_of_score_and_says_what_it_is(basis, rows, tmp_path):
+def test_an_exported_head_gives_the_rewards_of_score_and_says_what_it_is(basis, model, rows, tmp_path):
     user = load_basis(basis).unseen_ids[0]
-    lines = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
+    rewards = by_score(basis, rows, tmp_path / "scored.jsonl")
     first, population = tmp_path / "first", tmp_path / "population"
-    for folder, flags, rewards in (
-        (first, ("--user", user), [row["rewards"][user] for row in lines]),
-        (population, ("--copy",), [row["population"] for row in lines]),
-    ):
+    for folder, whose, flags in ((first, user, ("--user", user)), (population, None, ("--copy",))):
         applied("export", basis, None, folder, *flags)
-        assert logits_of(folder, rows)[:, 0].tolist() == pytest.approx(rewards, abs=1e-4)
+        assert logits_of(folder, rows)[:, 0].tolist() == pytest.approx(rewards[whose], abs=1e-4)
     tokenizer = AutoTokenizer.from_pretrained(first)  # who cuts long texts keeps the reply
     sides = tokenizer.truncation_side, tokenizer.padding_side, tokenizer.model_max_length
     assert sides == ("left", "right", 512)
@@ -339,8 +332,7 @@ def test_an_exported_head_gives_the_rewards_of_score_and_says_what_it_is(basis, 
     card = (first / "README.md").read_text()
     for words in (f"person {user}", "known by 6 comparisons", 'license: "unknown"', "log-loss"):
         assert words in card, words
-    folder = json.loads(load_basis(basis).model)["model"]
-    assert folder not in card and "base_model" not in card  # of this machine alone
+    assert str(model) not in card and "base_model" not in card  # of this machine alone
     assert_one_line_error(apply("export", basis, None, first), "is there already")
     assert_one_line_error(apply("export", basis, None, tmp_path / "x", "--user", "x"), "no user x")
     assert not [*tmp_path.glob("x*")]
@@ -352,8 +344,8 @@ def test_a_licence_is_what_the_head_of_a_card_says(tmp_path):
         ("---\ntags:\n- x\n---\nlicense: mit\n", {"license": "unknown"}),
         ("---\nlicense: [\n---\n", {"license": "unknown"}),
         (
-            '---\nlicense: "other" # see\nlicense_name: "a: b"\n---\nlicense_link: x\n',
-            {"license": "other", "license_name": "a: b"},
+            '---\nlicense: "b" # see\nlicense_name: "a: b"\n---\nx: y',
+            {"license": "b", "license_name": "a: b"},
         ),
     ):
         (tmp_path / "README.md").write_text(text)
@@ -361,9 +353,9 @@ def test_a_licence_is_what_the_head_of_a_card_says(tmp_path):
 
 
 @pytest.mark.parametrize("whole_counts", [True, False])
-def test_what_is_exported_is_what_was_scored(basis, rows, tmp_path, monkeypatch, whole_counts):
+def test_what_is_exported_is_what_was_scored(basis, model, rows, tmp_path, monkeypatch, whole_counts):
     """transformers reads model.safetensors and not an index beside it; should that change, it is told."""
-    model = shutil.copytree(json.loads(load_basis(basis).model)["model"], tmp_path / "model")
+    model = shutil.copytree(model, tmp_path / "model")
     now = load_file(model / "model.safetensors")
     before = {name: values + 0.05 * torch.randn_like(values) for name, values in now.items()}
     shard = "model-00001-of-00001.safetensors"
@@ -379,24 +371,22 @@ def test_what_is_exported_is_what_was_scored(basis, rows, tmp_path, monkeypatch,
         assert done[0] == 2 and "does not score as it did" in done[2] and not (tmp_path / "out").exists()
         return
     applied(*export)
-    lines = scored(tmp_path / "b.safetensors", rows, tmp_path / "scored.jsonl")
-    logits = logits_of(tmp_path / "out", rows)[:, 0].tolist()
-    assert logits == pytest.approx([row["population"] for row in lines], abs=1e-4)
+    rewards = by_score(tmp_path / "b.safetensors", rows, tmp_path / "scored.jsonl")
+    assert logits_of(tmp_path / "out", rows)[:, 0].tolist() == pytest.approx(rewards[None], abs=1e-4)
 
 
 @pytest.mark.parametrize("own", [False, True])
 def test_heads_and_mixtures_give_everybodys_rewards(basis, with_deviations, rows, tmp_path, own):
     basis = with_deviations if own else basis
-    lines = scored(basis, rows, tmp_path / "scored.jsonl", "--everybody")
+    rewards = by_score(basis, rows, tmp_path / "scored.jsonl")
     applied("export", basis, None, tmp_path / "all", "--all")
-    logits = logits_of(tmp_path / "all", rows)
     with safe_open(tmp_path / "all/mixtures.safetensors", framework="pt") as file:
-        rewards = logits @ file.get_tensor("W").T
-        population = logits @ file.get_tensor("population")
-        users = json.loads(file.metadata()["user_ids"])
-    for row, personal, common in zip(lines, rewards, population):
-        assert personal.tolist() == pytest.approx([row["rewards"][u] for u in users], abs=1e-3)
-        assert common.item() == pytest.approx(row["population"], abs=1e-3)
+        mixtures = torch.cat([file.get_tensor("W"), file.get_tensor("population")[None]])
+        users = [*json.loads(file.metadata()["user_ids"]), None]
+    logits = logits_of(tmp_path / "all", rows)
+    for user, found in zip(users, mixtures @ logits.T, strict=True):
+        assert found.tolist() == pytest.approx(rewards[user], abs=1e-3)
+    assert len(users) == len(rewards)
 
 
 # ------------------------------------------------------------------------------------------ report ---

@@ -10,7 +10,7 @@ import texts
 import torch
 from conftest import ROOT
 from person import Person, opened
-from test_apply import applied, scored
+from test_apply import applied, by_score
 
 from lore.common import InputError
 from lore.fit.basis import load_basis
@@ -42,9 +42,8 @@ def test_a_person_is_what_adapt_makes_of_the_same_rows(request, deviations, rows
         assert same, name
     assert texts.report(adapted.with_suffix(".json"))["rows"] == [json.loads(json.dumps(said))]
     user = person.user_id
-    for row in scored(saved, rows, tmp_path / "scored.jsonl", "--users", user):
-        reward = person.rewards(row["prompt"], [row["response"]])
-        assert reward == pytest.approx([row["rewards"][user]], abs=1e-4)
+    found = person.rewards("the cat?", [row["response"] for row in texts.read(rows)])
+    assert found == pytest.approx(by_score(saved, rows, tmp_path / "scored.jsonl")[user], abs=1e-4)
     person.fit(ROWS[:2])  # in place of the pairs before
     assert person.basis.pairs[user] == 2
     again = Person(load_basis(saved), person.encoder, user)

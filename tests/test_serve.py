@@ -12,13 +12,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import texts
 import torch
 from conftest import CHAT_TEMPLATE
 from queries import Reader
 from scorer import Scorer
 from serve import Queue
 from servers import post, served
-from test_apply import scored
+from test_apply import by_score
 from tokenizers import AddedToken
 from verl_reward import compute_score
 
@@ -266,29 +267,28 @@ def server(basis, families, tmp_path_factory):
 
 @pytest.fixture
 def score(basis, rows, tmp_path):
-    """Somebody, and what score.py says of the rows to them: (user, lines)."""
+    """Somebody, the replies of the rows, and what score.py says of them to that person and to the population."""
     user = load_basis(basis).user_ids[0]
-    return user, scored(basis, rows, tmp_path / "scored.jsonl", "--users", user)
+    rewards = by_score(basis, rows, tmp_path / "scored.jsonl")
+    return user, [row["response"] for row in texts.read(rows)], rewards[user], rewards[None]
 
 
 def test_the_server_gives_the_rewards_of_score(server, score, families):
-    user, (row, *others) = score
-    talk = exchange(row["prompt"], row["response"])
-    forms = [rendered(families[name], talk) for name in ("own", "llama")]
-    plain = f"{row['prompt']} {row['response']}"
+    user, replies, personal, common = score
+    talks = [exchange("the cat?", reply) for reply in replies]
+    forms = [rendered(families[name], talks[0]) for name in ("own", "llama")]
     body = {
-        "query": [talk, *forms, plain],
-        "prompts": ["", "", "", row["prompt"]],
+        "query": [talks[0], *forms, f"the cat? {replies[0]}"],
+        "prompts": ["", "", "", "the cat?"],
         "labels": [user, {"user_id": user}, json.dumps({"user_id": user}), ""],
     }
     status, answer = post(server, body)
     assert status == 200 and answer["scores"] == answer["rewards"] and answer["extra_logs"] == {}
-    expected = [row["rewards"][user]] * 3 + [row["population"]]
-    assert answer["rewards"] == pytest.approx(expected, abs=1e-4)
-    asks = [{"query": [exchange("the cat?", line["response"])], "labels": [user]} for line in others]
+    assert answer["rewards"] == pytest.approx([personal[0]] * 3 + [common[0]], abs=1e-4)
+    asks = [{"query": [talk], "labels": [user]} for talk in talks]
     with ThreadPoolExecutor(4) as people:
         answers = [*people.map(lambda ask: post(server, ask)[1]["rewards"][0], asks)]
-    assert answers == pytest.approx([line["rewards"][user] for line in others], abs=1e-4)
+    assert answers == pytest.approx(personal, abs=1e-4)
 
 
 def test_an_empty_or_long_reply_costs_the_others_nothing_in_any_form(server, families):
@@ -353,14 +353,12 @@ def test_the_server_refuses_in_one_line(server, paths, body, words):
 # -------------------------------------------------------- As vLLM and SGLang, and as verl sends it ---
 
 
-def test_the_lists_of_vllm_and_sglang_have_the_rewards_of_score(server, basis, score, families):
-    user, lines = score
-    talks = [exchange(row["prompt"], row["response"]) for row in lines]
+def test_the_lists_of_vllm_and_sglang_have_the_rewards_of_score(server, model, score, families):
+    user, replies, personal, common = score
+    talks = [exchange("the cat?", reply) for reply in replies]
     sent = [rendered(families["own"], talk).removeprefix("<s>") for talk in talks]  # as verl does
-    personal = [row["rewards"][user] for row in lines]
-    common = [row["population"] for row in lines]
-    names = {f"user:{user}": personal, f"user: {user}.0 ": personal, "population": common, None: common}
-    names[json.loads(load_basis(basis).model)["model"]] = common
+    names = dict.fromkeys((f"user:{user}", f"user: {user}.0 "), personal)
+    names |= dict.fromkeys(("population", None, str(model)), common)
     for name, rewards in names.items():
         body = {"model": name, "input": sent[0], "use_activation": False}
         status, answer = post(server, body, "classify")
@@ -376,12 +374,12 @@ def test_the_lists_of_vllm_and_sglang_have_the_rewards_of_score(server, basis, s
 
 
 def test_verl_gets_the_rewards_of_score_through_its_custom_function(server, score):
-    user, (first, *_) = score
+    user, replies, personal, common = score
     about = {"index": np.int64(3), "num_turns": None, "rollout_reward_scores": {}}
-    for prompt in (first["prompt"], np.array([{"role": "user", "content": first["prompt"]}])):
-        for user_id, reward in ((user, first["rewards"][user]), (None, first["population"])):
+    asked = {"data_source": "own", "solution_str": replies[0], "ground_truth": ""}
+    for prompt in ("the cat?", np.array([{"role": "user", "content": "the cat?"}])):
+        for user_id, (reward, *_) in ((user, personal), (None, common)):
             extra_info = about | {"prompt": prompt, "user_id": user_id}
-            asked = {"data_source": "own", "solution_str": first["response"], "ground_truth": ""}
             answer = compute_score(**asked, extra_info=extra_info, url=server)
             assert answer == {"score": pytest.approx(reward, abs=1e-4)}
     with pytest.raises(ValueError, match="has no user_id"):
@@ -390,7 +388,7 @@ def test_verl_gets_the_rewards_of_score_through_its_custom_function(server, scor
         compute_score(**asked, extra_info={"prompt": "a", "user_id": "nobody"}, url=server)
 
 
-def test_unknown_users_get_the_populations_reward_where_that_is_said(basis, tmp_path):
+def test_unknown_users_get_the_populations_reward_where_that_is_said(basis, model, tmp_path):
     people = load_basis(basis)
     people = people._replace(user_ids=("ann:b", "J\u00fcrgen", *people.user_ids[2:]))
     path = tmp_path / "people.safetensors"
@@ -415,7 +413,7 @@ def test_unknown_users_get_the_populations_reward_where_that_is_said(basis, tmp_
         assert compute_score("", "sat", "", extra_info, address)["unknown_users"] == 1
         assert post(address, None, "users") == (200, {"users": [*people.everybody]})
         version = hashlib.sha256(path.read_bytes()).hexdigest()
-        about = {"people": 6, "rank": 3, "model": json.loads(people.model)["model"], "basis": version}
+        about = {"people": 6, "rank": 3, "model": str(model), "basis": version}
         assert post(address, None, "health") == (200, about)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import texts
 from reward_function import reward_function
-from test_apply import scored
+from test_apply import by_score
 
 from lore.common import InputError
 from lore.fit.basis import load_basis
@@ -16,17 +16,12 @@ def reward(basis):
     return reward_function(basis)
 
 
-def by_score(basis, rows, output, users):
-    """What apply/score.py says of each row to its user, None = the population."""
-    lines = scored(basis, rows, output, "--everybody")
-    return [row["rewards"].get(user, row["population"]) for row, user in zip(lines, users)]
-
-
 @pytest.fixture
 def expected(basis, rows, tmp_path):
     """REPLIES to the population and three people: (users, rewards)."""
+    rewards = by_score(basis, rows, tmp_path / "scored.jsonl")
     people = [None, *load_basis(basis).everybody[:3]]
-    return people, by_score(basis, rows, tmp_path / "scored.jsonl", people)
+    return people, [rewards[user][number] for number, user in enumerate(people)]
 
 
 def standard():
@@ -129,5 +124,6 @@ def test_trl_trains_on_them(basis, model, form, tmp_path, monkeypatch):
             prompt, completion = prompt[0]["content"], completion[0]["content"]
         rows.append({"prompt": prompt.strip(), "response": completion.strip()})
     source = texts.write(tmp_path / "rows.jsonl", rows)
-    expected = by_score(basis, source, tmp_path / "scored.jsonl", columns["user_id"])
-    assert rewards == pytest.approx(expected, abs=1e-4)
+    expected = by_score(basis, source, tmp_path / "scored.jsonl")
+    for number, (user, found) in enumerate(zip(columns["user_id"], rewards)):
+        assert found == pytest.approx(expected[user][number], abs=1e-4)
