@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import texts
 import torch
-from conftest import CHAT_TEMPLATE
+from conftest import TURN
 from queries import Reader
 from scorer import Scorer
 from serve import Queue
@@ -28,36 +28,41 @@ from lore.fit.basis import Basis, load_basis, save_basis
 from lore.text.conversations import exchange
 from lore.text.tokens import Tokeniser
 
-TURN = "{% for m in messages %}"
-ASK = "{% if add_generation_prompt %}"
-LLAMA = (  # the day of rendering in a system turn that is always there, as Llama 3.1's
+
+def template(begin, turn, reply):
+    """A chat template: what stands before the turns, a turn m, and what a prompt for a reply ends in."""
+    turns = "{% for m in messages %}" + turn + "{% endfor %}"
+    return f"{begin}{turns}{{% if add_generation_prompt %}}{reply}{{% endif %}}"
+
+
+OWN = template("{{ bos_token }}", TURN, "<|assistant|>\n")
+LLAMA = template(  # the day of rendering in a system turn that is always there, as Llama 3.1's
     "{{ bos_token }}{% if messages[0].role == 'system' %}{% set told = messages[0].content | trim %}"
     "{% set messages = messages[1:] %}{% else %}{% set told = '' %}{% endif %}"
-    "<|start_header_id|>system<|end_header_id|>\n\nToday Date: {{ date_string }}\n\n{{ told }}<|eot_id|>"
-    f"{TURN}<|start_header_id|>{{{{ m.role }}}}<|end_header_id|>\n\n{{{{ m.content | trim }}}}<|eot_id|>"
-    f"{{% endfor %}}{ASK}<|start_header_id|>assistant<|end_header_id|>\n\n{{% endif %}}"
+    "<|start_header_id|>system<|end_header_id|>\n\nToday Date: {{ date_string }}\n\n{{ told }}<|eot_id|>",
+    "<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}<|eot_id|>",
+    "<|start_header_id|>assistant<|end_header_id|>\n\n",
 )
-QWEN = (  # a system text of its own, and room for thoughts in the last reply, as Qwen3's
-    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou help.<|im_end|>\n{% endif %}"
-    f"{TURN}<|im_start|>{{{{ m.role }}}}\n"
-    "{% set parts = m.content.split('</think>') %}"
+QWEN = template(  # a system text of its own, and room for thoughts in the last reply, as Qwen3's
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou help.<|im_end|>\n{% endif %}",
+    "<|im_start|>{{ m.role }}\n{% set parts = m.content.split('</think>') %}"
     "{% if m.role != 'assistant' %}{{ m.content }}{% else %}{% if loop.last %}<think>\n"
     "{{ parts[0].split('<think>')[-1].strip('\n') if parts | length > 1 else '' }}\n</think>\n\n{% endif %}"
-    "{{ parts[-1].lstrip('\n') }}{% endif %}<|im_end|>\n{% endfor %}"
-    f"{ASK}<|im_start|>assistant\n{{% endif %}}"
+    "{{ parts[-1].lstrip('\n') }}{% endif %}<|im_end|>\n",
+    "<|im_start|>assistant\n",
 )
-GEMMA = (  # no system text, roles by other names
-    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    f"{TURN}<start_of_turn>{{{{ 'model' if m.role == 'assistant' else m.role }}}}\n"
-    "{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
-    f"{ASK}<start_of_turn>model\n{{% endif %}}"
+GEMMA = template(  # no system text, roles by other names
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}",
+    "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end_of_turn>\n",
+    "<start_of_turn>model\n",
 )
-MISTRAL = (  # no line ends, and a reply that follows its mark at once
-    f"{{{{ bos_token }}}}{TURN}{{% if m.role == 'user' %}}[INST] {{{{ m.content }}}} [/INST]"
-    "{% else %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+MISTRAL = template(  # no line ends, and a reply that follows its mark at once
+    "{{ bos_token }}",
+    "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}{{ m.content }}{{ eos_token }}{% endif %}",
+    "",
 )
 FAMILIES = {  # template, special tokens: first, end, padding, others
-    "own": (f"{CHAT_TEMPLATE}{ASK}<|assistant|>\n{{% endif %}}", "<s>", "</s>", "<pad>", "<|end|>"),
+    "own": (OWN, "<s>", "</s>", "<pad>", "<|end|>"),
     "llama": (LLAMA, "<|begin_of_text|>", "<|eot_id|>", "<|pad|>", "<|start_header_id|>"),
     "qwen": (QWEN, None, "<|im_end|>", "<|endoftext|>", "<|im_start|>"),
     "gemma": (GEMMA, "<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>"),
