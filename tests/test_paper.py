@@ -38,9 +38,6 @@ def test_every_command_names_a_script_and_its_flags():
             assert status == 0 and given <= {*re.findall(r"--\w+", out)}, command
 
 
-# ---------------------------------------------------------------------------------------- One file ---
-
-
 def report(**changed):
     """What RedditTLDR/train_basis.py leaves behind when it runs as in the paper."""
     settings = {
@@ -70,32 +67,39 @@ def around(mean, half=0.025):
 
 
 def laid_beside(folder, content, name="train_basis.json"):
-    """Lines of the printed tables that start with a column of TL;DR, and what else was said."""
+    """{row of TL;DR: what the printed tables say of it, of each file}, and all that was said."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
     status, out, err = call_script(SCRIPT, "--results", folder)
     assert status == 0, err
-    return [line for line in out.splitlines() if line.startswith(("100 pairs", "150 pairs"))], out, err
+    rows = {}
+    for line in out.splitlines():
+        if line.startswith(("100 pairs", "150 pairs")):
+            name, _, said = line.partition("  ")
+            rows.setdefault(name, []).append(said)
+    return rows, out, err
+
+
+LORE = "150 pairs, LoRe, unseen"
 
 
 def test_a_row_is_reproduced_where_the_interval_holds_the_published_number(tmp_path):
-    lines, out, err = laid_beside(tmp_path, report())
-    words = {}
-    for line in lines:
-        words[line.split("  ")[0]] = line.split("]")[1].split()[:3] if "]" in line else None
-    assert words["150 pairs, reference, unseen"] == ["-0.3", "-0.2", "reproduced"]  # 57.0 +- 2.5
-    assert words["150 pairs, Bradley-Terry, seen"] == ["-0.2", "-0.2", "reproduced"]
-    assert words["150 pairs, LoRe, unseen"] == ["-2.7", "-2.1", "below"]  # a std. error is 1.28
-    assert "150 pairs, VPL, unseen" in out and "100 pairs, LoRe, seen" in words and not err
+    rows, out, err = laid_beside(tmp_path, report())
+    assert "150 pairs, VPL, unseen" in rows and "100 pairs, LoRe, seen" in rows and not err
     assert "compare_rivals.py" in out  # the command of what was not run
     student = report()
+    student["cross_validated"] = [student["summary"][-1] | around(0.70)]
     for row in (*student["summary"], *student["cross_validated"]):
-        row["interval"] = "users and prompts, Student's t"
-    lines, _, _ = laid_beside(
-        tmp_path, student | {"cross_validated": [student["summary"][-1] | around(0.70)]}
-    )
-    (line,) = [line for line in lines if line.startswith("150 pairs, LoRe, unseen")]
-    assert "+3.3" in line and "+2.8" in line and "above" in line  # half of an interval is 2.093 of them
+        row["interval"] = "users and prompts, Student's t"  # half of it is 2.093 standard errors
+    by_student, _, _ = laid_beside(tmp_path, student)
+    for found, name, verdict in (
+        (rows, "150 pairs, reference, unseen", ["-0.3", "-0.2", "reproduced"]),  # 57.0 +- 2.5
+        (rows, "150 pairs, Bradley-Terry, seen", ["-0.2", "-0.2", "reproduced"]),
+        (rows, LORE, ["-2.7", "-2.1", "below"]),  # a std. error is 1.28
+        (by_student, LORE, ["+3.3", "+2.8", "above"]),
+    ):
+        (said,) = found[name]
+        assert said.split("]")[1].split()[:3] == verdict
 
 
 def encoder(**changed):
@@ -128,21 +132,21 @@ CHANGES = [  # of the six rows of a file how many are reproduced, and of all of 
 def test_what_is_not_as_in_the_paper_is_named_and_not_compared(
     tmp_path, change, words, reproduced, comparable
 ):
-    lines, out, _ = laid_beside(tmp_path, report(**change))
-    assert words in out and sum("reproduced" in line for line in lines) == reproduced
-    assert sum("not comparable" in line for line in lines) == 6 - comparable
+    rows, out, _ = laid_beside(tmp_path, report(**change))
+    said = " ".join(chain.from_iterable(rows.values()))
+    assert words in out and said.count("reproduced") == reproduced
+    assert said.count("not comparable") == 6 - comparable
 
 
 def test_two_files_of_a_row_are_both_shown_and_planted_ones_stand_apart(tmp_path):
     laid_beside(tmp_path, report())
     laid_beside(tmp_path, report(max_train=100), "train_basis_100.json")
-    lines, out, _ = laid_beside(tmp_path, report(settings={"solver": "ridge"}), "sub.json")
-    lines = [line for line in lines if line.startswith("150 pairs, LoRe, unseen")]
-    assert len(lines) == 2 and "below" in lines[1] and "not comparable" in lines[0]
-    (tmp_path / "planted").mkdir()
-    lines, out, _ = laid_beside(tmp_path / "planted", report(settings={"synthetic": True}))
-    assert all("not run" in line for line in lines) and "reproduced" not in out
-    assert "Reddit TL;DR, 150 pairs, LoRe, unseen" in out.split("planted accuracy")[1]
+    rows, _, _ = laid_beside(tmp_path, report(settings={"solver": "ridge"}), "sub.json")
+    first, second = rows[LORE]
+    assert "not comparable" in first and "below" in second
+    rows, out, _ = laid_beside(tmp_path / "planted", report(settings={"synthetic": True}))
+    assert all("not run" in said for (said,) in rows.values()) and "reproduced" not in out
+    assert f"Reddit TL;DR, {LORE}" in out.split("planted accuracy")[1]
 
 
 def test_vpl_and_pal_are_filled_by_the_rivals_on_the_same_embeddings(tmp_path):
@@ -154,9 +158,9 @@ def test_vpl_and_pal_are_filled_by_the_rivals_on_the_same_embeddings(tmp_path):
         rows += [row | {"method": name} | around(0.63) for name in ("VPL", "PAL-A", "MRM, last epoch")]
     rows.append({"data_set": "prepared: Reddit TL;DR, 100 pairs", "method": "VPL", "reason": "x"})
     settings = {"settings": {"script": "benchmarks/compare_rivals.py"}, "environment": {"torch": "2.13.0"}}
-    lines, out, _ = laid_beside(tmp_path, settings | {"rows": rows}, "rivals.json")
-    (line,) = [line for line in lines if line.startswith("150 pairs, PAL, unseen")]
-    assert "-0.8" in line and "reproduced" in line  # 63.0 for 63.8
+    found, out, _ = laid_beside(tmp_path, settings | {"rows": rows}, "rivals.json")
+    (said,) = found["150 pairs, PAL, unseen"]
+    assert "-0.8" in said and "reproduced" in said  # 63.0 for 63.8
     assert "12 seen people, not 643; 13 unseen people, not 643" in out
     assert "rows: 4 reproduced, 4 not comparable, 69 not run" in out
     assert out.count("PersonalLLM, a = 0.1, VPL") == 2 and "MRM" not in out
@@ -183,10 +187,10 @@ UNUSABLE = [
 
 @pytest.mark.parametrize("content, words", UNUSABLE)
 def test_a_file_that_cannot_be_used_is_named_in_one_line_and_left_out(tmp_path, content, words):
-    lines, _, err = laid_beside(tmp_path, content)
+    rows, _, err = laid_beside(tmp_path, content)
     (line,) = err.strip().splitlines()
     assert line.startswith(f"left out: {tmp_path / 'train_basis.json'} ") and words in line
-    assert all("not run" in line for line in lines)
+    assert all("not run" in said for (said,) in rows.values())
 
 
 def test_mistakes_end_with_one_line(tmp_path):
@@ -196,9 +200,6 @@ def test_mistakes_end_with_one_line(tmp_path):
     page.write_text("mine")
     done = call_script(SCRIPT, "--results", tmp_path, "--output", page)
     assert_one_line_error(done, "would be lost")
-
-
-# ----------------------------------------------------------------------------------- The rehearsal ---
 
 
 def call(script, *flags):
