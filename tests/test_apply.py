@@ -47,9 +47,6 @@ def by_score(basis, rows, output):
     return rewards | {None: [line["population"] for line in lines]}
 
 
-# ------------------------------------------------------------------------------------------- score ---
-
-
 @pytest.mark.parametrize("block", [saved_basis.BLOCK, 1])
 def test_scores_are_those_of_each_persons_own_head(
     with_deviations, model, rows, tmp_path, monkeypatch, block
@@ -79,9 +76,6 @@ def test_an_encoder_that_has_changed_is_refused(basis, model, rows, tmp_path, te
         (tmp_path / "none", "no folder", "--model"),
     ):
         assert_one_line_error(apply("score", *files, "--model", model), *words)
-
-
-# ------------------------------------------------------------------------------------------- adapt ---
 
 
 def test_new_people_are_taken_in_and_everything_else_takes_them(basis, rows, tmp_path):
@@ -152,9 +146,6 @@ def test_answers_are_added_to_earlier_ones_or_replace_them(with_deviations, tmp_
     assert replaced.W[1:].equal(known.W[1:]) and replaced.pairs[known.user_ids[0]] == len(rows)
 
 
-# --------------------------------------------------------------------------------------- best_of_n ---
-
-
 def test_the_best_of_n_is_the_best_scored(basis, rows, tmp_path):
     replies = [row["response"] for row in texts.read(rows)]
     # words again, and in lines that end otherwise: no other reply, no tie
@@ -210,9 +201,6 @@ def test_a_basis_that_is_worse_than_none_says_so(basis, rows, tmp_path):
         for name, source in (("score", rows), ("best_of_n", candidates)):
             out = applied(name, path, source, tmp_path / f"{name}.jsonl")
             assert ("beware" in out) == bool(words) and words in out
-
-
-# --------------------------------------------------------------------------------------------- ask ---
 
 
 @pytest.fixture
@@ -298,9 +286,6 @@ def test_a_second_round_goes_on_from_the_answers_wherever_they_are(
         ("--known", two, "whose"),
     ):
         assert_one_line_error(apply("ask", adapted, source, tmp_path / "x.jsonl", *flags), words)
-
-
-# ------------------------------------------------------------------------------------------ export ---
 
 
 def logits_of(folder, rows):
@@ -389,9 +374,6 @@ def test_heads_and_mixtures_give_everybodys_rewards(basis, with_deviations, rows
     assert len(users) == len(rewards)
 
 
-# ------------------------------------------------------------------------------------------ report ---
-
-
 FETCHES = r"<(script|link|img|iframe|object|base)\b|[ '\"](src|srcset|href)=['\"](?!#)|@import|url\((?!#)"
 
 
@@ -411,9 +393,6 @@ def test_the_page_says_what_the_table_says_and_fetches_nothing(trained, tmp_path
     other = texts.write(tmp_path / "other.jsonl", texts.comparisons(seed=9))
     assert_one_line_error(apply("report", None, results, page, "--texts", other), "is not the file")
     assert_one_line_error(apply("report", None, other, "x"), "is no .json of")
-
-
-# ------------------------------------------------------------------------------------- All of them ---
 
 
 BAD_ROWS = [

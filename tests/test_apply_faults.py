@@ -47,9 +47,6 @@ def test_every_row_of_a_table_has_its_cells(tmp_path):
             list(read_rows(tmp_path / "bad.csv"))
 
 
-# ----------------------------------------------------------------------------------------- Outputs ---
-
-
 ABOUT_CATS = [{"prompt": f"the cat {number}?"} for number in range(8)]
 JUDGED = [{"user_id": "u", "chosen": "sat on it", "rejected": "lay"} | asked for asked in ABOUT_CATS[:4]]
 
@@ -154,9 +151,6 @@ def test_nothing_is_written_over_what_is_read(basis, rows, tmp_path):
     done = call_script(ROOT / "OwnData/prepare.py", "--source", known, *common)
     assert_one_line_error(done, "comparisons.parquet is there, not written by this script")
     assert before == {path: path.read_bytes() for path in before}
-
-
-# ---------------------------------------------------------------------------- People, pages, bases ---
 
 
 def test_a_page_of_the_few_shot_curve_alone_and_of_no_results(trained, tmp_path):

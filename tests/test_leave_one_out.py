@@ -48,18 +48,14 @@ def test_who_chooses_as_the_population_is_seldom_called_better(prompts, pairs):
     people, d = 400, 16
     torch.manual_seed(0)
     W = torch.distributions.Dirichlet(torch.full((4,), 0.3)).sample((30,))
-    ids = tuple(map(str, range(people)))
-    basis = Basis(100 * torch.randn(d, 4) / d**0.5, W, ids[:30], W[:0], (), mean=W.mean(0))
+    basis = Basis(100 * torch.randn(d, 4) / d**0.5, W, tuple("x" * 30), W[:0], (), mean=W.mean(0))
     replies = torch.randn(people * prompts, pairs + 1, d)
     noise = -torch.empty(replies.shape[:2]).exponential_().log()
     order = (replies @ basis.V @ W.mean(0) / LOGIT_SCALE + noise).argsort(1, descending=True)
-    order = order + torch.arange(len(order)).unsqueeze(1) * (pairs + 1)
-    chosen = order[:, :1].expand(-1, pairs).flatten()
-    prompt = torch.arange(len(order)).repeat_interleave(pairs)
-    table = replies.view(-1, d)
-    user = torch.arange(people).repeat_interleave(prompts * pairs)
-    rejected = order[:, 1:].flatten()
-    newcomers = adapt(basis, Comparisons(table, user, ids, chosen, rejected, prompt=prompt))
+    best, *others = replies.take_along_dim(order.unsqueeze(2), 1).unbind(1)  # (people * prompts, d) each
+    differences = torch.stack([best - other for other in others], 1).view(people, -1, d)
+    prompt = torch.arange(people * prompts).repeat_interleave(pairs)
+    newcomers = adapt(basis, replace(Comparisons.from_list([*differences]), prompt=prompt))
     words = [newcomers.word(person) for person in range(people)]
     assert words.count("clearly better than the population") <= 0.07 * people  # 1.8 standard deviations
     assert (words.count("too few prompts to say") == people) == (prompts < 5)

@@ -14,7 +14,6 @@ from test_apply import applied, by_score
 
 from lore.common import InputError
 from lore.fit.basis import load_basis
-from lore.fit.likelihood import LOGIT_SCALE
 from lore.text.conversations import exchange
 
 ROWS = [{**row, "user_id": "J\u00fcrgen: 1"} for row in texts.comparisons(users=1, prompts=6, seed=3)]
@@ -65,21 +64,17 @@ def test_choices_and_accuracies_follow_from_the_rewards(loaded):
     assert person.prefer("the cat?", *replies[:2]) == pytest.approx(odds.sigmoid().item(), abs=1e-5)
     assert person.prefer("the cat?", "sat", "sat") == 0.5 and person.rank("the cat?", ["sat"]) == ["sat"]
     found = person.evaluate(pairs)
-    basis = person.basis
-    for name, reward in (("", basis.rewards(["me"])[:, 0]), ("population_", basis.V @ basis.prior.mean)):
-        sides = []
-        for side in ("chosen", "rejected"):
-            vectors = [person.encoder.embed(talks([pair[side]], pair["prompt"])) for pair in pairs]
-            sides.append(torch.cat(vectors) @ reward / LOGIT_SCALE)
-        margins = sides[0] - sides[1]
+    for name, who in (("", person), ("population_", Person(*loaded))):
+        sides = [who.rewards(pair["prompt"], [pair["chosen"], pair["rejected"]]) for pair in pairs]
+        margins = torch.tensor(sides) @ torch.tensor([1.0, -1.0])
         assert found[f"{name}accuracy"] == (margins > 0).double().mean()
         loss = torch.log1p((-margins).exp()).mean().item()
         assert found[f"{name}log_loss"] == pytest.approx(loss, abs=1e-5)
     assert found["pairs"] == 6
 
 
-def talks(replies, prompt="the cat?"):
-    return [exchange(prompt, reply) for reply in replies]
+def talks(replies):
+    return [exchange("the cat?", reply) for reply in replies]
 
 
 def test_somebody_of_the_basis_has_their_own_rewards(loaded):

@@ -68,9 +68,6 @@ def test_results_are_saved_before_anything_is_printed(tmp_path, monkeypatch):
         assert len(json.loads((tmp_path / f"{name}.json").read_text())["rows"]) == rows
 
 
-# ---------------------------------------------------------------------------------------- The page ---
-
-
 def test_a_crowd_is_a_few_lines_and_the_rest_on_demand():
     W = torch.distributions.Dirichlet(torch.ones(3)).sample((1500,)).numpy()
     html = mixtures([f"person {number}" for number in range(1500)], W)
