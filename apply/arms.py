@@ -46,12 +46,11 @@ def arms_table(rows, pool, basis, seed):
     for known in KNOWN:
         measured = [accuracies(rater, known) for rater in raters]
         shares = 100 * np.array([each for each in measured if each is not None])  # (people, 3)
-        if len(shares) < 2:
-            lines.append([str(known), str(len(shares)), "", "", "", ""])
-            continue
-        chosen, at_random, population = shares.T
-        columns = (population, at_random, chosen, chosen - at_random)
-        texts = [*map(with_interval, columns[:3]), with_interval(columns[3], "+")]
+        texts = [""] * 4
+        if len(shares) > 1:
+            chosen, at_random, population = shares.T
+            gained = with_interval(chosen - at_random, "+")
+            texts = [*map(with_interval, (population, at_random, chosen)), gained]
         lines.append([str(known), str(len(shares)), *texts])
     head = ["answers known", "people", "population", "random", "chosen", "chosen - random"]
     notes = [

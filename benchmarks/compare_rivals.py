@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from measure import HERE, ROOT, Clock, flags, judge
-from rivals import entry_of, mrm, ours, own_method, pal, parts, pref, rbd, vpl
+from rivals import Rival, entry_of, mrm, ours, own_method, pal, parts, pref, rbd, vpl
 from rivals.data_sets import data_sets
 from rivals.ours import OURS, STARRED
 from rivals.overview import as_markdown, difference, mean_places, overview, plot, print_rows, rows_of
@@ -46,19 +46,14 @@ RIVAL_SOURCES = [f"benchmarks/rivals/{name}.py" for name in ("__init__", "mrm", 
 OUR_SOURCES = ("benchmarks/rivals/__init__.py", "benchmarks/rivals/ours.py", "lore/fit", "utils.py")
 
 
-def of_rival(name, fit, groups, head, seed):
+def of_rival(names, fit, groups, head, seed):
+    """{row: Entry, or the reason why there is none} of a fit, which gives one Rival or one for each name."""
     try:
-        return {name: entry_of(fit(groups, head, seed), name, groups, seed)}
+        rivals = fit(groups, head, seed)
     except InputError as error:
-        return {name: str(error)}
-
-
-def of_mrm(groups, head, seed):
-    try:
-        fits = mrm.fits(groups, head, seed)
-    except InputError as error:
-        return dict.fromkeys(MRM, str(error))
-    return {name: entry_of(rival, name, groups, seed) for name, rival in fits.items()}
+        return dict.fromkeys(names, str(error))
+    rivals = {names[0]: rivals} if isinstance(rivals, Rival) else rivals
+    return {name: entry_of(rival, name, groups, seed) for name, rival in rivals.items()}
 
 
 def methods():
@@ -70,8 +65,8 @@ def methods():
     of_ours, of_rivals = map(parts.digest_of_sources, (OUR_SOURCES, RIVAL_SOURCES))
     made_of = {name: (entries, of_ours) for name, entries in ours.METHODS.items()}
     for name, fit in RIVALS.items():
-        made_of[name] = (partial(of_rival, name, fit), of_rivals)
-    return made_of | {"MRM": (of_mrm, of_rivals)}
+        made_of[name] = (partial(of_rival, [name], fit), of_rivals)
+    return made_of | {"MRM": (partial(of_rival, MRM, mrm.fits), of_rivals)}
 
 
 def study(name, make, args, made_of):
