@@ -97,7 +97,7 @@ def plant(args):
 
 
 def drawn_turns(args, rng):
-    """Data frame, a row per turn: person, conversation, place in it, group, and number of its item.
+    """Data frame, a row per turn: person, group, and number of its item.
 
     The first items are the prompts that people share; what they write themselves follows.
     """
@@ -107,18 +107,17 @@ def drawn_turns(args, rng):
     items = args.planted_prompts
     for person in range(args.planted_people):
         for number in range(args.planted_conversations):
-            conversation = f"{person}.{number}"
             written = rng.random() < WRITTEN
             shared = rng.integers(args.planted_prompts)
-            group = f"c{conversation}" if written else f"p{shared}"
+            group = f"c{person}.{number}" if written else f"p{shared}"
             asked = [items if written else shared]
             items += written
             while len(asked) < 4 and rng.random() < GOES_ON:
                 asked.append(items)
                 items += 1
-            for place, item in enumerate(asked):
-                rows.append((person, conversation, place, group, item))
-    return pd.DataFrame(rows, columns=["person", "conversation", "place", "group", "item"])
+            for item in asked:
+                rows.append((person, group, item))
+    return pd.DataFrame(rows, columns=["person", "group", "item"])
 
 
 def choices_of(turns, table, V, W, args, rng):
