@@ -6,9 +6,8 @@
     python OwnData/train_basis.py --repeats 20 --resplit
 
 Reads:  data/comparisons.{safetensors,parquet}, made by prepare.py
-Writes: results/train_basis.json, .png, and V, W, people's ids of each rank as .safetensors,
-        the starred one's as _best too, which the
-        scripts of apply/ take (planted: *_synthetic.*)
+Writes: results/train_basis.json, .png, and V, W, people's ids of each rank as .safetensors, the
+        starred one's as _best too, which the scripts of apply/ take (planted: *_synthetic.*)
 Cost:   seconds to minutes on a CPU; no GPU needed, and no model is loaded.
 """
 

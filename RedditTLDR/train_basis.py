@@ -6,9 +6,8 @@
     python RedditTLDR/train_basis.py --repeats 20 --resplit --train_posts 0.5
 
 Reads:  data/{train,validation}.{safetensors,parquet}, made by prepare.py
-Writes: results/train_basis.json, .png, and V, W, worker ids of each rank as .safetensors,
-        the starred one's as _best too
-        (planted: *_synthetic.*)
+Writes: results/train_basis.json, .png, and V, W, worker ids of each rank as .safetensors, the
+        starred one's as _best too (planted: *_synthetic.*)
 Cost:   seconds on a CPU for planted workers; no GPU needed otherwise either, and no model is loaded.
 """
 
