@@ -82,8 +82,7 @@ def person_of(place, row):
     """What a row says of its conversation and its person. InputError: no id of one, no language."""
     person = {"user_id": "annotator_id", "lang": "assigned_lang", "conversation": "conversation_id"}
     person = {name: said(row[column]) for name, column in person.items()}
-    named = None not in person.values()
-    require(named, f"{place}: no conversation_id, annotator_id or assigned_lang")
+    require(None not in person.values(), f"{place}: no conversation_id, annotator_id or assigned_lang")
     return person | {trait: said(row[f"annotator_{trait}"]) or "" for trait in TRAITS}
 
 

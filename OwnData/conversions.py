@@ -61,8 +61,7 @@ def arena(row, args):
         row = row | {"user_id": row["judge"]}
     beside = fields_beside(row)
     names = sides_of(row)
-    wanted = "no two replies, as response_a and response_b; name them with --columns"
-    require(names, f"{wanted}; {there(row)}")
+    require(names, f"no two replies, as response_a and response_b; name them with --columns; {there(row)}")
     vote = vote_of(winner_of(row, args), names, row, args)
     texts = [talk(row[name]) for name in names]
     is_turns = "winner_model_a" in row and as_list(listed(texts[0]))

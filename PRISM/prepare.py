@@ -82,8 +82,7 @@ def read_dialogues(path, users):
         dialogue = row.get("conversation_id")
         user = row.get("user_id")
         new = isinstance(dialogue, str) and dialogue not in dialogues
-        again = f"{dialogue!r} is missing or stands here for the second time"
-        require(new, f"{place}: conversation_id {again}")
+        require(new, f"{place}: conversation_id {dialogue!r} is missing or stands here for the second time")
         surveyed = isinstance(user, str) and user in users
         stranger = "who is not in survey.jsonl or completed nothing"
         require(surveyed, f"{place}: {dialogue} is by {user!r}, {stranger}")

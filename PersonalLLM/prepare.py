@@ -83,8 +83,7 @@ def responses(rows):
             record = {"prompt": prompt, "response": i - 1, "reply": talk}
             for name in REWARD_MODELS:
                 record[name] = finite_number(row.get(f"response_{i}_{name}"))
-                has_score = record[name] is not None
-                require(has_score, f"{place} has no number in response_{i}_{name}")
+                require(record[name] is not None, f"{place} has no number in response_{i}_{name}")
             records.append(record)
     return records
 

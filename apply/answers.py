@@ -78,8 +78,7 @@ class Answers:
         self.unsure = []
         for where, row in read_json_lines(self.aside):
             said = row.get("of") if row.get("event") == TAKEN_BACK else row
-            usable = row.get("event") == CUT or is_answer(said)
-            require(usable, f"{where}: not a line of session.py")
+            require(row.get("event") == CUT or is_answer(said), f"{where}: not a line of session.py")
             if row["event"] == CANNOT_SAY:
                 self.unsure.append(row)
             elif said in self.unsure:

@@ -171,8 +171,7 @@ def either_way(pairs):
 def two_of(where, fields):
     """InputError: other than two candidates, or two that are one."""
     pair = candidates_of(where, fields)
-    are_two = len(pair) == 2 == len({*map(as_read, pair)})
-    require(are_two, f"{where}: two different candidates are needed")
+    require(len(pair) == 2 == len({*map(as_read, pair)}), f"{where}: two different candidates are needed")
     return pair
 
 

@@ -171,8 +171,7 @@ class Reader:
         require(not holds_messages(text), lists)
         sign = rendered.sign_of_template(text, self.special)
         require(sign not in self.special, f"{where} has {sign} where its chat template writes none")
-        other = "of a chat template that is not this model's (--policy)"
-        require(sign is None, f"{where} has {sign}, {other}")
+        require(sign is None, f"{where} has {sign}, of a chat template that is not this model's (--policy)")
 
 
 def user_of(where, label):

@@ -307,8 +307,7 @@ def sections_of_bases(args, results, bases):
     for (K, _, _), basis in bases.items() if replies else ():
         model = replies.split.model
         words = f"the basis of K = {K} was learned on {basis.model}, not on {model}"
-        same = identity_of(basis.model) == identity_of(model)
-        require(same, f"{words}, of which the prepared texts are")
+        require(identity_of(basis.model) == identity_of(model), f"{words}, of which the prepared texts are")
     yield "Health of the bases", shown_table(health_of(bases, replies and replies.split.head))
     key = shown_basis(results["summary"], bases)
     if key is not None:

@@ -122,8 +122,7 @@ def pick_device(name):
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    usable = re.fullmatch(r"cpu|cuda(:\d+)?", name)
-    require(usable, f"device = {name}: use auto, cpu, cuda or cuda:1")
+    require(re.fullmatch(r"cpu|cuda(:\d+)?", name), f"device = {name}: use auto, cpu, cuda or cuda:1")
     device = torch.device(name)
     if device.type == "cpu":
         return device
@@ -131,8 +130,7 @@ def pick_device(name):
         require(device.index is None, f"device = {name}: each process takes its own GPU; use cuda or auto")
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     count = torch.cuda.device_count()
-    there = (device.index or 0) < count
-    require(there, f"device = {device}: this machine shows {count} CUDA devices")
+    require((device.index or 0) < count, f"device = {device}: this machine shows {count} CUDA devices")
     if device.index is not None:
         torch.cuda.set_device(device)
     return device

@@ -122,8 +122,7 @@ def read_table(path, made_by):
         header = opened.metadata() or {}
         head = torch.from_numpy(opened.get_tensor("head")) if "head" in names else None
     names_there = ", ".join(sorted(names)) or "nothing"
-    has_table = "embeddings" in names
-    require(has_table, f"{file} holds no embeddings but {names_there}; make it with: {made_by}")
+    require("embeddings" in names, f"{file} holds no embeddings but {names_there}; make it with: {made_by}")
     table = mapped(file, "embeddings")
     require(table.ndim == 2, f"{file}: embeddings of shape {tuple(table.shape)}, not (rows, d)")
     bad = unfinite_rows(table).tolist()

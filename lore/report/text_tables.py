@@ -156,8 +156,7 @@ def not_beaten(rows, what, text):
             difference = row.get(f"{name}_{what}")
             if difference and difference[1] <= 0:
                 of_alpha = f", alpha {row['alpha']:g}" if "alpha" in shown(["alpha"], rows) else ""
-                fit = f"K = {rank_text(row)}{of_alpha}, {name}"
-                no_better.append(f"{fit}: {difference_text(difference)}")
+                no_better.append(f"K = {rank_text(row)}{of_alpha}, {name}: {difference_text(difference)}")
     return [f"{text}: {'; '.join(no_better)}"] if no_better else []
 
 

@@ -70,7 +70,8 @@ def read_json_lines(path):
                 where = f"{path}, line {number}"
                 with broken_json(where):
                     row = json.loads(line)
-                yield where, as_object(row, where)
+                require(isinstance(row, dict), f"{where}: not a JSON object")
+                yield where, row
 
 
 def read_json(path):
@@ -93,18 +94,14 @@ def rows_of_list(path, values):
             row = next(values, END)
         if row is END:
             return
-        yield where, as_object(row, where)
+        require(isinstance(row, dict), f"{where}: not a JSON object")
+        yield where, row
 
 
 def broken_json(where):
     """For a JSON text that is broken, or nested too deep."""
     form = f"one list of objects is read, or an object on every line; cells of {', '.join(TABLES)} alone"
     return told_as(f"{where}: broken JSON", ValueError, RecursionError, then=f"{form}; {NOT_WHOLE}")
-
-
-def as_object(row, where):
-    require(isinstance(row, dict), f"{where}: not a JSON object")
-    return row
 
 
 def read_rows(source):
@@ -294,8 +291,7 @@ def require_text(conversation, where=""):
         content = message["content"]
         start = repr(str(content)[:60])
         kind = type(content).__name__
-        is_text = isinstance(content, str)
-        require(is_text, f"{where}the content of a message is a {kind}, not text: {start}")
+        require(isinstance(content, str), f"{where}the content of a message is a {kind}, not text: {start}")
         whole = not SURROGATE.search(content)
         require(whole, f"{where}half a character (a lone surrogate) in the text {start}")
 

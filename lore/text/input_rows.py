@@ -161,8 +161,7 @@ def judgement(file_and_line, row):
     row = without_copy(file_and_line, as_messages(row))
     chosen = conversation_of(file_and_line, row, "chosen")
     rejected = conversation_of(file_and_line, row, "rejected")
-    differ = as_read(chosen) != as_read(rejected)
-    require(differ, f"{file_and_line}: chosen and rejected are the same")
+    require(as_read(chosen) != as_read(rejected), f"{file_and_line}: chosen and rejected are the same")
     asked = common_start(chosen, rejected)
     is_asked = any(message["role"] != "system" for message in asked)
     require(is_asked, f"{file_and_line}: chosen and rejected have no prompt in common")
@@ -256,8 +255,7 @@ def messages_of(file_and_line, value, name, role=None):
     where = f"{file_and_line}: {name}"
     if isinstance(value, str) and role:
         text = f"is a list of messages that has become a text, {quoted(value.strip())}"
-        give = "give the list itself (in a CSV file: as JSON)"
-        require(not holds_messages(value), f"{where} {text}; {give}")
+        require(not holds_messages(value), f"{where} {text}; give the list itself (in a CSV file: as JSON)")
         missing = value.strip() in NO_TEXT or (role == "user" and value.strip() == "None")
         require(not missing, f"{where} is {value.strip()}, what a table writes for a missing text")
         value = [{"role": role, "content": value}]
@@ -325,8 +323,7 @@ def identifier(file_and_line, row, name):
         return None
     where = f"{file_and_line}: {name} is {quoted(value)}"
     number = whole_number(value)
-    is_id = isinstance(value, str) or number is not None
-    require(is_id, f"{where}, neither a text nor a whole number")
+    require(isinstance(value, str) or number is not None, f"{where}, neither a text nor a whole number")
     text = one_spelling(str(value) if number is None else str(number))
     missing = text.casefold() in NO_IDS or text == "NA"
     require(not missing, f"{where}: what stands for a missing one is no id; leave the row out")
