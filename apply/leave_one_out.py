@@ -80,7 +80,7 @@ def adapt(basis, pairs):
     problems = leave_one_out(pairs, prompt, prompt_user)
     is_out = problems.is_out
     row = problems.row[is_out]  # (l,) pairs left out
-    personal = foretold(people, Z, pairs, prior, problems)[is_out]  # (l,)
+    personal = foretold(people, Z, pairs, prior, problems, mixtures.W)[is_out]  # (l,)
     common = Z[row].double() @ prior.mean.double() / LOGIT_SCALE  # (l, K) @ (K,)
     user = pairs.user[row].numpy()
     count = np.bincount(user, minlength=C)
@@ -138,14 +138,15 @@ def batches_of(pairs, K, prior):
     return lambda: batches
 
 
-def foretold(people, Z, pairs, prior, problems):
+def foretold(people, Z, pairs, prior, problems, W):
     """Log-odds of each line of Problems by the fit to those that are not left out, with its doubt. (lines,)
 
-    people: () -> Batches of the owners
+    people: () -> Batches of the owners; W (C, K): their mixtures by all their pairs
     """
     Z = Z[problems.row]
     votes = pairs.votes[problems.row] * ~problems.is_out
-    logits = solve_batches(repeated(people(), problems), Z, votes, len(problems.owner), prior).logits
+    owner = problems.owner
+    logits = solve_batches(repeated(people(), problems), Z, votes, len(owner), prior, near=W[owner]).logits
     if not prior.doubt:
         return logits
     variance = variance_of_lines(repeated(people(), problems), Z, prior, logits, votes)

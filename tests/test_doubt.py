@@ -95,8 +95,9 @@ def test_a_prompt_left_out_is_foretold_with_the_doubt_of_the_others(monkeypatch)
     prompt, prompt_user = leave_one_out.prompts_of_people(pairs)
     problems = leave_one_out.leave_one_out(pairs, prompt, prompt_user)
     people = leave_one_out.batches_of(pairs, 2, prior)
-    logits = leave_one_out.foretold(people, Z, pairs, prior, problems)
-    tempered = leave_one_out.foretold(people, Z, pairs, prior._replace(doubt=0.5), problems)
+    W = torch.full((2, 2), 0.5)
+    logits = leave_one_out.foretold(people, Z, pairs, prior, problems, W)
+    tempered = leave_one_out.foretold(people, Z, pairs, prior._replace(doubt=0.5), problems, W)
     whole = doubt.Projected.whole(pairs, Z)
     for problem, row in enumerate(problems.row[problems.is_out].tolist()):
         lines = problems.problem == problem

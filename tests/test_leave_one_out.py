@@ -10,7 +10,7 @@ from leave_one_out import adapt, batches_of, foretold, leave_one_out, prompts_of
 from lore.fit.basis import Basis
 from lore.fit.comparisons import Comparisons
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.mixtures import EVERYBODY, Prior, solve_mixtures
+from lore.fit.mixtures import EVERYBODY, Prior, solve_batches, solve_mixtures
 
 
 @pytest.mark.parametrize("prompt", [range(14), [5, 3, 3, 3, 5, 8, 8, 8, 8, 3, 5, 0, 3, 3]])
@@ -24,7 +24,9 @@ def test_each_pair_is_judged_by_the_fit_to_all_other_prompts(deviation_spread, p
     prior = Prior(torch.tensor([0.5, 0.3, 0.2]), 2.0, deviation_spread)
     problems = leave_one_out(pairs, *prompts_of_people(pairs))
     people = batches_of(pairs, 3, prior)
-    logits = foretold(people, pairs.table @ V, pairs, prior, problems)[problems.is_out]
+    Z = pairs.table @ V
+    W = solve_batches(people(), Z, pairs.votes, 4, prior).W
+    logits = foretold(people, Z, pairs, prior, problems, W)[problems.is_out]
     rows = problems.row[problems.is_out]
     assert sorted(rows.tolist()) == list(range(14))
     for row, logit in zip(rows.tolist(), logits.tolist()):

@@ -14,7 +14,7 @@ from lore.common import InputError
 from lore.fit import mixtures
 from lore.fit.comparisons import Comparisons
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.mixtures import EVERYBODY, Deviations, Prior, person_batches, solve_mixtures
+from lore.fit.mixtures import EVERYBODY, Deviations, Prior, person_batches, solve_batches, solve_mixtures
 from lore.fit.ridge import fit_ridge
 from lore.fit.simplex import CERTIFIED
 
@@ -65,8 +65,12 @@ def test_every_input_is_solved_to_its_certificate(case, strength):
     m, K, draw = case[1]
     user = torch.arange(50).repeat_interleave(m)
     prior = Prior(torch.full((K,), 1 / K), strength)
-    found = solve_mixtures(draw(50 * m, K), user, 50, prior, spread=True)
-    assert found.gap.max() <= CERTIFIED and (found.W >= 0).all()
+    Z = draw(50 * m, K)
+    found = solve_mixtures(Z, user, 50, prior, spread=True)
+    elsewhere = torch.eye(K)[torch.arange(50) % K]  # begun at a corner
+    again = solve_batches(person_batches(user, 50, K), Z, torch.ones(50 * m), 50, prior, near=elsewhere)
+    for mixtures_found in (found, again):
+        assert mixtures_found.gap.max() <= CERTIFIED and (mixtures_found.W >= 0).all()
     assert torch.allclose(found.W.sum(1), torch.ones(50).double())
     assert found.spread.shape == (50, K) and not found.spread.isnan().any()
 

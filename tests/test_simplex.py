@@ -24,7 +24,8 @@ def test_certificate_and_newton_step_are_those_of_w_and_e_far_from_the_optimum_t
     """(R2) in e itself, of which PersonProblems sees coefficients only."""
     spread = 0.8
     problems, x, w, a, m = far_from_the_optimum(spread)
-    at = problems.slopes(w, a)
+    start = problems.point(w, a)
+    at = problems.slopes(start)
     for i in range(2):
         count = int(m[i])
         X, Z = x[i, :count], problems.z[i, :count]
@@ -37,7 +38,7 @@ def test_certificate_and_newton_step_are_those_of_w_and_e_far_from_the_optimum_t
 
         e = spread**2 * count * a[i, :count] @ X
         point = torch.cat([w[i], e])
-        assert problems.loss(w, a)[i].item() == pytest.approx(loss(point).item())
+        assert problems.loss(start)[i].item() == pytest.approx(loss(point).item())
         g = torch.autograd.functional.jacobian(loss, point)
         H = torch.autograd.functional.hessian(loss, point)
         gap = g[:3] @ w[i] - g[:3].min() + count * spread**2 * g[3:].square().sum() / 2

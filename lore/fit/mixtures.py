@@ -193,8 +193,11 @@ def solve_mixtures(Z, user, num_users, prior, pairs=None, row=None, spread=False
     return mixtures._replace(deviations=Deviations(pairs, user, mixtures.a))
 
 
-def solve_batches(people, Z, votes, num_users, prior, spread=False, certified=CERTIFIED):
-    """solve_mixtures of Batches; votes (n,): how much a pair counts, 0 = not at all, it is foretold."""
+def solve_batches(people, Z, votes, num_users, prior, spread=False, certified=CERTIFIED, near=None):
+    """solve_mixtures of Batches; votes (n,): how much a pair counts, 0 = not at all, it is foretold.
+
+    near (num_users, K): mixtures near to those that are sought, to begin with; None: begin in the middle
+    """
     K = Z.shape[1]
     mean = prior.mean.to(Z.device, torch.float64)
     W = mean.repeat(num_users, 1)
@@ -217,9 +220,11 @@ def solve_batches(people, Z, votes, num_users, prior, spread=False, certified=CE
         z = Z[rows].double() / LOGIT_SCALE * real.unsqueeze(2)  # (people, m, K)
         G = m.unsqueeze(2) * prior.deviation_spread**2 * G if prior.deviation_spread else None
         problems = PersonProblems(z, vote / m, mean, prior.strength / m, G)
+        start = None if near is None else near[who]
         if everybody:
             problems = of_one_mixture(problems)
-        w, coefficients, gap[who], H = newton_on_simplex(problems, certified)
+            start = None
+        w, coefficients, gap[who], H = newton_on_simplex(problems, certified, start)
         W[who] = mean if everybody else w
         a[rows[real]] = (coefficients * m * prior.deviation_spread**2 / LOGIT_SCALE)[real]
         logits[batch.rows[batch.real]] = batch.logits(Z, W[who], a)[batch.real]

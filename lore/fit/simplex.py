@@ -14,9 +14,10 @@ CERTIFIED = 1e-6  # largest gap of a few-shot fit, in the unit of Eq. 11
 
 # of the interior-point method
 NEWTON_STEPS = 100  # tried before a problem is given up; about 15 are usual
-CENTRING = 0.1  # share of the present w * s that a step aims at
+CENTRING = 0.03  # share of the present w * s that a step aims at
 SMALLEST_MU = 1e-13  # and never at less, for the sake of rounding
 SMALLEST_START = 1e-6  # of the multipliers
+NEAR = 0.03  # of a start near the solution: how far to the middle it is moved, and share of the usual multipliers
 TO_THE_BOUNDARY = 0.995  # of the way to w = 0 or s = 0 that a step may go
 HALVINGS = 30  # of a step that does not lower the barrier function enough
 SUFFICIENT = 1e-4  # share of the decrease that the slope promises (Armijo)
@@ -47,6 +48,18 @@ def in_threads(function, batches, device):
 # ------------------------------------------------------------------------------------------------
 # The person's problem
 # ------------------------------------------------------------------------------------------------
+
+
+class Point(NamedTuple):
+    """Where several people are, or the step that they take."""
+
+    w: torch.Tensor  # (users, K)
+    a: torch.Tensor  # (users, m)
+    Ga: torch.Tensor  # (users, m) G a; 0 where e = 0
+
+    def moved(self, step, size):
+        """The Point after so much of a step; size: (users, 1)"""
+        return Point(*(x + size * dx for x, dx in zip(self, step)))
 
 
 class Slopes(NamedTuple):
@@ -83,34 +96,43 @@ class PersonProblems(NamedTuple):
     shrink: torch.Tensor  # (users, 1) strength / m_i
     G: torch.Tensor | None  # (users, m, m) times m_i; None: e = 0
 
-    def logits(self, w, a):
-        """(users, m)"""
-        logits = (self.z @ w.unsqueeze(2)).squeeze(2)  # (users, m, K) @ (users, K, 1)
-        return logits if self.G is None else logits + self.times_G(a)
+    def some(self, people):
+        """Of those of a mask (users,)."""
+        G = None if self.G is None else self.G[people]
+        return PersonProblems(self.z[people], self.weight[people], self.mean, self.shrink[people], G)
+
+    def point(self, w, a):
+        return Point(w, a, self.times_G(a))
 
     def times_G(self, a):
+        if self.G is None:
+            return torch.zeros_like(a)
         return (self.G @ a.unsqueeze(2)).squeeze(2)  # (users, m, m) @ (users, m, 1)
 
-    def loss(self, w, a):
-        """(users,)"""
-        nll = -(self.weight * F.logsigmoid(self.logits(w, a))).sum(1)
-        loss = nll + (self.shrink / 2 * (w - self.mean).square()).sum(1)
-        return loss if self.G is None else loss + (a * self.times_G(a)).sum(1) / 2
+    def logits(self, point):
+        """(users, m)"""
+        return (self.z @ point.w.unsqueeze(2)).squeeze(2) + point.Ga  # (users, m, K) @ (users, K, 1)
 
-    def slopes(self, w, a):
-        p = torch.sigmoid(-self.logits(w, a))
+    def loss(self, point):
+        """(users,)"""
+        nll = -(self.weight * F.logsigmoid(self.logits(point))).sum(1)
+        return (
+            nll + (self.shrink * (point.w - self.mean).square()).sum(1) / 2 + (point.a * point.Ga).sum(1) / 2
+        )
+
+    def slopes(self, point):
+        w, a, Ga = point
+        p = torch.sigmoid(-self.logits(point))
         q = self.weight * p
         c = q * (1 - p)
         ridge = self.shrink * (w - self.mean)
         g = ridge - self.transposed_z(q)
-        gap = frank_wolfe_gap(w, g)
+        pull = self.times_G(q) - Ga
+        gap = frank_wolfe_gap(w, g) + ((q - a) * pull).sum(1) / 2
         if self.G is None:
-            pull = torch.zeros_like(a)
             follow = q - a
             Bz = c.unsqueeze(2) * self.z
         else:
-            pull = self.times_G(q - a)
-            gap = gap + ((q - a) * pull).sum(1) / 2
             solved = self.times_B(c, torch.cat([self.z, pull.unsqueeze(2)], 2))
             follow = q - a - solved[:, :, -1]
             Bz = solved[:, :, :-1]
@@ -140,9 +162,18 @@ def frank_wolfe_gap(w, g):
 # ------------------------------------------------------------------------------------------------
 
 
+class Solved(NamedTuple):
+    """The best that is found of several people."""
+
+    w: torch.Tensor  # (people, K)
+    a: torch.Tensor  # (people, m)
+    gap: torch.Tensor  # (people,)
+    H: torch.Tensor  # (people, K, K)
+
+
 @one_thread()
-def newton_on_simplex(problems, certified=CERTIFIED):
-    """The best w (people, K) and a (people, m) found, their gap (people,) and H (people, K, K).
+def newton_on_simplex(problems, certified=CERTIFIED, near=None):
+    """PersonProblems -> Solved. near: w (people, K) of problems that are nearly the same, where there are such.
 
     Primal-dual interior point (Boyd and Vandenberghe, Convex Optimization, section 11.7). With
     multipliers s of w >= 0 and y of sum w = 1, the optimum has
@@ -154,39 +185,46 @@ def newton_on_simplex(problems, certified=CERTIFIED):
         (H + diag(s / w)) dw + y 1 = mu / w - f'(w),    sum dw = 0,    ds = mu / w - s - s / w * dw
 
     where H and f' are those of w once e has followed; then a takes the step that follows from dw.
+    Where half of the people are certified, the others go on by themselves.
 
     InputError: not certified after NEWTON_STEPS.
     """
     people, m, K = problems.z.shape
     w = problems.z.new_full((people, K), 1 / K)
-    a = problems.z.new_zeros(people, m)
-    at = problems.slopes(w, a)
+    if near is not None:
+        w = near + NEAR * (w - near)
+    point = problems.point(w, problems.z.new_zeros(people, m))
+    at = problems.slopes(point)
     s = at.g.abs().amax(1, keepdim=True).clamp_min(SMALLEST_START).expand(-1, K)
-    best = w, a, at.gap, at.H
+    if near is not None:
+        s = NEAR * s
+    solved = Solved(point.w.clone(), point.a.clone(), at.gap.clone(), at.H.clone())
+    who = torch.arange(people, device=s.device)
     for _ in range(NEWTON_STEPS - 1):
-        if best[2].max() <= certified:
-            return best
+        todo = ~(solved.gap[who] <= certified)  # NaN is not certified
+        if not todo.any():
+            return solved
+        if 2 * todo.sum() <= len(who):
+            who, s, problems = who[todo], s[todo], problems.some(todo)
+            point = Point(*(x[todo] for x in point))
+            at = Slopes(*(x[todo] for x in at))
+        w = point.w
         mu = CENTRING * (w * s).mean(1, keepdim=True).clamp_min(SMALLEST_MU)
         dw = newton_step(w, s, at.reduced, at.H, mu)
         ds = mu / w - s - s / w * dw
         da = at.follow - (at.Bz @ dw.unsqueeze(2)).squeeze(2)  # (people, m, K) @ (people, K, 1)
-        size = step_size(problems, (w, a), (dw, da), at, mu)
-        w = w + size * dw
-        a = a + size * da
+        step = problems.point(dw, da)
+        point = point.moved(step, step_size(problems, point, step, at, mu))
+        point = point._replace(w=point.w / point.w.sum(1, keepdim=True))
         s = s + inside(s, ds) * ds
-        w = w / w.sum(1, keepdim=True)
-        at = problems.slopes(w, a)
-        better = at.gap < best[2]
-        best = [better_of(better, *pair) for pair in zip((w, a, at.gap, at.H), best)]
-    gap = best[2].max()
+        at = problems.slopes(point)
+        better = at.gap < solved.gap[who]
+        for best, new in zip(solved, (point.w, point.a, at.gap, at.H)):
+            best[who[better]] = new[better]
+    gap = solved.gap.max()
     words = f"a few-shot fit is not certified: its gap {gap:.1e} is above {certified:g}"
     require(gap <= certified, words)
-    return best
-
-
-def better_of(better, new, old):
-    """The new one where `better` (people,) says so; both (people, ..)"""
-    return torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
+    return solved
 
 
 def newton_step(w, s, g, H, mu):
@@ -205,19 +243,17 @@ def newton_step(w, s, g, H, mu):
 
 def step_size(problems, point, step, at, mu):
     """Largest of the halved steps that stays inside and lowers the barrier. (people, 1)"""
-    w, a = point
-    dw, da = step
 
-    def barrier(w, a):
+    def barrier(point):
         """f - mu * sum_k log w_k. (people,)"""
-        return problems.loss(w, a) - (mu * w.log()).sum(1)
+        return problems.loss(point) - (mu * point.w.log()).sum(1)
 
-    size = inside(w, dw)
-    value = barrier(w, a)
-    slope = ((at.g - mu / w) * dw).sum(1) - (at.pull * da).sum(1)
+    size = inside(point.w, step.w)
+    value = barrier(point)
+    slope = ((at.g - mu / point.w) * step.w).sum(1) - (at.pull * step.a).sum(1)
     for _ in range(HALVINGS):
         allowed = value + SUFFICIENT * size[:, 0] * slope + ROUNDING * (1 + value.abs())
-        high = barrier(w + size * dw, a + size * da) > allowed
+        high = barrier(point.moved(step, size)) > allowed
         if not high.any():
             break
         size = torch.where(high[:, None], size / 2, size)
