@@ -1,6 +1,5 @@
 """People whom no fit has seen: their mixtures from a saved basis, and what these are worth."""
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -10,14 +9,13 @@ import torch.nn.functional as F
 from lore.fit.doubt import covariance, left_of, root_and_factor, tempered
 from lore.fit.groups import shuffled_positions
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.mixtures import BATCH, Batch, Deviations, Mixtures, person_batches, solve_batches
+from lore.fit.mixtures import BATCH, Batch, Mixtures, batches_of, solve_batches, solve_mixtures
 from lore.fit.product import project
 from lore.fit.simplex import in_threads
 
 LEFT_OUT = 50  # prompts of a person, at most, that are left out one by one
 PROBLEMS = 100_000  # of them in all, but for the first FEW of a person: a few seconds
 FEW = 5  # prompts below which nothing is said of a person
-HELD = 2**27  # numbers of G, 1 GB, up to which it is kept for a second use
 CLEAR = 1.645  # standard deviations above the mean, where one in twenty of a normal distribution is
 
 
@@ -72,10 +70,8 @@ def adapt(basis, pairs):
     (Z,) = project(pairs, [basis.V])  # (n, d) @ (d, K) -> (n, K)
     C = len(pairs.user_ids)
     prior = basis.prior
-    people = batches_of(pairs, Z.shape[1], prior)
-    mixtures = solve_batches(people(), Z, pairs.votes, C, prior, spread=True)
-    if prior.deviation_spread:
-        mixtures = mixtures._replace(deviations=Deviations(pairs, pairs.user, mixtures.a))
+    people = batches_of(pairs.user, C, Z.shape[1], pairs if prior.deviation_spread else None)
+    mixtures = solve_mixtures(Z, pairs.user, C, prior, pairs, spread=True, people=people())
     prompt, prompt_user = prompts_of_people(pairs)
     problems = leave_one_out(pairs, prompt, prompt_user)
     is_out = problems.is_out
@@ -126,16 +122,6 @@ def leave_one_out(pairs, prompt, prompt_user):
     begin = sizes.cumsum(0) - sizes
     row = first[owner][problem] + torch.arange(len(problem)) - begin[problem]
     return Problems(owner, begin, problem, row, prompt[row] == out[problem])
-
-
-def batches_of(pairs, K, prior):
-    """() -> Batches of all people, formed once where what they hold is small."""
-    deviating = pairs if prior.deviation_spread else None
-    form = partial(person_batches, pairs.user, len(pairs.user_ids), K, deviating)
-    if pairs.counts.square().sum() > HELD:
-        return form
-    batches = [*form()]
-    return lambda: batches
 
 
 def foretold(people, Z, pairs, prior, problems, W):

@@ -14,7 +14,7 @@ from lore.fit.comparisons import Comparisons
 from lore.fit.evaluation import ALL_SHOTS, Setting, fitted_cell, score_cells
 from lore.fit.few_shot import draw_shots, score_draws
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.mixtures import EVERYBODY, Prior, solve_mixtures
+from lore.fit.mixtures import EVERYBODY, Prior, batches_of, solve_mixtures
 from lore.fit.product import project
 from lore.fit.ridge import fit_ridge
 from lore.fit.ridge_shared import DOUBTS
@@ -94,7 +94,7 @@ def test_a_prompt_left_out_is_foretold_with_the_doubt_of_the_others(monkeypatch)
     (Z,) = project(pairs, [V])
     prompt, prompt_user = leave_one_out.prompts_of_people(pairs)
     problems = leave_one_out.leave_one_out(pairs, prompt, prompt_user)
-    people = leave_one_out.batches_of(pairs, 2, prior)
+    people = batches_of(pairs.user, 2, 2, pairs)
     W = torch.full((2, 2), 0.5)
     logits = leave_one_out.foretold(people, Z, pairs, prior, problems, W)
     tempered = leave_one_out.foretold(people, Z, pairs, prior._replace(doubt=0.5), problems, W)

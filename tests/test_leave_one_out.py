@@ -6,24 +6,25 @@ import pytest
 import torch
 from conftest import random_users
 
-from leave_one_out import adapt, batches_of, foretold, leave_one_out, prompts_of_people, students_quantile
+from leave_one_out import adapt, foretold, leave_one_out, prompts_of_people, students_quantile
+from lore.fit import mixtures
 from lore.fit.basis import Basis
 from lore.fit.comparisons import Comparisons
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.mixtures import EVERYBODY, Prior, solve_batches, solve_mixtures
+from lore.fit.mixtures import EVERYBODY, Prior, batches_of, solve_batches, solve_mixtures
 
 
 @pytest.mark.parametrize("prompt", [range(14), [5, 3, 3, 3, 5, 8, 8, 8, 8, 3, 5, 0, 3, 3]])
 @pytest.mark.parametrize("deviation_spread", [0.0, 3.0])
 @pytest.mark.parametrize("held", [0, 2**27])
 def test_each_pair_is_judged_by_the_fit_to_all_other_prompts(deviation_spread, prompt, held, monkeypatch):
-    monkeypatch.setattr("leave_one_out.HELD", held)
+    monkeypatch.setattr(mixtures, "HELD", held)
     users = [50 * x for x in random_users([1, 4, 7, 2], 6)]
     pairs = replace(Comparisons.from_list(users), prompt=torch.tensor([*prompt]))
     V = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
     prior = Prior(torch.tensor([0.5, 0.3, 0.2]), 2.0, deviation_spread)
     problems = leave_one_out(pairs, *prompts_of_people(pairs))
-    people = batches_of(pairs, 3, prior)
+    people = batches_of(pairs.user, 4, 3, pairs if deviation_spread else None)
     Z = pairs.table @ V
     W = solve_batches(people(), Z, pairs.votes, 4, prior).W
     logits = foretold(people, Z, pairs, prior, problems, W)[problems.is_out]

@@ -1,6 +1,7 @@
 """A person's mixture and deviation once V is known: (R2) of lore/fit/ridge_model.py, solved to a certificate."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ EVERYBODY = math.inf  # as the strength of a prior: all have the population's mi
 LARGEST_LOG_ODDS = 100.0  # of a pair under one basis reward, up to which the certificate is kept
 ROWS_AT_ONCE = 2**22  # numbers of X that are formed at a time
 BATCH = 2**20  # numbers that a batch of few-shot problems holds
+HELD = 2**27  # numbers of G, 1 GB, up to which it is kept for a second use
 
 
 class Prior(NamedTuple):
@@ -175,18 +177,29 @@ def person_batches(user, num_users, K, pairs=None, row=None):
         yield Batch(who, rows, real, G)
 
 
-def solve_mixtures(Z, user, num_users, prior, pairs=None, row=None, spread=False):
+def batches_of(user, num_users, K, pairs=None):
+    """() -> Batches of all people, of all their pairs, formed once where what they hold is small."""
+    form = partial(person_batches, user, num_users, K, pairs)
+    if torch.bincount(user, minlength=num_users).square().sum() > HELD:
+        return form
+    batches = [*form()]
+    return lambda: batches
+
+
+def solve_mixtures(Z, user, num_users, prior, pairs=None, row=None, spread=False, people=None):
     """(R2) for each person -> Mixtures; without pairs w is the prior's mean and e is 0.
 
     Z (n, K), user (n,) ascending. pairs: the Comparisons whose rows `row` (n,; None = all in order)
-    Z is of; needed where people may deviate, or several pairs are one vote.
+    Z is of; needed where people may deviate, or several pairs are one vote. people: their Batches, where they
+    are formed already.
     InputError: log-odds so large that the certificate would not hold.
     """
     votes = Z.new_ones(len(Z), dtype=torch.float64)
     if pairs is not None:
         votes = (pairs.votes if row is None else pairs.votes[row]).to(Z.device)
     deviating = pairs if prior.deviation_spread else None
-    people = person_batches(user, num_users, Z.shape[1], deviating, row)
+    if people is None:
+        people = person_batches(user, num_users, Z.shape[1], deviating, row)
     mixtures = solve_batches(people, Z, votes, num_users, prior, spread)
     if deviating is None:
         return mixtures

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from lore.fit.doubt import Projected, posterior_variance, tempered
 from lore.fit.held_out import FOLDS, Folds, is_clear, mean_gain, surest
 from lore.fit.likelihood import LOGIT_SCALE, margins
-from lore.fit.mixtures import EVERYBODY, Fit, Prior, person_batches, solve_batches, solve_mixtures
+from lore.fit.mixtures import EVERYBODY, Fit, Prior, batches_of, person_batches, solve_batches, solve_mixtures
 from lore.fit.ridge_model import Form, JointProblem, Spreads
 from lore.processes import agreed
 from lore.splits import reference_head
@@ -217,7 +217,13 @@ class SharedSearch:
     def solved(self, V, prior):
         """(R2) of everybody, by all pairs."""
         (Z,) = self.problem.products([V])
-        return solve_mixtures(Z, self.problem.user, self.problem.C, prior, self.train)
+        people = self.with_all_pairs() if prior.deviation_spread else None
+        return solve_mixtures(Z, self.problem.user, self.problem.C, prior, self.train, people=people)
+
+    @cached_property
+    def with_all_pairs(self):
+        """() -> Batches of everybody."""
+        return batches_of(self.problem.user, self.problem.C, 1, self.train)
 
 
 def while_last_is_best(values, gain):
