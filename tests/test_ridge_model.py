@@ -15,16 +15,22 @@ from lore.fit.likelihood import LOGIT_SCALE
 from lore.fit.ridge_model import Form, JointProblem, Spreads
 
 
-@pytest.mark.parametrize("weigh", ["people", "pairs"])
-def test_loss_and_gradient_equal_the_double_loop(monkeypatch, weigh):
-    """(R1), user by user and pair by pair, fits side by side of which two leave out different pairs."""
-    losses = []
+@pytest.fixture
+def losses(monkeypatch):
+    """What is minimised by each descent, which goes nowhere."""
+    asked = []
 
     def spy(loss, theta, sizes, passes, tolerance):
-        losses.append(loss)
+        asked.append(loss)
         return theta
 
     monkeypatch.setattr(ridge_model, "minimise", spy)
+    return asked
+
+
+@pytest.mark.parametrize("weigh", ["people", "pairs"])
+def test_loss_and_gradient_equal_the_double_loop(losses, weigh):
+    """(R1), user by user and pair by pair, fits side by side of which two leave out different pairs."""
     users, K, s, p, d = random_users([5, 9, 4], 6), 3, 0.7, 1.3, 6
     problem = JointProblem(Comparisons.from_list(users), HEAD, "cpu", weigh, torch.arange(18) % 3)
     masks = [torch.arange(18) % 3 > 0, torch.arange(18) % 4 > 1]
@@ -81,6 +87,42 @@ def test_rank_one_is_logistic_regression_with_the_same_ridge(weigh):
     )
     expected = problem.unit * s * model.coef_[0]
     assert np.allclose(V.flatten(), expected, atol=2e-2 * np.abs(expected).max())
+
+
+def test_pairs_of_the_same_two_replies_are_as_good_as_differences_of_their_own(losses):
+    """In one order or the other, of a person again and again; 40 pairs of 12, so that X has a row left over."""
+    torch.manual_seed(7)
+    pair = torch.randint(12, (40,))
+    flip = torch.randint(2, (40,))
+    chosen = 2 * pair + flip
+    table = torch.randn(24, 5)
+    user = torch.arange(4).repeat_interleave(10)
+    shared = Comparisons(table, user, tuple("abcd"), chosen, chosen ^ 1)
+    apart = Comparisons(table[chosen] - table[chosen ^ 1], user, tuple("abcd"))
+    problems = [JointProblem(data, HEAD[:5], "cpu", "pairs", pair % 2) for data in (shared, apart)]
+    rows = [
+        [len(some.X.left_over) + some.X.b * some.X.r for some in problem.left_out] for problem in problems
+    ]
+    assert rows[0] == [len(pair[pair % 2 == fold].unique()) for fold in range(2)]
+    assert rows[1] == (pair % 2).bincount(minlength=2).tolist()
+    form = Form(3, True)
+    theta = torch.randn(sum(problems[0].sizes(3))).double().requires_grad_()
+    V = torch.randn(5, 2)
+    Z = torch.randn(40, 1).double()
+    answers = []
+    for problem in problems:
+        problem.descend({form: [theta]}, {form: Spreads(0.7, 1.3)}, [pair > 3], 1)
+        value = losses[-1](theta)
+        starts = problem.corners([3], pair > 3, Z, 1.3)
+        parts = [
+            value,
+            torch.tensor(problem.unit),
+            *torch.autograd.grad(value, theta),
+            *problem.products([V]),
+        ]
+        answers.append([*parts, *[part for start in starts for part in start]])
+    for ours, expected in zip(*answers):
+        assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_unknown_weigh_is_refused():

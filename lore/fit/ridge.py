@@ -27,7 +27,6 @@ from lore.fit.comparisons import check_rank, pack
 from lore.fit.held_out import FOLDS, is_clear, surest
 from lore.fit.likelihood import LOGIT_SCALE, margins, negative_log_likelihood
 from lore.fit.mixtures import EVERYBODY, Fit, Prior
-from lore.fit.product import TallProduct
 from lore.fit.ridge_model import SEEN_STRENGTH, Form, Spreads
 from lore.fit.ridge_shared import EXACT, SharedSearch, while_last_is_best
 from lore.processes import agreed
@@ -177,11 +176,11 @@ class Search(SharedSearch):
             V, W = self.problem.solution(theta, form, self.spreads_of(form, p))
             Vs.append(V)
             Ws.append(W)
-        rows = self.problem.rows[0]  # (m,) left out by the first fold
-        Zs = TallProduct.apply(self.problem.X[0], *Vs)  # (m, d) @ (d, K) -> (m, K), for each
-        for form, W, Z in zip(thetas, Ws, Zs):
-            logits = margins(Z.double(), W, self.problem.user[rows]) / LOGIT_SCALE
-            log_p = torch.zeros_like(self.shared.log_p).index_copy(0, rows, F.logsigmoid(logits))
+        left_out = self.problem.left_out[0]
+        pairs = left_out.pairs
+        for form, W, Z in zip(thetas, Ws, left_out.products(Vs)):
+            logits = margins(Z.double(), W, self.problem.user[pairs]) / LOGIT_SCALE
+            log_p = torch.zeros_like(self.shared.log_p).index_copy(0, pairs, F.logsigmoid(logits))
             yield form, self.gain(log_p, self.shared.log_p, self.folds.number == 0)
 
     def confirmed(self, promising):

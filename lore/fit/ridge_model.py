@@ -36,9 +36,8 @@ import torch.nn.functional as F
 
 from lore.common import require
 from lore.fit.lbfgs import TOLERANCE, minimise
+from lore.fit.left_out import LeftOut
 from lore.fit.likelihood import LOGIT_SCALE
-from lore.fit.product import TallProduct, accumulate, joint_likelihoods
-from lore.fit.rows import Rows
 
 WEIGH = ("pairs", "people")  # whose votes are equal
 HEAD_SPREAD = 5.0  # of c: hardly held, but finite where the head separates all pairs
@@ -82,8 +81,8 @@ class JointProblem:
     """
 
     def __init__(self, train, V_ref, device, weigh, number):
-        """number (n,): of the fold that leaves a pair out. Each fold's pairs are a part of X by themselves,
-        so that a fit reads no more than the pairs that count in it."""
+        """number (n,): of the fold that leaves a pair out. Each fold's pairs have an X by themselves, so that
+        a fit reads no more than the pairs that count in it."""
         require(weigh in WEIGH, f"weigh = {weigh!r}: {' or '.join(WEIGH)}")
         words = "the ridge solver knows pairs only; choices of a softmax need adam"
         require(not train.softmax, words)
@@ -93,18 +92,10 @@ class JointProblem:
         self.user = train.user.to(device)
         self.votes = train.votes.to(device)  # (n,)
         self.everything = torch.ones_like(self.user, dtype=torch.bool)  # (n,) all pairs count
-        sizes = number.bincount().tolist()
-        self.rows = number.argsort(stable=True).split(sizes)  # of each part of X
         self.example = torch.zeros((), device=device)  # float32
-        self.X = [*Rows.apart(train, self.example, self.rows)]
-
-        def add_squares(total, _, x):
-            total.add_(x.square().sum(dtype=torch.float64))
-
-        square = 0.0
-        for X in self.X:
-            square += accumulate(X, torch.zeros_like(self.votes[0]), add_squares).item()
-        square /= len(train)  # mean of |x|^2
+        folds = number.argsort(stable=True).split(number.bincount().tolist())
+        self.left_out = LeftOut.of_each(train, self.example, folds)
+        square = sum(some.sum_of_squares() for some in self.left_out) / len(train)  # mean of |x|^2
         self.unit = LOGIT_SCALE / math.sqrt(square) if square else LOGIT_SCALE
         head = torch.zeros(self.d, 1, device=device)
         if V_ref is not None:
@@ -132,9 +123,11 @@ class JointProblem:
 
     def products(self, Vs):
         """Z = X @ V of each V: (n, d) @ (d, K) -> [(n, K), ..]"""
-        order = torch.cat(self.rows).argsort()  # (n,) from part by part to pair by pair
-        parts = [TallProduct.apply(X, *Vs) for X in self.X]
-        return [torch.cat(Z)[order] for Z in zip(*parts)]
+        order = torch.cat(
+            [some.pairs for some in self.left_out]
+        ).argsort()  # (n,) from fold by fold to pair by pair
+        Zs = [some.products(Vs) for some in self.left_out]
+        return [torch.cat(Z)[order] for Z in zip(*Zs)]
 
     def weights(self, counted):
         """q_ij of the pairs of a mask (n,), and q_i: (n,), (C,)"""
@@ -170,21 +163,20 @@ class JointProblem:
         of_pairs = torch.stack([weight for weight, _ in weights])
         of_fits = [spreads[form] for form in forms]
 
-        reads = []  # (part of X, whose each pair is, the fits that count some of them, and how much)
-        for X, rows in zip(self.X, self.rows):
-            weight = of_pairs[:, rows]  # (F, m)
+        reads = []  # (LeftOut, whose each pair is, the fits that count some of them, and how much)
+        for some in self.left_out:
+            weight = of_pairs[:, some.pairs]  # (F, m)
             fits = weight.any(1).nonzero().flatten()
             if len(fits):
-                reads.append((X, self.user[rows], fits, weight[fits]))
+                reads.append((some, self.user[some.pairs], fits, weight[fits]))
 
         def losses(theta):
             parts = theta.split(sizes)
             Vs, Ws = zip(*map(self.solution, parts, forms, of_fits))
             nlls = theta.new_zeros(len(parts))  # (F,)
-            for X, user, fits, weight in reads:
+            for some, user, fits, weight in reads:
                 V_and_W = [*map(Vs.__getitem__, fits)], [*map(Ws.__getitem__, fits)]
-                of_part = joint_likelihoods(X, *V_and_W, user, weight)
-                nlls = nlls.index_add(0, fits, torch.stack(of_part))
+                nlls = nlls.index_add(0, fits, torch.stack(some.likelihoods(*V_and_W, user, weight)))
             values = []
             for part, form, nll, W, q in zip(parts, forms, nlls, Ws, weights):
                 values.append(self.loss(part, form.K, nll, W, *q))
@@ -205,9 +197,9 @@ class JointProblem:
 
         # (C, d) minus the gradient of each user's part of (R1)
         G = self.example.new_zeros(self.C, self.d)
-        for X, rows in zip(self.X, self.rows):
-            if pull[rows].any():
-                G += self.pulls(X, rows, pull)
+        for some in self.left_out:
+            if pull[some.pairs].any():
+                G += some.pulls(self.user[some.pairs], self.C, pull[some.pairs])
         for K in ranks:  # each by itself, so that none has other bits for the others' sake
             directions = leading_directions(G, min(K - 1, *G.shape)).double()  # (r, d)
             scores = G.double() @ directions.T  # (C, d) @ (d, r)
@@ -216,16 +208,6 @@ class JointProblem:
             corner = corner.to(directions)[:, : len(directions)]  # (K, r), rows of equal length
             D = F.normalize(corner @ directions, dim=1)  # (K, r) @ (r, d)
             yield D * math.sqrt(self.d) / p, scores @ corner.T  # (C, r) @ (r, K)
-
-    def pulls(self, X, numbers, pull):
-        """Each user's sum of pull * x over a part of X, whose pairs have these numbers. (C, d)"""
-        user = self.user[numbers]
-        pull = pull[numbers].unsqueeze(1)
-
-        def add(total, rows, x):
-            total.index_add_(0, user[rows], x * pull[rows])
-
-        return accumulate(X, self.example.new_zeros(self.C, self.d), add)
 
 
 def leading_directions(G, r):
