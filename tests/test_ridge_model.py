@@ -62,8 +62,9 @@ def test_loss_and_gradient_equal_the_double_loop(losses, weigh):
     of_fits = [form for form in forms for _ in masks]
     by_fit = zip(theta.split([len(t) for t in flat]), of_fits, masks * 3)
     expected = torch.stack([by_hand(*fit) for fit in by_fit])
-    found = losses[0](theta)
-    assert torch.allclose(found, expected, rtol=1e-6)
+    found = losses[0](theta, range(6))
+    some = losses[0](theta, [1, 4])
+    assert torch.allclose(found, expected, rtol=1e-6) and torch.allclose(some, expected[[1, 4]], rtol=1e-6)
     gradients = [torch.autograd.grad(value.sum(), theta)[0] for value in (found, expected)]
     assert torch.allclose(*gradients, rtol=1e-4, atol=1e-6)
 
@@ -112,7 +113,7 @@ def test_pairs_of_the_same_two_replies_are_as_good_as_differences_of_their_own(l
     answers = []
     for problem in problems:
         problem.descend({form: [theta]}, {form: Spreads(0.7, 1.3)}, [pair > 3], 1)
-        value = losses[-1](theta)
+        value = losses[-1](theta, [0])
         starts = problem.corners([3], pair > 3, Z, 1.3)
         parts = [
             value,

@@ -14,13 +14,15 @@ SHORTEST = 1e-9  # step length at which a problem is given up
 
 
 def minimise(loss, theta, sizes, passes, tolerance=TOLERANCE):
-    """theta (D,) that minimises loss (D,) -> (F,), its first sizes[0] numbers being problem 0, and so on.
+    """theta (D,) that minimises F losses, its first sizes[0] numbers being problem 0, and so on.
 
-    Each problem has its own curvature and step length: one that did not gain enough tries a shorter
-    step in the next pass while the others go on. Ends when all are done, or after so many passes.
+    loss(theta, problems): that of each of some problems, by their numbers, which none but their own part of theta
+    changes. Each has its own curvature and step length: one that did not gain enough tries a shorter step in the
+    next pass while the others go on. Ends when all are done, or after so many passes.
     torch.optim.LBFGS solves one problem at a time (Nocedal and Wright, Numerical Optimization, 7.2).
     """
-    at = evaluate(loss, theta)
+    todo = [*range(len(sizes))]
+    at = evaluate(loss, theta, todo, theta.new_zeros(len(sizes)))
     curvature = Curvature(at, sizes)
     owner = curvature.owner
     direction = curvature.quasi_newton_step(at.grad)
@@ -28,7 +30,7 @@ def minimise(loss, theta, sizes, passes, tolerance=TOLERANCE):
     done = curvature.dot(at.grad, at.grad) == 0
     for _ in range(passes):
         slope = curvature.dot(at.grad, direction)
-        trial = evaluate(loss, at.theta + torch.where(done, 0, size)[owner] * direction)
+        trial = evaluate(loss, at.theta + torch.where(done, 0, size)[owner] * direction, todo, at.value)
         accepted = (trial.value <= at.value + SUFFICIENT * size * slope) & ~done
         curvature.remember(at, trial, accepted)
         little = at.value - trial.value <= tolerance * at.value.abs()
@@ -38,7 +40,8 @@ def minimise(loss, theta, sizes, passes, tolerance=TOLERANCE):
         moved = accepted[owner]
         theta = torch.where(moved, trial.theta, at.theta)
         at = Point(theta, value, torch.where(moved, trial.grad, at.grad))
-        if agreed(bool(done.all())):
+        todo = agreed(~done).nonzero().flatten().tolist()
+        if not todo:
             break
         direction = torch.where(moved, curvature.quasi_newton_step(at.grad), direction)
     return agreed(at.theta)
@@ -50,12 +53,13 @@ class Point(NamedTuple):
     grad: torch.Tensor  # (D,)
 
 
-def evaluate(loss, theta):
-    """The Point theta."""
+def evaluate(loss, theta, problems, values):
+    """The Point theta, of all but some problems with these values (F,) and without a gradient."""
     theta = agreed(theta.detach()).requires_grad_()
-    value = loss(theta)
+    value = loss(theta, problems)
     (grad,) = torch.autograd.grad(value.sum(), theta)
-    return Point(theta.detach(), agreed(value.detach()), agreed(grad))
+    value = values.index_copy(0, torch.tensor(problems, device=values.device), value.detach())
+    return Point(theta.detach(), agreed(value), agreed(grad))
 
 
 def shorter_step(size, slope, change):

@@ -163,23 +163,26 @@ class JointProblem:
         of_pairs = torch.stack([weight for weight, _ in weights])
         of_fits = [spreads[form] for form in forms]
 
-        reads = []  # (LeftOut, whose each pair is, the fits that count some of them, and how much)
+        reads = []  # (LeftOut, whose each pair is, how much it counts in each fit, the fits in which some count)
         for some in self.left_out:
             weight = of_pairs[:, some.pairs]  # (F, m)
-            fits = weight.any(1).nonzero().flatten()
-            if len(fits):
-                reads.append((some, self.user[some.pairs], fits, weight[fits]))
+            reads.append((some, self.user[some.pairs], weight, weight.any(1).tolist()))
 
-        def losses(theta):
+        def losses(theta, fits):
             parts = theta.split(sizes)
-            Vs, Ws = zip(*map(self.solution, parts, forms, of_fits))
-            nlls = theta.new_zeros(len(parts))  # (F,)
-            for some, user, fits, weight in reads:
-                V_and_W = [*map(Vs.__getitem__, fits)], [*map(Ws.__getitem__, fits)]
-                nlls = nlls.index_add(0, fits, torch.stack(some.likelihoods(*V_and_W, user, weight)))
-            values = []
-            for part, form, nll, W, q in zip(parts, forms, nlls, Ws, weights):
-                values.append(self.loss(part, form.K, nll, W, *q))
+            Vs = {}
+            Ws = {}
+            nlls = {}
+            for i in fits:
+                Vs[i], Ws[i] = self.solution(parts[i], forms[i], of_fits[i])
+                nlls[i] = 0.0
+            for some, user, weight, counts in reads:
+                reading = [i for i in fits if counts[i]]
+                if reading:
+                    V_and_W = [*map(Vs.get, reading)], [*map(Ws.get, reading)]
+                    for i, nll in zip(reading, some.likelihoods(*V_and_W, user, weight[reading])):
+                        nlls[i] = nlls[i] + nll
+            values = [self.loss(parts[i], forms[i].K, nlls[i], Ws[i], *weights[i]) for i in fits]
             return torch.stack(values)
 
         solved = minimise(losses, torch.cat(flat), sizes, passes, tolerance).split(sizes)
