@@ -90,26 +90,28 @@ def test_rank_one_is_logistic_regression_with_the_same_ridge(weigh):
     assert np.allclose(V.flatten(), expected, atol=2e-2 * np.abs(expected).max())
 
 
-def test_pairs_of_the_same_two_replies_are_as_good_as_differences_of_their_own(losses):
-    """In one order or the other, of a person again and again; 40 pairs of 12, so that X has a row left over."""
+def test_pairs_of_the_same_two_replies_are_as_good_as_differences_of_their_own(losses, monkeypatch):
+    """In one order or the other, of a person again and again; also where X is formed anew for each pass."""
     torch.manual_seed(7)
-    pair = torch.randint(12, (40,))
-    flip = torch.randint(2, (40,))
+    pair = torch.randint(36, (160,))
+    flip = torch.randint(2, (160,))
     chosen = 2 * pair + flip
-    table = torch.randn(24, 5)
-    user = torch.arange(4).repeat_interleave(10)
+    table = torch.randn(72, 5)
+    user = torch.arange(4).repeat_interleave(40)
     shared = Comparisons(table, user, tuple("abcd"), chosen, chosen ^ 1)
     apart = Comparisons(table[chosen] - table[chosen ^ 1], user, tuple("abcd"))
     problems = [JointProblem(data, HEAD[:5], "cpu", "pairs", pair % 2) for data in (shared, apart)]
+    monkeypatch.setattr("lore.fit.rows.memory", lambda device: 0)
+    problems.append(JointProblem(shared, HEAD[:5], "cpu", "pairs", pair % 2))
     rows = [
         [len(some.X.left_over) + some.X.b * some.X.r for some in problem.left_out] for problem in problems
     ]
-    assert rows[0] == [len(pair[pair % 2 == fold].unique()) for fold in range(2)]
+    assert rows[0] == rows[2] == [len(pair[pair % 2 == fold].unique()) for fold in range(2)]
     assert rows[1] == (pair % 2).bincount(minlength=2).tolist()
     form = Form(3, True)
     theta = torch.randn(sum(problems[0].sizes(3))).double().requires_grad_()
     V = torch.randn(5, 2)
-    Z = torch.randn(40, 1).double()
+    Z = torch.randn(160, 1).double()
     answers = []
     for problem in problems:
         problem.descend({form: [theta]}, {form: Spreads(0.7, 1.3)}, [pair > 3], 1)
@@ -122,8 +124,9 @@ def test_pairs_of_the_same_two_replies_are_as_good_as_differences_of_their_own(l
             *problem.products([V]),
         ]
         answers.append([*parts, *[part for start in starts for part in start]])
-    for ours, expected in zip(*answers):
+    for ours, expected, anew in zip(*answers):
         assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(anew, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_unknown_weigh_is_refused():

@@ -43,12 +43,12 @@ class Rows:
         Where a process's share would take more than half of its memory, it is not held but formed
         anew, from the table on disk, whenever it is read.
         """
-        return cls.formed(data, like, fits_in_memory(data, like))
+        return cls.formed(data, like, fits_in_memory(len(data), data.num_features, like))
 
     @classmethod
     def apart(cls, data, like, parts):
-        """The same of each of several sets of pairs (m,), numbers of them that ascend: yields Rows"""
-        held = fits_in_memory(data, like)
+        """The same of each of several sets of pairs, (m,) of their numbers: yields Rows"""
+        held = fits_in_memory(sum(map(len, parts)), data.num_features, like)
         for rows in parts:
             yield cls.formed(SomePairs(data, rows.to(data.user.device)), like, held)
 
@@ -121,14 +121,14 @@ def blocks_of_processes():
 # ------------------------------------------------------------------------------------------------
 
 
-def fits_in_memory(data, like):
-    """Whether this process's share of all differences takes no more than half of its memory."""
-    share = len(data) // ROW_BLOCKS * blocks_of_processes()[rank()]
-    needed = share * data.num_features * like.element_size()
+def fits_in_memory(n, d, like):
+    """Whether this process's share of X (n, d) takes no more than half of its memory."""
+    share = n // ROW_BLOCKS * blocks_of_processes()[rank()]
+    needed = share * d * like.element_size()
     most = memory(like.device) / 2
     if needed > most:
         print(
-            f"{len(data)} pairs take {needed / 1e9:.1f} GB, half of the memory is"
+            f"{n} pairs take {needed / 1e9:.1f} GB, half of the memory is"
             f" {most / 1e9:.1f} GB: they are read anew in every pass"
         )
     return needed <= most
