@@ -44,7 +44,7 @@ class LeftOut(NamedTuple):
         position = torch.empty_like(row)  # of a row of X within the piece that is read
 
         def add(total, rows, x):
-            position.fill_(-1)[rows] = torch.arange(len(rows), device=rows.device)
+            position.fill_(-1)[rows] = torch.arange(len(rows), device=row.device)
             at = position[row]
             (there,) = torch.where(at >= 0)
             total.index_add_(0, user[there], x[at[there]] * pull[there].unsqueeze(1))
