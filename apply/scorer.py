@@ -3,6 +3,7 @@
 from queries import NoReply
 
 from lore.common import InputError, require
+from lore.text.conversations import distinct
 from lore.text.throughput import Tally
 from lore.text.tokens import ReplyTooLong
 from lore.upstream_values import finite_number
@@ -40,9 +41,9 @@ class Scorer:
 
     def vectors(self, talks):
         """(talks, d)"""
+        unique, rows = distinct(talks)
         with Tally(0) as tally:
-            table, rows = self.encoder.embed_distinct(talks, tally)
-        return table[rows]
+            return self.encoder.embed_counted(unique, tally)[rows]
 
     def of_vectors(self, table, users):
         """The same of their vectors: (talks,)"""

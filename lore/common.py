@@ -38,7 +38,8 @@ def told_as(text, *kinds, then=""):
     except InputError:
         raise
     except kinds as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        silent = "an empty file" if isinstance(error, EOFError) else type(error).__name__
+        reason = (str(error).strip().splitlines() or [silent])[0]
         raise InputError(f"{text} ({reason}); {then}" if then else f"{text}: {reason}") from error
 
 

@@ -35,7 +35,10 @@ class LeftOut(NamedTuple):
         """joint_likelihoods of these pairs."""
         if self.row is None:
             return joint_likelihoods(self.X, Vs, Ws, user, weight)
-        return [negative_log_likelihood(Z, W, user, q) for Z, W, q in zip(self.products(Vs), Ws, weight)]
+        nlls = []
+        for Z, W, q in zip(self.products(Vs), Ws, weight):
+            nlls.append(negative_log_likelihood(Z, W, user, q))
+        return nlls
 
     def pulls(self, user, C, pull):
         """Each user's sum of pull * x. user, pull: (m,) -> (C, d)"""

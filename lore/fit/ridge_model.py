@@ -182,7 +182,9 @@ class JointProblem:
                     V_and_W = [*map(Vs.get, reading)], [*map(Ws.get, reading)]
                     for i, nll in zip(reading, some.likelihoods(*V_and_W, user, weight[reading])):
                         nlls[i] = nlls[i] + nll
-            values = [self.loss(parts[i], forms[i].K, nlls[i], Ws[i], *weights[i]) for i in fits]
+            values = []
+            for i in fits:
+                values.append(self.loss(parts[i], forms[i].K, nlls[i], Ws[i], *weights[i]))
             return torch.stack(values)
 
         solved = minimise(losses, torch.cat(flat), sizes, passes, tolerance).split(sizes)

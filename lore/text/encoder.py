@@ -345,17 +345,21 @@ class Encoder:
         """
         unique, row_of = distinct(conversations)
         first = dict(zip(row_of[::-1], (lines or [])[::-1]))
+        return self.embed_counted(unique, tally, first), torch.tensor(row_of)
+
+    def embed_counted(self, unique, tally, lines=None):
+        """Vectors of distinct conversations, (c, d); lines: {number: where it stands}."""
         parts = split_into_parts(unique, self.packs)
         texts = [[unique[i] for i in rows] for rows in parts]
         table = torch.empty(len(unique), self.num_features, dtype=self.dtype)
         for rows, part, embedded in zip(parts, texts, self.embed_parts(texts, tally)):
             for number in embedded.left_out[:1]:
-                where = f"{first[rows[number]]}: " if first else ""
+                where = f"{lines[rows[number]]}: " if lines else ""
                 limit = f"more than {self.tokeniser.longest} tokens (--max_length)"
                 reply = part[number][-1]["content"]
                 raise ReplyTooLong(f"{where}{limit} for the reply alone: {reply[:60]!r}")
             table[rows] = embedded.table
-        return table, torch.tensor(row_of)
+        return table
 
 
 def encoder_of(args):
