@@ -39,23 +39,19 @@ def test_a_head_under_another_name(head, tokenizer, tmp_path):
 
 
 def test_a_reward_model_has_a_template_and_a_head(reward_model, text_encoder, tokenizer, tmp_path):
-    with pytest.raises(InputError, match="has no chat template"):
-        encoder(text_encoder).embed(TALKS)
-    for architecture, outputs, words in (
-        ("LlamaForCausalLM", 1, "lacks score.weight"),
-        ("LlamaForSequenceClassification", 2, r"score.weight has shape \(2, 32\), not \(1, 32\)"),
+    no_head = a_model("LlamaForCausalLM", tmp_path / "no head", tokenizer)
+    two = a_model("LlamaForSequenceClassification", tmp_path / "two", tokenizer, num_labels=2)
+    for folder, options, words in (
+        (text_encoder, {}, "has no chat template"),
+        (no_head, {}, "lacks score.weight"),
+        (two, {}, r"score.weight has shape \(2, 32\), not \(1, 32\)"),
+        (tmp_path / "nothing", {}, "cannot be loaded"),
+        (reward_model, {"pooling": "max"}, "pooling = max"),
+        (reward_model, {"attention": "flash_attention_2"}, "flash_attention_2: only with --no-share"),
+        (reward_model, {"dtype": "int8"}, "dtype: use auto"),
     ):
-        folder = a_model(architecture, tmp_path / architecture, tokenizer, num_labels=outputs)
         with pytest.raises(InputError, match=words):
-            encoder(folder).embed(TALKS)
-    with pytest.raises(InputError, match="cannot be loaded"):
-        encoder(tmp_path / "nothing").embed(TALKS)
-    with pytest.raises(InputError, match="pooling = max"):
-        encoder(reward_model, "max")
-    with pytest.raises(InputError, match="attention = flash_attention_2: only with --no-share"):
-        encoder(reward_model, attention="flash_attention_2")
-    with pytest.raises(InputError, match="dtype: use auto"):
-        encoder(reward_model, dtype="int8")
+            encoder(folder, **options).embed(TALKS)
 
 
 def prefixed(weights, prefix):
@@ -100,18 +96,15 @@ def test_weights_of_another_model_are_refused(reward_model, tmp_path, change, wo
 
 def test_weights_that_may_lack_or_be_left_over(reward_model, text_encoder, tmp_path):
     """A prefix that transformers takes off; an old buffer, a language model's head, the bias of a head; a pooler."""
-    more = {
-        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
-        "lm_head.weight": torch.ones(9, 32),
-        "score.bias": torch.ones(1),
-    }
-    expected = encoder(reward_model).embed(TALKS)
-    for name, change in (("more", lambda w: w | more), ("prefix", lambda w: prefixed(w, "model."))):
-        folder = rewritten(reward_model, tmp_path / name, change)
-        assert torch.equal(encoder(folder).embed(TALKS), expected)
-    bare = rewritten(text_encoder, tmp_path / "bare", lambda w: without(w, "pooler."))
-    expected = encoder(text_encoder, "mean").embed(TALKS)
-    assert torch.equal(encoder(bare, "mean").embed(TALKS), expected)
+    more = {"lm_head.weight": torch.ones(9, 32), "score.bias": torch.ones(1)}
+    more["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    for name, model, pooling, change in (
+        ("more", reward_model, "last", lambda w: w | more),
+        ("prefix", reward_model, "last", lambda w: prefixed(w, "model.")),
+        ("bare", text_encoder, "mean", lambda w: without(w, "pooler.")),
+    ):
+        folder = rewritten(model, tmp_path / name, change)
+        assert torch.equal(encoder(folder, pooling).embed(TALKS), encoder(model, pooling).embed(TALKS))
     folder = rewritten(text_encoder, tmp_path / "wrapped", lambda w: prefixed(w, "student."))
     with pytest.raises(InputError, match=r"it lacks embeddings\.word_embeddings.weight"):
         encoder(folder, "mean").embed(TALKS)
@@ -151,38 +144,33 @@ def test_a_damaged_folder_is_one_line(reward_model, tmp_path, file):
             encoder(folder).embed(TALKS)
 
 
-PLAIN = {"rope_type": "default", "rope_theta": 1e4}
-
-
-@pytest.mark.parametrize(
-    "parameters, switch",
-    [
-        (LONGROPE, 60),
-        (PLAIN, math.inf),
-        ({**PLAIN, "rope_type": "dynamic", "factor": 2.0}, math.inf),
-        ({"full_attention": LONGROPE, "sliding_attention": PLAIN}, 60),  # by the kind of layer
-    ],
-)
-def test_where_rotary_positions_switch(parameters, switch):
+def test_where_rotary_positions_switch():
     from transformers import LlamaConfig
 
+    plain = {"rope_type": "default", "rope_theta": 1e4}
     config = LlamaConfig(hidden_size=32, num_attention_heads=4, max_position_embeddings=128)
-    config.rope_parameters = parameters
-    assert rotary_switch(config) == switch
+    for parameters, switch in (
+        (LONGROPE, 60),
+        (plain, math.inf),
+        ({**plain, "rope_type": "dynamic", "factor": 2.0}, math.inf),
+        ({"full_attention": LONGROPE, "sliding_attention": plain}, 60),  # by the kind of layer
+    ):
+        config.rope_parameters = parameters
+        assert rotary_switch(config) == switch
 
 
-@pytest.mark.parametrize(
-    "family, options, positions",
-    [
-        ("Roberta", {"max_position_embeddings": 20, "pad_token_id": 1}, 18),
-        # a layer of its own kind
-        ("IBert", {"max_position_embeddings": 20, "pad_token_id": 1}, 18),
-        ("OPT", {"max_position_embeddings": 20, "ffn_dim": 16, "word_embed_proj_dim": 16}, 20),
-        ("GPT2", {"n_positions": 20}, 20),
-        ("Mamba", {}, math.inf),
-        ("XLNet", {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16}, math.inf),  # it says -1
-    ],
-)  # fmt: skip
+TWENTY = {"max_position_embeddings": 20}
+POSITIONS = [
+    ("Roberta", TWENTY | {"pad_token_id": 1}, 18),
+    ("IBert", TWENTY | {"pad_token_id": 1}, 18),  # a layer of its own kind
+    ("OPT", TWENTY | {"ffn_dim": 16, "word_embed_proj_dim": 16}, 20),
+    ("GPT2", {"n_positions": 20}, 20),
+    ("Mamba", {}, math.inf),
+    ("XLNet", {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16}, math.inf),  # it says -1
+]
+
+
+@pytest.mark.parametrize("family, options, positions", POSITIONS)
 def test_positions_of_tables_of_configurations_and_of_neither(family, options, positions):
     import transformers
 

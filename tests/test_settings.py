@@ -6,8 +6,7 @@ from itertools import chain
 import pytest
 from conftest import ROOT, assert_one_line_error, call_script, printed
 
-from lore import sweep_settings
-from lore.settings import defaults_of, stated
+from lore.settings import stated
 
 SHARED = """# ---------------------- settings ---
 name = "a"  # of the text
@@ -75,9 +74,3 @@ def test_help_says_what_every_setting_means(script):
         assert meaning, f"{name} does not say on its line what it means"
     if script.stem in ("train_basis", "vary_fewshot"):
         assert "--planted_" in out  # both read what people.py plants
-
-
-def test_defaults_are_those_of_the_block():
-    assert vars(defaults_of(sweep_settings, seed=3, device="cpu")) == {
-        "repeats": 1, "resplit": False, "mark_best": True, "baselines": False, "device": "cpu", "seed": 3,
-    }  # fmt: skip
