@@ -56,16 +56,14 @@ def test_results_that_cannot_be_written_are_told_before_the_fits(tmp_path):
 
 
 def test_a_missing_device_is_refused():
-    with pytest.raises(InputError, match="device = cuda:99"):
-        common.pick_device("cuda:99")
-    with pytest.raises(InputError, match="use auto, cpu, cuda"):
-        common.pick_device("abacus")
+    for name, words in (("cuda:99", "device = cuda:99"), ("abacus", "use auto, cpu, cuda")):
+        with pytest.raises(InputError, match=words):
+            common.pick_device(name)
     assert common.pick_device("cpu") == torch.device("cpu")
 
 
 def test_progress_in_a_log_file_is_a_line_now_and_then(capsys, monkeypatch):
-    for _ in common.progress(range(50), "short"):
-        pass
+    assert [*common.progress(range(50), "short")] == [*range(50)]
     assert capsys.readouterr().err == ""  # done before a bar would appear
     monkeypatch.setattr(common, "QUIET_SECONDS", 0.0)
     monkeypatch.setattr(common, "LOG_SECONDS", 0.1)
@@ -84,8 +82,7 @@ def started(main, out=None, err=None):
     """Exit status of a script's main in a process forked from this one; out, err: its streams, out() opens one."""
     child = os.fork()
     if child == 0:
-        sys.stdout = out and out()
-        sys.stderr = err
+        sys.stdout, sys.stderr = out and out(), err
         try:
             common.start(main)
         except SystemExit as ending:
@@ -98,29 +95,29 @@ def started(main, out=None, err=None):
 def test_no_end_leaves_a_traceback_or_half_a_file(tmp_path):
     reader, writer = os.pipe()
     os.close(reader)  # it has read enough
+    output, file = tmp_path / "out", tmp_path / "file"
     endings = {
-        "a terminated run": ("terminate", partial(open, tmp_path / "out", "w"), 143, ["interrupted"]),
-        "a reader that has gone": ("print", partial(os.fdopen, writer, "w"), 141, []),
-        "a full disk": ("print", partial(open, "/dev/full", "w"), 2, [FULL]),
-        "closed streams": ("print", None, 0, []),
-        "a terminal of ASCII": ("print", partial(open, tmp_path / "out", "w", encoding="ascii"), 0, []),
+        "a terminated run": (partial(open, output, "w"), 143, ["interrupted"]),
+        "a reader that has gone": (partial(os.fdopen, writer, "w"), 141, []),
+        "a full disk": (partial(open, "/dev/full", "w"), 2, [FULL]),
+        "closed streams": (None, 0, []),
+        "a terminal of ASCII": (partial(open, output, "w", encoding="ascii"), 0, []),
     }
 
     def main():
-        with common.written_whole(tmp_path / "file") as file:
-            file.write_text("half")
-            if what == "terminate":
+        with common.written_whole(file) as half:
+            half.write_text("half")
+            if status == 143:
                 os.kill(os.getpid(), signal.SIGTERM)
         print("±")
 
-    for ending, (what, out, status, told) in endings.items():
-        (tmp_path / "file").unlink(missing_ok=True)
+    for ending, (out, status, told) in endings.items():
+        file.unlink(missing_ok=True)
         with open(tmp_path / "err", "w") as err:
             assert started(main, out, err if out else None) == status, ending
         assert (tmp_path / "err").read_text().splitlines() == told, ending
-        there = {file.name for file in tmp_path.iterdir()}
-        assert there == ({"out", "err", "file"} if what == "print" else {"out", "err"}), ending
-    assert (tmp_path / "out").read_text() == "?\n"
+        assert {*tmp_path.iterdir()} == {output, tmp_path / "err", *[file] * (status != 143)}, ending
+    assert output.read_text() == "?\n"
 
 
 def test_the_backend_of_a_notebook_ends_no_run(monkeypatch):

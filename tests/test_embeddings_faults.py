@@ -118,6 +118,14 @@ def assert_done(path, undisturbed):
     assert {file.name for file in path.parent.iterdir()} == {"train.parquet", "train.safetensors"}
 
 
+def interrupted(model, path, what=interrupt, ending=KeyboardInterrupt, words="", **options):
+    """Two parts are finished, then Ctrl-C or something else: what there is of it."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ending, match=words):
+        patch.setattr(embeddings, "save_file", at_third_part(what))
+        embed(model, path, **options)
+    return parts(path)
+
+
 def test_a_run_killed_within_a_part_goes_on(reward_model, tmp_path, undisturbed, monkeypatch, capsys):
     path = tmp_path / "train"
     assert in_processes(1, reward_model, path, killed=0) == [-signal.SIGKILL]
@@ -153,7 +161,7 @@ def test_an_end_at_the_end_loses_nothing(reward_model, tmp_path, undisturbed, en
     assert capsys.readouterr().out.strip().endswith("done already")
 
 
-def test_a_full_disk_ends_it_with_one_line_and_it_goes_on(reward_model, tmp_path, undisturbed, monkeypatch):
+def test_a_full_disk_ends_it_with_one_line_and_it_goes_on(reward_model, tmp_path, undisturbed):
     """A limit to the size of a file stands for it."""
     path = tmp_path / "train"
 
@@ -165,23 +173,11 @@ def test_a_full_disk_ends_it_with_one_line_and_it_goes_on(reward_model, tmp_path
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embeddings, "save_file", at_third_part(fill))
-        words = r"train.parts/00002.safetensors cannot be written: .*File too large"
-        with pytest.raises(InputError, match=words):
-            embed(reward_model, path)
-    assert len(parts(path)) == 2 and not list(Path(f"{path}.parts").glob("*.tmp"))
+    words = r"train.parts/00002.safetensors cannot be written: .*File too large"
+    assert len(interrupted(reward_model, path, fill, InputError, words)) == 2
+    assert not list(Path(f"{path}.parts").glob("*.tmp"))
     embed(reward_model, path)
     assert_done(path, undisturbed)
-
-
-def interrupted(model, path, **options):
-    """Two parts are finished, then Ctrl-C."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embeddings, "save_file", at_third_part(interrupt))
-        with pytest.raises(KeyboardInterrupt):
-            embed(model, path, **options)
-    return parts(path)
 
 
 def test_damaged_parts_are_made_again(reward_model, tmp_path, undisturbed, capsys):
@@ -206,11 +202,18 @@ def test_damaged_parts_are_made_again(reward_model, tmp_path, undisturbed, capsy
     assert_done(path, undisturbed)
 
 
-def test_a_second_process_on_the_same_output_is_refused(reward_model, tmp_path, undisturbed):
+def test_a_second_process_and_too_little_disk_are_told_before_the_start(
+    reward_model, tmp_path, undisturbed, monkeypatch
+):
     path = tmp_path / "train"
-    words = rf"train.parts is being written by process {os.getpid()} on .*; wait, or"
-    with lock_folder(Path(f"{path}.parts")), pytest.raises(InputError, match=words):
-        embed(reward_model, path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "forward", lambda *_: pytest.fail("begun"))
+        words = rf"train.parts is being written by process {os.getpid()} on .*; wait, or"
+        with lock_folder(Path(f"{path}.parts")), pytest.raises(InputError, match=words):
+            embed(reward_model, path)
+        patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 4000))
+        with pytest.raises(InputError, match=r"train.parts: needs 0.01 MB of disk, 0.00 MB are free"):
+            embed(reward_model, path)
     embed(reward_model, path)
     assert_done(path, undisturbed)
 
@@ -250,10 +253,3 @@ def test_a_run_that_was_begun_in_another_way_is_refused(reward_model, tmp_path):
     assert parts(path) == finished
     embed(model, path, batch_tokens=100)  # less memory is no other run
     assert len(load_split(path, "").table) == 24
-
-
-def test_too_little_disk_is_known_before_the_start(reward_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 4000))
-    monkeypatch.setattr(Encoder, "forward", lambda *_: pytest.fail("begun"))
-    with pytest.raises(InputError, match=r"train.parts: needs 0.01 MB of disk, 0.00 MB are free"):
-        embed(reward_model, tmp_path / "train")
