@@ -118,7 +118,7 @@ def assert_done(path, undisturbed):
     assert {file.name for file in path.parent.iterdir()} == {"train.parquet", "train.safetensors"}
 
 
-def interrupted(model, path, what=interrupt, ending=KeyboardInterrupt, words="", **options):
+def interrupted(model, path, what=interrupt, ending=KeyboardInterrupt, words=None, **options):
     """Two parts are finished, then Ctrl-C or something else: what there is of it."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ending, match=words):
         patch.setattr(embeddings, "save_file", at_third_part(what))
