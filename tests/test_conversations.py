@@ -69,6 +69,7 @@ BROKEN = [
     ("flipped.json.gz", flipped(packed(TEXT.encode() * 500)), "damaged file"),
     ("latin.json", TEXT.encode() + b'{"a": "\xe9"}\n', "latin.json: .*save it as UTF-8"),
     ("a.pkl", b"\x80\x04\x95\xff", "a.pkl: damaged file .*no text"),
+    ("a.parquet", "no table", "a.parquet cannot be read: "),
 ]
 BROKEN_LISTS = [
     ('[{"a": 1}, 1]', "a.json, row 1: not a JSON object"), ("[" * 100_000, "row 0: broken JSON"),
@@ -154,9 +155,7 @@ def test_rows_of_a_table_are_counted_whatever_its_index(tmp_path):
         assert found[2][0] == f"{tmp_path / name}, {place}"
     frame.set_index("a").to_parquet(tmp_path / "named.parquet")
     assert [row for _, row in read_rows(tmp_path / "named.parquet")] == frame.to_dict("records")
-    (tmp_path / "b.parquet").write_text("no table")
-    with pytest.raises(InputError, match=r"b.parquet cannot be read: "):
-        list(read_rows(tmp_path / "b.parquet"))
+
 
 
 def test_hidden_files_and_second_copies_are_not_read(tmp_path, capsys):
