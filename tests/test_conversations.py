@@ -157,7 +157,6 @@ def test_rows_of_a_table_are_counted_whatever_its_index(tmp_path):
     assert [row for _, row in read_rows(tmp_path / "named.parquet")] == frame.to_dict("records")
 
 
-
 def test_hidden_files_and_second_copies_are_not_read(tmp_path, capsys):
     (tmp_path / "a.json").write_text(TEXT)
     (tmp_path / "._a.json").write_bytes(b"\x00\x05\x16\x07 of macOS")
