@@ -21,8 +21,6 @@ Writes: --output, JSON lines: user_id, prompt, chosen, rejected, with upstream's
 Cost:   seconds. A row at a time is in memory; of scores and ranks all.
 """
 
-import gzip
-import json
 import sys
 from collections import Counter
 from itertools import combinations
@@ -34,10 +32,10 @@ sys.path.insert(0, str(HERE.parent))
 from annotation_tools import INNER, argilla, labelstudio
 from conversions import EMPTY, NAMES, TIE, Grade, arena, pairs, rankings, ratings, wide
 
-from lore.common import InputError, require, require_apart, start, written_whole
+from lore.common import InputError, require, require_apart, start
 from lore.settings import settings
 from lore.text.input_rows import judgement, prompt_key, rows_of
-from lore.text.json_text import is_nothing
+from lore.text.json_text import is_nothing, written_rows
 
 # ------------------------------------------------------------------------------- settings ---
 from_ = ""  # the layout: arena, ratings, rankings, wide, argilla, labelstudio, pairs
@@ -58,8 +56,8 @@ SUFFIXES = (".jsonl", ".json", ".ndjson")
 class Written:
     """The comparisons as they are written, and what is left out."""
 
-    def __init__(self, file):
-        self.file = file
+    def __init__(self, write):
+        self.write = write
         self.left_out = Counter()  # by the reason
         self.first = {}  # of each reason, where it is first
         self.people = Counter()  # comparisons of each
@@ -80,7 +78,7 @@ class Written:
         if "prompt_id" in outcome:
             given = self.prompt_ids.setdefault(prompt_key(judged), judged.prompt_id)
             outcome = outcome | {"prompt_id": given}
-        self.file.write(json.dumps(outcome, ensure_ascii=False) + "\n")
+        self.write(outcome)
         self.people[judged.user_id] += 1
 
     def tell(self, args):
@@ -138,12 +136,10 @@ def main():
     require(args.source, "which file? name it with --source")
     require_free(args.output)
     require_apart([args.output], [args.source])
-    opened = gzip.open if args.output.endswith(".gz") else open
-    with written_whole(args.output) as temporary:
-        with opened(temporary, "wt", encoding="utf-8") as file:
-            written = Written(file)
-            for file_and_line, outcome in outcomes_of(args):
-                written.add(file_and_line, outcome)
+    with written_rows(args.output) as write:
+        written = Written(write)
+        for file_and_line, outcome in outcomes_of(args):
+            written.add(file_and_line, outcome)
         written.tell(args)
 
 

@@ -115,8 +115,7 @@ def load_plain(path, num_features):
         else:
             V = np.load(path, allow_pickle=False)
         V = torch.as_tensor(V["V"] if isinstance(V, dict) else V).detach()
-    numbers = V.ndim in (1, 2) and V.numel() and not V.is_complex()
-    require(numbers, f"{plain}, but {tuple(V.shape)} {V.dtype}")
+    require(V.ndim in (1, 2) and V.numel() and not V.is_complex(), f"{plain}, but {tuple(V.shape)} {V.dtype}")
     if V.shape == (1, num_features):
         return V.float().T  # as score.weight of a model
     return V.float().reshape(len(V), -1)  # (d,) or (d, K) -> (d, K)

@@ -28,7 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from outputs import require_results, require_rows, written_rows
+from outputs import require_results, require_rows
 from question_formats import question_of, require_format, write_questions
 
 import saved_basis
@@ -39,6 +39,7 @@ from lore.report.pictures import plot_questions
 from lore.report.results import save_results
 from lore.settings import settings
 from lore.text.input_rows import candidates_of, identifier, is_nothing, judgements_of, rows_of
+from lore.text.json_text import written_rows
 from lore.text.spellings import as_read
 from questions import CHOSEN, RANDOM, WAYS, Pool, Posterior, is_one_for_all, most_telling
 from saved_basis import conversations_in, embedded, encoder_of_basis, open_basis

@@ -23,13 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 from doubts import Doubts
-from outputs import require_rows, written_rows
+from outputs import require_rows
 
 import saved_basis
 from lore.common import require, start
 from lore.report.text_tables import print_aligned
 from lore.settings import settings
 from lore.text.input_rows import candidates_of
+from lore.text.json_text import written_rows
 from lore.text.spellings import as_read
 from saved_basis import chosen_users, encoder_of_basis, open_basis, print_worth, scored_rows
 

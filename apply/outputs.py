@@ -5,14 +5,13 @@ A file that is there already is replaced only where the same script has written 
 is in it; links stay links; what is written is there whole, or not at all.
 """
 
-import gzip
 import json
 import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-from lore.common import require, require_apart, require_writable, written_whole
+from lore.common import require, require_apart, require_writable
 from lore.text.conversations import read_json_lines
 
 ROWS = (".jsonl", ".json", ".ndjson", "")  # suffixes of JSON lines, before .gz
@@ -78,18 +77,6 @@ def require_results(prefix, output, picture=False):
     require_ours(f"{prefix}.json", is_ours)
     if picture:
         require_ours(f"{prefix}.png", lambda _: Path(f"{prefix}.json").exists())
-
-
-@contextmanager
-def written_rows(path):
-    """write(fields), for JSON lines that are there whole in the end, or not at all; gzip by the name."""
-    opened = gzip.open if str(path).endswith(".gz") else open
-    with written_whole(path) as temporary, opened(temporary, "wt", encoding="utf-8") as file:
-
-        def write(fields):
-            file.write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
-
-        yield write
 
 
 def require_folder(path):

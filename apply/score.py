@@ -17,12 +17,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from outputs import require_rows, written_rows
+from outputs import require_rows
 
 import saved_basis
 from lore.common import start
 from lore.settings import settings
 from lore.text.input_rows import reply_of
+from lore.text.json_text import written_rows
 from saved_basis import chosen_users, encoder_of_basis, open_basis, print_worth, scored_rows
 
 # ------------------------------------------------------------------------------- settings ---

@@ -147,8 +147,7 @@ def require_apart(written, read):
     taken = {behind_links(path): path for path in read if path}
     for path in map(Path, written):
         file = behind_links(path)
-        free = file not in taken
-        require(free, f"another name is needed: would be written over {taken.get(file)}: {path}")
+        require(file not in taken, f"another name is needed: would be written over {taken.get(file)}: {path}")
         taken[file] = path
         require_writable(path)
 

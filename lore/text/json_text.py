@@ -1,12 +1,14 @@
-"""JSON: a list of it that is larger than memory, a value at a time, and what other files hold as JSON has it."""
+"""JSON: lists and lines of it that are larger than memory, a value at a time, and what other files hold as it."""
 
+import gzip
 import json
 import math
 import re
+from contextlib import contextmanager
 from decimal import Decimal
 from uuid import UUID
 
-from lore.common import InputError, require
+from lore.common import InputError, require, written_whole
 from lore.upstream_values import as_list
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, no tokenizer takes it
@@ -49,6 +51,18 @@ def values_of_list(file):
             place = end + 1
     if SPACES.sub("", text[place:] + file.read()):
         raise ValueError("more follows the list")
+
+
+@contextmanager
+def written_rows(path):
+    """write(fields), for JSON lines that are there whole in the end, or not at all; gzip by the name."""
+    opened = gzip.open if str(path).endswith(".gz") else open
+    with written_whole(path) as temporary, opened(temporary, "wt", encoding="utf-8") as file:
+
+        def write(fields):
+            file.write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
+
+        yield write
 
 
 def in_json(value, where, depth=0):

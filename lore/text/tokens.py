@@ -84,8 +84,7 @@ class Tokeniser:
         start = repr(conversation[-1]["content"][:60])
         require(tokens, f"{self.name} makes no tokens of the text {start}")
         token = f"has token {max(tokens)}, in the text {start}, but the model has {self.rows}"
-        together = max(tokens) < self.rows
-        require(together, f"the tokenizer of {self.name} {token}: they do not belong together")
+        require(max(tokens) < self.rows, f"the tokenizer of {self.name} {token}: they do not belong together")
         for what, altered in self.altered(conversation):
             is_read = altered == conversation or self.tokenise([altered])[0] != tokens
             require(is_read, f"{self.name} does not read the {what}")
