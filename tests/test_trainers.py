@@ -4,6 +4,7 @@ import pytest
 import texts
 from reward_function import reward_function
 from test_apply import by_score
+from tiny import a_model
 
 from lore.common import InputError
 from lore.fit.basis import load_basis
@@ -86,16 +87,13 @@ def test_what_cannot_be_meant_ends_the_run(basis, reward, given, words):
 
 
 @pytest.mark.parametrize("form", [standard, conversational])
-def test_trl_trains_on_them(basis, model, form, tmp_path, monkeypatch):
+def test_trl_trains_on_them(basis, tokenizer, form, tmp_path):
     """One step of GRPO with a tiny policy; what TRL has given is scored as score.py does."""
     trl = pytest.importorskip("trl", reason="TRL is missing: pip install -r requirements-dev.txt")
     from datasets import Dataset
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    words = AutoTokenizer.from_pretrained(model)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    tokens = {"pad_token_id": words.pad_token_id, "bos_token_id": 0, "eos_token_id": 1}
-    policy = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **sizes, **tokens))
+    tokens = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": 0, "eos_token_id": 1}
+    policy = a_model("LlamaForCausalLM", tmp_path / "policy", tokenizer, num_hidden_layers=1, **tokens)
     people = [None, *load_basis(basis).everybody[:3]]
     table = Dataset.from_dict({"prompt": form()[0], "user_id": people})
     reward = reward_function(basis, unscored=-1.0)
@@ -110,9 +108,7 @@ def test_trl_trains_on_them(basis, model, form, tmp_path, monkeypatch):
         output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=2, max_completion_length=6,
         max_steps=1, report_to=[], use_cpu=True, save_strategy="no", logging_steps=1, disable_tqdm=True,
     )  # fmt: skip
-    trainer = trl.GRPOTrainer(
-        model=policy, reward_funcs=noted, args=settings, train_dataset=table, processing_class=words
-    )
+    trainer = trl.GRPOTrainer(str(policy), noted, settings, table)
     trainer.train()
     ((columns, rewards),) = calls
     log = trainer.state.log_history[0]
