@@ -51,38 +51,32 @@ ABOUT_CATS = [{"prompt": f"the cat {number}?"} for number in range(8)]
 JUDGED = [{"user_id": "u", "chosen": "sat on it", "rejected": "lay"} | asked for asked in ABOUT_CATS[:4]]
 
 
+SCRIPTS = ("score", "best_of_n", "ask", "adapt", "report")
+
+
 @pytest.fixture
 def given(trained, basis, tmp_path, rows):
-    """Of each script of apply/ the basis and the input, and flags for few questions where it asks any."""
+    """Of each script of apply/ a name for its output, the basis, the input, and flags for few questions."""
     pool = texts.write(tmp_path / "pool.jsonl", [PAIR | asked for asked in ABOUT_CATS])
     return {
-        "score": (basis, rows),
-        "best_of_n": (basis, pool),
-        "ask": (basis, pool, "--questions", 2, "--trials", 3),
-        "adapt": (basis, texts.write(tmp_path / "new.jsonl", JUDGED)),
-        "report": (None, trained / "results/train_basis.json"),
-        "export": (basis, None),
+        "score": ("o.jsonl", basis, rows),
+        "best_of_n": ("o.jsonl.gz", basis, pool),
+        "ask": ("o.jsonl", basis, pool, "--questions", 2, "--trials", 3),
+        "adapt": ("o.safetensors", basis, texts.write(tmp_path / "new.jsonl", JUDGED)),
+        "report": ("o.html", None, trained / "results/train_basis.json"),
+        "export": ("o", basis, None),
     }
 
 
 def write(name, given, output):
-    basis, source, *flags = given[name]
+    _, basis, source, *flags = given[name]
     return apply(name, basis, source, output, *flags)
 
 
-OUTPUTS = {
-    "score": "o.jsonl",
-    "best_of_n": "o.jsonl.gz",
-    "ask": "o.jsonl",
-    "adapt": "o.safetensors",
-    "report": "o.html",
-}
-
-
-@pytest.mark.parametrize("name", [*OUTPUTS, "export"])
+@pytest.mark.parametrize("name", [*SCRIPTS, "export"])
 def test_what_cannot_be_written_or_would_be_lost_is_told_before_the_model(name, given, tmp_path, monkeypatch):
     monkeypatch.setattr(saved_basis, "encoder_of_basis", None)  # nobody comes this far
-    output = OUTPUTS.get(name, "o")
+    output = given[name][0]
     mine = tmp_path / "mine"
     mine.mkdir()
     contents = {
@@ -95,7 +89,7 @@ def test_what_cannot_be_written_or_would_be_lost_is_told_before_the_model(name, 
     paths = ["", "/dev/null", mine, mine / "notes" / output, mine / output, mine / f"link-{output}"]
     if name != "export":
         paths += [mine / f"o.{kind}" for kind in ("csv", "parquet", "png", "txt", "jsonl.zst")]
-        paths.append(given[name][1])  # what is read
+        paths.append(given[name][2])  # what is read
     # what is written beside it; a field of the same name is no mark of the script
     beside = {"adapt": ("b", "c"), "ask": ("b", "c", "picture"), "score": ("cities",)}
     paths += [mine / f"{stem}{Path(output).suffix}" for stem in beside.get(name, ())]
@@ -106,9 +100,9 @@ def test_what_cannot_be_written_or_would_be_lost_is_told_before_the_model(name, 
     assert (mine / f"link-{output}").is_symlink()
 
 
-@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_what_a_script_has_written_it_replaces_and_links_stay(name, given, tmp_path):
-    output = tmp_path / OUTPUTS[name]
+    output = tmp_path / given[name][0]
     (tmp_path / "far").mkdir()
     output.symlink_to(tmp_path / "far" / output.name)
     if name == "adapt":  # which writes no picture
