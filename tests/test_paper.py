@@ -210,10 +210,9 @@ def test_the_whole_path_from_upstream_files_to_the_page_on_a_tiny_reward_model(t
     """The commands of the paper's protocol, with fewer people, splits and steps."""
     model = ("--model", reward_model)
     splits = ("--repeats", 2, "--resplit", "--K_list", 0, 1, 2, 3, "--num_iterations", 4)
-    data, results = {}, {}
-    for name in ("RedditTLDR", "PRISM", "PersonalLLM"):
-        data[name] = ("--data", tmp_path / name / "data")
-        results[name] = ("--results", tmp_path / name / "results")
+    names = ("RedditTLDR", "PRISM", "PersonalLLM")
+    data = {name: ("--data", tmp_path / name / "data") for name in names}
+    results = {name: ("--results", tmp_path / name / "results") for name in names}
 
     test_reddit_tldr.put(tmp_path / "RedditTLDR", "batch0.json", test_reddit_tldr.many_rows())
     call("RedditTLDR/prepare.py", "--source", tmp_path / "RedditTLDR", *data["RedditTLDR"], *model)

@@ -14,7 +14,6 @@ from test_apply import applied, by_score
 
 from lore.common import InputError
 from lore.fit.basis import load_basis
-from lore.text.conversations import exchange
 
 ROWS = [{**row, "user_id": "J\u00fcrgen: 1"} for row in texts.comparisons(users=1, prompts=6, seed=3)]
 
@@ -32,7 +31,8 @@ def test_a_person_is_what_adapt_makes_of_the_same_rows(request, deviations, rows
     adapted, saved = tmp_path / "adapted.safetensors", tmp_path / "saved.safetensors"
     source = texts.write(tmp_path / "rows.jsonl.gz", pairs)
     applied("adapt", path, source, adapted)
-    person = Person(*opened(path), user_id=ROWS[0]["user_id"])
+    known = opened(path)
+    person = Person(*known, user_id=ROWS[0]["user_id"])
     said = person.fit(pairs)
     person.save(saved)
     for name, value in load_basis(adapted)._asdict().items():
@@ -40,9 +40,12 @@ def test_a_person_is_what_adapt_makes_of_the_same_rows(request, deviations, rows
         same = torch.equal(stored, value) if isinstance(value, torch.Tensor) else stored == value
         assert same, name
     assert texts.report(adapted.with_suffix(".json"))["rows"] == [json.loads(json.dumps(said))]
-    user = person.user_id
-    found = person.rewards("the cat?", [row["response"] for row in texts.read(rows)])
-    assert found == pytest.approx(by_score(saved, rows, tmp_path / "scored.jsonl")[user], abs=1e-4)
+    user, somebody = person.user_id, known[0].unseen_ids[0]
+    expected = by_score(saved, rows, tmp_path / "scored.jsonl")
+    everybody = {user: person, None: Person(*known), somebody: Person(*known, int(somebody))}
+    for name, each in everybody.items():
+        rewards = each.rewards("the cat?", [row["response"] for row in texts.read(rows)])
+        assert rewards == pytest.approx(expected[name], abs=1e-4)
     person.fit(ROWS[:2])  # in place of the pairs before
     assert person.basis.pairs[user] == 2
     again = Person(load_basis(saved), person.encoder, user)
@@ -53,7 +56,6 @@ def test_choices_and_accuracies_follow_from_the_rewards(loaded):
     person = Person(*loaded)
     replies = ["the cat sat", "nothing", "she said hello", "the dog lay beside it"]
     before = person.rewards("the cat?", replies)
-    assert before == pytest.approx(loaded[0].population(loaded[1].embed(talks(replies))).tolist(), abs=1e-5)
     pairs = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in ROWS]
     person.fit(pairs)
     rewards = person.rewards("the cat?", replies)
@@ -73,20 +75,6 @@ def test_choices_and_accuracies_follow_from_the_rewards(loaded):
     assert found["pairs"] == 6
 
 
-def talks(replies):
-    return [exchange("the cat?", reply) for reply in replies]
-
-
-def test_somebody_of_the_basis_has_their_own_rewards(loaded):
-    basis, encoder = loaded
-    user = basis.unseen_ids[0]
-    person = Person(basis, encoder, int(user))
-    expected = basis.log_odds(encoder.embed(talks(["sat"])), [user])[:, 0]
-    assert person.rewards("the cat?", ["sat"]) == pytest.approx(expected.tolist(), abs=1e-5)
-    with pytest.raises(InputError, match=rf"pair 0: the basis has a user {user} already"):
-        person.fit([ROWS[0] | {"user_id": user}])
-
-
 PAIR = {"prompt": "a?", "chosen": "b", "rejected": "c"}
 
 
@@ -98,6 +86,7 @@ PAIR = {"prompt": "a?", "chosen": "b", "rejected": "c"}
         (lambda person: person.fit([PAIR, {"prompt": "a?"}]), "pair 1: no chosen"),
         (lambda person: person.fit([PAIR | {"user_id": "you"}]), "pair 0: user_id is you, and this is me"),
         (lambda person: person.fit([PAIR | {"split": "test"}]), "none is left to fit"),
+        (lambda person: Person(person.basis, person.encoder, 0).fit([PAIR]), "pair 0: the basis has a user 0 already"),
         (lambda person: person.fit([PAIR | {"tools": ["x"]}]), "tools would not be read"),
         (lambda person: person.evaluate([]), "no pair"),
         (lambda person: person.prefer("a?", "b", None), r"candidates\[1\] is nothing"),

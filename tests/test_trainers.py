@@ -25,19 +25,16 @@ def expected(basis, rows, tmp_path):
     return people, [rewards[user][number] for number, user in enumerate(people)]
 
 
-def standard():
-    return ["the cat? "] * 4, list(REPLIES)
+STANDARD = ["the cat? "] * 4, REPLIES
+CONVERSATIONAL = (
+    [[{"role": "user", "content": "the cat?"}]] * 4,
+    [[{"role": "assistant", "content": reply}] for reply in REPLIES],
+)
 
 
-def conversational():
-    prompts = [[{"role": "user", "content": "the cat?"}]] * 4
-    return prompts, [[{"role": "assistant", "content": reply}] for reply in REPLIES]
-
-
-@pytest.mark.parametrize("form", [standard, conversational])
-def test_rewards_are_those_of_score_in_both_formats(basis, reward, expected, form):
+@pytest.mark.parametrize("prompts, completions", [STANDARD, CONVERSATIONAL])
+def test_rewards_are_those_of_score_in_both_formats(basis, reward, expected, prompts, completions):
     people, rewards = expected
-    prompts, completions = form()
     logged = {}
     columns = {"trainer_state": None, "log_extra": None, "answer": ["x"] * 4, "completion_ids": [[1]] * 4}
     columns["log_metric"] = logged.__setitem__
@@ -86,8 +83,8 @@ def test_what_cannot_be_meant_ends_the_run(basis, reward, given, words):
         reward(**given) if "prompts" in given else reward_function(basis, **given)
 
 
-@pytest.mark.parametrize("form", [standard, conversational])
-def test_trl_trains_on_them(basis, tokenizer, form, tmp_path):
+@pytest.mark.parametrize("prompts", [STANDARD[0], CONVERSATIONAL[0]])
+def test_trl_trains_on_them(basis, tokenizer, prompts, tmp_path):
     """One step of GRPO with a tiny policy; what TRL has given is scored as score.py does."""
     trl = pytest.importorskip("trl", reason="TRL is missing: pip install -r requirements-dev.txt")
     from datasets import Dataset
@@ -95,7 +92,7 @@ def test_trl_trains_on_them(basis, tokenizer, form, tmp_path):
     tokens = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": 0, "eos_token_id": 1}
     policy = a_model("LlamaForCausalLM", tmp_path / "policy", tokenizer, num_hidden_layers=1, **tokens)
     people = [None, *load_basis(basis).everybody[:3]]
-    table = Dataset.from_dict({"prompt": form()[0], "user_id": people})
+    table = Dataset.from_dict({"prompt": prompts, "user_id": people})
     reward = reward_function(basis, unscored=-1.0)
     calls = []
 
