@@ -1,7 +1,6 @@
 """The servers of apply/, within this process."""
 
 import json
-import socket
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +14,7 @@ from server import bound
 
 
 def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+    with bound("127.0.0.1", 0) as free:
         return free.getsockname()[1]
 
 

@@ -13,6 +13,7 @@ import safetensors
 import torch
 import torch.nn.functional as F
 from conftest import ROOT, random_users
+from torch.distributions import Normal, kl_divergence
 
 from lore.common import InputError
 from lore.fit.comparisons import Comparisons
@@ -64,15 +65,13 @@ def test_rbd_starts_near_zero_with_log_odds_of_std_one():
 
 
 def test_pref_keeps_what_is_known_and_finds_a_low_rank():
-    rng = np.random.default_rng(0)
-    truth = torch.from_numpy(np.sign(rng.normal(size=(12, 2)) @ rng.normal(size=(2, 9)))).float()
+    truth = torch.sign(torch.randn(12, 2) @ torch.randn(2, 9))
     pair = torch.arange(12).repeat_interleave(9)
     user = torch.arange(9).repeat(12)
-    judged = torch.rand(len(pair), generator=torch.Generator().manual_seed(0)) < 0.8
+    judged = torch.rand(len(pair)) < 0.8
     for rows in (judged | True, judged):
         M = pref.completed(pair[rows], truth.flatten()[rows], user[rows], 12, 9)
-        # +-1/2, put back as they were
-        assert torch.equal(M[pair[rows], user[rows]], truth.flatten()[rows] / 2)
+        assert torch.equal(M[pair[rows], user[rows]], truth.flatten()[rows] / 2)  # put back as they were
     assert M.abs().max() <= 0.5
 
 
@@ -114,9 +113,8 @@ def test_vpl_knows_no_order_of_pairs_and_its_divergence_is_kls():
     mu, logvar = model.encode(known)
     again, _ = model.encode(known[:, torch.randperm(7)])
     assert torch.allclose(mu, again, atol=1e-5) and mu.abs().max() <= 1
-    q = torch.distributions.Normal(mu, (logvar / 2).exp())
-    prior = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
-    expected = torch.distributions.kl_divergence(q, prior).sum(1).mean()
+    q, prior = Normal(mu, (logvar / 2).exp()), Normal(torch.zeros(()), torch.ones(()))
+    expected = kl_divergence(q, prior).sum(1).mean()
     assert torch.allclose(vpl.divergence(mu, logvar), expected, rtol=1e-4)
     e = torch.randn(2, 2, 5)
     assert torch.allclose(model.log_odds(*e, mu), -model.log_odds(e[1], e[0], mu))
@@ -231,11 +229,10 @@ def broken(train, few):
 def test_the_head_as_a_method_is_as_right_as_its_row_and_an_error_shows_where(
     population, tmp_path, monkeypatch
 ):
-    groups, head = population
     (tmp_path / "my_methods.py").write_text(METHODS.replace("{}", str(os.getpid())))
     monkeypatch.chdir(tmp_path)
-    cell = own_method.entries("my_methods:of_head", groups, head, 0)["my_methods:of_head"].cell
-    expected = ours.reference_head(groups, head, 0)[ours.HEAD].cell
+    cell = own_method.entries("my_methods:of_head", *population, 0)["my_methods:of_head"].cell
+    expected = ours.reference_head(*population, 0)[ours.HEAD].cell
     np.testing.assert_array_equal(cell.outcomes["unseen"].right, expected.outcomes["unseen"].right)
     np.testing.assert_array_equal(cell.accuracy["unseen"], expected.accuracy["unseen"])
     with pytest.raises(AttributeError, match="nothing_such") as error:
