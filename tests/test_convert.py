@@ -76,12 +76,10 @@ def test_a_winner_has_many_spellings(tmp_path):
         "c": ({"selected": "right"}, [{"selected": "right"}], " b ", "A < B", 1, 1.0),
         None: ("tie (both bad)", "[[A=B]]", "Tie - both good", "both are bad", "No_Preference", "Equal", True),
     }  # fmt: skip
-    rows = []
-    expected = {}
-    for kept, winners in spellings.items():
-        for winner in winners:
-            rows.append(REPLIES | {"model_a": "m", "user_id": len(rows), "winner": winner})
-            expected |= {rows[-1]["user_id"]: kept} if kept else {}
+    said = [(winner, kept) for kept, winners in spellings.items() for winner in winners]
+    sides = REPLIES | {"model_a": "m"}
+    rows = [sides | {"user_id": number, "winner": winner} for number, (winner, _) in enumerate(said)]
+    expected = {number: kept for number, (_, kept) in enumerate(said) if kept}
     assert chosen(tmp_path, "arena", rows, "--votes", "a=0", "b=1", "tie=true") == expected
     for yes, no in ((True, False), ("True", "False"), (1, 0), ("1.0", "0.0")):  # in a column each
         three = {"user_id": 1, "winner_model_a": no, "winner_model_b": yes, "winner_tie": no}
@@ -115,10 +113,8 @@ def test_ranks_and_orders_become_pairs(tmp_path):
     for ranks in ({"ranks": [2, 1, 3]}, *({"order": order} for order in orders)):
         found, _ = written(tmp_path, "rankings", [row | ranks])
         assert {pair["chosen"] + pair["rejected"] for pair in found} == {"bc", "bd", "cd"}, ranks
-    found, _ = written(tmp_path, "rankings", [row | {"ranks": [2, 1, 3]}] * 2)
-    assert len(found) == 2 * 3  # a rank says nothing of another list
-    found, out = written(tmp_path, "rankings", [row | {"ranks": [1, 1, 2]}])
-    assert len(found) == 2 and "1 x a tie" in out
+    found, out = written(tmp_path, "rankings", [row | {"ranks": [2, 1, 3]}, row | {"ranks": [1, 1, 2]}])
+    assert len(found) == 3 + 2 and "1 x a tie" in out  # a rank says nothing of another list
     nectar = PROMPT | {"user_id": 1, "answers": [{"answer": "c", "rank": 2.0}, {"answer": "b", "rank": 1.0}]}
     single = [PROMPT | {"user_id": 1, "response": reply, "rank": rank} for rank, reply in enumerate("bc")]
     for rows in ([nectar], single):
