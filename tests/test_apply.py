@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import texts
 import torch
-from conftest import ROOT, assert_one_line_error, call_script, load_script
+from best_of_n import best_of, choose, counts_of, vote_of
+from conftest import ROOT, assert_one_line_error, call_script
+from doubts import Doubts
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import encoder
@@ -165,29 +167,26 @@ def test_the_best_of_n_is_the_best_scored(basis, rows, tmp_path):
 
 
 def test_votes_and_ties_that_one_can_count_by_hand():
-    script = load_script(APPLY / "best_of_n.py")
     # three people, two of whom like 0 most, one of whom likes 1 most and 0 least
     rewards = np.array([[3, 3, 0], [2, 2, 2], [0, 0, 1]], dtype=float)
-    twice = rewards[[0, 0, 1, 2]]
     cycle = np.array([[2, 0, 1], [1, 2, 0], [0, 1, 2]], dtype=float)  # Condorcet's paradox
-    assert script.vote_of("abc", rewards) == {"borda": 0, "majority": 0}  # 4, 4 and 1 points
-    assert script.vote_of("aabc", twice) == {"borda": 0, "majority": 0}  # as if it stood once
-    assert script.vote_of("abc", cycle)["majority"] is None
+    assert vote_of("abc", rewards) == {"borda": 0, "majority": 0}  # 4, 4 and 1 points
+    assert vote_of("aabc", rewards[[0, 0, 1, 2]]) == {"borda": 0, "majority": 0}  # as if it stood once
+    assert vote_of("abc", cycle)["majority"] is None
     half = np.array([[0, 1], [1, 0], [0, 2]], dtype=float)  # 2 points each for b and c, and half of one for c
-    assert script.vote_of("abc", half)["borda"] == 2
-    best, tied = script.best_of(["a", "b", "a"], np.array([[1.0, 0], [1, 2], [1, 0]]))
+    assert vote_of("abc", half)["borda"] == 2
+    best, tied = best_of(["a", "b", "a"], np.array([[1.0, 0], [1, 2], [1, 0]]))
     assert best.tolist() == [0, 1] and tied == {0: [1]}
 
 
 def test_a_person_named_population_is_not_the_population():
-    script = load_script(APPLY / "best_of_n.py")
     users, fields = ["population"], {"prompt": "a?", "candidates": ["b", "c", "d"]}
     rewards = torch.tensor([[1.0], [0.0], [1.0]])  # of the person: 0 and 2 are tied
     row = saved_basis.Row("here", fields, torch.eye(3), torch.tensor([2.0, 2.0, 0.0]), rewards)
     basis = Basis(torch.ones(3, 1), torch.ones(1, 1), users, torch.ones(0, 1), ())
-    chosen = script.choose(row, users, script.Doubts(basis, users), vote=False)
+    chosen = choose(row, users, Doubts(basis, users), vote=False)
     assert (chosen["population_tied"], chosen["tied"]) == ([1], {"population": [2]})
-    assert script.counts_of(chosen, users).tolist() == [[0], [0], [1]]
+    assert counts_of(chosen, users).tolist() == [[0], [0], [1]]
 
 
 def test_a_basis_that_is_worse_than_none_says_so(basis, rows, tmp_path):

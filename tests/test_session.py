@@ -12,13 +12,14 @@ import pytest
 import texts
 import torch
 from answers import Answers, aside_of, read_answers
-from conftest import assert_one_line_error, load_script
+from conftest import assert_one_line_error
 from fastapi.testclient import TestClient
 from pool import Pool, embed_pool, read_pool
 from rater import BOTH
 from safetensors.torch import load, load_file
 from servers import application_of, served
-from test_apply import APPLY, applied, apply
+from session import LOOPBACK, Session, application
+from test_apply import applied, apply
 from tiny import encoder
 
 from lore.common import InputError
@@ -64,13 +65,8 @@ def telling_basis(basis, model, pool_file, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def script():
-    return load_script(APPLY / "session.py")
-
-
 @pytest.fixture
-def opened(script, telling_basis, model, pool_file, tmp_path):
+def opened(telling_basis, model, pool_file, tmp_path):
     """opened(rule, spread): a Session on SESSIONS of the test's folder; the one before is closed."""
     locks = []
 
@@ -87,7 +83,7 @@ def opened(script, telling_basis, model, pool_file, tmp_path):
         pool = Pool(prompts, table, row_of, basis, 0)
         answers = Answers(tmp_path / "s.jsonl")
         locks.append(answers.lock)
-        return script.Session(basis, pool, answers, rule, 0)
+        return Session(basis, pool, answers, rule, 0)
 
     yield make
     for lock in locks:
@@ -291,9 +287,9 @@ def test_rules_are_logged_and_not_told_and_can_be_compared(opened, telling_basis
 # -------------------------------------------------------------------------------------- The server ---
 
 
-def test_other_pages_other_names_and_strangers_are_refused(opened, script):
+def test_other_pages_other_names_and_strangers_are_refused(opened):
     session = opened()
-    client = TestClient(script.application(session, script.LOOPBACK, ""), "http://127.0.0.1:8001")
+    client = TestClient(application(session, LOOPBACK, ""), "http://127.0.0.1:8001")
     ann = {"user": "ann"}
     page = client.get("/")
     assert page.status_code == 200 and "default-src 'none'" in page.headers["Content-Security-Policy"]
@@ -326,9 +322,9 @@ def test_other_pages_other_names_and_strangers_are_refused(opened, script):
 
 def test_elsewhere_a_token_stands_in_the_address(telling_basis, pool_file, tmp_path):
     flags = ("--basis", telling_basis, "--input", pool_file, "--output", tmp_path / "s.jsonl")
-    application, said = application_of("session", *flags, "--host", "0.0.0.0")
+    served_application, said = application_of("session", *flags, "--host", "0.0.0.0")
     token = said.strip().split("/")[-2]
-    client = TestClient(application, "http://any.example")
+    client = TestClient(served_application, "http://any.example")
     assert len(token) > 20 and client.get(f"/{token}/").status_code == 200
     assert client.get("/").status_code == client.post("/state", json={"user": "ann"}).status_code == 404
 
