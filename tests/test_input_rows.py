@@ -141,7 +141,10 @@ def test_a_prompt_in_two_spellings_is_one_prompt(tmp_path, capsys):
     prompts = ["Why not?", "Why not? ", "Why\r\nnot?", "why not?", "Why\u00a0not?", "Wh\u200by not?"]
     rows = [PAIR | {"prompt": prompt} for prompt in prompts]
     open_question = {"user_id": "ann", "prompt": "a?", "candidates": ["b", "c"], "choice": None}
-    judgements = read_judgements(texts.write(tmp_path / "r.jsonl", [*rows, open_question]))
+    answered = open_question | {"choice": 0}
+    path = texts.write(tmp_path / "r.jsonl", [*rows, open_question, answered])
+    *judgements, choice = read_judgements(path)
+    assert choice.chosen[-1]["content"] == "b"
     assert "left out: 1 x an empty choice" in capsys.readouterr().out
     assert len({judged.prompt_id for judged in judgements}) == 1
     assert [judged.chosen[0]["content"] for judged in judgements] == prompts

@@ -155,12 +155,15 @@ def test_from_embeddings_to_the_papers_table_and_pictures(prepared, tmp_path):
         output = tmp_path / f"train_basis_a{a}"
         rows = report(tmp_path / f"train_basis_a{a}.json")["rows"]
         assert [row["K"] for row in rows] == [0, 1, 3]
-        for part in ("", "_mixtures"):
-            assert output.with_name(f"{output.name}{part}.png").exists()
+        for picture in (f"train_basis_a{a}.png", f"train_basis_a{a}_mixtures.png"):
+            assert (tmp_path / picture).exists()
         basis = load_basis(basis_path(output, 3, 0.0, 0), 32)
         assert len(basis.user_ids) == 6 and len(basis.unseen_ids) == 4
     overall = [(6 * row["seen"] + 4 * row["unseen"]) / 10 for row in rows]  # of 0.1, the last column
     assert [line.split()[-1] for line in lines] == [f"{100 * value:.1f}" for value in overall]
+    printed(TRAIN, *common, *QUICK, "--K_list", 0, "--dirichlet_list", 0.1, "--standardise")
+    (standardised,) = report(tmp_path / "train_basis_standardised_a0.1.json")["rows"]
+    assert standardised["of_each_user"] != rows[0]["of_each_user"]
     flags = (*common, *FEW, "--dirichlet_list", 0.1, "--max_shots", 12, "--trials", 2, "--num_shots")
     printed(VARY, *flags, 1, 12)
     rows = report(tmp_path / "vary_fewshot_a0.1.json")["rows"]
@@ -185,11 +188,8 @@ def test_a_pair_is_the_best_against_the_worst_of_the_eight():
     pairs = set(zip(groups.train.user.tolist(), (groups.train.chosen // 8).tolist()))
     assert len(pairs) == 35  # each prompt once per person
     numbers = set()  # of side and prompt, everywhere the same
-    for side, group in zip((0, 1, 0, 1), groups):
-        numbers |= {
-            (side, chosen // 8, prompt)
-            for chosen, prompt in zip(group.chosen.tolist(), group.prompt.tolist())
-        }
+    for side, group in zip("abab", groups):
+        numbers |= {(side, *pair) for pair in zip((group.chosen // 8).tolist(), group.prompt.tolist())}
     assert len(numbers) == len({number[:2] for number in numbers}) == len({number[2] for number in numbers})
 
 
@@ -223,14 +223,6 @@ def test_prompts_whose_responses_are_all_equal_are_left_out_and_counted(capsys):
     train.scores[:46] = 0.0
     with pytest.raises(InputError, match="seen0000: 4 prompts tell responses apart, 7 were asked"):
         drawn(sides, 0.1, 5, 4, 7, 3, seed=1)
-
-
-def test_standardise_is_heard_and_has_results_of_its_own(prepared, tmp_path):
-    flags = ("--data", prepared / "data", "--results", tmp_path, *QUICK, "--dirichlet_list", 0.1)
-    for more in ((), ("--standardise",)):
-        printed(TRAIN, *flags, *more, "--K_list", 0)
-    rows = [report(tmp_path / f"train_basis{kind}_a0.1.json")["rows"] for kind in ("", "_standardised")]
-    assert rows[0] != rows[1]
 
 
 def test_standardised_scores_have_one_scale_taken_from_training():
