@@ -109,12 +109,6 @@ def test_a_wrong_head_is_noticed(reward_model, monkeypatch):
         encoder(reward_model, batch_tokens=1).embed(TALKS)
 
 
-def test_mean_pooling_is_the_mean_over_the_texts_own_tokens(text_encoder):
-    model = encoder(text_encoder, "mean", batch_tokens=200)
-    assert_own_passes(model, TALKS)
-    assert model.head is None
-
-
 @pytest.mark.parametrize("name", ["T5Model", "T5EncoderModel", "BartModel"])
 def test_of_an_encoder_decoder_the_encoder_is_used(name, tokenizer, tmp_path):
     import transformers

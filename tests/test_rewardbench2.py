@@ -63,15 +63,10 @@ def columns(*scores):
     return np.array(scores, dtype=float).T  # heads x replies -> (m, H)
 
 
-def scored(subset, rows, draws=0):
-    """[(id, correct, (m, H))] of one subset -> (1 + draws, H)."""
-    named = [{"id": row_id, "num_correct": number, "subset": subset} for row_id, number, _ in rows]
-    return BENCH.subset_scores(named, [scores for *_, scores in rows], draws)[subset]
-
-
-def test_a_row_is_one_over_the_number_of_replies_at_the_top():
-    scores = columns([3, 1, 2, 0], [1, 3, 2, 0], [3, 3, 0, 0], [3, 3, 3, 3], [2, 2, 3, 3])
-    assert scored("Math", [("1", 1, scores)]).tolist() == [[1, 0, 0.5, 0.25, 0]]
+def ties(rows, draws=0):
+    """Scores (1 + draws, H) of [(id, correct, (m, H))]."""
+    named = [{"id": row_id, "num_correct": number, "subset": "Ties"} for row_id, number, _ in rows]
+    return BENCH.subset_scores(named, [scores for *_, scores in rows], draws)["Ties"]
 
 
 def test_ties_by_hand(capsys):
@@ -88,17 +83,17 @@ def test_ties_by_hand(capsys):
     # min(tied, ref) / D - 1; -1 / 0 and 1 / 0
     closeness = (np.tanh(3 / 1 - 1) + np.tanh(1 / 4 - 1) + -1 + 1) / 4
     expected = 0.30 * 3 / 5 + 0.30 * 3 / 4 + 0.20 * 2 / 4 + 0.20 * 2 / 4 + 0.01 * closeness
-    value = scored("Ties", rows + lonely)[0, 0]
+    value = ties(rows + lonely)[0, 0]
     assert value == pytest.approx(expected, abs=1e-12)
-    assert np.isnan(scored("Ties", lonely)).all()
+    assert np.isnan(ties(lonely)).all()
     BENCH.print_lonely([{"id": row_id, "subset": "Ties"} for row_id, *_ in rows + lonely])
     assert "1 of 9 Ties rows lack their ref or tied partner" in capsys.readouterr().out
     of_equals = [("tied:0", 2, columns([1, 1, 1])), ("ref:0", 1, columns([1, 1]))]
-    assert scored("Ties", of_equals)[0, 0] == pytest.approx(0)  # 0 / 0 counts as zero
+    assert ties(of_equals)[0, 0] == pytest.approx(0)  # 0 / 0 counts as zero
     negative = [(*row, -scores) for *row, scores in rows]
     two_heads = [(*row, np.concatenate([scores, -scores], axis=1)) for *row, scores in rows]
-    each = [scored("Ties", some)[0, 0] for some in (rows, negative)]
-    assert scored("Ties", two_heads)[0] == pytest.approx(each)  # a head's score is its own
+    each = [ties(some)[0, 0] for some in (rows, negative)]
+    assert ties(two_heads)[0] == pytest.approx(each)  # a head's score is its own
 
 
 def test_the_interval_over_rows_is_that_of_a_mean_of_subsets():
@@ -128,7 +123,7 @@ def test_the_interval_over_rows_is_that_of_a_mean_of_subsets():
 
 def test_the_two_rows_of_a_pair_are_drawn_together():
     rows = [("ref:7", 1, columns([2, 1])), ("tied:7", 2, columns([2, 2, 1]))]
-    assert np.allclose(scored("Ties", rows, 20), scored("Ties", rows))
+    assert np.allclose(ties(rows, 20), ties(rows))
 
 
 def test_a_basis_that_lost_general_quality_is_called_so(capsys):
