@@ -79,12 +79,10 @@ WRONG = [
     (lambda w: w | {"score.weight": torch.full((1, 32), torch.nan)}, "the head score .* holds NaN"),
     (lambda w: w | {f"{UP}.weight": (100 * w[f"{UP}.weight"]).char()}, f"{UP}.weight is of type I8"),
 ]  # fmt: skip
-
-
 LAYERS = {"score.2.weight": torch.ones(1, 32), "score.0.weight": torch.ones(32, 32)}
+HEADS = ("score", "score.0", "score.2")  # whichever of several layers is named
 WRONG = [(*wrong, "score") for wrong in WRONG]
-for head in ("score", "score.0", "score.2"):
-    WRONG.append((lambda w: without(w, "score.") | LAYERS, r"nothing uses its score.[02]", head))
+WRONG += [(lambda w: without(w, "score.") | LAYERS, "nothing uses its score.[02]", head) for head in HEADS]
 
 
 @pytest.mark.parametrize("change, words, head", WRONG)

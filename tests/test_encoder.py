@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from tiny import TALKS, a_model, assert_own_passes, dialogue, encoder, prepare
+from tiny import TALKS, a_model, assert_own_passes, dialogue, encoder
 
 from lore.common import InputError
 from lore.text.conversations import exchange
@@ -32,7 +32,7 @@ def test_a_tree_gives_every_vector_of_its_own_pass(reward_model, attention, batc
     told = capsys.readouterr().out
     ids = model.tokeniser.tokens(talks)[0]
     prefixes = {tuple(tokens[: n + 1]) for tokens in ids for n in range(len(tokens))}
-    batches = prepare(model, talks)
+    batches = model.prepare(talks).batches
     counts = totals(batches, padded=False)
     trees = [tree for batch in batches for tree in batch]
     assert sorted(i for tree in trees for i in tree.members) == list(range(len(talks)))
@@ -47,7 +47,7 @@ def test_a_tree_gives_every_vector_of_its_own_pass(reward_model, attention, batc
 
 def test_the_plain_way_pads_and_shares_nothing(reward_model, capsys):
     plain = encoder(reward_model, share=False, batch_tokens=1000)
-    batches = prepare(plain, dialogue(2))
+    batches = plain.prepare(dialogue(2)).batches
     counts = totals(batches, padded=True)
     assert sum(map(len, batches)) == counts["texts"] == 6
     assert counts["plain"] == counts["tokens"] < counts["padded"]

@@ -94,8 +94,3 @@ def dialogue(turns, rejected=2, name=""):
         path.append({"role": "assistant", "content": text})
         conversations.append(path[:])
     return conversations
-
-
-def prepare(model, talks):
-    """The batches of conversations."""
-    return model.prepare(talks).batches
