@@ -186,12 +186,12 @@ def batches_of(user, num_users, K, pairs=None):
     return lambda: batches
 
 
-def solve_mixtures(Z, user, num_users, prior, pairs=None, row=None, spread=False, people=None):
+def solve_mixtures(Z, user, num_users, prior, pairs=None, row=None, spread=False, people=None, near=None):
     """(R2) for each person -> Mixtures; without pairs w is the prior's mean and e is 0.
 
     Z (n, K), user (n,) ascending. pairs: the Comparisons whose rows `row` (n,; None = all in order)
     Z is of; needed where people may deviate, or several pairs are one vote. people: their Batches, where they
-    are formed already.
+    are formed already; near: see solve_batches.
     InputError: log-odds so large that the certificate would not hold.
     """
     votes = Z.new_ones(len(Z), dtype=torch.float64)
@@ -200,7 +200,7 @@ def solve_mixtures(Z, user, num_users, prior, pairs=None, row=None, spread=False
     deviating = pairs if prior.deviation_spread else None
     if people is None:
         people = person_batches(user, num_users, Z.shape[1], deviating, row)
-    mixtures = solve_batches(people, Z, votes, num_users, prior, spread)
+    mixtures = solve_batches(people, Z, votes, num_users, prior, spread, near=near)
     if deviating is None:
         return mixtures
     return mixtures._replace(deviations=Deviations(pairs, user, mixtures.a))

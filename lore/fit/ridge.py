@@ -221,9 +221,8 @@ class Search(SharedSearch):
         choice = choice | {"gain": gain}
         if not is_clear(gain):
             return Candidate(choice)
-        Ws, Zs = self.of_folds(thetas, form, spreads)
-        means = [W.mean(0) for W in Ws]
-        o, log_p, deviation_gains = self.deviation_path(Zs, means, SEEN_STRENGTH)
+        found = self.of_folds(thetas, form, spreads)
+        o, log_p, deviation_gains = self.deviation_path(found, SEEN_STRENGTH)
         over_deviations = self.gain(log_p, self.log_p_own, self.folds.asked)
         choice |= {"gain_over_deviations": over_deviations}
         if not is_clear(over_deviations):
@@ -232,19 +231,19 @@ class Search(SharedSearch):
         choice |= {"personal_spread": trial.p, "held_out_gain": gained}
         choice |= {"rank_head": form.head, "rank_common_spread": spreads.s}
         choice |= {"deviation_gain": deviation_gains, "deviation_spread": o}
-        choice |= self.of_new_people(Zs, means, o)
+        choice |= self.of_new_people(found, o)
         return Candidate(choice, form, thetas, log_p)
 
-    def of_new_people(self, Zs, means, o):
+    def of_new_people(self, found, o):
         """How strong a prior serves new people, and how much doubt: seen ones pose as new, with FEW_PAIRS each.
 
         V was fitted to their pairs as well, so the prior is rather weak than strong.
         """
         few = self.folds.few
-        reference = self.log_p_of_people(self.Zs, self.means, EVERYBODY, self.o, few)
+        reference = self.log_p_of_people(self.found, EVERYBODY, self.o, few)
 
         def gain(strength):
-            log_p = self.log_p_of_people(Zs, means, strength, o, few)
+            log_p = self.log_p_of_people(found, strength, o, few)
             return self.gain(log_p, reference, self.folds.asked)
 
         gains = [gain(EVERYBODY), *while_last_is_best(STRENGTHS, gain)]
@@ -253,7 +252,7 @@ class Search(SharedSearch):
         strength = EVERYBODY if best is None else strengths[best]
         names = [f"{strength:g}" for strength in strengths]  # JSON has no infinity
         choice = {"gain_as_new": dict(zip(names, gains)), "strength": f"{strength:g}"}
-        return choice | self.doubt_of_new(Zs, means, strength, o)
+        return choice | self.doubt_of_new(found, strength, o)
 
     def fit_candidates(self, bradley_terry, candidates):
         """Higher ranks with the priors chosen for them, fitted to all pairs: {K: Fit}.
@@ -278,7 +277,7 @@ class Search(SharedSearch):
             choice = bradley_terry.choice | clear[form].choice
             V, W = problem.solution(theta, form, spreads[form])
             prior = Prior(W.mean(0), SEEN_STRENGTH, problem.unit * choice["deviation_spread"])
-            seen = self.solved(V, prior)
+            seen = self.solved(V, prior, near=W)
             prior = prior._replace(strength=float(choice["strength"]), doubt=choice["doubt"])
             fits[form.K] = Fit(V, seen.W.float(), prior=prior, choice=choice, deviations=seen.deviations)
         return fits

@@ -39,8 +39,8 @@ class Common(NamedTuple):
 class SharedSearch:
     """The choice of s, of the head and of o for one reward for everybody, made at once.
 
-    common: {whether the head is in it: Common}, and `shared` the one that is kept; o: the spread of
-    deviations from it; log_p_own (n,): what is then said of pairs of who is asked.
+    common: {whether the head is in it: Common}, and `shared` the one that is kept; found: W and Z of each
+    of its folds; o: the spread of deviations from it; log_p_own (n,): what is then said of pairs of who is asked.
     """
 
     def __init__(self, train, V_ref, seed, device, weigh):
@@ -54,9 +54,8 @@ class SharedSearch:
         self.people = [*person_batches(user, self.problem.C, 1, train, self.asked)]
         self.common = self.common_paths()
         self.shared = self.chosen_common()
-        self.Zs = self.of_folds(self.shared.thetas, self.shared.form, self.shared.spreads)[1]
-        self.means = [self.votes.new_ones(1)] * FOLDS  # mixtures of rank 1
-        self.o, self.log_p_own, gains = self.deviation_path(self.Zs, self.means, EVERYBODY)
+        self.found = self.of_folds(self.shared.thetas, self.shared.form, self.shared.spreads)
+        self.o, self.log_p_own, gains = self.deviation_path(self.found, EVERYBODY)
         self.choice = {
             "common_spreads": COMMON_SPREADS[: len(self.shared.curve)],
             "common_held_out_loss": self.shared.curve,
@@ -135,19 +134,19 @@ class SharedSearch:
         gained, _ = self.gain(self.log_p_own, self.shared.log_p, self.folds.asked)
         choice = bradley_terry.choice | {"held_out_gain": gained}
         if self.o:
-            choice |= self.doubt_of_new(self.Zs, self.means, EVERYBODY, self.o)
+            choice |= self.doubt_of_new(self.found, EVERYBODY, self.o)
             prior = prior._replace(doubt=choice["doubt"])
         deviations = self.solved(bradley_terry.V, prior).deviations
         return bradley_terry._replace(prior=prior, choice=choice, deviations=deviations)
 
-    def doubt_of_new(self, Zs, means, strength, o):
+    def doubt_of_new(self, found, strength, o):
         """How much of what is unsure probabilities have to allow for: seen people pose as new, with FEW_PAIRS each."""
         logits = []
         variances = []
         rows = self.asked
-        for Z, mean, few in zip(Zs, means, self.folds.few):
-            prior = Prior(mean, strength, self.problem.unit * o)
-            logit = self.logits_of_people(Z, prior, few)
+        for W, Z, few in zip(*found, self.folds.few):
+            prior = Prior(W.mean(0), strength, self.problem.unit * o)
+            logit = self.logits_of_people(W, Z, prior, few)
             pairs = Projected(self.train, rows.to(self.train.user.device), Z[rows])
             margin = LOGIT_SCALE * logit[rows].unsqueeze(1)
             votes = (self.problem.votes * few)[rows].unsqueeze(1)
@@ -179,30 +178,37 @@ class SharedSearch:
             logits.append(margins(Z.double(), W, self.problem.user) / LOGIT_SCALE)
         return F.logsigmoid(self.folds.held_out(logits))
 
-    def log_p_of_people(self, Zs, means, strength, o, masks):
-        """The same after (R2) of who is asked, by the pairs of each fold's mask. (n,)"""
+    def log_p_of_people(self, found, strength, o, masks):
+        """The same after (R2) of who is asked, by the pairs of each fold's mask. (n,)
+
+        found: W and Z of each fold, as of_folds has them
+        """
         logits = []
-        for Z, mean, mask in zip(Zs, means, masks):
-            prior = Prior(mean, strength, self.problem.unit * o)
-            logits.append(self.logits_of_people(Z, prior, mask))
+        for W, Z, mask in zip(*found, masks):
+            prior = Prior(W.mean(0), strength, self.problem.unit * o)
+            logits.append(self.logits_of_people(W, Z, prior, mask))
         return F.logsigmoid(self.folds.held_out(logits))
 
-    def logits_of_people(self, Z, prior, mask):
-        """Log-odds of the pairs of who is asked, after (R2) by the pairs of a mask (n,). (n,)"""
+    def logits_of_people(self, W, Z, prior, mask):
+        """Log-odds of the pairs of who is asked, after (R2) by the pairs of a mask (n,). (n,)
+
+        W: mixtures of the joint fit, near to those that are sought
+        """
         rows = self.asked
         votes = (self.problem.votes * mask)[rows]
-        mixtures = solve_batches(self.people, Z[rows], votes, self.problem.C, prior, certified=CHOSEN_WITHIN)
+        quickly = {"certified": CHOSEN_WITHIN, "near": W}
+        mixtures = solve_batches(self.people, Z[rows], votes, self.problem.C, prior, **quickly)
         whole = self.votes.new_zeros(len(self.votes))
         return whole.index_copy(0, rows, mixtures.logits)
 
-    def deviation_path(self, Zs, means, strength):
+    def deviation_path(self, found, strength):
         """o, log P (n,) with it, and what each of DEVIATION_SPREADS gains over e = 0."""
         fitted = self.folds.fitted
-        without = self.log_p_of_people(Zs, means, strength, 0.0, fitted)
+        without = self.log_p_of_people(found, strength, 0.0, fitted)
         log_ps = []
 
         def gain(o):
-            log_ps.append(self.log_p_of_people(Zs, means, strength, o, fitted))
+            log_ps.append(self.log_p_of_people(found, strength, o, fitted))
             return self.gain(log_ps[-1], without, self.folds.asked)
 
         gains = while_last_is_best(DEVIATION_SPREADS, gain)
@@ -214,11 +220,11 @@ class SharedSearch:
         clusters = (self.folds.prompt, self.problem.user)
         return mean_gain(log_p - reference, self.votes * rows, clusters)
 
-    def solved(self, V, prior):
-        """(R2) of everybody, by all pairs."""
+    def solved(self, V, prior, near=None):
+        """(R2) of everybody, by all pairs. near (C, K): see solve_batches."""
         (Z,) = self.problem.products([V])
-        people = self.with_all_pairs() if prior.deviation_spread else None
-        return solve_mixtures(Z, self.problem.user, self.problem.C, prior, self.train, people=people)
+        start = {"people": self.with_all_pairs() if prior.deviation_spread else None, "near": near}
+        return solve_mixtures(Z, self.problem.user, self.problem.C, prior, self.train, **start)
 
     @cached_property
     def with_all_pairs(self):
