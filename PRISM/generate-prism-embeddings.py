@@ -35,6 +35,13 @@ limit = 0  # only the first N dialogues, for a smoke test; 0 = all
 # The model and how it is used: lore/text/encoder_settings.py, flags of this script as well.
 
 
+def is_turn(turn):
+    """Whether it is one of prepare.py: a question, the chosen reply, and those that were not."""
+    if not isinstance(turn, dict) or not isinstance(turn.get("rejected"), list):
+        return False
+    return all(isinstance(text, str) for text in (turn.get("prompt"), turn.get("chosen"), *turn["rejected"]))
+
+
 def comparisons(row):
     """Yield one record per rejected reply of a dialogue: both conversations, from the first question on."""
     history = []
@@ -59,8 +66,8 @@ def main():
     dialogues = list(islice(read_json_lines(source), args.limit or None))
     records = []
     for where, row in dialogues:
-        whole = {"dialogue", "user_id", "turns"} <= row.keys()
-        require(whole, f"{where}: no dialogue with its turns; {hint}")
+        whole = {"dialogue", "user_id", "turns"} <= row.keys() and isinstance(row["turns"], list)
+        require(whole and all(map(is_turn, row["turns"])), f"{where}: no dialogue with its turns; {hint}")
         records += comparisons(row)
     require(records, f"{source} holds no comparison")
     made_from = hashlib.sha256(source.read_bytes()).hexdigest()

@@ -258,7 +258,12 @@ def test_the_first_dialogues_only_and_what_is_missing(prepared, text_encoder, tm
     assert_one_line_error(done, "dialogues.jsonl is missing", "PRISM/prepare.py")
     source = tmp_path / "data/dialogues.jsonl"
     source.parent.mkdir()
-    for rows, words in (([{"user_id": "u"}], "line 1: no dialogue"), ([], "holds no comparison")):
+    half = {"user_id": "u", "dialogue": "c", "turns": [{"prompt": "Why?"}]}
+    for rows, words in (
+        ([{"user_id": "u"}], "line 1: no dialogue"),
+        ([half], "line 1: no"),
+        ([], "holds no comparison"),
+    ):
         write(source, rows)
         assert_one_line_error(generate(tmp_path, text_encoder, *flags, call=call_script), words)
     write(source, read(prepared / "dialogues.jsonl"))

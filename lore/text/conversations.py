@@ -110,6 +110,7 @@ def read_rows(source):
     A file is parquet by its content, a table of cells by its name, a list or lines of JSON by its first
     sign. A few rows are in memory at a time. Every cell of a table is text.
     """
+    require(source, "which rows? name their file with --input")
     if not Path(source).is_file():
         return read_data_set(source)
     if is_table(source):
