@@ -18,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from lore.common import require, start, written_whole
+from lore.common import require, require_writable, start, written_whole
 from lore.settings import settings
 from lore.text.conversations import find_file, read_json_lines
 from lore.upstream_values import as_list, truth, whole_number
@@ -128,6 +128,7 @@ def main():
     args = settings(globals())
     possible = 0 < args.seen_fraction < 1 and 0 < args.train_fraction < 1
     require(possible, "seen_fraction and train_fraction lie between 0 and 1")
+    require_writable(args.data / "dialogues.jsonl")
     users = read_users(find_file(args.source, "survey.jsonl"))
     dialogues = read_dialogues(find_file(args.source, "conversations.jsonl"), users)
     print(f"{len(dialogues)} dialogues by {sum(map(bool, users.values()))} users")
