@@ -335,10 +335,10 @@ def seconds_at_full_size():
         published = 1000 * adam(20) / 20
         _, spent = timed(fit_ridge, train, K_list, head)
         _, spent_apart = timed(fit_ridge, apart, K_list, head)
-        ratios.append(published / spent_apart)
+        ratios.append(published / spent)
         told = f"ridge {spent:.1f} s, apart {spent_apart:.1f} s, adam {published:.1f} s by its step"
         print(f"full size: {told}; ratio {ratios[-1]:.1f}")
-    judge("full size, apart: at least 5 times faster", min(ratios) >= 5)
+    judge("full size: at least 5 times faster", min(ratios) >= 5)
 
 
 def planted_people(seeds, weigh):
