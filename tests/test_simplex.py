@@ -24,7 +24,7 @@ def test_certificate_and_newton_step_are_those_of_w_and_e_far_from_the_optimum_t
     """(R2) in e itself, of which PersonProblems sees coefficients only."""
     spread = 0.8
     problems, x, w, a, m = far_from_the_optimum(spread)
-    start = problems.point(w, a)
+    start = problems.iterate(w, a)
     at = problems.slopes(start)
     for i in range(2):
         count = int(m[i])

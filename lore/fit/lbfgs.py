@@ -34,13 +34,13 @@ def minimise(loss, theta, sizes, passes, tolerance=TOLERANCE):
         accepted = (trial.value <= at.value + SUFFICIENT * size * slope) & ~done
         curvature.remember(at, trial, accepted)
         little = at.value - trial.value <= tolerance * at.value.abs()
-        done = done | accepted & little | (size < SHORTEST)
+        done = agreed(done | accepted & little | (size < SHORTEST))
         size = torch.where(accepted, 1, shorter_step(size, slope, trial.value - at.value))
         value = torch.where(accepted, trial.value, at.value)
         moved = accepted[owner]
         theta = torch.where(moved, trial.theta, at.theta)
         at = Point(theta, value, torch.where(moved, trial.grad, at.grad))
-        todo = agreed(~done).nonzero().flatten().tolist()
+        todo = (~done).nonzero().flatten().tolist()
         if not todo:
             break
         direction = torch.where(moved, curvature.quasi_newton_step(at.grad), direction)

@@ -15,25 +15,27 @@ class LeftOut(NamedTuple):
 
     pairs: torch.Tensor  # (m,) their numbers, ascending
     X: Rows
-    row: torch.Tensor | None  # (m,) of X that each pair is, or minus it; None: r = m, in the same order
-    sign: torch.Tensor | None  # (m,) 1 or -1
+    row: torch.Tensor  # (m,) of X, that each pair is,
+    sign: torch.Tensor  # (m,) or minus it: 1 or -1
+    shared: bool  # whether some pairs have a row together; else row = 0, 1, .. m - 1 and sign = 1
 
     @classmethod
     def of_each(cls, train, example, folds):
         """Of each fold's numbers of pairs of Comparisons, (m,) each: [LeftOut]"""
         standing, rows, signs = zip(*map(partial(distinct, train), folds))
-        return [*map(cls, folds, Rows.apart(train, example, standing), rows, signs)]
+        shared = [len(some) < len(pairs) for some, pairs in zip(standing, folds)]
+        return [*map(cls, folds, Rows.apart(train, example, standing), rows, signs, shared)]
 
     def products(self, Vs):
         """Z of each V (d, K): [(m, K), ..]"""
         Zs = TallProduct.apply(self.X, *Vs)  # (r, d) @ (d, K) -> (r, K), for each
-        if self.row is None:
+        if not self.shared:
             return Zs
         return [Z.index_select(0, self.row) * self.sign.to(Z).unsqueeze(1) for Z in Zs]
 
     def likelihoods(self, Vs, Ws, user, weight):
-        """joint_likelihoods of these pairs."""
-        if self.row is None:
+        """joint_likelihoods of these pairs; where rows are shared, by two reads of X."""
+        if not self.shared:
             return joint_likelihoods(self.X, Vs, Ws, user, weight)
         nlls = []
         for Z, W, q in zip(self.products(Vs), Ws, weight):
@@ -42,44 +44,45 @@ class LeftOut(NamedTuple):
 
     def pulls(self, user, C, pull):
         """Each user's sum of pull * x. user, pull: (m,) -> (C, d)"""
-        row = torch.arange(len(pull), device=pull.device) if self.row is None else self.row
-        pull = pull if self.sign is None else pull * self.sign
-        position = torch.empty_like(row)  # of a row of X within the piece that is read
+        pull = (pull * self.sign).unsqueeze(1)
+        position = torch.empty_like(self.row)  # of a row of X in the piece that is read, -1 = not in it
 
         def add(total, rows, x):
-            position.fill_(-1)[rows] = torch.arange(len(rows), device=row.device)
-            at = position[row]
+            position.fill_(-1)[rows] = torch.arange(len(rows), device=position.device)
+            at = position[self.row]
             (there,) = torch.where(at >= 0)
-            total.index_add_(0, user[there], x[at[there]] * pull[there].unsqueeze(1))
+            total.index_add_(0, user[there], x[at[there]] * pull[there])
 
         return accumulate(self.X, self.X.rest.new_zeros(C, self.X.rest.shape[1]), add)
 
     def sum_of_squares(self):
         """Of the differences of all pairs."""
-        counts = torch.ones(1) if self.row is None else self.row.bincount()  # pairs of each row of X
+        counts = self.row.bincount().double()  # (r,) pairs of each row of X
+        zero = counts.new_zeros(())
 
         def add(total, rows, x):
-            squares = x.square().sum(1, dtype=torch.float64)
-            total.add_(squares.sum() if self.row is None else squares @ counts[rows].double())
+            total.add_(x.square().sum(1, dtype=torch.float64) @ counts[rows])  # (s,) @ (s,)
 
-        return accumulate(self.X, torch.zeros((), dtype=torch.float64, device=self.pairs.device), add).item()
+        return accumulate(self.X, zero, add).item()
 
 
 def distinct(train, pairs):
-    """Those of some pairs, (m,), that stand for all; which of them each is, (m,); and whether it is that, 1, or
-    its mirror image, -1, (m,).
+    """Of some pairs (m,) of Comparisons those that stand for all of the same two replies, (r,); the position among
+    them of what stands for each pair, (m,); and 1 where the pair is that, -1 where it is its mirror image, (m,).
 
-    pairs, None, None: where not at least half could be left out, for the loss and its gradient then take two reads
-    of X in place of one.
+    Each stands for itself where not at least half could be left out: what is shared takes two reads of X for a
+    loss with its gradient, in place of one.
     """
+    each = pairs, torch.arange(len(pairs), device=pairs.device), torch.ones_like(pairs)
     if train.chosen is None:
-        return pairs, None, None
+        return each
     numbers = pairs.to(train.user.device)
-    chosen, rejected = train.chosen[numbers], train.rejected[numbers]
+    chosen = train.chosen[numbers]
+    rejected = train.rejected[numbers]
     replies = torch.minimum(chosen, rejected) * len(train.table) + torch.maximum(chosen, rejected)
     different, row = replies.unique(return_inverse=True)
     if 2 * len(different) > len(pairs):
-        return pairs, None, None
+        return each
     standing = torch.full_like(different, len(train)).scatter_reduce(0, row, numbers, "amin")
     sign = torch.where(chosen == train.chosen[standing[row]], 1, -1)
     return standing.to(pairs), row.to(pairs), sign.to(pairs)

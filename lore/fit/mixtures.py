@@ -233,10 +233,9 @@ def solve_batches(people, Z, votes, num_users, prior, spread=False, certified=CE
         z = Z[rows].double() / LOGIT_SCALE * real.unsqueeze(2)  # (people, m, K)
         G = m.unsqueeze(2) * prior.deviation_spread**2 * G if prior.deviation_spread else None
         problems = PersonProblems(z, vote / m, mean, prior.strength / m, G)
-        start = None if near is None else near[who]
+        start = None if near is None or everybody else near[who]
         if everybody:
             problems = of_one_mixture(problems)
-            start = None
         w, coefficients, gap[who], H = newton_on_simplex(problems, certified, start)
         W[who] = mean if everybody else w
         a[rows[real]] = (coefficients * m * prior.deviation_spread**2 / LOGIT_SCALE)[real]

@@ -123,9 +123,8 @@ class JointProblem:
 
     def products(self, Vs):
         """Z = X @ V of each V: (n, d) @ (d, K) -> [(n, K), ..]"""
-        order = torch.cat(
-            [some.pairs for some in self.left_out]
-        ).argsort()  # (n,) from fold by fold to pair by pair
+        by_fold = torch.cat([some.pairs for some in self.left_out])  # (n,)
+        order = by_fold.argsort()
         Zs = [some.products(Vs) for some in self.left_out]
         return [torch.cat(Z)[order] for Z in zip(*Zs)]
 

@@ -13,11 +13,11 @@ from lore.common import require
 CERTIFIED = 1e-6  # largest gap of a few-shot fit, in the unit of Eq. 11
 
 # of the interior-point method
-NEWTON_STEPS = 100  # tried before a problem is given up; about 15 are usual
+NEWTON_STEPS = 100  # tried before a problem is given up; about ten are usual
 CENTRING = 0.03  # share of the present w * s that a step aims at
 SMALLEST_MU = 1e-13  # and never at less, for the sake of rounding
 SMALLEST_START = 1e-6  # of the multipliers
-NEAR = 0.03  # of a start near the solution: how far to the middle it is moved, and share of the usual multipliers
+NEAR = 0.03  # of a start near the solution: how far it is moved to the middle; share of the usual multipliers
 TO_THE_BOUNDARY = 0.995  # of the way to w = 0 or s = 0 that a step may go
 HALVINGS = 30  # of a step that does not lower the barrier function enough
 SUFFICIENT = 1e-4  # share of the decrease that the slope promises (Armijo)
@@ -50,16 +50,16 @@ def in_threads(function, batches, device):
 # ------------------------------------------------------------------------------------------------
 
 
-class Point(NamedTuple):
-    """Where several people are, or the step that they take."""
+class Iterate(NamedTuple):
+    """Where Newton's method is with several people, or the step that it takes."""
 
     w: torch.Tensor  # (users, K)
     a: torch.Tensor  # (users, m)
     Ga: torch.Tensor  # (users, m) G a; 0 where e = 0
 
     def moved(self, step, size):
-        """The Point after so much of a step; size: (users, 1)"""
-        return Point(*(x + size * dx for x, dx in zip(self, step)))
+        """The Iterate after so much of a step; size: (users, 1)"""
+        return Iterate(*(x + size * dx for x, dx in zip(self, step)))
 
 
 class Slopes(NamedTuple):
@@ -101,8 +101,8 @@ class PersonProblems(NamedTuple):
         G = None if self.G is None else self.G[people]
         return PersonProblems(self.z[people], self.weight[people], self.mean, self.shrink[people], G)
 
-    def point(self, w, a):
-        return Point(w, a, self.times_G(a))
+    def iterate(self, w, a):
+        return Iterate(w, a, self.times_G(a))
 
     def times_G(self, a):
         if self.G is None:
@@ -116,9 +116,8 @@ class PersonProblems(NamedTuple):
     def loss(self, point):
         """(users,)"""
         nll = -(self.weight * F.logsigmoid(self.logits(point))).sum(1)
-        return (
-            nll + (self.shrink * (point.w - self.mean).square()).sum(1) / 2 + (point.a * point.Ga).sum(1) / 2
-        )
+        ridge = self.shrink * (point.w - self.mean).square()  # (users, K)
+        return nll + (ridge.sum(1) + (point.a * point.Ga).sum(1)) / 2
 
     def slopes(self, point):
         w, a, Ga = point
@@ -193,7 +192,7 @@ def newton_on_simplex(problems, certified=CERTIFIED, near=None):
     w = problems.z.new_full((people, K), 1 / K)
     if near is not None:
         w = near + NEAR * (w - near)
-    point = problems.point(w, problems.z.new_zeros(people, m))
+    point = problems.iterate(w, problems.z.new_zeros(people, m))
     at = problems.slopes(point)
     s = at.g.abs().amax(1, keepdim=True).clamp_min(SMALLEST_START).expand(-1, K)
     if near is not None:
@@ -206,14 +205,14 @@ def newton_on_simplex(problems, certified=CERTIFIED, near=None):
             return solved
         if 2 * todo.sum() <= len(who):
             who, s, problems = who[todo], s[todo], problems.some(todo)
-            point = Point(*(x[todo] for x in point))
+            point = Iterate(*(x[todo] for x in point))
             at = Slopes(*(x[todo] for x in at))
         w = point.w
         mu = CENTRING * (w * s).mean(1, keepdim=True).clamp_min(SMALLEST_MU)
         dw = newton_step(w, s, at.reduced, at.H, mu)
         ds = mu / w - s - s / w * dw
         da = at.follow - (at.Bz @ dw.unsqueeze(2)).squeeze(2)  # (people, m, K) @ (people, K, 1)
-        step = problems.point(dw, da)
+        step = problems.iterate(dw, da)
         point = point.moved(step, step_size(problems, point, step, at, mu))
         point = point._replace(w=point.w / point.w.sum(1, keepdim=True))
         s = s + inside(s, ds) * ds
