@@ -107,6 +107,7 @@ def test_pairs_of_the_same_two_replies_are_as_good_as_differences_of_their_own(l
         [len(some.X.left_over) + some.X.b * some.X.r for some in problem.left_out] for problem in problems
     ]
     assert rows[0] == rows[2] == [len(pair[pair % 2 == fold].unique()) for fold in range(2)]
+    assert [problem.left_out[0].X.held is None for problem in problems] == [False, False, True]
     assert rows[1] == (pair % 2).bincount(minlength=2).tolist()
     form = Form(3, True)
     theta = torch.randn(sum(problems[0].sizes(3))).double().requires_grad_()
